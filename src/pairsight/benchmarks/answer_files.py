@@ -123,13 +123,13 @@ def join(
         rows: from `answer_rows`.
         known: the id in the answers file -> the sample's id.
         path: the answers file, for messages.
-        ignored: ids that may be there and are passed over.
+        ignored: ids that may be there and are passed over; looked at only when an id is unknown.
         may_miss: whether samples may have no answer.
 
     Raises:
         DataError: an id that is unknown, there twice, or missing.
     """
-    passed_over = frozenset(ignored)
+    passed_over: frozenset[str] | None = None
     found: dict[str, str] = {}
     lines: dict[str, int] = {}
     for row, text in rows:
@@ -137,8 +137,12 @@ def join(
             raise row.error(f"the id was answered already in line {lines[row.name]}", reason="duplicate_id")
         lines[row.name] = row.line
         if row.name in known:
+            if known[row.name] in found:
+                raise row.error("its question was answered already under another id", reason="duplicate_id")
             found[known[row.name]] = text
-        elif row.name not in passed_over:
+            continue
+        passed_over = frozenset(ignored) if passed_over is None else passed_over
+        if row.name not in passed_over:
             nearest = did_you_mean(row.name, list(known)[:2000]) if len(known) <= 2000 else ""
             raise row.error(f"the benchmark has no such id{nearest}"[:400], reason="foreign_id")
     missing = list({ours: theirs for theirs, ours in reversed(list(known.items())) if ours not in found}.values())[::-1]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsight.benchmarks.accuracy import COLUMNS, mean_score
-from pairsight.benchmarks.answer_files import write_json
+from pairsight.benchmarks.answer_files import answer_rows, join, write_json
 from pairsight.benchmarks.official_files import Row, read_json
 from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
 from pairsight.config import BaseConfig
@@ -69,6 +69,11 @@ class Gqa(BaseConfig):
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Accuracy."""
         return mean_score(sums_RC)
+
+    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+        """`{questionId, prediction}` or `{question_id, text}` rows; answers to unbalanced questions pass."""
+        every = (row.name for row in _rows(path))
+        return join(answer_rows(answers), {sample.id: sample.id for (sample,) in groups}, answers, ignored=every)
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]

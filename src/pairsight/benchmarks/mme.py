@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.official_files import Row, read_lines
+from pairsight.benchmarks.mme_answers import read_mme_answers, task_rows
+from pairsight.benchmarks.official_files import Row
 from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.yes_no import robust_yes_no
 from pairsight.config import BaseConfig
@@ -89,23 +90,13 @@ class Mme(BaseConfig):
         for whole, tasks in (("perception", PERCEPTION), ("cognition", COGNITION)):
             index = [_TASKS.index(task) for task in tasks]
             if there[index].all():
-                metrics[whole] = points_RT[:, index].sum(axis=1)
+                metrics[whole] = points_RT[:, index].cumsum(axis=1)[:, -1]  # one after another, as the original adds
         metrics["accuracy"] = ratio(right.sum(axis=1), questions.sum(axis=1))
         return metrics | {task: points_RT[:, index] for index, task in enumerate(_TASKS) if there[index]}
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """Answers from a folder of `<task>.txt` files with a fourth field, as the authors' script reads them.
-
-        Raises:
-            DataError: a missing file, a line without four fields, or another image or question than the benchmark's.
-        """
-        found: dict[str, str] = {}
-        by_task: dict[str, list[tuple[Sample, ...]]] = {}
-        for group in groups:
-            by_task.setdefault(group[0].target["task"], []).append(group)
-        for task, own in by_task.items():
-            found |= _read_task(answers / f"{task}.txt", own)
-        return found
+        """A folder of `<task>.txt` files with a fourth field, as the authors' script reads them, or LLaVA's JSONL."""
+        return read_mme_answers(answers, groups)
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
@@ -142,25 +133,12 @@ def task_files(path: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _pairs(file: Path, fields: int = 3) -> Iterator[tuple[Row, Row]]:
-    rows = [_row(file, number, line, fields) for number, line in read_lines(file)]
+def _pairs(file: Path) -> Iterator[tuple[Row, Row]]:
+    rows = task_rows(file, 3)
     for first, second in zip(rows[::2], [*rows[1::2], None], strict=False):
         if second is None or first.values["image"] != second.values["image"]:
             raise first.error(f"image {first.values['image']} must have two consecutive lines", "bad_pair")
         yield first, second
-
-
-def _row(file: Path, number: int, line: str, num_fields: int) -> Row:
-    fields = line.split("\t")
-    if len(fields) != num_fields and not (num_fields == 3 and len(fields) == 4):
-        names = "image, question, answer" + (", prediction" if num_fields == 4 else "")
-        raise Row(file, number, {}).error(f"{num_fields} fields with tabs between ({names}), found {len(fields)}")
-    values = dict(zip(("image", "question", "label", "prediction"), fields, strict=False))
-    row = Row(file, number, values).named("image")
-    row.text("question")
-    if values["label"].lower() not in ("yes", "no"):
-        raise row.error(f"the answer must be Yes or No, found {values['label'][:40]!r}")
-    return row
 
 
 def _sample(task: str, number: int, row: Row, images: SampleImages) -> Sample:
@@ -173,25 +151,3 @@ def _sample(task: str, number: int, row: Row, images: SampleImages) -> Sample:
     prompt = Prompt(sample_id, (Message("user", row.text("question"), (image,)),), source="mme")
     target = {"label": row.values["label"].lower(), "task": task, "image": name, "written": row.values["label"]}
     return Sample(sample_id, prompt, cluster=f"{task}/{name}", target=target)
-
-
-def _read_task(file: Path, groups: Sequence[tuple[Sample, ...]]) -> dict[str, str]:
-    expected: dict[str, dict[str, Sample]] = {}
-    for sample in (sample for group in groups for sample in group):
-        expected.setdefault(sample.target["image"], {})[sample.prompt.question] = sample
-    found: dict[str, str] = {}
-    for pair in _pairs(file, 4):
-        own = expected.get(pair[0].values["image"])
-        if own is None:
-            raise pair[0].error("the benchmark has no such image", reason="foreign_id")
-        for row in pair:
-            asked = own.get(row.values["question"].strip())
-            if asked is None:
-                raise row.error(f"not a question of this image: {row.values['question'][:80]!r}", reason="foreign_id")
-            if asked.id in found:
-                raise row.error("the question was answered already", reason="duplicate_id")
-            found[asked.id] = row.values["prediction"]
-    missing = [sample.id for own in expected.values() for sample in own.values() if sample.id not in found]
-    if missing:
-        raise DataError(f"{file}: no answer for {missing[0]} and {len(missing) - 1} more", reason="missing_id")
-    return found

@@ -89,9 +89,10 @@ class Pope(BaseConfig):
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
         """`{question, answer}` rows as the authors have them, a file per split; or rows with a `question_id`.
 
-        The authors' rows have no id: their number and each one's question must be those of the split.
+        The authors' rows have no id: their number and each one's question must be those of the split. LLaVA's one
+        file for all splits is read too; see `llava_ids`.
         """
-        return read_pope_answers(answers, groups)
+        return read_pope_answers(answers, path, groups)
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]

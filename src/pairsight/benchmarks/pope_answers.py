@@ -1,4 +1,8 @@
-"""POPE's official answer files: `{question, answer}` rows without an id, one file a split; or rows with an id."""
+"""POPE's official answer files: `{question, answer}` rows without an id, one file a split; or rows with an id.
+
+Ids are `split:question_id`, a split's own number where only one split has it, the number beside a `category`, or
+LLaVA's numbers over all splits.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +11,7 @@ from pathlib import Path
 
 from pairsight.benchmarks.answer_files import ID_FIELDS, answer_text, join, json_rows
 from pairsight.benchmarks.official_files import Row
+from pairsight.benchmarks.pope_llava import answers_question, llava_ids
 from pairsight.benchmarks.protocol import Sample
 from pairsight.errors import DataError
 
@@ -19,37 +24,53 @@ def by_split(groups: Sequence[tuple[Sample, ...]]) -> dict[str, list[Sample]]:
     return splits
 
 
-def read_pope_answers(answers: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+def read_pope_answers(answers: Path, benchmark: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
     """Sample id -> answer, from one file or from a folder with a file per split.
+
+    Args:
+        answers: the file or folder.
+        benchmark: POPE's own, beside which LLaVA's question file may lie.
+        groups: the questions.
 
     Raises:
         DataError: a split without file, a row that is not its question's, or a wrong, missing or double id.
     """
     splits = by_split(groups)
     if not answers.is_dir():
-        return _one_file(answers, splits)
+        return _one_file(answers, splits, benchmark)
     found: dict[str, str] = {}
     for split, samples in splits.items():
         files = sorted(p for p in answers.iterdir() if p.suffix in (".json", ".jsonl") and split in p.stem)
         if len(files) != 1:
             names = ", ".join(p.name for p in files) or "none"
             raise DataError(f"{answers}: one .json file of the split '{split}' is expected, found {names}")
-        found |= _one_file(files[0], {split: samples})
+        found |= _one_file(files[0], {split: samples}, benchmark)
     return found
 
 
-def _one_file(path: Path, splits: Mapping[str, Sequence[Sample]]) -> dict[str, str]:
+def _one_file(path: Path, splits: Mapping[str, Sequence[Sample]], benchmark: Path) -> dict[str, str]:
     rows = iter(json_rows(path))
     first = next(rows, None)
     rows = chain([first] if first else [], rows)
     if first and not any(name in first.values for name in ID_FIELDS):
         return _in_order(path, rows, [sample for samples in splits.values() for sample in samples])
-    known = {sample.id: sample.id for samples in splits.values() for sample in samples}
-    own_ids = [own.partition(":")[2] for own in known]
-    once = {name for name, count in Counter(own_ids).items() if count == 1}  # the official files number each split
-    known |= {name: own for name, own in zip(own_ids, list(known), strict=True) if name in once}
-    named = (_with_split(row.named(*ID_FIELDS)) for row in rows)
-    return join(((row, answer_text(row)) for row in named), known, path)
+    known = {sample.id: sample for samples in splits.values() for sample in samples}
+    own_ids = Counter(own.partition(":")[2] for own in known)  # the official files number each split
+    known |= {name: sample for own, sample in known.items() if own_ids[name := own.partition(":")[2]] == 1}
+    named = [_with_split(row.named(*ID_FIELDS)) for row in rows]
+    if len(splits) > 1 and any(row.name not in known for row in named):
+        known |= llava_ids(benchmark, named, splits)
+        for row in named:
+            if row.name in known and not answers_question(row, known[row.name]):
+                raise _foreign(row, known[row.name])
+    ids = {name: sample.id for name, sample in known.items()}
+    return join(((row, answer_text(row)) for row in named), ids, path)
+
+
+def _foreign(row: Row, sample: Sample) -> DataError:
+    asked = str(row.values.get("prompt", row.values.get("question")))[:80]
+    expected = sample.prompt.question[:80]
+    return row.error(f"answers the question {asked!r}, expected {expected!r} of id {sample.id}", "foreign_id")
 
 
 def _with_split(row: Row) -> Row:

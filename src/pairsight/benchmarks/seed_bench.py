@@ -6,13 +6,13 @@ Source: B. Li et al. (2307.16125). Two different metrics go by this name: `seed_
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pairsight.benchmarks.accuracy import COLUMNS, mean_score
-from pairsight.benchmarks.answer_files import write_jsonl
+from pairsight.benchmarks.answer_files import answer_rows, join, write_jsonl
 from pairsight.benchmarks.official_files import Row, UniqueIds, read_json
 from pairsight.benchmarks.option_letter import option_letter
 from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
@@ -58,6 +58,10 @@ class SeedBench(BaseConfig):
         """The share of right letters."""
         return mean_score(sums_RC, "letter_accuracy")
 
+    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+        """Rows with `question_id` (`q_id` in the authors' results); answers to video questions pass."""
+        return read_seed_answers(answers, path, groups)
+
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
     ) -> list[Path]:
@@ -90,6 +94,10 @@ class SeedBenchLikelihood(BaseConfig):
         """The share of right options."""
         return mean_score(sums_RC, "likelihood_accuracy")
 
+    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+        """As `SeedBench.read_answers`."""
+        return read_seed_answers(answers, path, groups)
+
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
     ) -> list[Path]:
@@ -100,22 +108,21 @@ class SeedBenchLikelihood(BaseConfig):
 
 def load_questions(path: Path, images: SampleImages) -> Iterator[Sample]:
     """The image questions of SEED-Bench.json, the prompt holding the bare question."""
-    whole = read_json(path) if path.is_file() else None
-    questions = whole.get("questions") if isinstance(whole, dict) else None
-    if not isinstance(questions, list):
-        what = "is no file" if not path.is_file() else "must hold {'questions': [...]}"
-        raise DataError(f"SEED-Bench: {path} {what}; {_PUBLISHED}", reason="missing_file")
-    types = whole.get("question_type") if isinstance(whole, dict) else None
+    whole = _whole(path)
+    types = whole.get("question_type")
     abilities = {number: name for name, number in types.items()} if isinstance(types, dict) else {}
     ids = UniqueIds()
-    for number, item in enumerate(questions, start=1):
-        if not isinstance(item, dict):
-            raise DataError(f"{path}: question {number} must be an object, found {type(item).__name__}")
-        row = Row(path, number, item).named("question_id")
+    for row in _questions(path, whole):
         ids.add(row)
         kind = row.number("question_type_id")
         if kind in IMAGE_TYPES:
             yield _sample(row, str(abilities.get(kind, kind)), images)
+
+
+def read_seed_answers(answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+    """Sample id -> answer; LLaVA's and the authors' files answer the video questions too, which are passed over."""
+    every = (row.name for row in _questions(path, _whole(path)))
+    return join(answer_rows(answers), {sample.id: sample.id for (sample,) in groups}, answers, ignored=every)
 
 
 def score_letter(sample: Sample, answer: str, parser: Parser) -> Scored:
@@ -129,6 +136,21 @@ def score_letter(sample: Sample, answer: str, parser: Parser) -> Scored:
     }  # fmt: skip
     categories = (f"ability: {sample.target['ability']}",)
     return Scored(sample.cluster, (right, 1.0), (decision,), 1, int(understood is None), categories)
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    whole = read_json(path) if path.is_file() else None
+    if not isinstance(whole, dict) or not isinstance(whole.get("questions"), list):
+        what = "is no file" if not path.is_file() else "must hold {'questions': [...]}"
+        raise DataError(f"SEED-Bench: {path} {what}; {_PUBLISHED}", reason="missing_file")
+    return whole
+
+
+def _questions(path: Path, whole: Mapping[str, Any]) -> Iterator[Row]:
+    for number, item in enumerate(whole["questions"], start=1):
+        if not isinstance(item, dict):
+            raise DataError(f"{path}: question {number} must be an object, found {type(item).__name__}")
+        yield Row(path, number, item).named("question_id")
 
 
 def _sample(row: Row, ability: str, images: SampleImages) -> Sample:
