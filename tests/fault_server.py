@@ -30,10 +30,21 @@ def always_well(question: str, time_asked: int) -> Fault:
     return ""
 
 
+def echo(body: dict[str, Any]) -> dict[str, Any]:
+    """A chat completion "you asked: QUESTION"."""
+    return answer(f"you asked: {last_text(body)}")
+
+
 class FaultServer:
     """Answers "QUESTION" with "you asked: QUESTION", unless told otherwise."""
 
-    def __init__(self, faults: Callable[[str, int], Fault] = always_well, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        faults: Callable[[str, int], Fault] = always_well,
+        delay_s: float = 0.0,
+        respond: Callable[[dict[str, Any]], dict[str, Any]] = echo,
+    ) -> None:
+        self.respond = respond
         self.faults = faults
         self.delay_s = delay_s
         self.asked: Counter[str] = Counter()
@@ -69,18 +80,18 @@ class FaultServer:
         try:
             if self.delay_s:
                 time.sleep(self.delay_s)
-            self._respond(handler, fault, question)
+            self._respond(handler, fault, question, body)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
             with self._lock:
                 self.under_way -= 1
 
-    def _respond(self, handler: BaseHTTPRequestHandler, fault: Fault, question: str) -> None:
+    def _respond(self, handler: BaseHTTPRequestHandler, fault: Fault, question: str, body: dict[str, Any]) -> None:
         if fault in _REFUSALS:
             send(handler, *_REFUSALS[fault])
             return
-        text = json.dumps(answer(f"you asked: {question}"))
+        text = json.dumps(self.respond(body))
         if fault != "disconnect-before":
             self.answered[question] += 1  # the call was worked on, and would be charged
         if fault == "hang":

@@ -1,6 +1,5 @@
 """The world's truth as annotator: five attributes from 0 to 4, by rule instead of by opinion."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pairsight.records import Annotation, Completion, ItemError, Prompt
 from pairsight.tiny.captions import mentioned_kinds
 from pairsight.tiny.scenes import kind_name
 from pairsight.tiny.scoring import normalise
-from pairsight.tiny.truth_rows import TruthRow, bare_question, read_truth
+from pairsight.tiny.world_truth import Known, WorldTruth
 
 VERSION = 1
 _AFTER_FAULTS = MappingProxyType({0: 4, 1: 2})  # more faults than one: 1
@@ -28,26 +27,21 @@ class TruthAnnotator:
     """
 
     def __init__(self, path: str | Path) -> None:
-        file = Path(path)
-        rows = list(read_truth(file))
-        self.fingerprint = f"tiny-truth-{VERSION}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
-        self._rows = {(row.image_sha256, bare_question(row.question)): row for row in rows}
-        self._scenes: dict[str | None, TruthRow] = {row.image_sha256: row for row in rows if row.image_sha256}
+        self._truth = WorldTruth(path)
+        self.fingerprint = f"tiny-truth-{VERSION}-{self._truth.sha256[:16]}"
 
     def annotate(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Annotation | ItemError]:
         """Rate every completion by `rate`; in order."""
         image = prompt.images[0].sha256 if prompt.images else None
-        row = self._rows.get((image, bare_question(prompt.question)))
-        if row is None and image not in self._scenes:
+        known = self._truth.find(image, prompt.question)
+        if known is None and image in self._truth.scenes:
+            known = Known("caption", "", self._truth.scenes[image].present)
+        if known is None:
             detail = f"the world's truth knows neither this image nor this question: {prompt.question[:80]}"
             return [ItemError("unknown_prompt", detail, retryable=False) for _ in completions]
-        if row is not None:
-            kind, answer, present = row.kind, row.answer, row.present
-        else:
-            kind, answer, present = "caption", "", self._scenes[image].present
         return [
-            Annotation(completion.id, "tiny-truth", *rate(kind, answer, present, completion.text))
-            for completion in completions
+            Annotation(one.id, "tiny-truth", *rate(known.kind, known.answer, known.present, one.text))
+            for one in completions
         ]
 
 
