@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
 from pairsight.formats.record_json import from_json, to_json
-from pairsight.formats.schema import in_batches
+from pairsight.formats.schema import ROWS_PER_BATCH, in_batches
 from pairsight.formats.words import num_words
 from pairsight.records import Annotation, Candidates, Completion, Dropped
 
@@ -74,12 +74,17 @@ def dropped_batches(dropped: Iterable[Dropped]) -> Iterator[pa.RecordBatch]:
 def read_candidates(files: Iterable[Path]) -> Iterator[Candidates]:
     """The candidates of Parquet files that `candidates_batches` filled; DataError for any other file."""
     for file in files:
-        try:
-            records = pq.read_table(file, columns=["record"]).column("record").to_pylist()
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DataError(f"{file} holds no candidates: {' '.join(str(error).split())}", "bad_parquet") from None
-        for number, record in enumerate(records, start=1):
+        for number, record in enumerate(_records(file), start=1):
             yield from_json(Candidates, record or "", f"{file} row {number}")
+
+
+def _records(file: Path) -> Iterator[str | None]:
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=["record"]):
+                yield from batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError, LookupError) as error:
+        raise DataError(f"{file} holds no candidates: {' '.join(str(error).split())}", "bad_parquet") from None
 
 
 def _candidates_row(candidates: Candidates) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Prompts -> candidates -> pairs, in a run folder that resumes where it stopped."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.pipeline.models import Reference, check_reference, open_models
 from pairsight.pipeline.options import BuildOptions, recipe_class, split
+from pairsight.pipeline.seal import seal_build
 from pairsight.pipeline.select import CandidateSet, load_candidates, make_strategy
 from pairsight.pipeline.source import Source, read_source
 from pairsight.recipes.protocol import Recipe, RecipeModels
-from pairsight.records import Candidates, Dropped, Prompt
+from pairsight.records import Prompt
 from pairsight.registry import strategies
 from pairsight.selection.strategy import Strategy
 from pairsight.store.blobs import BlobStore
@@ -157,40 +158,14 @@ def build_run(
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(engine_name, workers) as engine:
             runner = Runner(ledger, engine, progress, caller=Caller(calls))
-            everything = list(source.candidates(recipe, models, runner))
-        with progress.task("select", len(everything)) as task:
-            dropped, num_examples = _seal(folder, everything, strategy)
-            task.advance(len(everything))
-    first = extra.get("model", "")
-    name = first if isinstance(first, str) else first[0]
+            made = source.candidates(recipe, models, runner)
+            first = list(islice(made, 1))  # the stages do all their work before the first candidates come
+            with progress.task("select") as task:
+                kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
+    named = extra.get("model", "")
+    name = named if isinstance(named, str) else named[0]
     num_prompts = len(source.given) + len(source.dropped)
-    return Built(folder.path, str(name), num_prompts, num_examples, dropped)
-
-
-def _seal(
-    folder: RunFolder, everything: Sequence[Candidates | Dropped], strategy: Strategy
-) -> tuple[dict[tuple[str, str], int], int]:
-    """Write candidates, completions, annotations, pairs and drops as sealed tables; says what was dropped, and kept."""
-    from pairsight.formats import tables, trl
-    from pairsight.selection.select import select
-    from pairsight.store.sealed import seal
-
-    candidates = [one for one in everything if isinstance(one, Candidates)]
-    selection = select(everything, strategy)
-    data = folder.data
-    completions = (one for c in candidates for one in c.completions)
-    annotations = (one for c in candidates for one in c.annotations)
-    seal(data, "candidates", tables.candidates_batches(candidates), tables.CANDIDATES_SCHEMA)
-    seal(data, "completions", tables.completion_batches(completions), tables.COMPLETIONS_SCHEMA)
-    seal(data, "annotations", tables.annotation_batches(annotations), tables.ANNOTATIONS_SCHEMA)
-    if selection.demonstrations:
-        rows = trl.demonstration_batches(selection.demonstrations, folder.blobs)
-        seal(data, "demonstrations", rows, trl.DEMONSTRATIONS_SCHEMA)
-    else:
-        seal(data, "pairs", trl.pair_batches(selection.pairs, folder.blobs), trl.PAIRS_SCHEMA)
-    seal(data, "dropped", tables.dropped_batches(selection.dropped), tables.DROPPED_SCHEMA)
-    counts = Counter((one.stage, one.reason) for one in selection.dropped)
-    return dict(counts), len(selection.pairs) + len(selection.demonstrations)
+    return Built(folder.path, str(name), num_prompts, kept.num_examples, kept.dropped)
 
 
 def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: Strategy) -> dict[str, Any]:

@@ -38,12 +38,11 @@ class Source:
         return (one.prompt if isinstance(one, Candidates) else one for one in self.given)
 
     def candidates(self, recipe: Recipe, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
-        """What the recipe makes of it; given completions go straight to its annotator.
+        """What the recipe makes of it, without what reading dropped; given completions go straight to its annotator.
 
         Raises:
             ConfigError: given completions and a recipe that makes its own.
         """
-        yield from self.dropped
         prompts = [one for one in self.given if isinstance(one, Prompt)]
         given = [one for one in self.given if isinstance(one, Candidates)]
         if given:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pairsight.errors import ConfigError
 from pairsight.records import Candidates, Demonstration, Dropped, PreferencePair
 from pairsight.registry import strategies
 from pairsight.selection.strategy import Strategy
@@ -26,7 +27,7 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
         options: its options, when a name is given.
 
     Raises:
-        ConfigError: an unknown strategy or option.
+        ConfigError: an unknown strategy or option, or one that chooses something else than it says.
     """
     choose = (
         strategies.get(strategy).parse(options, f"strategy '{strategy}'") if isinstance(strategy, str) else strategy
@@ -36,6 +37,11 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
         chosen = one if isinstance(one, Dropped) else choose(one)
         if isinstance(chosen, Dropped):
             dropped.append(chosen)
+        elif isinstance(chosen, PreferencePair) == choose.makes_demonstrations:
+            said = "demonstrations" if choose.makes_demonstrations else "pairs"
+            raise ConfigError(
+                f"strategy '{choose.name}' says that it makes {said}, and made others: see makes_demonstrations"
+            )
         elif isinstance(chosen, PreferencePair):
             pairs.append(chosen)
         else:

@@ -4,38 +4,89 @@ Sealing the same rows twice gives the same bytes. The manifest is written last, 
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 from pairsight.errors import RunError
-from pairsight.store.durable import (
-    cannot_write,
-    file_sha256,
-    publish,
-    remove_temporaries,
-    temporary_path,
-    write_file,
-)
+from pairsight.store.durable import file_sha256, publish, remove_temporaries, write_file
 from pairsight.store.lock import folder_lock
+from pairsight.store.shards import ROWS_PER_SHARD, Shard, ShardWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
-ROWS_PER_SHARD = 100_000
-ROWS_PER_GROUP = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of a sealed table."""
+class Sealing:
+    """Tables of one folder, written side by side and published together when the block ends. Use it as a context.
 
-    file: str
-    rows: int
-    sha256: str
+    A block that is left by an error changes nothing.
+
+    Args:
+        folder: the run's `data` folder (or an evaluation's folder).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: list[ShardWriter] = []
+        self._removed: list[str] = []
+        self._lock = ExitStack()
+        self.shards: dict[str, tuple[Shard, ...]] = {}
+        """After the block: the files of each table, as the manifest lists them."""
+
+    def table(self, name: str, schema: "pa.Schema", rows_per_shard: int = ROWS_PER_SHARD) -> ShardWriter:
+        """A table to write rows to, replacing an earlier one of that name; without rows it is sealed empty."""
+        self._writers.append(ShardWriter(self._folder, name, schema, rows_per_shard))
+        return self._writers[-1]
+
+    def remove(self, name: str) -> None:
+        """Take an earlier table away, if there is one."""
+        self._removed.append(name)
+
+    def __enter__(self) -> Self:
+        self._lock.enter_context(folder_lock(self._folder))
+        remove_temporaries(self._folder, "")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:
+            try:
+                if kind is None:
+                    for writer in self._writers:
+                        self.shards[writer.name] = self._publish(writer)
+                    for name in self._removed:
+                        self._remove(name)
+            finally:
+                for writer in self._writers:
+                    writer.discard()
+
+    def _publish(self, writer: ShardWriter) -> tuple[Shard, ...]:
+        """Give a table's files their names, the manifest last; where they are there already, change nothing."""
+        folder, name, written = self._folder, writer.name, writer.finish()
+        shards = tuple(shard for shard, _ in written)
+        tables = _read_manifest(folder)
+        if tables.get(name) != shards:
+            if tables.pop(name, None) is not None:
+                _write_manifest(folder, tables)
+            for shard, temporary in written:
+                publish(temporary, folder / shard.file)
+            _write_manifest(folder, {**tables, name: shards})
+        else:
+            for shard, temporary in written:
+                _restore(temporary, folder / shard.file, shard)
+        _unlink_stale(folder, name, shards)
+        return shards
+
+    def _remove(self, name: str) -> None:
+        tables = _read_manifest(self._folder)
+        if tables.pop(name, None) is not None:
+            _write_manifest(self._folder, tables)
+        _unlink_stale(self._folder, name, ())
 
 
 def seal(
@@ -60,25 +111,11 @@ def seal(
     Raises:
         RunError: the disk is full or the folder read-only; the table is then absent, never partial.
     """
-    with folder_lock(folder):
-        remove_temporaries(folder, f"{name}-")
-        remove_temporaries(folder, MANIFEST)
-        written = _write_shards(folder, name, batches, schema, rows_per_shard)
-        shards = tuple(shard for shard, _ in written)
-        tables = _read_manifest(folder)
-        if tables.get(name) != shards:
-            if tables.pop(name, None) is not None:
-                _write_manifest(folder, tables)
-            for shard, temporary in written:
-                publish(temporary, folder / shard.file)
-            _write_manifest(folder, {**tables, name: shards})
-        else:
-            for shard, temporary in written:
-                _restore(temporary, folder / shard.file, shard)
-        for stale in folder.glob(f"{name}-?????.parquet"):
-            if stale.name not in {shard.file for shard in shards}:
-                stale.unlink()
-    return shards
+    with Sealing(folder) as sealing:
+        table = sealing.table(name, schema, rows_per_shard)
+        for batch in batches:
+            table.write(batch)
+    return sealing.shards[name]
 
 
 def read_sealed(folder: Path, name: str) -> "pa.Table":
@@ -119,62 +156,18 @@ def damage(folder: Path, shard: Shard) -> str:
     return "" if file_sha256(path) == shard.sha256 else f"{path} is damaged (its SHA-256 is not the manifest's)"
 
 
-def _write_shards(
-    folder: Path, name: str, batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", rows_per_shard: int
-) -> list[tuple[Shard, Path]]:
-    import pyarrow.parquet as pq
-
-    written: list[tuple[Shard, Path]] = []
-    writer: Any = None
-    temporary = folder
-    rows = 0
-
-    def finish() -> None:
-        writer.close()
-        file = f"{name}-{len(written):05d}.parquet"
-        written.append((Shard(file, rows, file_sha256(temporary)), temporary))
-
-    try:
-        for group in _regrouped(batches, schema, rows_per_shard):
-            if writer is None or rows >= rows_per_shard:
-                if writer is not None:
-                    finish()
-                temporary = temporary_path(folder / f"{name}-{len(written):05d}.parquet")
-                writer, rows = pq.ParquetWriter(temporary, schema, compression="zstd"), 0
-            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
-            rows += group.num_rows
-        finish()
-    except OSError as error:
-        raise cannot_write(folder / name, error) from None
-    return written
-
-
-def _regrouped(batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", rows_per_shard: int) -> "Iterator[pa.Table]":
-    """The same rows in groups of `ROWS_PER_GROUP` that end at shards' ends; one empty group when there are none."""
-    import pyarrow as pa
-
-    held: list[pa.RecordBatch] = []
-    num_held = position = 0
-    for batch in batches:
-        rest = batch
-        while rest.num_rows:
-            wanted = min(ROWS_PER_GROUP, rows_per_shard - position % rows_per_shard) - num_held
-            held.append(rest.slice(0, wanted))
-            num_held += held[-1].num_rows
-            rest = rest.slice(held[-1].num_rows)
-            if held[-1].num_rows == wanted:
-                yield pa.Table.from_batches(held, schema).combine_chunks()
-                position += num_held
-                held, num_held = [], 0
-    if held or not position:
-        yield pa.Table.from_batches(held, schema).combine_chunks()
-
-
 def _restore(temporary: Path, path: Path, shard: Shard) -> None:
     if path.is_file() and file_sha256(path) == shard.sha256:
         temporary.unlink()
     else:
         publish(temporary, path)
+
+
+def _unlink_stale(folder: Path, name: str, shards: tuple[Shard, ...]) -> None:
+    """Remove the files of an earlier table of that name."""
+    for path in folder.glob(f"{name}-?????.parquet"):
+        if path.name not in {shard.file for shard in shards}:
+            path.unlink()
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[Shard, ...]]:
