@@ -4,13 +4,19 @@ A user's own piece comes in by `pip` (an entry point in the group `pairsight.<ki
 wherever a name is asked for, `path/to/file.py:Attribute` works too.
 """
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pairsight.errors import ConfigError, did_you_mean
+
+PLUGIN = "pairsight_plugin_"
+"""How the names of modules begin that were loaded from files."""
 
 
 class Registry:
@@ -57,14 +63,39 @@ def _from_file(kind: str, name: str) -> Any:
     file, _, attribute = name.rpartition(":")
     if not Path(file).is_file():
         raise ConfigError(f"{kind} '{name}': there is no file {file}")
-    spec = importlib.util.spec_from_file_location(f"pairsight_plugin_{Path(file).stem}", file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{kind} '{name}': {file} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = load_file(Path(file))
+    except ImportError as error:
+        raise ConfigError(f"{kind} '{name}': {file} cannot be imported ({error})") from None
     if not hasattr(module, attribute):
         raise ConfigError(f"{kind} '{name}': {file} defines no '{attribute}'")
     return getattr(module, attribute)
+
+
+def load_file(file: Path) -> ModuleType:
+    """The module in a file, loaded once for each content; its name follows from the content, on every machine.
+
+    So what it defines can be pickled, and unpickled by a process that has loaded the same file.
+    """
+    name = f"{PLUGIN}{file.stem}_{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def loaded_files() -> tuple[Path, ...]:
+    """The files that pieces were loaded from so far: what another process must load before it unpickles them."""
+    return tuple(Path(str(m.__file__)) for name, m in list(sys.modules.items()) if name.startswith(PLUGIN))
 
 
 recipes = Registry(

@@ -16,6 +16,7 @@ from pairsight.engine.ray import _share
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.records import Completion, ItemError
+from pairsight.registry import scorers
 from pairsight.store.ledger import Ledger
 
 WORDS = [f"fail{i}" if i % 7 == 3 else f"word{i}" for i in range(50)]
@@ -115,6 +116,58 @@ def test_an_item_that_always_ends_its_worker_is_given_up_alone(
 def test_workers_that_die_while_loading_end_the_run(engine: Engine, tmp_path: Path, workers_die: None) -> None:
     with pytest.raises(RunError, match="a worker of stage 'echo' ended while loading"):
         run(engine, Echo(tmp_path, setup_death=True), WORDS)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+
+from conformance_stage import Echo
+from pairsight.records import Completion
+
+
+@dataclass(frozen=True)
+class Loud:
+    text: str
+
+
+@dataclass(frozen=True)
+class LoudEcho(Echo):
+    output: type = Loud
+
+    def item_id(self, item):
+        return item.text
+
+    def key(self, item):
+        return {"word": item.text}
+
+    def process(self, items):
+        return [Loud(item.text + "!") for item in items]
+"""
+
+
+def test_a_stage_from_a_file_of_ones_own_runs_with_its_own_records(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    stage_type = scorers.get(f"{tmp_path / 'mine.py'}:LoudEcho")
+    item_type = scorers.get(f"{tmp_path / 'mine.py'}:Loud")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        results = list(Runner(ledger, engine)(stage_type(tmp_path), [item_type(word) for word in WORDS[:9]]))
+    assert results == [item_type(f"{word}!") for word in WORDS[:9]]
+
+
+def test_workers_stay_from_stage_to_stage_and_close_each(engine: Engine, tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+        run(engine, Echo(folder), WORDS[:12])
+    workers = [set(notes(folder, "setup")) for folder in folders]
+    assert len(workers[0] | workers[1]) <= 2
+    assert set(notes(folders[0], "close")) & workers[1]
+
+
+def test_workers_are_replaced_after_a_run_that_failed(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises((ZeroDivisionError, RunError)):
+        run(engine, Echo(tmp_path), ["bug"])
+    assert run(engine, Echo(tmp_path), WORDS[:3]) == [word.upper() for word in WORDS[:3]]
 
 
 def test_nothing_listens_but_on_loopback(engine: Engine, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from pairsight.engine.call_options import CallOptions
 from pairsight.engine.clock import Clock, RealClock
 from pairsight.engine.gate import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Gate
 from pairsight.engine.keys import key_for, key_variable
+from pairsight.engine.model_list import is_listed, model_names
 from pairsight.engine.stage import Call, Request
-from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError
+from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
 from pairsight.records import ItemError
 from pairsight.store.attempts import Attempts, Usage
 
@@ -114,6 +115,7 @@ class CallRun:
         self._note = note
         self._clock = clock
         self._gates: set[Gate] = set()
+        self._looked_up: set[Gate] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._num_answers = self._num_refusals = 0
@@ -215,6 +217,8 @@ class CallRun:
                 gate.refused(sent_at, verdict.pause_s)
             elif verdict.kind == "broken":
                 gate.failed(sent_at, verdict.detail)
+                if gate.in_doubt and verdict.reason == "http_500":
+                    await self._look_up_model(client, gate, request)
             elif verdict.kind == "fatal":
                 raise self._fatal(request.url, model, verdict)
         finally:
@@ -267,6 +271,19 @@ class CallRun:
             self._attempts.refused(attempt, response.status_code, verdict.detail)
             self._budget.settle(cost, 0.0)
         return verdict, raw, usage
+
+    async def _look_up_model(self, client: httpx.AsyncClient, gate: Gate, request: Request) -> None:
+        """Some servers answer 500 for a model that they do not have: see once whether they list it."""
+        if gate in self._looked_up:
+            return
+        self._looked_up.add(gate)
+        model = str(request.body.get("model", ""))
+        names = await model_names(client, request.url, key_for(request.url, self._options))
+        if names is not None and not is_listed(model, names):
+            listed = did_you_mean(model, names) if names else "; the list is empty"
+            raise EndpointError(
+                f"{request.url} answers every call with HTTP 500, and its models list does not name '{model}'{listed}"
+            )
 
     def _check_refusals(self, url: str, verdict: Verdict) -> None:
         self._num_refusals += 1

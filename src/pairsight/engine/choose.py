@@ -30,11 +30,12 @@ def open_engine(name: str, workers: int = 1, address: str | None = None) -> Iter
     elif name == "processes":
         from pairsight.engine.processes import ProcessEngine
 
-        yield ProcessEngine(workers)
+        with ProcessEngine(workers) as engine:
+            yield engine
     elif name == "ray":
         from pairsight.engine.ray import RayEngine
 
-        with RayEngine(workers, address) as engine:
-            yield engine
+        with RayEngine(workers, address) as cluster:
+            yield cluster
     else:
         raise ConfigError(f"unknown engine '{name}'{did_you_mean(name, ENGINES)}")

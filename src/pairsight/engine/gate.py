@@ -45,6 +45,11 @@ class Gate:
         """Calls that may be under way now."""
         return 1 if self._openings else int(self._limit)
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the circuit opened before any answer came: it may be the request that is wrong, not the endpoint."""
+        return self._openings == 1 and not self._ever_answered
+
     async def enter(self, tokens: int) -> None:
         """Wait until one more call of about so many tokens may be sent."""
         await self._requests.take(1)

@@ -15,44 +15,77 @@ from typing import Any
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
 from pairsight.errors import PairsightError, RunError
+from pairsight.registry import load_file, loaded_files
 
 SECONDS_TO_CLOSE = 10.0
-_READY = -1
+SECONDS_TO_STOP = 0.2
+_SET_UP, _CLOSE, _FILES, _BROKEN = -1, -2, -3, -4
+"""What is not a batch: the stage to load, its end, plug-in files, and (within a worker) what cannot be unpickled."""
 
 
 class ProcessEngine:
-    """Runs batches in `workers` processes of this machine; a stage that wants a GPU gets one a worker.
+    """Runs batches in `workers` processes of this machine, each with a GPU where there are any. Use it as a context.
 
-    A program that uses it from Python needs the usual `if __name__ == "__main__":`, as the workers import it.
+    The processes stay from stage to stage. A program that uses it from Python needs the usual
+    `if __name__ == "__main__":`, as the workers import it.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._pool: ProcessPool | None = None
+
+    def __enter__(self) -> "ProcessEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.end()
+            self._pool = None
 
     @contextmanager
     def open(self, stage: Stage[Any, Any]) -> Iterator[PoolWorkers]:
-        """Start the workers, and end them afterwards."""
-        pool = ProcessPool(stage, self._workers)
+        """Set the stage up in all workers, and close it afterwards; workers that are interrupted are ended."""
+        pool = self._pool = self._pool or ProcessPool(self._workers)
         try:
+            pool.set_up(stage)
             yield PoolWorkers(pool)
-        finally:
-            pool.close()
+        except BaseException:
+            self._pool = None
+            pool.end(SECONDS_TO_STOP)
+            raise
+        pool.close_stage()
 
 
 class ProcessPool:
     """Worker processes, a pipe to each."""
 
-    def __init__(self, stage: Stage[Any, Any], size: int) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self._stage = stage
+        self._stage: Stage[Any, Any] | None = None
         self._context = get_context("spawn")
-        self._gpus = visible_gpus() if stage.resources.num_gpus else []
+        self._gpus = visible_gpus()
         self._ready = [False] * size
         started = [self._start(worker) for worker in range(size)]
         self._processes = [process for process, _ in started]
         self._pipes = [pipe for _, pipe in started]
 
-    def send(self, worker: int, job: int, items: Sequence[Any]) -> None:
+    def set_up(self, stage: Stage[Any, Any]) -> None:
+        """Have all workers load the stage; that they could, or could not, is found out by `wait`."""
+        self._stage = stage
+        for worker in range(self.size):
+            self._send_stage(worker)
+
+    def _send_stage(self, worker: int) -> None:
+        self._ready[worker] = False
+        self.send(worker, _FILES, loaded_files())
+        self.send(worker, _SET_UP, self._stage)
+
+    def close_stage(self) -> None:
+        """Have all workers free what the stage loaded."""
+        for worker in range(self.size):
+            self.send(worker, _CLOSE, None)
+
+    def send(self, worker: int, job: int, items: Any) -> None:
         """Send a job; if the worker is dead, `wait` tells."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self._pipes[worker].send((job, items))
@@ -68,9 +101,10 @@ class ProcessPool:
                 self._processes[worker].join(SECONDS_TO_CLOSE)
                 detail = _how_it_ended(self._processes[worker].exitcode)
                 if not self._ready[worker]:
-                    raise RunError(f"a worker of stage '{self._stage.name}' ended while loading: {detail}") from None
+                    name = "" if self._stage is None else self._stage.name
+                    raise RunError(f"a worker of stage '{name}' ended while loading: {detail}") from None
                 return Reply(worker, lost=True, detail=detail)
-            if job == _READY:
+            if job == _SET_UP:
                 if error is not None:
                     raise error
                 self._ready[worker] = True
@@ -78,18 +112,18 @@ class ProcessPool:
             return Reply(worker, job, results, error)
 
     def restart(self, worker: int) -> None:
-        """Start a new process in place of a dead one."""
+        """Start a new process in place of a dead one, with the stage."""
         self._pipes[worker].close()
-        self._ready[worker] = False
         self._processes[worker], self._pipes[worker] = self._start(worker)
+        self._send_stage(worker)
 
-    def close(self) -> None:
-        """Let idle workers close their stage; end those that are still at work."""
+    def end(self, seconds: float = SECONDS_TO_CLOSE) -> None:
+        """Let idle workers end; end those that are still at work after so many seconds."""
         for pipe in self._pipes:
             with suppress(OSError):
                 pipe.send(None)
         for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.join(SECONDS_TO_CLOSE if sys.exc_info()[0] is None else 0.2)
+            process.join(seconds)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -102,8 +136,6 @@ class ProcessPool:
         process = self._context.Process(target=_work, args=(there, threads, gpu), daemon=True)
         process.start()
         there.close()
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died at once: `wait` tells
-            here.send(self._stage)
         return process, here
 
 
@@ -117,49 +149,67 @@ def visible_gpus() -> list[str]:
 
 
 def _work(pipe: "Connection[Any, Any]", threads: int, gpu: str | None) -> None:
-    """A worker's life: set the stage up, work on batches as they come, close it."""
+    """A worker's life: set a stage up, work on batches as they come, close it, until there are no more stages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    try:
-        stage = pipe.recv()
-        _share_cores(threads)
-        stage.setup()
-    except BaseException as error:  # noqa: BLE001 - raised again by the driver
-        pipe.send((_READY, (), _sendable(error)))
-        return
-    pipe.send((_READY, (), None))
     jobs: SimpleQueue[Any] = SimpleQueue()
     # read all the time, so that neither end of the pipe waits for the other to read first
     threading.Thread(target=_read_jobs, args=(pipe, jobs), daemon=True).start()
+    stage: Stage[Any, Any] | None = None
     while (job := jobs.get()) is not None:
         number, items = job
-        if number == _READY:
-            pipe.send((_READY, (), items))
+        if number == _BROKEN:
+            pipe.send((_SET_UP, (), items))
             return
-        results: list[Any] = []
-        failure = None
-        try:
-            for result in stage.process(items):
-                results.append(result)
-        except BaseException as error:  # noqa: BLE001 - raised again by the driver
-            failure = _sendable(error)
-        try:
-            pipe.send((number, results, failure))
-        except Exception as error:  # noqa: BLE001 - results that cannot be pickled: raised again by the driver
-            pipe.send((number, (), _sendable(error)))
-    stage.close()
+        if number in (_SET_UP, _CLOSE):
+            if stage is not None:
+                stage.close()
+            stage = None
+        if number == _SET_UP:
+            try:
+                stage = items
+                _share_cores(threads)
+                stage.setup()
+            except BaseException as error:  # noqa: BLE001 - raised again by the driver
+                pipe.send((_SET_UP, (), _sendable(error)))
+                return
+            pipe.send((_SET_UP, (), None))
+        elif number >= 0 and stage is not None:
+            _process(pipe, stage, number, items)
+    if stage is not None:
+        stage.close()
+
+
+def _process(pipe: "Connection[Any, Any]", stage: Stage[Any, Any], number: int, items: Sequence[Any]) -> None:
+    """Work on one batch and send what was made of it."""
+    results: list[Any] = []
+    failure = None
+    try:
+        for result in stage.process(items):
+            results.append(result)
+    except BaseException as error:  # noqa: BLE001 - raised again by the driver
+        failure = _sendable(error)
+    try:
+        pipe.send((number, results, failure))
+    except Exception as error:  # noqa: BLE001 - results that cannot be pickled: raised again by the driver
+        pipe.send((number, (), _sendable(error)))
 
 
 def _read_jobs(pipe: "Connection[Any, Any]", jobs: "SimpleQueue[Any]") -> None:
+    """Pass messages on; files are loaded here, as the messages behind them need what they define."""
     try:
         while (job := pipe.recv()) is not None:
-            jobs.put(job)
-    except (EOFError, OSError):  # the driver is gone
+            if job[0] == _FILES:
+                for file in job[1]:
+                    load_file(file)
+            else:
+                jobs.put(job)
+    except (EOFError, ConnectionResetError):  # the driver is gone
         pass
-    except Exception as error:  # noqa: BLE001 - an item that cannot be unpickled: raised again by the driver
-        jobs.put((_READY, _sendable(error)))
+    except Exception as error:  # noqa: BLE001 - what cannot be loaded or unpickled: raised again by the driver
+        jobs.put((_BROKEN, _sendable(error)))
     jobs.put(None)
 
 

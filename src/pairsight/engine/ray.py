@@ -4,11 +4,13 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
 from pairsight.errors import MissingExtraError, PairsightError, RunError
+from pairsight.registry import load_file, loaded_files
 
 LOCAL_OBJECT_STORE_BYTES = 200_000_000
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -29,11 +31,13 @@ class RayEngine:
         self._workers = workers
         self._address = address
         self._started = False
+        self._pool: ActorPool | None = None
 
     def __enter__(self) -> "RayEngine":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_actors()
         if self._started:
             import ray
 
@@ -42,13 +46,26 @@ class RayEngine:
 
     @contextmanager
     def open(self, stage: Stage[Any, Any]) -> Iterator[PoolWorkers]:
-        """Start the actors, and end them afterwards."""
+        """Set the stage up in all actors; those of the stage before are used again if they have what it asks for."""
         self._connect()
-        pool = ActorPool(stage, self._workers)
+        import ray
+
+        share = _share(stage, self._workers, ray.cluster_resources())
+        if self._pool is not None and self._pool.share != share:
+            self._end_actors()
+        pool = self._pool = self._pool or ActorPool(self._workers, share)
         try:
+            pool.set_up(stage)
             yield PoolWorkers(pool)
-        finally:
-            pool.close()
+        except BaseException:
+            self._end_actors()
+            raise
+        pool.close_stage()
+
+    def _end_actors(self) -> None:
+        if self._pool is not None:
+            self._pool.end()
+            self._pool = None
 
     def _connect(self) -> None:
         if self._address is None:
@@ -81,15 +98,23 @@ class RayEngine:
 class StageActor:
     """What runs inside an actor."""
 
-    def __init__(self, stage: Stage[Any, Any]) -> None:
-        self._stage = stage
+    def __init__(self) -> None:
+        self._stage: Stage[Any, Any] | None = None
 
-    def setup(self) -> None:
-        """Load weights."""
-        self._stage.setup()
+    def load(self, files: Sequence[Path]) -> None:
+        """Load plug-ins, before anything comes that they define; they lie at the same paths on all nodes."""
+        for file in files:
+            load_file(file)
+
+    def set_up(self, stage: Stage[Any, Any]) -> None:
+        """Load a stage's weights."""
+        self.close_stage()
+        self._stage = stage
+        stage.setup()
 
     def process(self, items: Sequence[Any]) -> tuple[list[Any], str | PairsightError | None]:
         """The results of a batch, and the error that cut it short."""
+        assert self._stage is not None
         results: list[Any] = []
         try:
             for result in self._stage.process(items):
@@ -100,26 +125,38 @@ class StageActor:
             return results, f"a worker failed: {type(error).__name__}: {_one_line(error)}"
         return results, None
 
-    def close(self) -> None:
-        """Free what `setup` loaded."""
-        self._stage.close()
+    def close_stage(self) -> None:
+        """Free what the stage loaded."""
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
 
 
 class ActorPool:
     """Actors and the answers they owe."""
 
-    def __init__(self, stage: Stage[Any, Any], size: int) -> None:
+    def __init__(self, size: int, share: Mapping[str, float]) -> None:
         import ray
 
         self.size = size
+        self.share = share
         self._ray = ray
-        self._stage = ray.put(stage)
-        self._name = stage.name
-        self._actor = ray.remote(StageActor).options(**_share(stage, size, ray.cluster_resources()), max_restarts=0)
+        self._stage: Any = None
+        self._name = ""
+        self._actor = ray.remote(StageActor).options(**share, max_restarts=0)
         self._owed: dict[Any, tuple[int, int]] = {}
         self._came: list[Reply] = []
-        self._actors = [self._actor.remote(self._stage) for _ in range(size)]
+        self._actors = [self._actor.remote() for _ in range(size)]
+
+    def set_up(self, stage: Stage[Any, Any]) -> None:
+        """Have all actors load the stage."""
+        self._stage, self._name = self._ray.put(stage), stage.name
         self._set_up(self._actors)
+
+    def close_stage(self) -> None:
+        """Have all actors free what the stage loaded."""
+        for actor in self._actors:
+            actor.close_stage.remote()
 
     def send(self, worker: int, job: int, items: Sequence[Any]) -> None:
         """Ask an actor for the results of a job."""
@@ -148,10 +185,10 @@ class ActorPool:
 
     def restart(self, worker: int) -> None:
         """Start a new actor in place of a dead one."""
-        self._actors[worker] = self._actor.remote(self._stage)
+        self._actors[worker] = self._actor.remote()
         self._set_up([self._actors[worker]])
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End all actors."""
         for actor in self._actors:
             self._ray.kill(actor)
@@ -159,7 +196,8 @@ class ActorPool:
     def _set_up(self, actors: Sequence[Any]) -> None:
         """Load weights in all of them at once."""
         try:
-            self._ray.get([actor.setup.remote() for actor in actors])
+            self._ray.get([actor.load.remote(loaded_files()) for actor in actors])
+            self._ray.get([actor.set_up.remote(self._stage) for actor in actors])
         except self._ray.exceptions.RayActorError as error:
             raise RunError(f"a worker of stage '{self._name}' ended while loading: {_one_line(error)}") from None
         except self._ray.exceptions.RayTaskError as error:

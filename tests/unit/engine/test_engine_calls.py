@@ -62,8 +62,14 @@ class Server:
         self.respond = respond or well
         self.asked: Counter[str] = Counter()
         self.keys: list[str | None] = []
+        self.models: list[str] | None = None
+        self.num_lists = 0
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            self.num_lists += 1
+            listed = {"object": "list", "data": [{"id": name} for name in self.models or ()]}
+            return httpx.Response(404) if self.models is None else httpx.Response(200, json=listed)
         word = last_text(json.loads(request.content))
         self.asked[word] += 1
         self.keys.append(request.headers.get("Authorization"))
@@ -236,6 +242,28 @@ def test_a_number_of_calls_is_kept_to_repeated_ones_included(tmp_path: Path) -> 
     with pytest.raises(BudgetError, match="all 7 calls"):
         run(tmp_path, server, WORDS, max_calls=7)
     assert server.asked.total() == 7
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["n", "m2"], r"answers every call with HTTP 500, and its models list does not name 'm'; did you mean 'm2'\?"),
+        ([], "does not name 'm'; the list is empty"),
+        (["models/m"], "does not answer"),
+        (None, "does not answer"),
+    ],
+)
+def test_an_endpoint_that_only_fails_is_asked_whether_it_has_the_model(
+    tmp_path: Path, models: list[str] | None, message: str
+) -> None:
+    server = Server(lambda word, before: httpx.Response(500))
+    server.models = models
+    with pytest.raises(EndpointError, match=message) as error:
+        run(tmp_path, server, WORDS)
+    assert "\n" not in str(error.value)
+    assert server.num_lists == 1
+    server.respond = well
+    assert run(tmp_path, server, WORDS) == [f"{word.upper()}!" for word in WORDS]
 
 
 def test_the_key_is_sent_and_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
