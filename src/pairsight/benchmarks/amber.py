@@ -41,12 +41,14 @@ _TYPES = {
 class Amber(BaseConfig):
     """AMBER from its `data` folder: `query/query_<part>.json`, `annotations.json`, `relation.json`, `safe_words.txt`.
 
-    Nouns are tagged by NLTK and compared by spaCy's `en_core_web_lg` where both are installed with their data; what
-    stands in for them is named, and the figures are then not called official. The yes-no part needs neither.
+    Nouns are tagged by NLTK and compared by spaCy's `en_core_web_lg` where both are installed with their data (NLTK's
+    may be given as a folder); what stands in for them is named, and the figures are then not called official. The
+    yes-no part needs neither.
     """
 
     part: Part = Field("all", description="which queries: all, generative, discriminative or one of its three")
     vectors: str | None = Field(None, description="a spaCy model or a file of word vectors, instead of en_core_web_lg")
+    nltk_data: str | None = Field(None, description="folder of NLTK's data, instead of where NLTK looks")
     similarity: float = Field(0.8, ge=-1, le=1, description="cosine above which two words mean the same")
 
     name: ClassVar[str] = "amber"
@@ -61,7 +63,7 @@ class Amber(BaseConfig):
         """What stands in for the original's tagger and vectors; nothing where only yes-no questions are asked."""
         if self.part not in ("all", "generative"):
             return ()
-        tagged = tagged_nouns()
+        tagged = tagged_nouns(self.nltk_data)
         nouns = "nouns are the words that AMBER's vocabulary knows, untagged" if tagged is None else tagged[1]
         return tuple(label for label in (nouns, self._similar[1]) if label)
 
@@ -116,8 +118,8 @@ class Amber(BaseConfig):
 
     def _caption(self, sample: Sample, answer: str) -> tuple[float, ...]:
         words: AmberWords = sample.target["words"]
-        tagged = tagged_nouns()
-        find: Nouns = known_nouns(words.vocabulary) if tagged is None else tagged[0]
+        tagged = tagged_nouns(self.nltk_data)
+        find: Nouns = known_nouns(words.vocabulary, self.nltk_data) if tagged is None else tagged[0]
         nouns = [noun for noun in find(answer) if noun in words.vocabulary]
         truth, likely = sample.target["truth"], sample.target["hallu"]
         counts = count_caption(nouns, truth, likely, words=words, similar=self._similar[0])

@@ -40,6 +40,7 @@ class Chair(BaseConfig):
 
     annotations: str | None = Field(None, description="folder of COCO's annotations; default: the benchmark's path")
     synonyms: str | None = Field(None, description="CHAIR's synonyms.txt; default: in the benchmark's path")
+    nltk_data: str | None = Field(None, description="folder of NLTK's data, instead of where NLTK looks")
     num_images: int = Field(500, ge=1, description="how many images are drawn where no questions.jsonl names them")
     seed: int = Field(0, ge=0, description="of that draw")
     prompt: str = Field("Please describe this image in detail.", description="what is asked of each drawn image")
@@ -58,7 +59,7 @@ class Chair(BaseConfig):
     @cached_property
     def fallbacks(self) -> tuple[str, ...]:
         """What stands in for a tool of the original."""
-        label = tokenizer()[1]
+        label = tokenizer(self.nltk_data)[1]
         return (label,) if label else ()
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
@@ -67,7 +68,7 @@ class Chair(BaseConfig):
         Raises:
             DataError: a missing file, a bad row, an id twice, or an image that COCO's files do not have.
         """
-        table = read_synonyms(Path(self.synonyms) if self.synonyms else path / "synonyms.txt")
+        table = CocoObjects.read(synonyms_file(self.synonyms or path / "synonyms.txt"), self.nltk_data)
         rows = list(self._rows(path))
         folder = Path(self.annotations) if self.annotations else path
         truth = coco_truth(folder, table, {row.number("image_id") for row in rows})
@@ -135,11 +136,11 @@ class Chair(BaseConfig):
             yield Row(path, number, values, str(image_id))
 
 
-def read_synonyms(path: Path) -> CocoObjects:
-    """CHAIR's table, or where to get it."""
-    if not path.is_file():
+def synonyms_file(path: str | Path) -> Path:
+    """A synonym table that is there; DataError with where to get it."""
+    if not Path(path).is_file():
         raise DataError(f"CHAIR: there is no {path}; {_PUBLISHED}", reason="missing_file")
-    return CocoObjects.read(path)
+    return Path(path)
 
 
 def caption_rows(path: Path) -> Iterator[Row]:

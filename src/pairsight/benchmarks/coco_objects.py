@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pairsight.benchmarks.noun_lemmas import noun_lemma
 from pairsight.benchmarks.official_files import Row, read_lines
 from pairsight.benchmarks.pattern_singular import pattern_singular
 from pairsight.benchmarks.protocol import Parser
-from pairsight.benchmarks.word_tokens import tokenizer
+from pairsight.benchmarks.word_tokens import Tokenizer, tokenizer
 
 ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 VEHICLES = ("jet", "train")
@@ -38,44 +39,49 @@ _IRREGULAR = {
 
 @dataclass(frozen=True)
 class CocoObjects:
-    """The synonym table: each line an object and the words for it.
+    """The synonym table: each line an object and the words for it; and how a text becomes words.
 
-    `synonyms` keeps the words as the originals split them, so that one with a space before it never matches.
+    `synonyms` keeps the words as the originals split them, so that in CHAIR one with a space before it never matches.
     """
 
     synonyms: Mapping[str, str]
+    split: Tokenizer
+    singular: Callable[[str], str]
+    doubles: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> "CocoObjects":
-        """The table in a `synonyms.txt`.
+    def read(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
+        """CHAIR's table in a `synonyms.txt`, with pattern's singular forms and CHAIR's pairs of words.
 
         Raises:
             DataError: the file is missing or a line holds no word.
         """
-        table: dict[str, str] = {}
-        for number, line in read_lines(path):
-            words = line.strip().split(", ")
-            if not all(word.strip() for word in words):
-                raise Row(path, number, {}).error("an object and its words are expected, with ', ' between")
-            table |= dict.fromkeys(words, words[0])
-        return cls(table)
+        return cls(dict(_synonyms(path)), tokenizer(nltk_data)[0], pattern_singular, CHAIR_DOUBLES)
+
+    @classmethod
+    def read_refined(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
+        """RLHF-V's table in a `synonyms_refine.txt`, with base forms of nouns; spaces around its words are removed,
+        and all its pairs of words count as one beside CHAIR's renamed and qualified ones.
+
+        Raises:
+            DataError: the file is missing or a line holds no word.
+        """
+        table = {word.strip(): node.strip() for word, node in _synonyms(path)}
+        pairs = [word for word in table if len(word.split(" ")) >= 2] + ["home plate", "train track"]
+        rest = {pair: word for pair, word in CHAIR_DOUBLES.items() if pair not in DOUBLE_WORDS}
+        doubles = {pair: pair for pair in pairs} | rest
+        return cls(table, tokenizer(nltk_data)[0], noun_lemma(nltk_data)[0], doubles)
 
     def mentions(self, text: str, parser: Parser) -> list[tuple[str, str]]:
         """(word, object) for every mention in a text, in order."""
         return self._official(text) if parser == "official" else self._robust(text)
 
-    def official_mentions(
-        self, text: str, singular: Callable[[str], str], doubles: Mapping[str, str]
-    ) -> list[tuple[str, str]]:
+    def _official(self, text: str) -> list[tuple[str, str]]:
         """The originals' way: singular words, pairs of words, `seat` dropped beside `toilet`, then the table."""
-        split, _ = tokenizer()
-        words = list(_paired([singular(word) for word in split(text.lower())], doubles))
+        words = list(_paired([self.singular(word) for word in self.split(text.lower())], self.doubles))
         if "toilet" in words and "seat" in words:
             words = [word for word in words if word != "seat"]
         return [(word, self.synonyms[word]) for word in words if word in self.synonyms]
-
-    def _official(self, text: str) -> list[tuple[str, str]]:
-        return self.official_mentions(text, pattern_singular, CHAIR_DOUBLES)
 
     def _robust(self, text: str) -> list[tuple[str, str]]:
         words = re.findall(r"[a-z]+", re.sub(r"['’]s\b", "", text.lower()))
@@ -123,6 +129,15 @@ class CocoObjects:
 CHAIR_DOUBLES = {word: word for word in DOUBLE_WORDS} | _QUALIFIED | _RENAMED | {"wine glas": "wine glass"}
 """Pairs of singular words -> what they count as."""
 _ROBUST_DOUBLES = {"home plate": "", "train track": ""} | _QUALIFIED | _RENAMED
+
+
+def _synonyms(path: Path) -> Iterator[tuple[str, str]]:
+    """(word, object) of a table, an object being a word for itself."""
+    for number, line in read_lines(path):
+        words = line.strip().split(", ")
+        if not all(word.strip() for word in words):
+            raise Row(path, number, {}).error("an object and its words are expected, with ', ' between")
+        yield from ((word, words[0]) for word in words)
 
 
 def _paired(words: Iterable[str], doubles: Mapping[str, str]) -> Iterator[str]:

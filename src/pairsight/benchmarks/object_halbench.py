@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pairsight.benchmarks.answer_files import answer_text, join, json_rows, write_jsonl
-from pairsight.benchmarks.chair import read_synonyms
-from pairsight.benchmarks.coco_objects import CHAIR_DOUBLES, DOUBLE_WORDS, CocoObjects
+from pairsight.benchmarks.chair import synonyms_file
+from pairsight.benchmarks.coco_objects import CocoObjects
 from pairsight.benchmarks.coco_truth import coco_truth
 from pairsight.benchmarks.noun_lemmas import noun_lemma
 from pairsight.benchmarks.official_files import Row, read_jsonl
@@ -43,6 +43,7 @@ class ObjectHalBench(BaseConfig):
 
     annotations: str | None = Field(None, description="folder of COCO's annotations; default: where the questions lie")
     synonyms: str | None = Field(None, description="synonyms_refine.txt; default: where the questions lie")
+    nltk_data: str | None = Field(None, description="folder of NLTK's data, instead of where NLTK looks")
 
     name: ClassVar[str] = "object_halbench"
     judged: ClassVar[bool] = False
@@ -59,7 +60,8 @@ class ObjectHalBench(BaseConfig):
     @cached_property
     def fallbacks(self) -> tuple[str, ...]:
         """What stands in for the original's tools."""
-        labels = ("objects found by the word list, where the original asks GPT-3.5", tokenizer()[1], noun_lemma()[1])
+        tools = tokenizer(self.nltk_data)[1], noun_lemma(self.nltk_data)[1]
+        labels = ("objects found by the word list, where the original asks GPT-3.5", *tools)
         return tuple(label for label in labels if label)
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
@@ -70,7 +72,8 @@ class ObjectHalBench(BaseConfig):
         """
         if not path.is_file():
             raise DataError(f"Object HalBench: {path} is no file; {_PUBLISHED}", reason="missing_file")
-        table = read_synonyms(Path(self.synonyms) if self.synonyms else path.parent / "synonyms_refine.txt")
+        file = synonyms_file(self.synonyms or path.parent / "synonyms_refine.txt")
+        table = CocoObjects.read_refined(file, self.nltk_data)
         folder = Path(self.annotations) if self.annotations else path.parent
         rows = [bare.named("image_id", "id", "question_id") for bare in read_jsonl(path)]
         ids = [_image_id(row) for row in rows]
@@ -89,11 +92,7 @@ class ObjectHalBench(BaseConfig):
         """Count the different object words of the answer, and those of objects that are not there."""
         sample = group[0]
         table: CocoObjects = sample.target["table"]
-        if parser == "official":
-            mentions = table.official_mentions(answers[0], noun_lemma()[0], _doubles(table))
-        else:
-            mentions = table.mentions(answers[0], parser)
-        mentions = list(dict.fromkeys(mentions))
+        mentions = list(dict.fromkeys(table.mentions(answers[0], parser)))
         truth = sample.target["truth"][parser]
         wrong = [mention for mention in mentions if mention[1] not in truth]
         found = {node for _, node in mentions} & truth
@@ -133,13 +132,6 @@ class ObjectHalBench(BaseConfig):
             for (s,) in groups
         ]
         return [write_jsonl(folder / "obj_halbench_answer.jsonl", rows)]
-
-
-def _doubles(table: CocoObjects) -> dict[str, str]:
-    """The pairs of words that count as one: those of the table, beside CHAIR's renamed and qualified ones."""
-    pairs = [word for word in table.synonyms if len(word.split(" ")) >= 2] + ["home plate", "train track"]
-    rest = {pair: word for pair, word in CHAIR_DOUBLES.items() if pair not in DOUBLE_WORDS}
-    return {pair: pair for pair in pairs} | rest
 
 
 def _image_id(row: Row) -> int:
