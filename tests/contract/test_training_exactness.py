@@ -16,8 +16,8 @@ from pairsight.models.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt
 from pairsight.training.batch import PackedBatch, collate, pack_row
 from pairsight.training.families import describe
-from pairsight.training.last_layer import prune_last_layer
 from pairsight.training.logps import Scoring, separate_logps, sequence_logps
+from pairsight.training.plain_layers import use_plain_layers
 from pairsight.training.tokenise import Tokeniser
 from pairsight.training.tokens import TokenExample, token_example
 from pairsight.training.tree_attention import use_tree_attention
@@ -64,7 +64,7 @@ class Case:
         self.model = load_model(folder / "model", dtype="float32", device="cpu")
         self.model.requires_grad_(True)
         use_tree_attention(self.model)
-        prune_last_layer(self.model)
+        use_plain_layers(self.model)
         family = describe(self.model)
         tokeniser = Tokeniser(load_processor(folder / "model"), self.model, family, images, 64)
         self.scoring = Scoring(family, tokeniser, vision_frozen=False)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pairsight.training.batch import PackedBatch
 from pairsight.training.families import Family
-from pairsight.training.tree_attention import chains_of
+from pairsight.training.spans import spans_of
+from pairsight.training.tree_attention import TreeSpans
 
 
 def tree_mask(end_RS: Tensor, block_RS: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def attention_masks(batch: PackedBatch, family: Family, dtype: torch.dtype) -> T
         slides = slides and int(batch.depth_RS.max()) >= (family.window or 0)
         masks[kind] = _additive(_within(seen_RSS, batch.depth_RS, family.window or 0) if slides else seen_RSS, dtype)
         if not slides and len(seen_RSS) == 1 and not bool((batch.block_RS >= 0).any()):
-            masks[kind].chains = chains_of(batch.parent_RS[0].cpu().numpy(), dtype, seen_RSS.device)  # type: ignore[attr-defined]
+            masks[kind].tree = TreeSpans(spans_of(batch.parent_RS[0].cpu().numpy()))  # type: ignore[attr-defined]
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 

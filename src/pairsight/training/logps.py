@@ -15,7 +15,7 @@ from pairsight.training.batch import PackedBatch
 from pairsight.training.families import Family, base_model, inner_model
 from pairsight.training.head import head_logps
 from pairsight.training.image_units import encoder_outputs
-from pairsight.training.last_layer import NEEDED, can_prune
+from pairsight.training.plain_layers import PACKED, has_plain_layers, packed
 from pairsight.training.tokenise import Tokeniser
 from pairsight.training.tokens import TokenSequence
 
@@ -57,9 +57,9 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
     positions_ARS = batch.positions_ARS.to(device)
     on_device = replace(batch, **{name: getattr(batch, name).to(device) for name in ("depth_RS", "end_RS", "block_RS")})
     masks = attention_masks(on_device, scoring.family, dtype)
-    pruned = isinstance(masks, Tensor) and can_prune(model)
+    pruned = isinstance(masks, Tensor) and has_plain_layers(model)
     if pruned:
-        setattr(masks, NEEDED, batch.needed_RN.to(device))
+        setattr(masks, PACKED, packed(batch.needed_RN.to(device), getattr(masks, "tree", None)))
     hidden_RSD = inner(
         input_ids=batch.input_ids_RS.to(device),
         attention_mask=masks,

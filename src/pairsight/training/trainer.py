@@ -122,7 +122,7 @@ class PreferenceTrainer:
         from pairsight.models.load import load_model, pick_device
         from pairsight.models.processor import load_processor
         from pairsight.training.fused_lora import fuse_lora
-        from pairsight.training.last_layer import prune_last_layer
+        from pairsight.training.plain_layers import use_plain_layers
         from pairsight.training.policy import make_policy
         from pairsight.training.tree_attention import use_tree_attention
 
@@ -132,7 +132,7 @@ class PreferenceTrainer:
         dtype = "bfloat16" if in_bf16 and config.tuning == "lora" else "float32"
         model = load_model(self.model, dtype=dtype, device=device)
         use_tree_attention(model)
-        prune_last_layer(model)
+        use_plain_layers(model)
         processor = load_processor(self.model)
         prepared, scorer = self._prepare(model, processor, images, examples, objective)
         reference = self._reference(model, scorer, origin, dtype) if objective.needs_reference else None
