@@ -22,14 +22,15 @@ class RayEngine:
 
     Args:
         workers: number of actors a stage.
-        address: a running cluster ("auto", "host:port", "ray://host:port"); none starts Ray on this machine, on the
-            loopback address only, with a token of its own and without a dashboard. (Ray reads where to listen when it
-            is imported: a program that imported it before has it listen on all addresses, with the token.)
+        address: a running cluster ("auto", "host:port", "ray://host:port"); default: the environment's RAY_ADDRESS, as
+            for all of Ray. Without either Ray starts on this machine, on the loopback address only, with a token of its
+            own and without a dashboard. (Ray reads where to listen when it is imported: a program that imported it
+            before has it listen on all addresses, with the token.)
     """
 
     def __init__(self, workers: int, address: str | None = None) -> None:
         self._workers = workers
-        self._address = address
+        self._address = address or os.environ.get("RAY_ADDRESS")
         self._started = False
         self._pool: ActorPool | None = None
 

@@ -183,8 +183,10 @@ def _run_of(data: str) -> Path | None:
 
 
 def _recipe_name(run: Path | None) -> str:
+    """The recipe's name, or the `file.py:Class` that it came from."""
     if run is None:
         return ""
     from pairsight.store.run_folder import RunFolder
 
-    return str(RunFolder.open(run).config.get("recipe", ""))
+    config = RunFolder.open(run).config
+    return str(config.get("recipe_file") or config.get("recipe", ""))

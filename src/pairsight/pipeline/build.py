@@ -26,6 +26,7 @@ from pairsight.store.run_folder import RunFolder
 
 FREE = (
     "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
+    "recipe_file",
 )  # fmt: skip
 """What may differ when a run is resumed: places, engines and limits. Models are told apart by their fingerprints."""
 
@@ -107,6 +108,8 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
     )
     own = ("out", "strategy", "recipe")
     extra = {name: value for name, value in options.to_plain().items() if name not in own}
+    if ".py:" in options.recipe:
+        extra["recipe_file"] = str(Path(options.recipe).resolve())
     return build_run(
         recipe,
         source,
