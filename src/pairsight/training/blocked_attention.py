@@ -2,7 +2,7 @@
 
 A CPU's fused attention finds every exponential again on the way back, and multiplies blocks above the diagonal for
 what a mask hides. Here each block of queries is multiplied with the keys it sees and no more, and what it found is
-kept: the two passes take about three quarters of the time (bench/). It costs memory of the order of tokens², so beyond
+kept. It costs memory of the order of tokens², so beyond
 a bound it is left to the fused one.
 
 Shapes: H heads, S tokens of the row, N queries, E width of a head, B queries of a block, K keys they see.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pairsight.training.spans import Span
 
-_BLOCK = 64
+_BLOCK = 128
 _KEPT = 2**24
 """Probabilities kept a layer at most, 64 MiB."""
 
@@ -43,7 +43,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence
 
     Source: ours.
     """
-    out_NHE: Tensor = _Blocked.apply(query[0], key[0], value[0], spans, scaling)  # type: ignore[no-untyped-call]
+    out_NHE: Tensor = _Blocked.apply(query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), spans, scaling)  # type: ignore[no-untyped-call]
     return out_NHE[None]
 
 
@@ -75,7 +75,7 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_HNE, k_HSE, v_HSE, out_NHE, *kept = ctx.saved_tensors
         along_HN1 = torch.linalg.vecdot(upstream[0], out_NHE).T[:, :, None]
-        upstream_HNE = upstream[0].transpose(0, 1)
+        upstream_HNE = upstream[0].transpose(0, 1).contiguous()
         dq_HNE = torch.empty(q_HNE.shape)
         dk_HSE, dv_HSE = torch.zeros(k_HSE.shape), torch.zeros(v_HSE.shape)
         blocks = iter(kept)
@@ -85,15 +85,15 @@ class _Blocked(torch.autograd.Function):
             dk, dv = (torch.zeros(keys.shape) if several else _pick(d, span.keys) for d in (dk_HSE, dv_HSE))
             for (start, end, num_keys), p_HBK in zip(_blocks(span), blocks, strict=False):
                 above, query = upstream_HNE[:, start:end], q_HNE[:, start:end]
-                dv[:, :num_keys].baddbmm_(p_HBK.transpose(1, 2), above)
+                dv[:, :num_keys] += torch.bmm(p_HBK.transpose(1, 2), above)
                 ds_HBK = torch.bmm(above, values[:, :num_keys].transpose(1, 2))
                 ds_HBK.sub_(along_HN1[:, start:end]).mul_(p_HBK)
                 dq_HNE[:, start:end] = torch.bmm(ds_HBK, keys[:, :num_keys])
-                dk[:, :num_keys].baddbmm_(ds_HBK.transpose(1, 2), query, alpha=ctx.scaling)
+                dk[:, :num_keys] += torch.bmm(ds_HBK.transpose(1, 2), query)
             if several:
                 _give_back(dk, dk_HSE, span.keys)
                 _give_back(dv, dv_HSE, span.keys)
-        return dq_HNE.mul_(ctx.scaling), dk_HSE, dv_HSE, None, None
+        return dq_HNE.mul_(ctx.scaling), dk_HSE.mul_(ctx.scaling), dv_HSE, None, None
 
 
 def _blocks(span: Span) -> Iterator[tuple[int, int, int]]:
