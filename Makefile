@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-quick docs browser clean
+.PHONY: setup demo test test-long check bench bench-quick bench-engines docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ bench: $(VENV)/.dev            ## remake bench/RESULTS.md against the peers
 
 bench-quick: $(VENV)/.dev      ## the same in under ten minutes
 	$(BIN)/python bench/run.py --quick
+
+bench-engines: $(VENV)/.dev    ## remake bench/ENGINES.md: what the ledger and the engines cost
+	$(BIN)/python bench/engines.py
 
 docs: $(VENV)/.dev             ## build the documentation into site/
 	@$(PIP) -e '.[docs]'

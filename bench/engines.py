@@ -1,18 +1,24 @@
-"""Items per second through each engine with durable commits, memory and start of long runs, with a no-op model.
+"""Remake bench/ENGINES.md and bench/engines.json: items per second through each engine, memory and start of long runs.
 
-Every item is planned, keyed by SHA-256, worked on, encoded and committed with `synchronous=FULL`, as in a real run.
-`python bench/engines.py` prints one JSON object; `--quick` uses fewer items. Each measurement is a process of its own.
+The model does nothing; every item is planned, keyed by SHA-256, worked on, encoded and committed with
+`synchronous=FULL`, as in a real run. `--quick` uses fewer items. Each measurement is a process of its own; nothing else
+may run on the machine meanwhile.
 """
 
 import argparse
 import json
+import os
+import platform
 import resource
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,9 @@ TEXT = "A small red cube stands to the left of a blue ball; both cast a shadow t
 IMAGE = "ab" * 32
 COMPARED = 100_000
 """Items with which engines are compared."""
+ENGINES = ("local", "processes", "ray")
+HERE = Path(__file__).parent
+STEPS = ("read_prompts_s", "identity_s", "images_s", "planning_s")
 
 
 @dataclass(frozen=True)
@@ -107,24 +116,96 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", nargs=3, metavar=("ENGINE", "WORKERS", "ITEMS"), help="measure in this process")
     parser.add_argument("--folder", help="where ledgers are written; default: the working directory's disk")
+    parser.add_argument("--out", default=HERE, help="where the results go")
     options = parser.parse_args()
     if options.one:
         engine, workers, items = options.one
         with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as folder:
             print(json.dumps(measure(engine, int(workers), int(items), Path(folder))))
         return
-    sizes = (10_000, COMPARED) if options.quick else (10_000, COMPARED, 1_000_000)
-    plan = [("local", 1, size) for size in sizes]
-    plan += [(engine, 2, COMPARED) for engine in ("processes", "ray")]
-    found = []
-    for engine, workers, items in plan:
-        command = [sys.executable, __file__, "--one", engine, str(workers), str(items)]
-        command += ["--folder", options.folder] if options.folder else []
-        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        print(json.dumps(found[-1]), file=sys.stderr)
-    compared = {one["engine"]: one["items_per_s"] for one in found if one["items"] == COMPARED}
-    shares = {engine: speed / compared["local"] for engine, speed in compared.items()}
-    print(json.dumps({"measured": found, "share_of_local": shares}, indent=2))
+    began = time.perf_counter()
+    repeats, sizes = (1, (10_000, COMPARED)) if options.quick else (3, (10_000, COMPARED, 1_000_000))
+    plan = [("local", 1, size) for size in sizes if size != COMPARED]
+    plan += [(engine, 1 if engine == "local" else 2, COMPARED) for engine in ENGINES] * repeats  # interleaved
+    folder = ["--folder", options.folder] if options.folder else []
+    found = [
+        worker("engines.py", "--one", engine, str(workers), str(items), *folder) for engine, workers, items in plan
+    ]
+    resumed = worker("resumed_start.py", "--items", str(max(sizes)), *folder)
+    content = {"machine": machine(repeats, time.perf_counter() - began), "engines": found, "resumed_build": resumed}
+    out = Path(options.out)
+    (out / "engines.json").write_text(json.dumps(content, indent=2) + "\n")
+    (out / "ENGINES.md").write_text(report(content))
+    print(report(content))
+
+
+def worker(script: str, *arguments: str) -> dict[str, Any]:
+    """Run one of our scripts in a process of its own; it prints one JSON object."""
+    done = subprocess.run([sys.executable, str(HERE / script), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    values: dict[str, Any] = json.loads(done.stdout[done.stdout.rindex("{") :])
+    print(script, *arguments, values, file=sys.stderr, flush=True)
+    return values
+
+
+def report(content: dict[str, Any]) -> str:
+    """The tables: engines at equal numbers of items (medians), one engine at growing numbers, and a resumed build."""
+    about, found, resumed = content["machine"], content["engines"], content["resumed_build"]
+    compared = {
+        engine: [one["items_per_s"] for one in found if one["engine"] == engine and one["items"] == COMPARED]
+        for engine in ENGINES
+    }
+    local = statistics.median(compared["local"])
+    engines = [
+        f"| {engine} | {statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) "
+        f"| {statistics.median(rates) / local:.2f} |"
+        for engine, rates in compared.items()
+    ]
+    by_size = {one["items"]: one for one in found if one["engine"] == "local"}
+    sizes = [
+        f"| {items:,} | {one['items_per_s']:,.0f} | {one['driver_peak_mb']:.0f} | {one['ledger_bytes_per_item']:.0f} "
+        f"| {one['resumed_start_s']:.1f} | {one['read_back_items_per_s']:,.0f} |"
+        for items, one in sorted(by_size.items())
+    ]
+    steps = ", ".join(f"{name.removesuffix('_s').replace('_', ' ')} {resumed[name]:.1f}" for name in STEPS)
+    return f"""# What the ledger and the engines cost
+
+{about["processor"]}, {about["cores"]} cores; Python {about["python"]}, SQLite {about["sqlite"]}, Ray {about["ray"]};
+commit {about["commit"]}. Made by `make bench-engines` in {about["minutes"]} minutes, {about["repeats"]} interleaved
+runs an engine.
+
+A model that does nothing, completions of 170 characters, batches of 64, every batch committed durably.
+
+| engine, {COMPARED:,} items | items/s, median (range) | of local |
+|---|---|---|
+{chr(10).join(engines)}
+
+Goals: 3,000 items/s in this process, 0.7 of that through Ray. Processes and Ray have 2 workers.
+
+| items, in this process | items/s | peak MB | ledger bytes an item | planning it again, s | read back, items/s |
+|---|---|---|---|---|---|
+{chr(10).join(sizes)}
+
+A finished build of {resumed["items"]:,} completions ({resumed["items"] // 4:,} prompts, {resumed["items"] // 8:,}
+images) starts again in {resumed["start_s"]:.1f} s (seconds: {steps}), with {resumed["peak_mb"]:.0f} MB at its peak;
+choosing pairs and sealing all tables anew takes {resumed["select_and_seal_s"]:.1f} s more. Goal: 15 s for 10⁶ items.
+"""
+
+
+def machine(repeats: int, seconds: float) -> dict[str, Any]:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    return {
+        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "ray": version("ray"),
+        "commit": subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip(),
+        "repeats": repeats,
+        "minutes": round(seconds / 60, 1),
+    }
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -161,7 +162,11 @@ class EndpointCall(Generic[In, Out]):
     def key(self, item: In) -> Mapping[str, Json]:
         """All that determines the request; not the parser, so that a better one costs nothing."""
         asked = request_key(self.ask(item))
-        return {"model": self.model.fingerprint, "sampling": self.sampling.to_plain(), "ids": self.ids(item), **asked}
+        return {**self._same_for_all, "ids": self.ids(item), **asked}
+
+    @cached_property
+    def _same_for_all(self) -> Mapping[str, Json]:
+        return {"model": self.model.fingerprint, "sampling": self.sampling.to_plain()}
 
     def item_id(self, item: In) -> str:
         """The item's name."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from pairsight.engine.stage import Call, Json, Resources
@@ -36,7 +37,11 @@ class GenerateCompletions:
 
     def key(self, item: CompletionRequest) -> Mapping[str, Json]:
         """All that determines the completion."""
-        return {"model": self.generator.fingerprint, "sampling": self.sampling.to_plain(), **request_key(item)}
+        return {**self._same_for_all, **request_key(item)}
+
+    @cached_property
+    def _same_for_all(self) -> Mapping[str, Json]:
+        return {"model": self.generator.fingerprint, "sampling": self.sampling.to_plain()}
 
     def item_id(self, item: CompletionRequest) -> str:
         """`PROMPT:SAMPLE`."""

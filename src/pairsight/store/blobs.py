@@ -1,6 +1,7 @@
 """Images of a run as content-addressed files: `blobs/sha256/ab/cd/<hash>.<ext>`, verified when read."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class BlobStore:
         return distort(image, ref.distortion)
 
     def __contains__(self, ref: ImageRef) -> bool:
-        return self._find(ref.sha256) is not None
+        return self._name(ref.sha256) is not None
 
     def files(self) -> Iterator[Path]:
         """All blobs, by hash; what a killed process left unfinished is passed over."""
@@ -96,7 +97,16 @@ class BlobStore:
         return data
 
     def _find(self, sha256: str) -> Path | None:
-        return next(self._folder_of(sha256).glob(f"{sha256}.*"), None)
+        name = self._name(sha256)
+        return None if name is None else self._folder_of(sha256) / name
+
+    def _name(self, sha256: str) -> str | None:
+        """The file's name, looked up without a `Path`: a resumed run of many images asks for each."""
+        try:
+            names = os.listdir(f"{self.folder}/{sha256[:2]}/{sha256[2:4]}")  # noqa: PTH208
+        except OSError:
+            return None
+        return next((name for name in names if name.startswith(f"{sha256}.")), None)
 
 
 def is_intact(blob: Path) -> bool:

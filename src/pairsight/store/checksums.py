@@ -15,4 +15,4 @@ def has_checksum(text: object, checksum: object) -> bool:
 
 def row_checksum(*row: object) -> int:
     """Of a row of `results`, from its item to its payload's checksum."""
-    return text_checksum("\0".join(str(value) for value in row))
+    return text_checksum("\0".join(map(str, row)))

@@ -1,0 +1,139 @@
+"""How long a resumed build takes to start: a user's prompts and images read again, everything found finished.
+
+`python bench/resumed_start.py --items N --folder DIR` makes N completions of N/4 prompts about N/8 images with a recipe
+that does nothing, then times each step of the same build again, up to where the first new item would be worked on.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from pairsight.config import BaseConfig
+from pairsight.engine.runner import Runner
+from pairsight.engine.stage import Json, Resources
+from pairsight.formats.prompts import read_prompts
+from pairsight.pipeline import build as building
+from pairsight.pipeline.source import Source
+from pairsight.recipes.protocol import RecipeModels
+from pairsight.recipes.sampling import Gathered, Requests
+from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, Prompt
+from pairsight.selection.clean_over_distorted import CleanOverDistorted
+from pairsight.store.run_folder import RunFolder
+
+COMPLETIONS = 4
+PROMPTS_AN_IMAGE = 2
+
+
+@dataclass(frozen=True)
+class NoOp:
+    """Completions in no time, with the keys of a real generation."""
+
+    batch_size: int = 256
+    name: str = "generate"
+    version: int = 1
+    output: type[Completion] = Completion
+    resources: Resources = field(default_factory=Resources)
+
+    def key(self, item: CompletionRequest) -> Mapping[str, Json]:
+        from pairsight.models.requests import request_key
+
+        return {"model": "sha256:" + "ab" * 32, "sampling": {"temperature": 0.7}, **request_key(item)}
+
+    def item_id(self, item: CompletionRequest) -> str:
+        return f"{item.prompt.id}:{item.sample_index}"
+
+    def setup(self) -> None: ...
+
+    def process(self, items: Sequence[CompletionRequest]) -> Iterator[Completion]:
+        for item in items:
+            text = f"Completion {item.sample_index} of {item.prompt.id}, which is as long as a short caption is."
+            yield Completion(self.item_id(item), item.prompt.id, text, "stop", "m", item.seed, item.sample_index)
+
+    def close(self) -> None: ...
+
+
+class Recipe(BaseConfig):
+    """Four completions a prompt."""
+
+    name: ClassVar[str] = "bench"
+    default_strategy: ClassVar[str] = "clean_over_distorted"
+    default_training: ClassVar[Mapping[str, Any]] = {}
+
+    def candidates(self, prompts: Sequence[Prompt], models: RecipeModels, run: Any) -> Iterator[Candidates | Dropped]:
+        def of_prompt(prompt: Prompt) -> Iterator[CompletionRequest]:
+            return (CompletionRequest(prompt, index, index) for index in range(COMPLETIONS))
+
+        requests = Requests(prompts, COMPLETIONS, of_prompt)
+        yield from Gathered(requests, run(NoOp(), requests))
+
+
+def write_prompts(folder: Path, num_prompts: int) -> None:
+    """LLaVA-style JSON and tiny images, each with pixels of its own."""
+    (folder / "images").mkdir()
+    for number in range(-(-num_prompts // PROMPTS_AN_IMAGE)):
+        picture = Image.new("RGB", (2, 1), (number % 256, number // 256 % 256, number // 65536))
+        picture.save(folder / "images" / f"{number}.png")
+    long_ago = time.time() - 3600  # a file that changed just now would not be remembered
+    for path in (folder / "images").iterdir():
+        os.utime(path, (long_ago, long_ago))
+    rows = [
+        {
+            "id": f"p{number}",
+            "image": f"{number // PROMPTS_AN_IMAGE}.png",
+            "conversations": [{"from": "human", "value": f"<image>\nWhat is to be seen in picture {number}?"}],
+        }
+        for number in range(num_prompts)
+    ]
+    (folder / "prompts.json").write_text(json.dumps(rows))
+
+
+def source_of(folder: Path) -> Source:
+    return Source(read_prompts(folder / "prompts.json", images=folder / "images"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--folder", help="where everything is written; default: the working directory's disk")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        write_prompts(folder, options.items // COMPLETIONS)
+        models, recipe, strategy = RecipeModels(generators=()), Recipe(), CleanOverDistorted()
+        building.build_run(recipe, source_of(folder), models, strategy, run=folder / "run", extra={}, quiet=True)
+        steps: dict[str, float] = {}
+        began = time.perf_counter()
+
+        def mark(step: str) -> None:
+            steps[step] = time.perf_counter() - began - sum(steps.values())
+
+        source = source_of(folder)
+        mark("read_prompts_s")
+        config = building._identity(recipe, source, models, strategy)
+        run = RunFolder.create(folder / "run", config, free=building.FREE)
+        mark("identity_s")
+        building._keep_images(run, source, building.Progress("quiet"))
+        mark("images_s")
+        with run.ledger() as ledger:
+            made = recipe.candidates(source.given, models, Runner(ledger))
+            next(made)
+            mark("planning_s")
+            building.seal_build(run, made, strategy)
+        sealing_s = time.perf_counter() - began - sum(steps.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = {"items": options.items, "start_s": sum(steps.values()), **steps, "select_and_seal_s": sealing_s}
+    print(json.dumps({**found, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()
