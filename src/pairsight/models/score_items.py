@@ -8,12 +8,11 @@ from typing import Generic, TypeVar
 from pairsight.engine.stage import Json, Resources
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
-from pairsight.models.fingerprint import fingerprint
 from pairsight.models.image_text_scorer import ImageText
 from pairsight.models.protocols import Scorer
 from pairsight.models.requests import image_key, prompt_key
 from pairsight.models.residence import load_or_reuse, release_memory
-from pairsight.models.scorers import load_completion_scorer, load_image_scorer, parse_scorer
+from pairsight.models.scorers import load_completion_scorer, load_image_scorer, scorer_identity
 from pairsight.records import Annotation, ItemError
 
 In = TypeVar("In")
@@ -51,9 +50,9 @@ class _Score(Generic[In]):
         return self.scorer.partition(":")[0]
 
     def weights(self) -> dict[str, Json]:
-        """What identifies the scorer: its kind and the contents of its folder."""
+        """What identifies the scorer: its kind and `scorer_identity`."""
         if not self._fingerprint:
-            self._fingerprint = fingerprint(parse_scorer(self.scorer)[1])
+            self._fingerprint = scorer_identity(self.scorer)
         return {"scorer": self.kind, "weights": self._fingerprint}
 
     def setup(self) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
+from pairsight.models.fingerprint import fingerprint
 from pairsight.models.image_aware import ImageAware
 from pairsight.models.image_text_scorer import ImageTextScorer
 from pairsight.models.protocols import Scorer
@@ -30,6 +31,17 @@ def parse_scorer(name: str) -> tuple[Any, str]:
     if local_folder(reference) is not None:
         weights_folder(reference)
     return found, reference
+
+
+def scorer_identity(name: str) -> str:
+    """What identifies a scorer wherever its folder lies: the contents of its folder and, of a judge, how it is asked.
+
+    Raises:
+        ConfigError, ModelError: as `parse_scorer`, or a hub name that the hub does not have.
+    """
+    found, reference = parse_scorer(name)
+    identity: str = getattr(found, "identity", fingerprint)(reference)
+    return identity
 
 
 def load_image_scorer(name: str, images: ImageSource, device: "torch.device | str | None" = None) -> ImageTextScorer:

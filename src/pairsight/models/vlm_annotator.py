@@ -34,9 +34,7 @@ class VlmAnnotator:
     @property
     def fingerprint(self) -> str:
         """The generator's, with the wording of the prompt, the parser's version, sampling, seed and form."""
-        wording = [annotation_prompt(_PROBE, ["", ""], self.form).question, annotation_schema(2), PARSER_VERSION]
-        parts = [self.generator.fingerprint, wording, self.sampling.to_plain(), self.seed, self.form]
-        return "annotator:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return annotator_fingerprint(self.generator.fingerprint, self.sampling, self.seed, self.form)
 
     def annotate(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Annotation | ItemError]:
         """One annotation or error per completion, in their order; the raw answer is each one's critique."""
@@ -65,6 +63,13 @@ class VlmAnnotator:
     def _request(self, item: Candidates, order: tuple[int, ...]) -> CompletionRequest:
         texts = [item.completions[index].text for index in order]
         return CompletionRequest(annotation_prompt(item.prompt, texts, self.form), seed=self.seed)
+
+
+def annotator_fingerprint(generator: str, sampling: Sampling = GREEDY, seed: int = 0, form: Form = "text") -> str:
+    """What identifies an annotator on a model whose fingerprint is `generator`; see `VlmAnnotator.fingerprint`."""
+    wording = [annotation_prompt(_PROBE, ["", ""], form).question, annotation_schema(2), PARSER_VERSION]
+    parts = [generator, wording, sampling.to_plain(), seed, form]
+    return "annotator:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def answered(

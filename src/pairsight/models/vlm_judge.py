@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
+from pairsight.models.fingerprint import fingerprint
 from pairsight.models.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator
 from pairsight.models.scored import Scores
-from pairsight.models.vlm_annotator import VlmAnnotator
+from pairsight.models.vlm_annotator import VlmAnnotator, annotator_fingerprint
 from pairsight.records import Annotation, Candidates, ItemError
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class VlmJudge:
         place = None if device is None else str(device)
         self.annotator = VlmAnnotator(generator or LocalVLM(reference, images, device=place))
         self.annotator.load()
+
+    @staticmethod
+    def identity(reference: str | Path) -> str:
+        """The fingerprint of a judge on the model in `reference`, which is not loaded."""
+        return annotator_fingerprint(fingerprint(reference))
 
     @property
     def fingerprint(self) -> str:

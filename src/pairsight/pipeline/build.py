@@ -28,7 +28,8 @@ FREE = (
     "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
     "recipe_file",
 )  # fmt: skip
-"""What may differ when a run is resumed: places, engines and limits. Models are told apart by their fingerprints."""
+"""What may differ when a run is resumed: places, engines and limits. Models, also a recipe's own (its
+`fingerprints()`), are told apart by their fingerprints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,11 @@ def build_run(
     from pairsight.engine.choose import open_engine
     from pairsight.engine.runner import Runner
 
-    config = {**_identity(recipe, source, models, strategy), **extra}
-    folder = RunFolder.create(run, config, free=FREE, update=update)
+    own = recipe.fingerprints() if hasattr(recipe, "fingerprints") else {}
+    told_apart = {f"{option}_fingerprint": found for option, found in own.items()}
+    config = {**_identity(recipe, source, models, strategy), **told_apart, **extra}
+    free = (*FREE, *(f"options.{option}" for option in own))
+    folder = RunFolder.create(run, config, free=free, update=update)
     engine_name, workers = str(extra.get("engine", "local")), int(extra.get("workers", 1))
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
         _keep_images(folder, source, progress)

@@ -109,6 +109,20 @@ class Synthetic(BaseConfig):
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)
 
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
+        from pairsight.models.diffusion import pipeline_fingerprint, pipeline_folder
+        from pairsight.models.scorers import scorer_identity
+
+        def named(scorers: Sequence[str]) -> list[str]:
+            return [f"{name.partition(':')[0]} {scorer_identity(name)}" for name in scorers]
+
+        return {
+            "image_generator": pipeline_fingerprint(pipeline_folder(self.image_generator)),
+            "image_scorers": named(self.image_scorers),
+            "completion_scorers": named(self.completion_scorers),
+        }
+
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner
     ) -> Iterator[Candidates | Dropped]:

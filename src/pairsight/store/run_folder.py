@@ -42,7 +42,8 @@ class RunFolder:
         Args:
             path: the run's folder.
             config: the whole resolved config, as plain values.
-            free: names of top-level options that may differ on resuming (engine, workers, batch sizes, limits on time).
+            free: names of options that may differ on resuming (engine, workers, batch sizes, limits on time);
+                one inside another is `outer.inner`.
             update: take the new config instead of refusing one that differs; what it shares with the old is reused.
 
         Raises:
@@ -202,7 +203,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Collec
         if name not in free and there.get(name) != here.get(name):
             inner_there, inner_here = there.get(name), here.get(name)
             if isinstance(inner_there, Mapping) and isinstance(inner_here, Mapping):
-                found += [f"{name}.{line}" for line in _differences(inner_there, inner_here, ())]
+                inner_free = {one.partition(".")[2] for one in free if one.startswith(f"{name}.")}
+                found += [f"{name}.{line}" for line in _differences(inner_there, inner_here, inner_free)]
             else:
                 found.append(f"{name}: {inner_there!r} there, {inner_here!r} here")
     return found if len(found) <= 3 else [*found[:3], f"{len(found) - 3} more"]

@@ -1,7 +1,7 @@
 """The tiny text-to-image pipeline's shape: a `StableDiffusion3Pipeline`, the paper's class, small enough to ship.
 
-A VAE turns 48 × 48 pixels into 12 × 12 × 8 latents; a multimodal diffusion transformer of 36 image tokens reads two
-small CLIP text encoders; there is no T5.
+An autoencoder turns 48 × 48 pixels into 12 × 12 × 6 latents; a multimodal diffusion transformer of 9 image tokens, one
+per cell of the world's grid, reads two small CLIP text encoders; there is no T5.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from pairsight.tiny.picture_texts import MAX_TOKENS, build_caption_tokenizer
 from pairsight.tiny.render import IMAGE_SIZE
 
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 6
 LATENT_SIZE = IMAGE_SIZE // 4
 TEXT_WIDTH = 64
 
@@ -21,27 +21,21 @@ TEXT_WIDTH = 64
 class PipelineSize:
     """The transformer's layers, heads and width of a head."""
 
-    layers: int = 5
+    layers: int = 4
     heads: int = 4
     head_width: int = 32
 
 
 def build_vae() -> Any:
-    """An `AutoencoderKL` with fresh weights."""
-    from diffusers import AutoencoderKL
+    """An `AutoencoderTiny` (TAESD's class: convolutions and ReLU, no sampling) with fresh weights."""
+    from diffusers import AutoencoderTiny
 
-    return AutoencoderKL(
-        block_out_channels=(16, 32, 48),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=8,
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32),
+        num_encoder_blocks=(0, 1, 2),
+        num_decoder_blocks=(2, 1, 0),
         latent_channels=LATENT_CHANNELS,
-        sample_size=IMAGE_SIZE,
-        mid_block_add_attention=False,
-        shift_factor=0.0,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
     )
 
 
@@ -51,7 +45,7 @@ def build_transformer(size: PipelineSize) -> Any:
 
     return SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
-        patch_size=2,
+        patch_size=LATENT_SIZE // 3,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=size.layers,
@@ -60,7 +54,7 @@ def build_transformer(size: PipelineSize) -> Any:
         joint_attention_dim=2 * TEXT_WIDTH,
         caption_projection_dim=size.heads * size.head_width,
         pooled_projection_dim=2 * TEXT_WIDTH,
-        pos_embed_max_size=LATENT_SIZE // 2,
+        pos_embed_max_size=3,
     )
 
 

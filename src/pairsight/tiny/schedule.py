@@ -1,7 +1,7 @@
 """AdamW with a linear warm-up and a cosine decay, counted in steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ class Stepper:
 
     def __init__(self, groups: Sequence[dict[str, Any]], steps: int) -> None:
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda done: rate(done, steps))
+        self._rate: Callable[[int], float] = lambda done: rate(done, steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._rate)
 
     def step(self, loss: Tensor) -> None:
         """Update the weights once."""
@@ -25,6 +26,26 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         self._optimiser.step()
         self._schedule.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The place in the schedule, and each parameter's moments by its place."""
+        state = {"done": torch.tensor(self._schedule.last_epoch)}
+        for place, parameter in enumerate(self._parameters()):
+            state |= {f"{place}.{name}": value for name, value in self._optimiser.state[parameter].items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a state."""
+        for place, parameter in enumerate(self._parameters()):
+            own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{place}.")}
+            self._optimiser.state[parameter] = own
+        done = int(state["done"])
+        self._schedule.last_epoch = done
+        for group, peak in zip(self._optimiser.param_groups, self._schedule.base_lrs, strict=True):
+            group["lr"] = peak * self._rate(done)
+
+    def _parameters(self) -> list[Any]:
+        return [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
 
 
 def optimiser(groups: Sequence[dict[str, Any]], steps: int) -> Stepper:

@@ -1,20 +1,15 @@
 """What the tiny scorers learn from: pictures with captions that are true, and the same captions edited to be wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pairsight.tiny.captions import word_caption
 from pairsight.tiny.cooccurrence import suggestion
 from pairsight.tiny.picture_texts import TOPICS, picture_text
-from pairsight.tiny.render import render
 from pairsight.tiny.scenes import NUM_KINDS, Scene, scenes, stream
 from pairsight.tiny.train_pipeline import draw_picture
-
-_NOISY = 0.5  # share of pictures that get noise, up to _MOST_NOISE, so that drawn pictures' faults are not new
-_MOST_NOISE = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +56,16 @@ def edited(scene: Scene, kinds: Sequence[int], rng: np.random.Generator, num_edi
     return Example(scene, tuple(named), wrong, len(scene.kinds - frozenset(named)))
 
 
+def sibling(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene on another ground with one kind exchanged, or (one in four, where there are two or more) left out."""
+    place = int(rng.integers(len(scene.things)))
+    rest = (*scene.things[:place], *scene.things[place + 1 :])
+    if not rest or rng.random() < 0.75:
+        absent = [kind for kind in range(NUM_KINDS) if kind not in scene.kinds]
+        rest = (*rest, replace(scene.things[place], kind=int(rng.choice(absent))))
+    return replace(scene, id=f"{scene.id}-sibling", things=rest, pixel_seed=(*scene.pixel_seed, 1))
+
+
 def true_caption(scene: Scene, rng: np.random.Generator) -> Example:
     """All of a scene's kinds, in any order."""
     kinds = [thing.kind for thing in scene.things]
@@ -72,15 +77,6 @@ def wording(example: Example, rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         return word_caption(example.kinds)
     return picture_text(TOPICS[example.scene.type], example.kinds)
-
-
-def picture(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The scene's picture, half of the time with noise of any strength up to 0.12 of the range."""
-    pixels = render(scene)
-    if rng.random() >= _NOISY:
-        return pixels
-    noise = rng.normal(0, rng.uniform(0, _MOST_NOISE) * 255, pixels.shape)
-    return np.asarray(np.clip(pixels + noise, 0, 255), dtype=np.uint8)
 
 
 def generator(seed: int, step: int) -> np.random.Generator:

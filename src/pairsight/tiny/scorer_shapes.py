@@ -7,7 +7,7 @@ from pairsight.tiny.render import IMAGE_SIZE
 from pairsight.tiny.vocabulary import build_fast_tokenizer
 
 CAPTION_TOKENS = 32
-_PATCH = 8
+_PATCH = IMAGE_SIZE // 3  # a patch is a cell of the world's grid
 
 
 def build_clip() -> Any:

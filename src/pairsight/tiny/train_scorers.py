@@ -1,9 +1,10 @@
 """Train the tiny scorers from scratch: `python -m pairsight.tiny.train_scorers --out DIR`.
 
 CLIP by contrast between pictures and captions; BLIP by contrast and by matching against edited captions; ImageReward by
-Bradley-Terry on two pictures of one text, as its authors rank; the reward model by Bradley-Terry on two captions of a
-scene that it does not see, so that it knows what is usually true, and no more. Scenes are of the part "train"; accuracy
-is measured on "validation".
+Bradley-Terry on two pictures of one text, as its authors rank, and on two texts of one picture; the reward model by
+Bradley-Terry on two captions of a scene that it does not see, so that it knows what is usually true, and no more. The
+vision towers also learn what each cell shows, with heads thrown away after it. Scenes are of the part "train";
+accuracy is measured on "validation".
 """
 
 import argparse
@@ -19,93 +20,121 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from pairsight.models.image_reward import pixel_tensor
 from pairsight.models.image_reward_model import to_released
 from pairsight.tiny import scorer_shapes as shapes
 from pairsight.tiny.questions import CAPTION_PROMPTS
+from pairsight.tiny.resumable import train_steps
 from pairsight.tiny.schedule import optimiser
-from pairsight.tiny.scorer_data import Example, draw_scene, edited, generator, picture, true_caption, wording
+from pairsight.tiny.scorer_data import Example, edited, generator, sibling, true_caption, wording
+from pairsight.tiny.scorer_pictures import CellLabels, Pictures, draw_pictures, picture_all
 from pairsight.tiny.vocabulary import build_fast_tokenizer
 
 Log = Callable[[str], None]
-STEPS = {"clip": 1500, "blip": 4000, "image_reward": 4000, "reward": 800}
+STEPS = {"clip": 800, "blip": 1500, "image_reward": 1500, "reward": 500}
 _BATCH = 64
+_PICTURES = 16_000
 
 
-def train_clip(seed: int, steps: int, log: Log) -> Any:
+def train_clip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any:
     """Each picture must find its caption among the batch's, and each caption its picture."""
-    model, tokenizer = shapes.build_clip().train(), shapes.caption_tokenizer()
-    stepper = optimiser([{"params": list(model.parameters()), "lr": 1e-3}], steps)
-    for step in range(steps):
-        rng = generator(seed, step)
-        examples = [true_caption(draw_scene(seed, step * 2 * _BATCH + i), rng) for i in range(2 * _BATCH)]
-        tokens = _tokens(tokenizer, [wording(one, rng) for one in examples])
-        logits = model(**tokens, pixel_values=_pixels(examples, rng)).logits_per_image
-        targets = torch.arange(len(examples))
-        stepper.step(cross_entropy(logits, targets) + cross_entropy(logits.T, targets))
-        if step % 100 == 0:
-            log(f"clip {step}: {(logits.argmax(1) == targets).float().mean():.3f} found")
+    model, tokenizer, steps = shapes.build_clip().train(), shapes.caption_tokenizer(), STEPS["clip"]
+    cells = CellLabels(model.config.vision_config.hidden_size)
+    stepper = optimiser([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
+    targets = torch.arange(2 * _BATCH)
+
+    def step(index: int) -> None:
+        rng = generator(seed, index)
+        places = pictures.choose(rng, 2 * _BATCH)
+        tokens = _tokens(tokenizer, [wording(true_caption(pictures.scenes[i], rng), rng) for i in places])
+        out = model(**tokens, pixel_values=pictures.batch(places, rng))
+        logits = out.logits_per_image
+        lesson = cells(out.vision_model_output.last_hidden_state, pictures.labels[places])
+        stepper.step(cross_entropy(logits, targets) + cross_entropy(logits.T, targets) + lesson)
+        if index % 100 == 0:
+            log(f"clip {index}: {(logits.argmax(1) == targets).float().mean():.3f} found, cells {lesson:.3f}")
+
+    train_steps(checkpoint, steps, {"model": model, "cells": cells, "stepper": stepper}, step)
     return model.eval()
 
 
-def train_blip(seed: int, steps: int, log: Log) -> Any:
+def train_blip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any:
     """Contrast as CLIP's, and whether a caption, true or edited, matches its picture."""
-    model, tokenizer = shapes.build_blip().train(), shapes.caption_tokenizer()
-    temperature = torch.nn.Parameter(torch.tensor(2.65))
-    stepper = optimiser([{"params": [*model.parameters(), temperature], "lr": 1e-3}], steps)
-    for step in range(steps):
-        rng = generator(seed, 10_000_000 + step)
-        scenes = [draw_scene(seed, step * _BATCH + i) for i in range(_BATCH)]
-        true = [true_caption(scene, rng) for scene in scenes]
+    model, tokenizer, steps = shapes.build_blip().train(), shapes.caption_tokenizer(), STEPS["blip"]
+    cells = CellLabels(model.config.vision_config.hidden_size)
+    temperature = torch.nn.ParameterDict({"log": torch.tensor(2.65)})
+    parts = {"model": model, "cells": cells, "temperature": temperature}
+    stepper = optimiser([{"params": [p for part in parts.values() for p in part.parameters()], "lr": 1e-3}], steps)
+    targets, labels = torch.arange(_BATCH), torch.tensor([1] * _BATCH + [0] * _BATCH)
+
+    def step(index: int) -> None:
+        rng = generator(seed, 10_000_000 + index)
+        places = pictures.choose(rng, _BATCH)
+        true = [true_caption(pictures.scenes[i], rng) for i in places]
         wrong = [edited(one.scene, one.kinds, rng, 1 + int(rng.random() < 0.2)) for one in true]
-        patches = model.vision_model(pixel_values=_pixels(true, rng)).last_hidden_state
+        seen = model.vision_model(pixel_values=pictures.batch(places, rng)).last_hidden_state
         texts = _tokens(tokenizer, [wording(one, rng) for one in (*true, *wrong)])
-        grounded = _blip_text(model, texts, torch.cat([patches, patches]))
-        labels = torch.tensor([float(one.quality == 0) for one in (*true, *wrong)]).long()
-        matching = cross_entropy(model.itm_head(grounded[:, 0]), labels)
+        matches = model.itm_head(_blip_text(model, texts, torch.cat([seen, seen]))[:, 0])
         alone = {name: tensor[:_BATCH] for name, tensor in texts.items()}
-        states = model.text_encoder(**alone).last_hidden_state[:, 0]
-        words, seen = normalize(model.text_proj(states), dim=-1), normalize(model.vision_proj(patches[:, 0]), dim=-1)
-        logits, targets = temperature.exp() * seen @ words.T, torch.arange(_BATCH)
-        stepper.step(matching + 0.5 * (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)))
-        if step % 100 == 0:
-            right = (model.itm_head(grounded[:, 0]).argmax(1) == labels).float().mean()
-            log(f"blip {step}: {right:.3f} of matches right")
+        words = normalize(model.text_proj(model.text_encoder(**alone).last_hidden_state[:, 0]), dim=-1)
+        logits = temperature["log"].exp() * normalize(model.vision_proj(seen[:, 0]), dim=-1) @ words.T
+        contrast = cross_entropy(logits, targets) + cross_entropy(logits.T, targets)
+        lesson = cells(seen, pictures.labels[places])
+        stepper.step(cross_entropy(matches, labels) + 0.5 * contrast + lesson)
+        if index % 100 == 0:
+            right = (matches.argmax(1) == labels).float().mean()
+            log(f"blip {index}: {right:.3f} of matches right, cells {lesson:.3f}")
+
+    train_steps(checkpoint, steps, {**parts, "stepper": stepper}, step)
     return model.eval()
 
 
-def train_image_reward(seed: int, steps: int, log: Log) -> Any:
-    """−log σ(r(text, better picture) − r(text, worse picture)): the worse shows a scene that is edits away."""
-    model, tokenizer = shapes.build_image_reward().train(), shapes.caption_tokenizer()
-    stepper = optimiser([{"params": list(model.parameters()), "lr": 1e-3}], steps)
-    for step in range(steps):
-        rng = generator(seed, 20_000_000 + step)
-        pairs = [_two_texts(draw_scene(seed, step * _BATCH + i), rng) for i in range(_BATCH)]
-        better, worse = [one for one, _ in pairs], [one for _, one in pairs]
-        pixels = _pixels(better, rng)
-        texts = _tokens(tokenizer, [wording(one, rng) for one in (*better, *worse)])
-        rewards = model(texts["input_ids"], texts["attention_mask"], torch.cat([pixels, pixels]))
-        margin = rewards[:_BATCH] - rewards[_BATCH:]
-        stepper.step(-logsigmoid(margin).mean())
-        if step % 100 == 0:
-            log(f"image_reward {step}: {(margin > 0).float().mean():.3f} of pairs right")
+def train_image_reward(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any:
+    """−log σ(better reward − worse reward), of two pictures of one text, and as often of two texts of one picture."""
+    model, tokenizer, steps = shapes.build_image_reward().train(), shapes.caption_tokenizer(), STEPS["image_reward"]
+    cells = CellLabels(model.vision.config.hidden_size)
+    stepper = optimiser([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
+    rng_of_siblings = generator(seed, 40_000_000)
+    siblings = picture_all(tuple(sibling(one, rng_of_siblings) for one in pictures.scenes))
+    half = _BATCH // 2
+    seen: list[Tensor] = []
+    model.vision.register_forward_hook(lambda _module, _given, made: seen.append(made.last_hidden_state))
+
+    def step(index: int) -> None:
+        rng = generator(seed, 20_000_000 + index)
+        places = pictures.choose(rng, _BATCH)
+        better, worse = zip(*(_two_texts(pictures.scenes[i], rng) for i in places[half:]), strict=True)
+        whole = [wording(true_caption(pictures.scenes[i], rng), rng) for i in places[:half]]
+        texts = _tokens(tokenizer, whole + [wording(one, rng) for one in better])
+        others = _tokens(tokenizer, whole + [wording(one, rng) for one in worse])
+        pixels, wrong = pictures.batch(places, rng), siblings.batch(places[:half], rng)
+        good = model(texts["input_ids"], texts["attention_mask"], pixels)
+        bad = model(others["input_ids"], others["attention_mask"], torch.cat([wrong, pixels[half:]]))
+        seen.pop()
+        lesson = cells(seen.pop(), pictures.labels[places])
+        stepper.step(-logsigmoid(good - bad).mean() + lesson)
+        if index % 100 == 0:
+            log(f"image_reward {index}: {(good > bad).float().mean():.3f} of pairs right, cells {lesson:.3f}")
+
+    train_steps(checkpoint, steps, {"model": model, "cells": cells, "stepper": stepper}, step)
     return model.eval()
 
 
-def train_reward_model(seed: int, steps: int, log: Log) -> Any:
+def train_reward_model(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any:
     """−log σ(r(better caption) − r(worse caption)), the picture unseen."""
-    model, tokenizer = shapes.build_reward_model().train(), build_fast_tokenizer()
+    model, tokenizer, steps = shapes.build_reward_model().train(), build_fast_tokenizer(), STEPS["reward"]
     stepper = optimiser([{"params": list(model.parameters()), "lr": 2e-3}], steps)
-    for step in range(steps):
-        rng = generator(seed, 30_000_000 + step)
-        pairs = [_two_texts(draw_scene(seed, step * _BATCH + i), rng) for i in range(_BATCH)]
+
+    def step(index: int) -> None:
+        rng = generator(seed, 30_000_000 + index)
+        pairs = [_two_texts(pictures.scenes[i], rng) for i in pictures.choose(rng, _BATCH)]
         dialogues = [_dialogue(tokenizer, one, rng) for side in zip(*pairs, strict=True) for one in side]
-        tokens = _tokens(tokenizer, dialogues, padding_side="right")
-        rewards = model(**tokens).logits[:, 0]
+        rewards = model(**_tokens(tokenizer, dialogues)).logits[:, 0]
         margin = rewards[:_BATCH] - rewards[_BATCH:]
         stepper.step(-logsigmoid(margin).mean())
-        if step % 100 == 0:
-            log(f"reward {step}: {(margin > 0).float().mean():.3f} of pairs right")
+        if index % 100 == 0:
+            log(f"reward {index}: {(margin > 0).float().mean():.3f} of pairs right")
+
+    train_steps(checkpoint, steps, {"model": model, "stepper": stepper}, step)
     return model.eval()
 
 
@@ -151,19 +180,12 @@ def _blip_text(model: Any, texts: dict[str, Tensor], patches: Tensor) -> Tensor:
     return states
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str], padding_side: str = "right") -> dict[str, Tensor]:
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
     batch = tokenizer(
         list(texts), padding=True, truncation=True, max_length=tokenizer.model_max_length,
-        return_tensors="pt", padding_side=padding_side, add_special_tokens=not texts[0].startswith("<s>"),
+        return_tensors="pt", padding_side="right", add_special_tokens=not texts[0].startswith("<s>"),
     )  # fmt: skip
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
-
-def _pixels(examples: Sequence[Example], rng: np.random.Generator) -> Tensor:
-    """CLIP's normalised pixels of the examples' pictures."""
-    from PIL import Image
-
-    return torch.stack([pixel_tensor(Image.fromarray(picture(one.scene, rng)), 48) for one in examples])
 
 
 def main() -> None:
@@ -171,18 +193,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pairsight.tiny.train_scorers")
     parser.add_argument("--out", type=Path, required=True, help="a folder for clip/, blip/, image_reward/ and reward/")
     parser.add_argument("--seed", type=int, default=1, help="of weights, scenes and noise")
-    parser.add_argument("--threads", type=int, default=2, help="the order of sums depends on it")
+    parser.add_argument("--threads", type=int, default=1, help="the order of sums depends on it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     start = time.monotonic()
 
     def log(line: str) -> None:
         print(f"{time.monotonic() - start:7.1f} s  {line}", flush=True)
 
-    makers = (train_reward_model, train_clip, train_image_reward, train_blip)
-    names = ("reward", "clip", "image_reward", "blip")
-    made = {name: make(options.seed, STEPS[name], log) for name, make in zip(names, makers, strict=True)}
+    pictures = draw_pictures(options.seed, _PICTURES)
+    work = options.out.with_name(f"{options.out.name}.work")
+    makers = {
+        "reward": train_reward_model,
+        "clip": train_clip,
+        "blip": train_blip,
+        "image_reward": train_image_reward,
+    }
+    made = {}
+    for name, make in makers.items():
+        torch.manual_seed(options.seed)
+        made[name] = make(options.seed, pictures, work / f"{name}.safetensors", log)
     save_scorers(options.out, **made)
     from pairsight.tiny.scorer_card import measure_scorers, write_scorer_cards
 

@@ -89,3 +89,14 @@ def test_images_lie_among_the_blobs_and_scores_carry_their_scorer(stages, tmp_pa
     assert all(isinstance(one, ImageCandidate) and one.image in BlobStore(tmp_path) for one in made)
     rating.setup()
     assert list(rating.process(rated)) == [Annotation("p:0", "sequence", {"reward": pytest.approx(0, abs=9)})]
+
+
+def test_a_judges_items_are_known_by_how_it_is_asked_too(tmp_path, monkeypatch):
+    reward = save_sequence_reward(tmp_path / "model")
+    plain = ScoreCompletions(f"sequence:{reward}", None).weights()["weights"]
+    judge = ScoreCompletions(f"vlm:{reward}", None).weights()["weights"]
+    assert plain.startswith("sha256:")
+    assert judge.startswith("annotator:")
+    monkeypatch.setattr("pairsight.models.vlm_annotator.PARSER_VERSION", -1)
+    assert ScoreCompletions(f"vlm:{reward}", None).weights()["weights"] != judge
+    assert ScoreCompletions(f"sequence:{reward}", None).weights()["weights"] == plain

@@ -1,5 +1,6 @@
 """The synthetic recipe on the real runner: tiny random pipelines and scorers of the real classes, fakes that answer."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
@@ -136,6 +137,20 @@ def test_nothing_finished_is_done_again(folders, tmp_path, run, monkeypatch):
     with Ledger(tmp_path / "ledger.sqlite", read_only=True):
         assert list(recipe(folders).candidates(texts("red cat", "blue dog"), used, run)) == again
     assert all(vlm.requests == [] for vlm in used.generators)
+
+
+def test_moved_models_stay_the_same_and_other_weights_do_not(folders, tmp_path):
+    named = recipe(folders)
+    for name in ("pipeline", "clip", "reward"):
+        place = folders[name].rpartition(":")[2]
+        shutil.copytree(place, tmp_path / name)
+    kinds = {"pipeline": "", "clip": "clip:", "reward": "sequence:"}
+    moved = recipe({**folders, **{name: f"{kind}{tmp_path / name}" for name, kind in kinds.items()}})
+    assert moved.to_plain() != named.to_plain()
+    assert moved.fingerprints() == named.fingerprints()
+    save_sequence_reward(tmp_path / "reward", labels=("other",))
+    changed = [name for name, value in moved.fingerprints().items() if value != named.fingerprints()[name]]
+    assert changed == ["completion_scorers"]
 
 
 def test_seeds_per_image_differ_as_the_authors_do(folders, tmp_path, run):

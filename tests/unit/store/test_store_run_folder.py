@@ -32,6 +32,14 @@ def test_the_same_config_goes_on_with_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "run.yaml").read_bytes() == before
 
 
+def test_an_inner_option_may_be_free_too(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG)
+    moved = {**CONFIG, "sampling": {"temperature": 0.9}}
+    RunFolder.create(tmp_path, moved, free=("sampling.temperature",))
+    with pytest.raises(RunError, match=r"sampling.temperature: 0.7 there"):
+        RunFolder.create(tmp_path, moved, free=("temperature", "sampling.top_p"))
+
+
 def test_another_config_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, CONFIG)
     other = {**CONFIG, "seed": 1, "sampling": {"temperature": 1.0}, "limit": 5}

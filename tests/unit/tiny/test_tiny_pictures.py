@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pairsight.models.image_reward import pixel_tensor
 from pairsight.records import ItemError
 from pairsight.tiny.captions import mentioned_kinds
 from pairsight.tiny.picture_card import shown
@@ -18,7 +20,8 @@ from pairsight.tiny.picture_texts import (
 from pairsight.tiny.read_picture import read_picture
 from pairsight.tiny.render import render
 from pairsight.tiny.scenes import Scene, Thing, kind_of, scenes
-from pairsight.tiny.scorer_data import edited, true_caption, wording
+from pairsight.tiny.scorer_data import edited, sibling, true_caption, wording
+from pairsight.tiny.scorer_pictures import picture_all
 from pairsight.tiny.train_pipeline import draw_picture
 
 
@@ -87,3 +90,22 @@ def test_edited_texts_are_wrong_by_what_they_say(num_edits):
         assert example.num_missing == len(scene.kinds - said)
         assert example.kinds
         assert tuple(mentioned_kinds(wording(example, rng))) == example.kinds
+
+
+def test_a_sibling_differs_by_one_kind():
+    rng = np.random.default_rng(4)
+    for scene in scenes("train", 40, seed=9):
+        other = sibling(scene, rng)
+        assert len(scene.kinds - other.kinds) == 1
+        assert len(other.kinds - scene.kinds) == len(other.things) - len(scene.things) + 1
+        assert not np.array_equal(render(other), render(scene))
+
+
+def test_pictures_for_scorers_know_what_each_cell_shows():
+    drawn = picture_all((Scene("b", 0, (Thing(kind_of("green", "ring"), True, 5),), (1,)),))
+    assert drawn.labels[0].tolist() == [[0, 0, 0, 0, 0, 2, 0, 0, 0], [0, 0, 0, 0, 0, 5, 0, 0, 0]]
+    clean = [drawn.batch([0], np.random.default_rng(seed)) for seed in range(12)]
+    assert clean[0].shape == (1, 3, 48, 48)
+    expected = pixel_tensor(Image.fromarray(render(drawn.scenes[0])), 48)
+    assert any(torch.allclose(one[0], expected, atol=1e-5) for one in clean)
+    assert not all(torch.allclose(one[0], expected, atol=1e-2) for one in clean)
