@@ -211,11 +211,12 @@ class CallRun:
             if verdict.kind == "answer":
                 self._num_answers += 1
                 gate.answered(tokens, used)
-                costs = f", cost {self._budget.cost:.4f}" if self._options.prices else ""
-                self._note(f"{self._budget.calls} calls{costs}")
+                self._tell()
             elif verdict.kind == "busy":
+                self._tell(verdict.reason)
                 gate.refused(sent_at, verdict.pause_s)
             elif verdict.kind == "broken":
+                self._tell(verdict.reason)
                 gate.failed(sent_at, verdict.detail)
                 if gate.in_doubt and verdict.reason == "http_500":
                     await self._look_up_model(client, gate, request)
@@ -224,6 +225,11 @@ class CallRun:
         finally:
             gate.leave()
         return verdict, raw
+
+    def _tell(self, trouble: str = "") -> None:
+        """Say what is spent, and what is being waited for."""
+        costs = f", cost {self._budget.cost:.4f}" if self._options.prices else ""
+        self._note(f"{self._budget.calls} calls{costs}{f', last: {trouble}' if trouble else ''}")
 
     async def _reserve(self, cost: float | None) -> None:
         """Count a call against the budget; where calls under way may cost less than feared, wait for them first."""

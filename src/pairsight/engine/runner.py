@@ -161,6 +161,7 @@ class StageRun(Generic[In]):
                     yield planned.item, item
             position += len(step)
         self._ledger.finish_plan(self._plan, position)
+        self._task.total = position
 
     def _can_parse_anew(self, planned: Planned) -> bool:
         """Whether a result was made by an older parser from a raw answer that is kept."""

@@ -8,7 +8,7 @@ What it does: N sampled completions of each prompt; one annotation of all of the
 Deviations: temperature 0.7 is the paper's (its code has 1.2); warm-up 0.03 is the code's (the paper prints 0.003).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from types import MappingProxyType
@@ -21,9 +21,11 @@ from pairsight.errors import ConfigError
 from pairsight.models.protocols import Annotator, Sampling
 from pairsight.models.requests import named_for
 from pairsight.recipes.protocol import RecipeModels, StageRunner
-from pairsight.recipes.sampling import Gathered, InTurns, Requests, failed
+from pairsight.recipes.sampling import AtMost, Gathered, InTurns, Requests, failed
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.seeds import derived_seed
+
+Made = Collection[Candidates | Dropped] | Gathered
 
 
 class Feedback(BaseConfig):
@@ -84,9 +86,7 @@ class Feedback(BaseConfig):
         requests = self.requests(prompts, turn=0, count=1)
         yield from self.annotate(Gathered(requests, InTurns(drawn, self.num_completions)), models, run)
 
-    def annotate(
-        self, given: Iterable[Candidates | Dropped], models: RecipeModels, run: StageRunner
-    ) -> Iterator[Candidates | Dropped]:
+    def annotate(self, given: Made, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
         """Annotate completions that are there already, sampled or read from a file (`read_completions`).
 
         Args:
@@ -95,7 +95,7 @@ class Feedback(BaseConfig):
         from pairsight.models.stages import AnnotateCandidates
 
         annotator = self._check(models)
-        asked = (one for one in given if isinstance(one, Candidates))
+        asked = AtMost(len(given), lambda: (one for one in given if isinstance(one, Candidates)))
         annotated = iter(run(AnnotateCandidates(annotator=annotator), asked))
         answers = iter(self._answers(given, models, run)) if self.annotator_answers else repeat(None)
         for one in given:
@@ -126,9 +126,7 @@ class Feedback(BaseConfig):
             raise ConfigError("annotator_answers needs an annotator that can answer prompts; this one only rates")
         return models.annotator
 
-    def _answers(
-        self, given: Iterable[Candidates | Dropped], models: RecipeModels, run: StageRunner
-    ) -> Iterator[Completion | None]:
+    def _answers(self, given: Made, models: RecipeModels, run: StageRunner) -> Iterator[Completion | None]:
         """The annotator's own greedy answer to each candidates' prompt, None where it failed."""
         from pairsight.models.stages import GenerateCompletions
 
@@ -138,6 +136,6 @@ class Feedback(BaseConfig):
         assert models.answerer is not None
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
         stage = GenerateCompletions(generator=models.answerer, sampling=sampling, name="answer")
-        for request, result in zip(requests(), run(stage, requests()), strict=True):
+        for request, result in zip(requests(), run(stage, AtMost(len(given), requests)), strict=True):
             own = None if isinstance(result, ItemError) else named_for(result, request)
             yield None if own is None else replace(own, derived_from="annotator")

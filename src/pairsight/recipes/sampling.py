@@ -43,6 +43,9 @@ class Gathered:
     results: Iterable[Completion | ItemError]
     needed: int = 2
 
+    def __len__(self) -> int:
+        return len(self.requests.prompts)
+
     def __iter__(self) -> Iterator[Candidates | Dropped]:
         source, num_each = iter(self.results), self.requests.num_each
         for prompt in self.requests.prompts:
@@ -53,6 +56,25 @@ class Gathered:
                 yield Candidates(prompt, completions)
             else:
                 yield failed(prompt, "generate", errors, f"{len(completions)} of {num_each} completions")
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost(Generic[T]):
+    """Items of which it is known only how many they are at most, so that progress and time left can be told.
+
+    Args:
+        length: the bound.
+        items: makes them, anew at every pass.
+    """
+
+    length: int
+    items: Callable[[], Iterable[T]]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items())
 
 
 @dataclass(frozen=True, slots=True)
