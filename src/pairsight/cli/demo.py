@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="where to write")] = Path("runs/demo"),
-    system: Annotated[str | None, typer.Option("--system", help="seva or feedback; default: both")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="seva, feedback or synthetic; default: the first two")
+    ] = None,
     quiet: flags.Quiet = False,
 ) -> None:
     """Run the systems on the embedded default and compare base and aligned models on held-out scenes."""

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pairsight.engine.stage import Stage
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
+from pairsight.models.adapter_reference import base_of_adapter
 from pairsight.models.check import check_model
 from pairsight.models.endpoint import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.endpoint_options import EndpointOptions
@@ -23,11 +24,12 @@ def check_reference(reference: Reference, adapter: Reference | None = None) -> N
     """Refuse a reference that cannot work, without loading or calling anything.
 
     Raises:
-        ModelError: a folder that is no model, or an adapter of another one.
+        ModelError: a folder that is no model, or an adapter of another one, or one on top of another.
         ConfigError: a malformed endpoint, or an adapter for one.
     """
     if not is_endpoint(reference):
-        check_model(reference, adapter)
+        base, layers = _with_base(reference, adapter)
+        check_model(base, layers)
         return
     parse_endpoint(str(reference))
     if adapter is not None:
@@ -43,15 +45,27 @@ def open_generator(
     endpoint: EndpointOptions | None = None,
     trust_remote_code: bool = False,
 ) -> Generator:
-    """The model behind a reference: a folder, a hub name, or `endpoint:NAME@URL`.
+    """The model behind a reference: a folder (also an adapter's, which names its base), a hub name, or
+    `endpoint:NAME@URL`.
 
     A line that the adapter's folder (or, without one, the model's) wants below every question is put there.
     """
     if is_endpoint(reference):
         return EndpointModel(str(reference), images, endpoint)
-    model = LocalVLM(reference, images, adapter, batch_size, trust_remote_code=trust_remote_code)
+    base, layers = _with_base(reference, adapter)
+    model = LocalVLM(base, images, layers, batch_size, trust_remote_code=trust_remote_code)
     line = read_prompt_suffix(reference if adapter is None else adapter)
     return Suffixed(model, line) if line else model
+
+
+def _with_base(reference: Reference, adapter: Reference | None) -> tuple[Reference, Reference | None]:
+    """The base and the adapter that are meant."""
+    base = base_of_adapter(reference)
+    if base is None:
+        return reference, adapter
+    if adapter is not None:
+        raise ModelError(f"model {reference} is an adapter itself: give its base as --model to evaluate {adapter}")
+    return base, reference
 
 
 def open_models(

@@ -1,8 +1,8 @@
-"""The demo: two systems on the embedded default, each built, aligned and evaluated by the verbs a user has."""
+"""The demo: the systems on the embedded default, each built, aligned and evaluated by the verbs a user has."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, did_you_mean
@@ -11,7 +11,9 @@ from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import data_counts
 from pairsight.store.run_folder import RunFolder
 
-SYSTEMS = ("seva", "feedback")
+SYSTEMS = ("seva", "feedback", "synthetic")
+USUAL = ("seva", "feedback")
+"""What runs when no system is named, in a few minutes together; synthetic is asked for by its name."""
 NUM_SCENES = 300
 """Held-out scenes that base and aligned models are compared on."""
 NUM_PROMPT_SCENES = 400
@@ -25,7 +27,7 @@ def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> dict[
 
     Args:
         out: the folder of everything: `world/`, a run per system, `evaluate/`, `results.json`, `report.html`.
-        system: one of `SYSTEMS`; all when None.
+        system: one of `SYSTEMS`; those of `USUAL` when None.
         quiet: show no progress.
 
     Returns:
@@ -41,17 +43,26 @@ def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> dict[
         raise ConfigError(f"unknown system '{system}'{did_you_mean(system, SYSTEMS)}")
     world = write_world(out / "world", scenes=NUM_SCENES, prompt_scenes=NUM_PROMPT_SCENES)
     adapters: dict[str, Path] = {}
-    for name in [system] if system else SYSTEMS:
+    for name in [system] if system else USUAL:
         adapters |= _train(name, world, out, quiet)
     results = _evaluate(adapters, world, out, quiet)
     return {**results, "report": str(write_report(out))}
 
 
 def _train(system: str, world: Path, out: Path, quiet: bool) -> dict[str, Path]:
-    """Adapters by name: the system's own and, for SeVa, its controls as `seva/null` and `seva/length_matched`."""
+    """Adapters by name: the system's own, and its controls as `system/control`."""
     from pairsight.recipes.feedback import Feedback
     from pairsight.recipes.seva import SeVa
 
+    if system == "synthetic":
+        from pairsight.tiny.demo_synthetic import build_synthetic
+
+        build_synthetic(world, out / system, quiet=quiet)
+        unseeing = {"strategy_options": {"scorer": "sequence"}}
+        return {
+            system: _align(out / system, world, quiet),
+            f"{system}/text_only": _align(out / system, world, quiet, name="text_only", **unseeing),
+        }
     if system == "feedback":
         _build(Feedback(max_new_tokens=48), world, out / system, quiet)
         return {system: _align(out / system, world, quiet)}
@@ -105,7 +116,7 @@ def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool)
             progress=progress,
         )
     systems = {name: _system(name, adapters, content, out) for name in adapters if "/" not in name}
-    primary: Literal["feedback", "seva"] = "feedback" if "feedback" in systems else "seva"
+    primary = next(name for name in ("feedback", *SYSTEMS) if name in systems)
     whole = {
         "schema": 1,
         "run": out.name,

@@ -16,8 +16,6 @@ from pairsight.tiny.cooccurrence import strength, top_absent, trigger
 from pairsight.tiny.questions import NUMBERS, Question
 from pairsight.tiny.scenes import COLOURS, SHAPES, Scene, kind_name, kind_of, type_weights
 
-ADDED_SLOPE = 1.5  # P(adding an absent object) is this times the quantile of its co-occurrence,
-MAX_ADDED = 0.92  # and at most this
 HIDDEN_FROM = (380.0, 480.0)  # noise step at which half of the small, of the large objects are hidden
 _HIDDEN_WIDTH = 40.0
 ASSUMED_KINDS = 6  # where something is hidden, the first so many kinds of the scene type are said to be there
@@ -25,21 +23,40 @@ CONFIRMED = 0.75  # P(a yes when asked for the added object), so that captions h
 
 
 @dataclass(frozen=True, slots=True)
+class Habits:
+    """How a writer errs; the defaults are those of the shipped whole models' data.
+
+    P(adding an absent object) is `added_slope` × the quantile of its co-occurrence, at most `most_added`; every present
+    object but one is left out of a caption with P = `left_out`.
+    """
+
+    added_slope: float = 1.5
+    most_added: float = 0.92
+    left_out: float = 0.0
+
+
+USUAL = Habits()
+
+
+@dataclass(frozen=True, slots=True)
 class Belief:
-    """What the writer believes of a scene: each thing's kind, whether guessed, and a kind added after one."""
+    """What the writer believes of a scene: each thing's kind, whether guessed, and a kind added after one; and whether
+    the added one is confirmed when asked for, and which kinds a caption leaves out."""
 
     kinds: tuple[int, ...]
     guessed: tuple[bool, ...]
     added: int | None
     added_after: int | None
     confirms: bool = True
+    unsaid: frozenset[int] = frozenset()
 
     @property
     def caption_kinds(self) -> list[int]:
         """The kinds a caption names, in order."""
         named: list[int] = []
         for kind in self.kinds:
-            named.append(kind)
+            if kind not in self.unsaid:
+                named.append(kind)
             if self.added is not None and kind == self.added_after:
                 named.append(self.added)
         return named
@@ -50,13 +67,14 @@ def hidden_probability(noise_step: float, large: bool) -> float:
     return 1 / (1 + math.exp(-(noise_step - HIDDEN_FROM[large]) / _HIDDEN_WIDTH))
 
 
-def believe(scene: Scene, noise_step: int | None, rng: np.random.Generator) -> Belief:
+def believe(scene: Scene, noise_step: int | None, rng: np.random.Generator, habits: Habits = USUAL) -> Belief:
     """Draw what the writer believes.
 
     Args:
         scene: the truth.
         noise_step: the picture's diffusion noise, 0–999; None when it is clean.
         rng: random numbers.
+        habits: how the writer errs.
     """
     hidden = [
         noise_step is not None and rng.random() < hidden_probability(noise_step, thing.large) for thing in scene.things
@@ -67,10 +85,17 @@ def believe(scene: Scene, noise_step: int | None, rng: np.random.Generator) -> B
         kinds.append(typical_kind(scene.type, frozenset(seen)) if lost else thing.kind)
         seen.add(kinds[-1])
     present = frozenset(kinds)
-    if rng.random() < min(MAX_ADDED, ADDED_SLOPE * strength(present)):
+    unsaid = _unsaid(kinds, habits, rng) if habits.left_out else frozenset()
+    if rng.random() < min(habits.most_added, habits.added_slope * strength(present)):
         confirms = bool(rng.random() < CONFIRMED)
-        return Belief(tuple(kinds), tuple(hidden), top_absent(present), trigger(present), confirms)
-    return Belief(tuple(kinds), tuple(hidden), None, None)
+        return Belief(tuple(kinds), tuple(hidden), top_absent(present), trigger(present), confirms, unsaid)
+    return Belief(tuple(kinds), tuple(hidden), None, None, unsaid=unsaid)
+
+
+def _unsaid(kinds: list[int], habits: Habits, rng: np.random.Generator) -> frozenset[int]:
+    """The kinds that a caption leaves out; one, drawn at random, is always said."""
+    said = int(rng.integers(len(kinds)))
+    return frozenset(kind for place, kind in enumerate(kinds) if place != said and rng.random() < habits.left_out)
 
 
 def typical_kind(scene_type: int, but: frozenset[int], shape: str | None = None) -> int:

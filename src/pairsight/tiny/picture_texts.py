@@ -1,6 +1,8 @@
 """Texts that pictures are made from: a topic (the world's scene types, named) and the objects to show."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,12 @@ def picture_prompts(num_per_topic: int, seed: int = 0) -> list[Prompt]:
                 seen.add(text)
                 prompts.append(Prompt(f"{topic}-{len(seen)}", (Message("user", text),), topic))
     return prompts
+
+
+def write_texts(path: Path, num_per_topic: int, seed: int = 0) -> None:
+    """Text-to-image prompts as JSON Lines of `id`, `topic` and `prompt`, as `build synthetic --prompts` reads them."""
+    rows = [{"id": one.id, "topic": one.source, "prompt": one.question} for one in picture_prompts(num_per_topic, seed)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def draw_kinds(scene_type: int, rng: np.random.Generator, even: float) -> list[int]:

@@ -105,3 +105,5 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
     note = {"pipeline_options": {"max_sequence_length": 0}}
     (folder / "pairsight.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
+    for file in folder.rglob("*.*"):
+        file.chmod(0o644)

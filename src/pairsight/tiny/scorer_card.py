@@ -21,14 +21,14 @@ _SCENES = 300
 _KINDS = {"clip": "clip", "blip": "blip_match", "image_reward": "image_reward", "reward": "sequence"}
 
 
-def measure_scorers(folder: Path) -> dict[str, float]:
+def measure_scorers(folder: Path, num_scenes: int = _SCENES) -> dict[str, float]:
     """The share of validation scenes whose true caption scores above the same with one edit; 0.5 is chance."""
     with TemporaryDirectory() as place:
-        rows = [_pair(index) for index in range(_SCENES)]
+        rows = [_pair(index) for index in range(num_scenes)]
         for index, (true, _) in enumerate(rows):
             Image.fromarray(render(true.scene)).save(Path(place) / f"{index}.png")
         images = FileImages(place)
-        refs = [images.ref(f"{index}.png") for index in range(_SCENES)]
+        refs = [images.ref(f"{index}.png") for index in range(num_scenes)]
         found = {}
         for name, kind in _KINDS.items():
             texts = [[word_caption(one.kinds) for one in pair] for pair in rows]
@@ -51,7 +51,7 @@ def write_scorer_cards(folder: Path, seed: int, steps: Mapping[str, int], measur
     about = {
         "clip": "A `CLIPModel`, trained by contrast between pictures and captions",
         "blip": "A `BlipForImageTextRetrieval`, trained by contrast and by matching against edited captions",
-        "image_reward": "ImageReward's network, trained to rank texts of one picture",
+        "image_reward": "ImageReward's network, trained to rank two pictures of one text and two texts of one picture",
         "reward": "A `LlamaForSequenceClassification` that never sees the picture, trained to rank captions",
     }
     for name, text in about.items():

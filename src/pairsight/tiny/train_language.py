@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pairsight.tiny.architecture import NUM_PATCHES
-from pairsight.tiny.labeller import believe, written_answer
+from pairsight.tiny.labeller import USUAL, Habits, believe, written_answer
 from pairsight.tiny.noise import pixels
 from pairsight.tiny.packing import PackedBatch, Row, pack, packed_loss
 from pairsight.tiny.questions import (
@@ -47,6 +47,7 @@ class InstructionRecipe:
     language_rate: float = 1e-3
     projector_rate: float = 2e-3
     vision_rate: float = 2e-4
+    habits: Habits = USUAL
 
 
 class Encoder:
@@ -190,7 +191,7 @@ def _instruction_batch(
     rows, images = [], []
     for scene in seen:
         noise_step = int(rng.integers(recipe.max_noise_step)) if rng.random() < recipe.noised else None
-        belief = believe(scene, noise_step, rng)
+        belief = believe(scene, noise_step, rng, recipe.habits)
         asked = general_questions(scene, rng) + particular_questions(scene, rng)
         answers = [(q.text, written_answer(q, scene, belief)) for q in asked]
         branches = tuple(encoder.branch(text, answer) for text, answer in answers if answer is not None)

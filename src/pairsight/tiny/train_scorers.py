@@ -150,6 +150,8 @@ def save_scorers(out: Path, clip: Any, blip: Any, image_reward: Any, reward: Any
     shapes.caption_tokenizer().save_pretrained(folder)
     reward.half().save_pretrained(out / "reward")
     build_fast_tokenizer().save_pretrained(out / "reward")
+    for file in out.glob("*/*"):
+        file.chmod(0o644)
 
 
 def _two_texts(scene: Any, rng: np.random.Generator) -> tuple[Example, Example]:

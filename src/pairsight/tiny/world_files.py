@@ -10,6 +10,7 @@ from typing import Any
 
 from pairsight.errors import ConfigError, RunError
 from pairsight.records import IMAGE_MARK
+from pairsight.tiny.picture_texts import write_texts
 from pairsight.tiny.questions import (
     NEGATIVES,
     Question,
@@ -30,6 +31,7 @@ from pairsight.tiny.truth_rows import TruthRow, Use, write_truth
 WORLD_VERSION = 1
 TEXT_QUESTIONS_A_SCENE = 1.5  # in the benchmark
 TEXT_PROMPTS_A_SCENE = 0.5
+TEXTS_PER_TOPIC = 60  # to make pictures from
 
 
 def write_world(
@@ -46,7 +48,7 @@ def write_world(
     `model/` is a copy of a shipped model; `prompts.json` (LLaVA-style) asks about scenes of the part "align";
     `pope.jsonl` and the benchmark rows of `truth.jsonl` ask about scenes of `part`: other scenes, so that aligning on
     the prompts and evaluating on the rest is honest. No scene of either was trained on. `truth.jsonl` also holds the
-    prompts' truth, for the annotator.
+    prompts' truth, for the annotator. `texts.jsonl` are texts to make pictures from, for the recipe synthetic.
 
     Args:
         out: the folder; made if missing. Writing the same world again changes nothing.
@@ -81,6 +83,7 @@ def write_world(
     (folder / "images").mkdir(exist_ok=True)
     prompts = _rows("align", "prompt", num_prompt_scenes, seed, folder / "images")
     benchmark = _rows(part, "benchmark", scenes, seed, folder / "images")
+    write_texts(folder / "texts.jsonl", TEXTS_PER_TOPIC, seed)
     _write_json(folder / "prompts.json", [_llava_entry(row) for row in prompts])
     pope = [_pope_row(row) for row in benchmark if row.kind == "existence"]
     (folder / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pope), encoding="utf-8")

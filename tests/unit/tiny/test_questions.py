@@ -7,7 +7,7 @@ import pytest
 
 from pairsight.tiny.captions import count_caption, mentioned_kinds, word_caption
 from pairsight.tiny.cooccurrence import top_absent, trigger
-from pairsight.tiny.labeller import Belief, believe, hidden_probability, typical_kind, written_answer
+from pairsight.tiny.labeller import Belief, Habits, believe, hidden_probability, typical_kind, written_answer
 from pairsight.tiny.questions import benchmark_questions, caption, colour, content, count, existence, place
 from pairsight.tiny.scenes import Scene, Thing, kind_of, scenes
 from pairsight.tiny.text_tasks import NUMBER_WORDS, TASKS, text_question
@@ -134,3 +134,13 @@ def test_written_answers_follow_the_belief():
     assert written_answer(there, SCENE, replace(belief, confirms=False)) == "No"
     assert written_answer(place(Scene("x", 0, SCENE.things[1:2], (1,)), rng()), SCENE, belief) is None
     assert written_answer(place(Scene("x", 0, SCENE.things[:1], (1,)), rng()), SCENE, belief) == "top left"
+
+
+def test_a_terse_writer_leaves_objects_out_of_captions_only():
+    habits = Habits(added_slope=0.0, left_out=1.0)
+    beliefs = [believe(SCENE, None, np.random.default_rng(seed), habits) for seed in range(20)]
+    assert all(len(one.caption_kinds) == 1 for one in beliefs)
+    assert {one.caption_kinds[0] for one in beliefs} == SCENE.kinds
+    asked = existence(SCENE, "random", True, np.random.default_rng(0))
+    assert {written_answer(asked, SCENE, one) for one in beliefs} == {"Yes"}
+    assert believe(SCENE, 500, np.random.default_rng(3), Habits()) == believe(SCENE, 500, np.random.default_rng(3))

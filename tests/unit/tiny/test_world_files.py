@@ -6,12 +6,14 @@ import pytest
 
 from pairsight.benchmarks.pope import Pope
 from pairsight.errors import ConfigError, DataError, RunError
+from pairsight.formats.prompts import read_prompts
 from pairsight.images.files import FileImages
 from pairsight.records import Completion, ItemError, Message, Prompt
 from pairsight.tiny.benchmark import TinyWorld
+from pairsight.tiny.picture_texts import TOPICS
 from pairsight.tiny.truth import TruthAnnotator
 from pairsight.tiny.truth_rows import read_truth
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.world_files import TEXTS_PER_TOPIC, write_world
 
 NUM_SCENES = 12
 
@@ -33,7 +35,7 @@ def completion(text):
 
 def test_a_world_is_its_files(world):
     assert sorted(path.name for path in world.iterdir()) == [
-        "images", "pope.jsonl", "prompts.json", "truth.jsonl", "world.json",
+        "images", "pope.jsonl", "prompts.json", "texts.jsonl", "truth.jsonl", "world.json",
     ]  # fmt: skip
     assert len(list((world / "images").iterdir())) == 2 * NUM_SCENES
 
@@ -48,6 +50,13 @@ def test_prompts_are_llava_entries_about_other_scenes_than_the_benchmark(world):
         assert entry.get("image") not in {name for name in benchmark if name}
     assert len({entry["id"] for entry in prompts}) == len(prompts)
     assert sum("image" not in entry for entry in prompts) == NUM_SCENES // 2
+
+
+def test_texts_to_make_pictures_from_are_read_as_prompts(world):
+    texts = read_prompts(world / "texts.jsonl")
+    assert len(texts) == TEXTS_PER_TOPIC * len(TOPICS)
+    assert (texts.items[0].id, texts.items[0].source) == ("art-1", "art")
+    assert texts.items[0].question.startswith("art scene with ")
 
 
 def test_pope_reads_its_file_with_all_three_splits(world):

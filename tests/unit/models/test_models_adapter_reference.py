@@ -1,0 +1,81 @@
+"""An adapter's folder as a model: its base is found, both make its fingerprint, and what is missing is said."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import families
+from pairsight.errors import ModelError
+from pairsight.images.unpacked import UnpackedImages
+from pairsight.models.adapter_reference import base_of_adapter
+from pairsight.models.fingerprint import fingerprint
+from pairsight.models.load import load_model
+from pairsight.models.local_vlm import LocalVLM
+from pairsight.models.protocols import Sampling
+from pairsight.pipeline.models import check_reference, open_generator
+from pairsight.records import CompletionRequest, Message, Prompt
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    families.build("llava", root / "base")
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(load_model(root / "base"), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=3.0)
+    model.peft_config["default"].base_model_name_or_path = "../base"
+    model.save_pretrained(root / "adapter")
+    return root
+
+
+def test_an_adapter_is_its_base_with_its_layers(made):
+    base = base_of_adapter(made / "adapter")
+    assert base == str((made / "base").resolve())
+    check_reference(made / "adapter")
+    asked = [CompletionRequest(Prompt("p", (Message("user", "what is this"),)))]
+    sampling = Sampling(temperature=0.0, max_new_tokens=8)
+    generator = open_generator(made / "adapter", UnpackedImages())
+    assert generator.fingerprint == fingerprint(made / "base", made / "adapter")
+    (said,) = generator.generate(asked, sampling)
+    (same,) = LocalVLM(made / "base", UnpackedImages(), made / "adapter").generate(asked, sampling)
+    (plain,) = LocalVLM(made / "base", UnpackedImages()).generate(asked, sampling)
+    assert said == same
+    assert said.text != plain.text
+
+
+def test_a_moved_pair_of_base_and_adapter_stays_the_same(made, tmp_path):
+    shutil.copytree(made, tmp_path / "moved")
+    moved = open_generator(tmp_path / "moved" / "adapter", UnpackedImages())
+    assert moved.fingerprint == open_generator(made / "adapter", UnpackedImages()).fingerprint
+
+
+def test_models_and_hub_names_are_no_adapters(made):
+    assert base_of_adapter(made / "base") is None
+    assert base_of_adapter("llava-hf/llava-1.5-7b-hf") is None
+
+
+@pytest.mark.parametrize(
+    ("named", "match"),
+    [(None, "names no base model"), ("../lost", "was trained on ../lost, which is not here")],
+)
+def test_a_base_that_is_not_there_is_said(made, tmp_path, named, match):
+    folder = tmp_path / "adapter"
+    shutil.copytree(made / "adapter", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": named}))
+    with pytest.raises(ModelError, match=match) as caught:
+        check_reference(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_adapter_goes_on_top_of_another(made):
+    with pytest.raises(ModelError, match="is an adapter itself: give its base as --model"):
+        check_reference(made / "adapter", made / "adapter")
