@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-quick bench-engines docs browser clean
+.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,11 +45,19 @@ browser:                       ## the browser that page tests drive (Debian's, w
 bench: $(VENV)/.dev            ## remake bench/RESULTS.md against the peers
 	$(BIN)/python bench/run.py
 
+bench-peers: $(VENV)/.dev      ## the same beside ms-swift, which needs an environment of its own
+	@test -x .venv-swift/bin/swift || { $(PYTHON) -m venv .venv-swift && .venv-swift/bin/python -m pip install --quiet \
+	 --disable-pip-version-check 'ms-swift==4.6.*' 'transformers==5.19.*' $$(grep '^torch==' constraints.txt); }
+	$(BIN)/python bench/run.py --swift .venv-swift/bin/python
+
 bench-quick: $(VENV)/.dev      ## the same in under ten minutes
 	$(BIN)/python bench/run.py --quick
 
 bench-engines: $(VENV)/.dev    ## remake bench/ENGINES.md: what the ledger and the engines cost
 	$(BIN)/python bench/engines.py
+
+bench-scoring: $(VENV)/.dev    ## remake bench/SCORING.md: seconds and memory for 100,000 answers
+	$(BIN)/python bench/scoring.py
 
 docs: $(VENV)/.dev             ## build the documentation into site/
 	@$(PIP) -e '.[docs]'

@@ -21,6 +21,7 @@ NUM_RESAMPLES = 2000
 """Resamples of a bootstrap: enough for the third digit of a p-value near .05 (ours)."""
 
 _MAX_CELLS = 2_000_000
+_MANY_CLUSTERS = 5_000  # from here on drawing each takes seconds
 """Numbers in one block of resampled counts: 16 MB, whatever the number of clusters or resamples."""
 
 
@@ -139,8 +140,7 @@ def resample(
     if num_clusters == 1:
         return [Resampled(values, {name: np.array([np.nan]) for name in values}) for values in whole]
     flat_GK = totals_MGC.transpose(1, 0, 2).reshape(num_clusters, -1)
-    blocks = [counts_RG @ flat_GK for counts_RG in _counts(num_clusters, num_resamples, seed)]
-    sums_RMC = np.concatenate(blocks).reshape(num_resamples, num_models, num_columns)
+    sums_RMC = _resampled_sums(flat_GK, num_resamples, seed).reshape(num_resamples, num_models, num_columns)
     undefined_R = np.full(num_resamples, np.nan)
     tables = []
     for model, values in enumerate(whole):
@@ -246,6 +246,20 @@ def _cluster_totals(sums: Sequence[Floats], clusters_I: Sequence[Hashable]) -> F
     for model, sums_IC in enumerate(sums):
         np.add.at(totals_MGC[model], index_I, sums_IC)
     return totals_MGC
+
+
+def _resampled_sums(flat_GK: Floats, num_resamples: int, seed: int) -> Floats:
+    """Column totals of each resample.
+
+    Many clusters are drawn by kind: how often those of equal totals are drawn, all together, is multinomial.
+    """
+    num_clusters = len(flat_GK)
+    if num_clusters > _MANY_CLUSTERS:
+        kinds_UK, counts_U = np.unique(flat_GK, axis=0, return_counts=True)
+        if len(kinds_UK) * 4 <= num_clusters:
+            drawn_RU = np.random.default_rng(seed).multinomial(num_clusters, counts_U / num_clusters, num_resamples)
+            return drawn_RU.astype(np.float64) @ kinds_UK
+    return np.concatenate([counts_RG @ flat_GK for counts_RG in _counts(num_clusters, num_resamples, seed)])
 
 
 def _counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[Floats]:

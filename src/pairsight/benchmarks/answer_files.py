@@ -155,13 +155,13 @@ def join(
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     """Write objects one a line, atomically; returns the path."""
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    write_file(path, ("\n".join(lines) + "\n").encode("utf-8"))
+    write_file(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
     return path
 
 
 def write_json(path: Path, value: object) -> Path:
     """Write one JSON value, atomically; returns the path."""
-    write_file(path, (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_file(path, (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -1,11 +1,12 @@
 """What a model answered and what each parser made of it, as Parquet that a person can open; complete or absent."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairsight.benchmarks.scoring import ScoredBenchmark, ScoreTable
+from pairsight.benchmarks.arrow_columns import flags, lists_of_numbers, lists_of_texts, numbers, record_batch, texts
+from pairsight.benchmarks.scoring import Decisions, ScoredBenchmark, ScoreTable, as_text
 from pairsight.store.durable import cannot_write, make_folder, publish, temporary_path
 
 if TYPE_CHECKING:
@@ -70,47 +71,77 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
 
 def _answer_batch(part: ScoredBenchmark, span: range, schema: "pa.Schema") -> "pa.RecordBatch":
     """The samples of some groups, a column at a time: making a row at a time takes three times as long."""
-    import pyarrow as pa
+    pairs = [
+        (sample, answer)
+        for group, answers in zip(
+            part.groups[span.start : span.stop], part.answers[span.start : span.stop], strict=True
+        )
+        for sample, answer in zip(group, answers, strict=True)
+    ]
+    columns = {
+        "benchmark": texts([part.name] * len(pairs)),
+        "id": texts([sample.id for sample, _ in pairs]),
+        "cluster": texts([sample.cluster for sample, _ in pairs]),
+        "prompt": texts([sample.prompt.messages[-1].text for sample, _ in pairs]),
+        "answer": texts([answer.text for _, answer in pairs]),
+        "finish_reason": texts([answer.finish_reason for _, answer in pairs]),
+        "error": texts([answer.error for _, answer in pairs]),
+        "target": texts(_targets([sample.target for sample, _ in pairs])),
+    }
+    places = _places(part, span)
+    for parser, table in part.tables.items():
+        columns |= {f"{parser}_{name}": column for name, column in _read_by(table.decisions, places).items()}
+    return record_batch([columns[name] for name in schema.names], schema)
 
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    place = {group: row for row, group in enumerate(part.scored)}
+
+def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Each as JSON; an object that many samples share is written once."""
+    shared = {id(target): target for target in targets}
+    written = {
+        key: as_text({name: value for name, value in target.items() if _is_plain(value)})
+        for key, target in shared.items()
+    }
+    return [written[id(target)] for target in targets]
+
+
+def _places(part: ScoredBenchmark, span: range) -> list[int]:
+    """Where the decision on each sample of some groups stands in the columns; -1 where its group was not scored."""
+    first = next(iter(part.tables.values())).decisions.first
+    place = dict(zip(part.scored, first.tolist(), strict=True)) if len(part.scored) < len(part.groups) else first
+    places: list[int] = []
     for index in span:
-        for position, (sample, answer) in enumerate(zip(part.groups[index], part.answers[index], strict=True)):
-            columns["id"].append(sample.id)
-            columns["cluster"].append(sample.cluster)
-            columns["prompt"].append(sample.prompt.messages[-1].text)
-            columns["answer"].append(answer.text)
-            columns["finish_reason"].append(answer.finish_reason)
-            columns["error"].append(answer.error)
-            columns["target"].append(_json({key: value for key, value in sample.target.items() if _is_plain(value)}))
-            for parser, table in part.tables.items():
-                decisions = table.decisions[place[index]] if index in place else ()
-                decision = decisions[position] if position < len(decisions) else {}
-                columns[f"{parser}_prediction"].append(_json(decision.get("prediction")))
-                columns[f"{parser}_correct"].append(decision.get("correct"))
-                columns[f"{parser}_parsed"].append(decision.get("parsed"))
-    columns["benchmark"] = [part.name] * len(columns["id"])
-    return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+        begin = place.get(index, -1) if isinstance(place, dict) else int(place[index])
+        places += [begin + k if begin >= 0 else -1 for k in range(len(part.groups[index]))]
+    return places
+
+
+def _read_by(decisions: Decisions, places: Sequence[int]) -> dict[str, Any]:
+    import numpy as np
+
+    index = np.asarray(places, np.int64)
+    known = index >= 0
+    correct = np.where(known, decisions.correct[index] if len(decisions.correct) else np.nan, np.nan)
+    parsed = np.where(known, decisions.parsed[index] if len(decisions.parsed) else -1, -1)
+    return {
+        "prediction": texts([decisions.prediction[place] if place >= 0 else None for place in places]),
+        "correct": numbers(correct, ~np.isnan(correct)),
+        "parsed": flags(parsed > 0, parsed >= 0),
+    }
 
 
 def _score_batch(part: ScoredBenchmark, table: ScoreTable, span: range, schema: "pa.Schema") -> "pa.RecordBatch":
-    import numpy as np
-    import pyarrow as pa
-
     rows = slice(span.start, span.stop)
-    sums = table.sums[rows]
-    offsets = pa.array(np.arange(len(sums) + 1, dtype=np.int32) * sums.shape[1])
     columns = {
-        "benchmark": pa.array([part.name] * len(sums), pa.string()),
-        "parser": pa.array([table.parser] * len(sums), pa.string()),
-        "group": pa.array([part.groups[index][0].id for index in part.scored[rows]], pa.string()),
-        "cluster": pa.array(table.clusters[rows], pa.string()),
-        "num_items": pa.array(table.num_items[rows]),
-        "num_unparsed": pa.array(table.num_unparsed[rows]),
-        "sums": pa.ListArray.from_arrays(offsets, pa.array(sums.ravel())),
-        "categories": pa.array([list(names) for names in table.categories[rows]], pa.list_(pa.string())),
+        "benchmark": texts([part.name] * len(table.sums[rows])),
+        "parser": texts([table.parser] * len(table.sums[rows])),
+        "group": texts([part.groups[index][0].id for index in part.scored[rows]]),
+        "cluster": texts(table.clusters[rows]),
+        "num_items": numbers(table.num_items[rows]),
+        "num_unparsed": numbers(table.num_unparsed[rows]),
+        "sums": lists_of_numbers(table.sums[rows]),
+        "categories": lists_of_texts(table.categories[rows]),
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return record_batch([columns[name] for name in schema.names], schema)
 
 
 def _spans(length: int) -> Iterator[range]:
@@ -133,22 +164,5 @@ def _write(path: Path, schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]")
     publish(temporary, path)
 
 
-def _json(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return _ENCODER.encode(value)
-
-
-def _unusual(value: Any) -> Any:
-    return sorted(value) if _is_set(value) else str(value)
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_unusual)
-
-
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | list | tuple | dict) or _is_set(value)
-
-
-def _is_set(value: Any) -> bool:
-    return isinstance(value, set | frozenset)
+    return value is None or isinstance(value, str | int | float | list | tuple | dict | set | frozenset)

@@ -4,6 +4,7 @@ Source: D. Hudson and C. Manning (1902.09506); the rule is exact match as in the
 conversion of the answer (lower case, points at the end removed). Suffix and decoding are LLaVA-1.5's.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class Gqa(BaseConfig):
         Raises:
             DataError: no such file, not `{id: question}`, or a question that lacks a field.
         """
+        targets: dict[Any, dict[str, Any]] = {}  # one for all questions of an answer and kind: they are many
         for row in _rows(path):
             if row.values.get("isBalanced", True) is not True:
                 continue
@@ -52,7 +54,8 @@ class Gqa(BaseConfig):
             except DataError as error:
                 raise row.error(str(error), reason=error.reason) from None
             prompt = Prompt(row.name, (Message("user", row.text("question"), (image,)),), source="gqa")
-            target = {"answer": row.text("answer"), "categories": _categories(row)}
+            key = row.text("answer"), _categories(row)
+            target = targets.setdefault(key, {"answer": key[0], "categories": key[1]})
             yield (Sample(row.name, prompt, cluster=name, target=target),)
 
     def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
@@ -88,6 +91,7 @@ def official_answer(text: str) -> str:
     return text.rstrip(".").lower()
 
 
+@functools.lru_cache(maxsize=65_536)
 def robust_answer(text: str) -> str:
     """The first line in lower case, without articles, punctuation at the ends, or more than one space (ours)."""
     line = text.strip().split("\n", maxsplit=1)[0].lower()

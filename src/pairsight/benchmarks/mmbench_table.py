@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,11 +48,10 @@ def read_table(path: Path) -> list[Question]:
     import pandas as pd
 
     frame = pd.read_csv(path, sep="\t", encoding="utf-8-sig")
-    rows = [
-        Row(path, lines[position], {str(name): value for name, value in values.items() if not pd.isna(value)})
-        for position, values in enumerate(frame.to_dict("records"))
-    ]
-    rows = [Row(row.file, row.line, row.values, str(_index(row))) for row in rows]
+    rows = []
+    for position, record in enumerate(frame.to_dict("records")):
+        values = {str(name): value for name, value in record.items() if not _is_nan(value)}
+        rows.append(Row(path, lines[position], values, str(int(float(values["index"])))))
     images: dict[int, tuple[bytes, str]] = {}
     questions = []
     for row in rows:
@@ -65,6 +65,10 @@ def read_table(path: Path) -> list[Question]:
             decoded[source] = _bytes(row, images[source][1])
         questions.append(_question(row, source, decoded[source]))
     return questions
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _question(row: Row, source: int, image: bytes) -> Question:
@@ -83,7 +87,7 @@ def _question(row: Row, source: int, image: bytes) -> Question:
 
 
 def _index(row: Row) -> int:
-    return int(float(row.values["index"]))
+    return int(row.name)
 
 
 def _image_index(row: Row, images: Mapping[int, Any]) -> int:

@@ -109,7 +109,7 @@ class Mme(BaseConfig):
             lines.setdefault(sample.target["task"], []).append("\t".join((*fields, answer)) + "\n")
         files = [folder / f"{task}.txt" for task in lines]
         for file, text in zip(files, lines.values(), strict=True):
-            write_file(file, "".join(text).encode("utf-8"))
+            write_file(file, "".join(text).encode("utf-8", "replace"))
         return files
 
 

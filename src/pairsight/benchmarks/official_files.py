@@ -12,9 +12,12 @@ from pairsight.errors import DataError
 from pairsight.records import ImageRef
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """One row of an official file, which knows where it stands. `name` is the row's id, once it is known."""
+    """One row of an official file, which knows where it stands. `name` is the row's id, once it is known.
+
+    Not frozen: there are hundreds of thousands of them, and a frozen one takes three times as long to make.
+    """
 
     file: Path
     line: int
@@ -85,8 +88,16 @@ class Row:
 
 def one_line(text: str, longest: int = 500) -> str:
     """A message in one line of at most `longest` characters, whatever a damaged file put into it."""
-    line = " ".join(text.split())
+    line = written(" ".join(text.split()))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def written(text: str) -> str:
+    r"""A text as UTF-8 can hold it: a lone half of a pair of surrogates, which JSON may carry, becomes `\\ud83d`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_DECODE = json.JSONDecoder().decode  # `json.loads` looks at every line's encoding first
 
 
 class UniqueIds:
@@ -127,7 +138,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 def _json_row(path: Path, number: int, line: bytes) -> Row:
     try:
-        values = json.loads(line)
+        values = _DECODE(line.decode("utf-8"))
     except (ValueError, RecursionError):
         values = _parse(line, Row(path, number, {}))
     if not isinstance(values, dict):

@@ -24,6 +24,7 @@ from pairsight.statistics import ratio
 
 SPLITS = ("random", "popular", "adversarial")
 _PARTS = (*SPLITS, "all")  # "all": a file that names no split
+_TARGETS = {(part, label): {"label": label, "split": part} for part in _PARTS for label in ("yes", "no")}
 _COUNTS = ("tp", "fp", "tn", "fn", "yes")
 _FIGURES: dict[str, Better] = {
     "f1": "higher", "accuracy": "higher", "precision": "higher", "recall": "higher", "yes_rate": "neither",
@@ -63,7 +64,7 @@ class Pope(BaseConfig):
                 image = row.image(images, "image")
                 prompt_id = f"{split}:{row.name}"
                 prompt = Prompt(prompt_id, (Message("user", row.text("text"), (image,)),), source="pope")
-                target = {"label": row.choice("label", ("yes", "no")), "split": split}
+                target = _TARGETS[split, row.choice("label", ("yes", "no"))]
                 yield (Sample(prompt_id, prompt, cluster=row.text("image"), target=target),)
 
     def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:

@@ -55,7 +55,8 @@ def update_results(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """
     with folder_lock(path.parent):
         whole: dict[str, Any] = _merged(_read(path) if path.exists() else {"schema": SCHEMA}, content)
-        write_file(path, (json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_file(path, text.encode("utf-8", "backslashreplace"))
     return whole
 
 

@@ -27,13 +27,14 @@ class NamedImages:
     """Takes any name or bytes for an image without looking at it; remembers the names."""
 
     def __init__(self) -> None:
-        self.names: dict[str, None] = {}
+        self.names: dict[str, ImageRef] = {}
 
     def ref(self, name: str, *others: str) -> ImageRef:
-        """A reference that only names the image."""
+        """A reference that only names the image; one object for all questions about it."""
         for each in (name, *others):
-            self.names.setdefault(each)
-        return ImageRef(_UNSEEN + name)
+            if each not in self.names:
+                self.names[each] = ImageRef(_UNSEEN + each)
+        return self.names[name]
 
     def add(self, data: bytes, name: str) -> ImageRef:
         """The reference of these bytes, which are not kept."""

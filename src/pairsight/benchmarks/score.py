@@ -51,7 +51,8 @@ def score_answers(
     with collector_paused():
         loaded, _ = load_named(task, chosen.limit)
         texts = read_answers(piece, Path(answers), Path(path), loaded.groups)
-        rows = [tuple(_answer(texts.get(sample.id)) for sample in group) for group in loaded.groups]
+        made: dict[str | None, Answer] = {}  # most answers are said often
+        rows = [tuple(_answer(texts.get(sample.id), made) for sample in group) for group in loaded.groups]
         complete = [index for index, row in enumerate(rows) if all(answer.text is not None for answer in row)]
         scored = score_benchmark(task.name, piece, loaded.groups, rows, complete)
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)
@@ -64,5 +65,7 @@ def score_answers(
     return content
 
 
-def _answer(text: str | None) -> Answer:
-    return Answer(text, error="no answer" if text is None else "")
+def _answer(text: str | None, made: dict[str | None, Answer]) -> Answer:
+    if text not in made:
+        made[text] = Answer(text, error="no answer" if text is None else "")
+    return made[text]

@@ -1,7 +1,10 @@
 """From answers to a table of sums: every group scored by one parser, ready to be resampled and compared."""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +19,19 @@ _BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Decisions:
+    """What a parser made of each sample of the scored groups, a column at a time, and where each group begins.
+
+    `prediction` is JSON or text, `correct` is nan and `parsed` is -1 where there is none.
+    """
+
+    prediction: Sequence[str | None]
+    correct: NDArray[np.float64]
+    parsed: NDArray[np.int8]
+    first: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreTable:
     """One model's groups under one parser; `sums` is (G groups, C columns)."""
 
@@ -25,10 +41,12 @@ class ScoreTable:
     categories: tuple[tuple[str, ...], ...]
     num_items: NDArray[np.int64]
     num_unparsed: NDArray[np.int64]
-    decisions: tuple[tuple[Mapping[str, Any], ...], ...] = field(repr=False)
+    decisions: Decisions = field(repr=False)
 
     def take(self, groups: Sequence[int]) -> "ScoreTable":
-        """The table of some groups."""
+        """The sums of some groups, with all decisions."""
+        if len(groups) == len(self.clusters):
+            return self
         index = np.asarray(groups, np.int64)
         return ScoreTable(
             self.parser,
@@ -37,7 +55,7 @@ class ScoreTable:
             tuple(self.categories[g] for g in groups),
             self.num_items[index],
             self.num_unparsed[index],
-            tuple(self.decisions[g] for g in groups),
+            self.decisions,
         )
 
 
@@ -63,7 +81,7 @@ class ScoredBenchmark:
 
 
 def score_groups(
-    benchmark: Benchmark, groups: Sequence[tuple[Sample, ...]], answers: Sequence[Sequence[str]], parser: Parser
+    benchmark: Benchmark, groups: Sequence[tuple[Sample, ...]], answers: Iterable[Sequence[str]], parser: Parser
 ) -> ScoreTable:
     """Score every group by one parser.
 
@@ -76,7 +94,7 @@ def score_groups(
     blocks: list[NDArray[np.float64]] = []
     sums: list[tuple[float, ...]] = []
     num_items, num_unparsed = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
-    clusters, categories, decisions = [], [], []
+    clusters, categories, kept = [], [], _Kept(len(groups))
     for index, (group, texts) in enumerate(zip(groups, answers, strict=True)):
         scored = benchmark.score(group, texts, parser)
         sums.append(scored.sums)
@@ -86,10 +104,38 @@ def score_groups(
         num_items[index], num_unparsed[index] = scored.num_items, scored.num_unparsed
         clusters.append(scored.cluster)
         categories.append(scored.categories)
-        decisions.append(scored.decisions)
+        kept.add(index, scored.decisions, len(group))
     blocks.append(np.array(sums, dtype=np.float64).reshape(len(sums), len(benchmark.columns)))
     sums_GC = np.concatenate(blocks)
-    return ScoreTable(parser, sums_GC, tuple(clusters), tuple(categories), num_items, num_unparsed, tuple(decisions))
+    return ScoreTable(parser, sums_GC, tuple(clusters), tuple(categories), num_items, num_unparsed, kept.decisions())
+
+
+class _Kept:
+    """Gathers decisions as columns: as mappings they would take ten times the memory."""
+
+    def __init__(self, num_groups: int) -> None:
+        self._first = np.zeros(num_groups, np.int64)
+        self._prediction: list[str | None] = []
+        self._correct = array("d")
+        self._parsed = array("b")
+
+    def add(self, group: int, decisions: Sequence[Mapping[str, Any]], num_samples: int) -> None:
+        """A group's decisions, of which there may be fewer than samples."""
+        self._first[group] = len(self._prediction)
+        for decision in decisions[:num_samples]:
+            correct, parsed = decision.get("correct"), decision.get("parsed")
+            self._prediction.append(as_text(decision.get("prediction")))
+            self._correct.append(math.nan if correct is None else correct)
+            self._parsed.append(-1 if parsed is None else parsed)
+        for _ in range(num_samples - len(decisions)):
+            self._prediction.append(None)
+            self._correct.append(math.nan)
+            self._parsed.append(-1)
+
+    def decisions(self) -> Decisions:
+        """The columns."""
+        correct, parsed = np.frombuffer(self._correct, np.float64), np.frombuffer(self._parsed, np.int8)
+        return Decisions(self._prediction, correct, parsed, self._first)
 
 
 def score_benchmark(
@@ -109,10 +155,26 @@ def score_benchmark(
         complete: the groups to score, whose samples all have a text.
     """
     chosen = [groups[g] for g in complete]
-    texts = [[answer.text or "" for answer in answers[g]] for g in complete]
     parsers: tuple[Parser, ...] = ("official", "robust")
-    tables = {parser: score_groups(benchmark, chosen, texts, parser) for parser in parsers}
+    tables = {
+        parser: score_groups(benchmark, chosen, ([a.text or "" for a in answers[g]] for g in complete), parser)
+        for parser in parsers
+    }
     return ScoredBenchmark(name, benchmark, groups, answers, complete, tables)
+
+
+def as_text(value: Any) -> str | None:
+    """A value as people read it in a table: texts as they are, everything else as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return _ENCODER.encode(value)
+
+
+def _unusual(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_unusual)
 
 
 @contextmanager

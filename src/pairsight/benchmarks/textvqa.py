@@ -78,7 +78,7 @@ class TextVqa(BaseConfig):
         sample, truth = group[0], group[0].target["answers"]
         read = m4c_normal(answers[0] if parser == "official" else _core(answers[0]))
         parsed = bool(read)
-        agrees = [m4c_normal(text) == read for text in truth or ()]
+        agrees = tuple(m4c_normal(text) == read for text in truth or ())
         right = soft_score(agrees) if truth else None
         decision = {"id": sample.id, "prediction": read, "target": truth, "correct": right, "parsed": parsed}
         sums = (0.0, 0.0) if right is None else (right, 1.0)

@@ -6,7 +6,6 @@ that TextVQA and LLaVA-1.5 use. The tables are facts of those rules, wrong entri
 
 import functools
 import re
-from collections.abc import Sequence
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 """Each is removed or becomes a space, in this order."""
@@ -69,7 +68,8 @@ def m4c_normal(text: str) -> str:
     return _words(_without_punctuation(plain, _COMMAS_IN_NUMBER))
 
 
-def soft_score(agrees: Sequence[bool]) -> float:
+@functools.cache
+def soft_score(agrees: tuple[bool, ...]) -> float:
     """The mean over leave-one-out sets of min(1, matches/3).
 
     A set leaves out one annotator and counts how many of the others gave this answer. Summed annotator by annotator,

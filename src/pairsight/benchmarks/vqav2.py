@@ -4,6 +4,7 @@ Source: Y. Goyal et al. (1612.00837); the rule is that of the authors' `vqaEval.
 Suffix and decoding are LLaVA-1.5's.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ class Vqav2(BaseConfig):
         if truth is None:
             return Scored(sample.cluster, (0.0, 0.0), (_decision(sample, answer, None, parsed),), 1, int(not parsed))
         read, agrees = official_match(answer, truth) if parser == "official" else _robust_match(answer, truth)
-        right = soft_score(agrees)
+        right = soft_score(tuple(agrees))
         categories = (f"answer type: {sample.target['answer_type']}",) if sample.target.get("answer_type") else ()
         decision = _decision(sample, read, right, parsed)
         return Scored(sample.cluster, (right, 1.0), (decision,), 1, int(not parsed), categories)
@@ -125,6 +126,7 @@ def _robust_match(answer: str, truth: Sequence[str]) -> tuple[str, list[bool]]:
     return read, [m4c_normal(text) == read for text in truth]
 
 
+@functools.lru_cache(maxsize=65_536)
 def _spaced(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pairsight import statistics
 from pairsight.statistics import cluster_bootstrap, kappa, paired_bootstrap, pearson, ratio
 
 
@@ -66,12 +67,27 @@ def test_one_cluster_or_none_has_no_interval():
 
 
 def test_memory_does_not_grow_with_resamples_times_clusters():
-    sums = np.ones((50_000, 2))
+    sums = np.stack([np.arange(50_000.0), np.ones(50_000)], axis=1)  # no two clusters alike
     tracemalloc.start()
     cluster_bootstrap(sums, range(50_000), accuracy, num_resamples=200)  # 80 MB of counts if held at once
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+def test_many_clusters_of_few_kinds_are_drawn_by_kind_with_the_same_law(monkeypatch):
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 2, size=(6_000, 1)).astype(float) @ np.ones((1, 2)) + [0.0, 1.0]
+    clusters = list(range(6_000))
+    mean = lambda sums: {"mean": sums[:, 0] / sums[:, 1]}  # noqa: E731
+    by_kind = statistics.cluster_bootstrap(rows, clusters, mean, seed=1)["mean"]
+    monkeypatch.setattr(statistics, "_MANY_CLUSTERS", 10**9)
+    one_by_one = statistics.cluster_bootstrap(rows, clusters, mean, seed=1)["mean"]
+    assert by_kind.value == one_by_one.value
+    width = one_by_one.high - one_by_one.low
+    assert abs(by_kind.low - one_by_one.low) < width / 8
+    assert abs(by_kind.high - one_by_one.high) < width / 8
+    assert statistics.cluster_bootstrap(rows, clusters, mean, seed=1)["mean"] == one_by_one
 
 
 def test_a_common_difficulty_cancels_in_a_paired_difference():
