@@ -1,6 +1,7 @@
 """Remake bench/RESULTS.md and bench/results.json: training and sampling against the peers, interleaved, medians.
 
-`python bench/run.py` takes about half an hour on two cores; `--quick` one smaller run of each, under ten minutes.
+`python bench/run.py` takes about half an hour on two cores; `--quick` one smaller run of each, under ten minutes;
+`--swift PYTHON` also runs ms-swift, with the interpreter of an environment that has it (`make bench-peers`).
 Nothing else may run on the machine meanwhile: only ratios of interleaved runs count.
 """
 
@@ -12,25 +13,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from flops import training
-from llava_shape import TINY, Shape, build_items, build_model
+from llava_shape import TINY, Item, Shape, build_items, build_model
 
 HERE = Path(__file__).parent
+JSON = HERE / "results.json"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison with TRL: what is trained, and the goal for our speed over theirs."""
+    """One comparison: what is trained, and the goals for our speed over TRL's and, where there is one, ms-swift's."""
 
     key: str
     title: str
     goal: float
+    pairs: int
+    swift_goal: float | None = None
     vocabulary: int = 4096
     epochs: int = 1
     questions_per_image: int = 1
@@ -39,56 +43,67 @@ class Case:
 
 SHARED = "pairs/s, 4,096, two epochs, two questions an image, two rejected"
 CASES = (
-    Case("train_ratio_one_epoch", "pairs/s, vocabulary 4,096, one epoch", 2.8),
-    Case("train_ratio_two_epochs", "pairs/s, 4,096, two epochs", 3.3, epochs=2),
-    Case("train_ratio_shared_images", SHARED, 9.0, epochs=2, questions_per_image=2, rejected=2),
-    Case("train_ratio_large_vocabulary", "pairs/s, 32,000, one epoch", 6.0, vocabulary=32000),
+    Case("one_epoch", "pairs/s, vocabulary 4,096, one epoch", 2.8, 32, 2.1),
+    Case("two_epochs", "pairs/s, 4,096, two epochs", 3.3, 16, 2.5, epochs=2),
+    Case("shared_images", SHARED, 9.0, 16, 6.5, epochs=2, questions_per_image=2, rejected=2),
+    Case("large_vocabulary", "pairs/s, 32,000, one epoch", 6.0, 16, vocabulary=32000),
 )
+PARTS = (*(case.key for case in CASES), "sampling", "growth")
+PEERS = {"trl": ("TRL", "train_ratio", "memory_ratio"), "swift": ("ms-swift", "swift_ratio", "swift_memory_ratio")}
+"""A peer's name, and what our speed and our memory over its are called."""
 
 
 @dataclass
 class Results:
-    """The numbers by key, and the rows of the table."""
+    """The numbers by key, and by key the row of the table that shows it."""
 
     threads: int
     repeats: int
+    commit: str
+    swift: str | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
-    rows: list[str] = field(default_factory=list)
 
     def add(self, key: str, title: str, values: list[float], detail: str, *, goal: str, unit: str = "×") -> None:
         middle = statistics.median(values)
         self.numbers[key] = middle
         ranged = f" ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else ""
-        self.rows.append(f"| {title} | {detail}: **{middle:.2f}{unit}**{ranged} | {goal} |")
+        row = f"| {title} | {detail}: **{middle:.2f}{unit}**{ranged} | {goal} | {len(values)} | {self.commit} |"
+        self.numbers.setdefault("rows", {})[key] = row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--swift", metavar="PYTHON", help="an interpreter that has ms-swift")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="remake these, keep the others' rows")
     given = parser.parse_args()
-    began = time.perf_counter()
-    results = Results(given.threads, 1 if given.quick else 3)
-    with tempfile.TemporaryDirectory(prefix="pairsight-bench-") as folder:
-        for case in CASES:
-            compare_training(case, Path(folder), 12 if given.quick else 32, results)
-            write(results, began)
-        sampling(results, quick=given.quick)
-        write(results, began)
-        growth(Path(folder), 2_000 if given.quick else 10_000, results)
-        write(results, began)
+    results = Results(given.threads, 1 if given.quick else 3, commit(), given.swift)
+    if len(given.only) < len(PARTS) and JSON.is_file():
+        results.numbers = json.loads(JSON.read_text())
+    with tempfile.TemporaryDirectory(prefix="pairsight-bench-") as name:
+        folder = Path(name)
+        for part in given.only:
+            if part == "sampling":
+                sampling(results, quick=given.quick)
+            elif part == "growth":
+                growth(folder, 2_000 if given.quick else 10_000, results)
+            else:
+                case = next(case for case in CASES if case.key == part)
+                compare_training(case, folder, 8 if given.quick else case.pairs, results)
+            write(results)
     print(report(results))
 
 
-def write(results: Results, began: float) -> None:
+def write(results: Results) -> None:
     """What is known so far, so that an interrupted run leaves its finished parts."""
-    results.numbers["machine"] = machine(results, time.perf_counter() - began)
-    (HERE / "results.json").write_text(json.dumps(results.numbers, indent=2) + "\n")
+    results.numbers["machine"] = machine(results)
+    JSON.write_text(json.dumps(results.numbers, indent=2, ensure_ascii=False) + "\n")
     (HERE / "RESULTS.md").write_text(report(results))
 
 
 def compare_training(case: Case, folder: Path, pairs: int, results: Results) -> None:
-    """Interleave our training and TRL's; note speed, and from the first case memory and arithmetic."""
+    """Interleave our training and the peers'; note speed, and from the first case memory and arithmetic."""
     world, shape = folder / str(case.vocabulary), Shape(case.vocabulary)
     if not (world / "model").is_dir():
         build_model(world / "model", shape)
@@ -96,28 +111,45 @@ def compare_training(case: Case, folder: Path, pairs: int, results: Results) -> 
     options = [f"--world={world}", f"--vocabulary={case.vocabulary}", f"--epochs={case.epochs}"]
     options += [f"--prompts={prompts}", f"--questions-per-image={case.questions_per_image}"]
     options += [f"--rejected={case.rejected}", f"--threads={results.threads}"]
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+    goals = {"trl": case.goal} | ({"swift": case.swift_goal} if results.swift and case.swift_goal else {})
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in ("ours", *goals)}
     rates = []
     for _ in range(results.repeats):
         for side, done in runs.items():
-            done.append(worker("train_worker.py", side, *options))
+            python = results.swift if side == "swift" else None
+            done.append(worker("train_worker.py", side, *options, python=python))
             rates.append(worker("matrix_rate.py", f"--threads={results.threads}")["flops_per_s"])
     speed = {side: [run["pairs"] / run["seconds"] for run in done] for side, done in runs.items()}
-    ratios = [mine / theirs for mine, theirs in zip(speed["ours"], speed["trl"], strict=True)]
-    detail = f"{statistics.median(speed['ours']):.3f} against {statistics.median(speed['trl']):.3f}"
-    results.add(case.key, f"{case.title}, over TRL", ratios, detail, goal=f"≥ {case.goal}×")
-    if case.key != "train_ratio_one_epoch":
-        return
-    peaks = [mine["peak_mb"] / theirs["peak_mb"] for mine, theirs in zip(runs["ours"], runs["trl"], strict=True)]
-    megabytes = {side: statistics.median(run["peak_mb"] for run in done) for side, done in runs.items()}
-    detail = f"{megabytes['ours']:.0f} against {megabytes['trl']:.0f} MB"
-    results.add("memory_ratio", "peak memory, 4 pairs a step, over TRL", peaks, detail, goal="≤ 0.5×")
-    needed, rate = training(shape, build_items(world / "images", shape, prompts), case.epochs), statistics.median(rates)
+    for peer, goal in goals.items():
+        ratios = [mine / theirs for mine, theirs in zip(speed["ours"], speed[peer], strict=True)]
+        detail = f"{statistics.median(speed['ours']):.3f} against {statistics.median(speed[peer]):.3f}"
+        name, speed_key, _ = PEERS[peer]
+        results.add(f"{speed_key}_{case.key}", f"{case.title}, over {name}", ratios, detail, goal=f"≥ {goal}×")
+    if case is CASES[0]:
+        memory_and_arithmetic(case, shape, build_items(world / "images", shape, prompts), runs, rates, results)
+
+
+def memory_and_arithmetic(  # noqa: PLR0917
+    case: Case,
+    shape: Shape,
+    items: Sequence[Item],
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    rates: Sequence[float],
+    results: Results,
+) -> None:
+    """Peak memory over the peers', and the share of the machine's matrix rate that needed arithmetic reaches."""
+    for peer in runs.keys() & PEERS.keys():
+        peaks = [mine["peak_mb"] / theirs["peak_mb"] for mine, theirs in zip(runs["ours"], runs[peer], strict=True)]
+        megabytes = {side: statistics.median(run["peak_mb"] for run in runs[side]) for side in ("ours", peer)}
+        detail = f"{megabytes['ours']:.0f} against {megabytes[peer]:.0f} MB"
+        name, _, memory_key = PEERS[peer]
+        goal = "≤ 0.5×" if peer == "trl" else "–"
+        results.add(memory_key, f"peak memory, 4 pairs a step, over {name}", peaks, detail, goal=goal)
+    needed, rate = training(shape, items, case.epochs), statistics.median(rates)
     shares = [needed / run["seconds"] / rate for run in runs["ours"]]
-    detail = f"{needed / 1e9 / prompts:.0f} GFLOP a pair (`flops.py`), product of 2048²: {rate / 1e9:.0f} GFLOP/s"
-    results.add(
-        "matrix_rate_share", "useful arithmetic over a matrix product's", shares, detail, goal="≥ 0.75", unit=""
-    )
+    detail = f"{needed / 1e9 / len(items):.0f} GFLOP a pair (`flops.py`), product of 2048²: {rate / 1e9:.0f} GFLOP/s"
+    title = "useful arithmetic over a matrix product's"
+    results.add("matrix_rate_share", title, shares, detail, goal="≥ 0.75", unit="")
 
 
 def sampling(results: Results, *, quick: bool) -> None:
@@ -143,10 +175,10 @@ def growth(folder: Path, many: int, results: Results) -> None:
     )
 
 
-def worker(script: str, *arguments: str) -> dict[str, float]:
-    """Run one of our scripts in a process of its own; it prints one JSON object."""
+def worker(script: str, *arguments: str, python: str | None = None) -> dict[str, float]:
+    """Run one of our scripts in a process of its own, by default with this interpreter; it prints one JSON object."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(HERE / script), *arguments]
+    command = [python or sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
@@ -155,19 +187,32 @@ def worker(script: str, *arguments: str) -> dict[str, float]:
     return values
 
 
-def machine(results: Results, seconds: float) -> dict[str, Any]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+def commit() -> str:
     git = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def machine(results: Results) -> dict[str, Any]:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    known = results.numbers.get("machine", {}).get("versions", {})
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
         "cores": os.cpu_count(),
         "threads": results.threads,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "pairsight")},
-        "commit": subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip(),
-        "repeats": results.repeats,
-        "minutes": round(seconds / 60, 1),
+        "versions": known
+        | {name: version(name) for name in ("torch", "transformers", "trl", "peft", "pairsight")}
+        | swift_versions(results.swift),
     }
+
+
+def swift_versions(python: str | None) -> dict[str, str]:
+    if python is None:
+        return {}
+    code = "from importlib.metadata import version as v; print(v('ms-swift'), v('transformers'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    swift, transformers = done.stdout.split()
+    return {"ms-swift": swift, "its transformers": transformers}
 
 
 def report(results: Results) -> str:
@@ -175,17 +220,18 @@ def report(results: Results) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return f"""# What training and sampling cost
 
-{about["processor"]}, {about["cores"]} cores, {about["threads"]} threads; {versions}; commit {about["commit"]}.
-Medians (and ranges) of {about["repeats"]} interleaved runs, each a process of its own; made by `make bench` in
-{about["minutes"]} minutes.
+{about["processor"]}, {about["cores"]} cores, {about["threads"]} threads; {versions}.
+Medians (and ranges) of interleaved runs, each a process of its own; made by `make bench` and `make bench-peers`.
 
 A LLaVA-shaped random model (336 px, 576 image tokens, hidden 512 × 6 layers, vision 256 × 6), LoRA r 16 on the language
 model's linear layers, fp32; prompts of 20 words, completions of 30–150; 4 pairs a step. Ours includes tokenising and
-the reference pass; TRL is its `DPOTrainer` with gradient checkpointing off.
+the reference pass; the peers' clocks start at `train()`. TRL is its `DPOTrainer`, ms-swift `swift rlhf --rlhf_type dpo`
+with `use_logits_to_keep`, both with gradient checkpointing off and one pair a forward pass, four accumulated, which of
+1, 2 and 4 was TRL's fastest here (2.45, 2.76 and 3.35 s a pair).
 
-| measured | result | goal |
-|---|---|---|
-{chr(10).join(results.rows)}
+| measured | result | goal | runs | commit |
+|---|---|---|---|---|
+{chr(10).join(results.numbers["rows"].values())}
 """
 
 

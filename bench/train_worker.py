@@ -1,4 +1,4 @@
-"""One timed training in a process of its own: `python bench/train_worker.py ours|trl --world DIR ...` prints JSON.
+"""One timed training in a process of its own: `python bench/train_worker.py SIDE --world DIR ...` prints JSON.
 
 Timed is everything from loaded model to trained weights: for us tokenising, the reference pass and the epochs; for
 TRL `trainer.train()`, with its data set made beforehand. Memory is the peak of the process less what it held before.
@@ -22,7 +22,7 @@ PER_PASS = 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=("ours", "trl"))
+    parser.add_argument("side", choices=("ours", "trl", "swift"))
     parser.add_argument("--world", type=Path, required=True, help="a folder with model/ for this vocabulary")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--prompts", type=int, default=8)
@@ -40,7 +40,7 @@ def main() -> None:
         questions_per_image=given.questions_per_image,
         rejected=given.rejected,
     )
-    side = ours if given.side == "ours" else trl
+    side = {"ours": ours, "trl": trl, "swift": swift}[given.side]
     pairs = given.prompts * given.rejected
     start = Start()
     train = side(given.world, items, given.epochs, given.pairs_per_step // given.rejected or 1, start)
@@ -153,6 +153,13 @@ def trl(world: Path, items: list[Item], epochs: int, prompts_per_step: int, star
         peft_config=lora,
     )
     return trainer.train
+
+
+def swift(world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start) -> Callable[[], object]:
+    import swift_side
+
+    accumulation = prompts_per_step * len(items[0].rejected) // PER_PASS
+    return swift_side.swift(world, items, epochs, PER_PASS, accumulation, RATE, LORA)
 
 
 def turn(role: str, *parts: dict[str, str]) -> dict[str, object]:

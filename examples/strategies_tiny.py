@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=300, help="held-out scenes, and as many for validation")
     parser.add_argument("--prompt-scenes", type=int, default=400)
     parser.add_argument("--rate-factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    parser.add_argument("--without-text-only", action="store_true", help="each strategy also on image prompts alone")
+    parser.add_argument("--model", help="another base than the shipped one, e.g. the second tiny model")
     parser.add_argument("--max-steps", type=int, default=-1, help="a few, to see that everything works")
     asked = parser.parse_args()
     for seed in asked.seeds:
@@ -53,7 +55,8 @@ def main() -> None:
 
 
 def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> None:
-    world = write_world(out / "world", asked.scenes, seed, prompt_scenes=asked.prompt_scenes)
+    base = {} if asked.model is None else {"model": asked.model}
+    world = write_world(out / "world", asked.scenes, seed, prompt_scenes=asked.prompt_scenes, **base)
     validation = write_world(out / "validation", asked.scenes, seed, part="validation", prompt_scenes=0, model=None)
     run, model = build(out / "run", world, seed), str(world / "model")
     training = {"seed": seed, "max_steps": asked.max_steps}
@@ -67,7 +70,7 @@ def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> None:
         validation_images=str(validation / "images"),
         strategy_options={"sft": {"sft_source": "dataset"}},
         rate_factors=tuple(asked.rate_factors),
-        without_text_only=True,
+        without_text_only=asked.without_text_only,
         backbone=str(shipped_model("backbone")),
         text_benchmarks=(TINY,),
         training=training,

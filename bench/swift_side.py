@@ -1,0 +1,75 @@
+"""ms-swift's side of a timed training; runs in an environment of its own (`make bench-peers`)."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llava_shape import Item
+
+
+def swift(  # noqa: PLR0917
+    world: Path,
+    items: Sequence[Item],
+    epochs: int,
+    per_pass: int,
+    accumulation: int,
+    rate: float,
+    lora: dict[str, float],
+) -> Callable[[], object]:
+    """`swift rlhf --rlhf_type dpo` up to its trainer; what is returned trains."""
+    from swift import rlhf_main
+    from swift.pipelines.train.rlhf import SwiftRLHF
+
+    out = Path(tempfile.mkdtemp(prefix="swift-bench-"))
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"<image>{item.question}"},
+                {"role": "assistant", "content": item.chosen},
+            ],
+            "rejected_response": rejected,
+            "images": [str(world / "images" / item.image)],
+        }
+        for item in items
+        for rejected in item.rejected
+    ]
+    data = out / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    options = {
+        "rlhf_type": "dpo",
+        "model": world / "model",
+        "model_type": "llava1_5_hf",
+        "dataset": data,
+        "output_dir": out / "out",
+        "torch_dtype": "float32",
+        "tuner_type": "lora",
+        "lora_rank": int(lora["lora_r"]),
+        "lora_alpha": int(lora["lora_alpha"]),
+        "lora_dropout": 0,
+        "target_regex": rf".*language_model.*\.({layers})",
+        "per_device_train_batch_size": per_pass,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": epochs,
+        "learning_rate": rate,
+        "gradient_checkpointing": "false",
+        "use_logits_to_keep": "true",
+        "split_dataset_ratio": 0,
+        "dataloader_num_workers": 0,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 10**6,
+        "bf16": "false",
+        "fp16": "false",
+        "load_from_cache_file": "false",
+    }
+    made: list[Callable[[], object]] = []
+
+    def keep(self: object, trainer: object) -> dict[str, object]:
+        made.append(trainer.train)  # type: ignore[attr-defined]
+        return {}
+
+    SwiftRLHF.train = keep  # the trainer is made and handed to us, instead of run
+    rlhf_main([part for name, value in options.items() for part in (f"--{name}", str(value))])
+    return made[0]
