@@ -114,10 +114,10 @@ def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
     with quiet():
         try:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+            own = set(get_peft_model_state_dict(wrapped))
         except Exception as error:  # noqa: BLE001 - peft raises many classes for adapters that do not fit
             message = f"adapter {adapter} does not fit the model {reference}: {one_line(error)}"
             raise ModelError(message) from None
-    own = set(get_peft_model_state_dict(wrapped))
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
         strangers = [name for name in file.keys() if name not in own]  # noqa: SIM118 - not a mapping
     if strangers:

@@ -61,6 +61,8 @@ def train_adapter(name: str, out: Path, seed: int, log: Callable[[str], None]) -
     scores = measure(asked, complete(load_model(base, adapter=out, dtype="float32"), processor, asked))
     log(f"{name}: {json.dumps({key: round(value, 3) for key, value in scores.items()})}")
     (out / "README.md").write_text(_card(name, seed, recipe, scores), encoding="utf-8")
+    for file in out.iterdir():
+        file.chmod(0o644)
 
 
 def _card(name: str, seed: int, recipe: InstructionRecipe, scores: Mapping[str, float]) -> str:

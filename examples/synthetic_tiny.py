@@ -1,0 +1,124 @@
+"""The synthetic system on the embedded default over several seeds: scorers that look against one that does not.
+
+    python examples/synthetic_tiny.py --out runs/synthetic
+
+Per seed: a world (its held-out scenes and its texts), pictures and answers from them, and three trainings on the same
+candidates: pairs ranked by BLIP's matching head (`looking`), those of them whose sides have equally many words
+(`length_matched`), and pairs ranked by the reward model that never sees the picture (`text_only`). What the pairs say
+of their pictures is counted by reading the pictures (`read_picture`). Every part resumes.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+import pairsight.tiny.benchmark
+from pairsight.pipeline.align import align_from_options
+from pairsight.pipeline.evaluate import evaluate_from_options
+from pairsight.pipeline.select import load_candidates, make_strategy, select
+from pairsight.records import Completion, PreferencePair
+from pairsight.selection.length_matching import match_lengths
+from pairsight.studies.synthetic_run import analyse_run
+from pairsight.tiny.captions import count_caption
+from pairsight.tiny.demo_synthetic import build_synthetic
+from pairsight.tiny.picture_texts import write_texts
+from pairsight.tiny.read_picture import kinds_in
+from pairsight.tiny.world_files import write_world
+
+TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+TRAININGS: dict[str, dict[str, Any]] = {
+    "looking": {},
+    "length_matched": {"max_length_difference": 0},
+    "text_only": {"strategy_options": {"scorer": "sequence"}},
+}
+SHOWN = ("chair_i", "chair_i_cut", "recall", "accuracy", "f1", "yes_rate", "caption_length", "text_accuracy")
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t for n seeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scenes", type=int, default=300, help="held-out scenes")
+    parser.add_argument("--texts-per-topic", type=int, default=60, help="five topics")
+    parser.add_argument("--max-steps", type=int, default=-1, help="a few, to see that everything works")
+    asked = parser.parse_args()
+    found = {seed: one_seed(asked.out / f"seed-{seed}", seed, asked) for seed in asked.seeds}
+    print_over_seeds(found)
+
+
+def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> Mapping[str, Any]:
+    """The evaluation's systems by the training's name."""
+    world = write_world(out / "world", asked.scenes, seed, prompt_scenes=0)
+    texts = out / "texts.jsonl"
+    write_texts(texts, asked.texts_per_topic, seed)
+    build_synthetic(world, out / "run", seed=seed, texts=texts)
+    for result in analyse_run(out / "run")[0]:
+        print(result.markdown())
+    count_faults(out / "run")
+    model = str(world / "model")
+    common = {"data": str(out / "run"), "model": model, "seed": seed, "max_steps": asked.max_steps}
+    adapters = {
+        name: str(align_from_options({**common, **options, "out": str(out / "align" / name)}).adapter)
+        for name, options in TRAININGS.items()
+    }
+    found: Mapping[str, Any] = evaluate_from_options(
+        {
+            "model": model, "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
+            "images": str(world / "images"), "out": str(out / "evaluate"), "batch_size": 256, "seed": seed,
+        }
+    )["systems"]  # fmt: skip
+    print(f"\nseed {seed}: base, aligned, 95 % interval of the paired difference")
+    print(f"| metric | base | {' | '.join(found)} |\n|{'---|' * (len(found) + 2)}")
+    for metric in SHOWN:
+        rows = [system["benchmarks"]["tiny"]["metrics"][metric] for system in found.values()]
+        cells = [f"{row['aligned']:.3f} ({row['low']:+.3f} … {row['high']:+.3f})" for row in rows]
+        print(f"| {metric} | {rows[0]['base']:.3f} | {' | '.join(cells)} |")
+    return found
+
+
+def count_faults(run: Path) -> None:
+    """What chosen and rejected texts say that their pictures, as read, do not show."""
+    candidates = load_candidates(run)
+    print("\n| pairs by | pairs | absent objects: chosen | rejected | objects left out: chosen | rejected | words | |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, options in TRAININGS.items():
+        chosen, _ = select(candidates, make_strategy("best_over_worst", options.get("strategy_options", {})))
+        pairs = [pair for pair in chosen.items if isinstance(pair, PreferencePair)]
+        if "max_length_difference" in options:
+            pairs, _ = match_lengths(pairs, options["max_length_difference"])
+        counts = []
+        for pair in pairs:
+            shown = kinds_in(np.asarray(candidates.images.open(pair.prompt.images[0])))
+            counts.append([_faults(one, shown) for one in (pair.chosen, pair.rejected[0])])
+        sums = np.array(counts, dtype=float).mean(axis=0).T  # fault × side
+        print(f"| {name} | {len(pairs)} | " + " | ".join(f"{value:.2f}" for value in sums.ravel()) + " |")
+
+
+def _faults(completion: Completion, shown: frozenset[int]) -> tuple[int, int, int]:
+    counts = count_caption(completion.text, shown)
+    return counts.hallucinated, counts.present - counts.found, counts.words
+
+
+def print_over_seeds(found: Mapping[int, Mapping[str, Any]]) -> None:
+    """Mean difference over seeds with Student's interval."""
+    if len(found) not in T_95:
+        return
+    print(f"\nmean difference over {len(found)} seeds, 95 % interval of Student's t")
+    print(f"| metric | {' | '.join(TRAININGS)} |\n|{'---|' * (len(TRAININGS) + 1)}")
+    for metric in SHOWN:
+        cells = []
+        for name in TRAININGS:
+            rows = [one[name]["benchmarks"]["tiny"]["metrics"][metric] for one in found.values()]
+            differences = [row["aligned"] - row["base"] for row in rows]
+            half = T_95[len(found)] * stdev(differences) / len(found) ** 0.5
+            cells.append(f"{mean(differences):+.3f} ± {half:.3f}")
+        print(f"| {metric} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
