@@ -114,14 +114,17 @@ class ObjectHalBench(BaseConfig):
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
         """Rows with `image_id` and `answer` or `text`; "Assistant:" is removed, as in the original."""
+        known = {sample.id: sample.id for (sample,) in groups}
         times: dict[str, int] = {}
         named = []
         for row in (bare.named("image_id", "id", "question_id") for bare in json_rows(answers)):
             times[row.name] = times.get(row.name, 0) + 1
             own = row.name if times[row.name] == 1 else f"{row.name}#{times[row.name]}"
+            if own not in known and row.name in known:
+                raise row.error("the image was answered already, as often as it is asked", reason="duplicate_id")
             text = answer_text(row, ("text", "answer", "caption")).replace("Assistant:", "").strip()
             named.append((Row(row.file, row.line, row.values, own), text))
-        return join(named, {sample.id: sample.id for (sample,) in groups}, answers)
+        return join(named, known, answers)
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]

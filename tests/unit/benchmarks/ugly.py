@@ -13,6 +13,9 @@ _PIECES = [
     "1,000", "3.5", "ten", "dont", "don't", "isnt", "what's", "it's 's", "没有", "是", "答案是B", "。", "，", "\u2028",
     "\x85", "\u200b", "é", "İ", "ß", "ﬁ", "😀", "Sorry, I can't help with images of people yet.",
     "Cannot determine the answer", "Failed to obtain answer via API", "x" * 300, "word " * 200, "FAILED", "<image>",
+    "\x0b", "\x1c", "\xa0", "\x00", "\ud83d", "Ａ", "Ｂ。", "A,B", "ABCD", "A B", "Yes and no", "no.", "yes,", "not,",
+    "无", "不是", "\u3000", "nan", "None", "null", "-1", "1.5.2", ".5", "'", "`", "@",
+    "The answer is Ä.", "ans wer is A",
 ]  # fmt: skip
 
 
