@@ -120,7 +120,7 @@ def print_verification(found: "Verification") -> None:
     for problem in found.problems:
         print(f"damaged: {problem}")
     if found.problems:
-        raise RunError(f"{len(found.problems)} problems found")
+        raise RunError(f"{len(found.problems)} problems found; `pairsight salvage RUN` rebuilds damaged ledgers")
 
 
 def _print_metrics(console: Console, title: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:

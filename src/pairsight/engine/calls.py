@@ -34,6 +34,8 @@ GRACE_S = 10.0
 """How long answers under way are waited for after Ctrl-C; a second Ctrl-C waits no longer."""
 REFUSALS_TO_STOP = 5
 """When the first so many items are all refused, it is the request that is wrong, not the items."""
+UNUSABLE_TO_STOP = 20
+"""When so many answers came and none could be read, more should not be bought."""
 _LOG = logging.getLogger("pairsight.engine")
 
 
@@ -119,6 +121,7 @@ class CallRun:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._num_answers = self._num_refusals = 0
+        self._num_usable = self._num_unusable = 0
         self._settled = asyncio.Event()
         self._stopping = False
 
@@ -168,7 +171,9 @@ class CallRun:
         """One item: a kept answer is parsed for free; else the call is sent until it is answered or given up."""
         kept = self._attempts.raw_answer(row)
         if kept is not None:
-            self._keep(row, item, self._call.parse(item, kept))
+            result = self._call.parse(item, kept)
+            self._num_usable += not isinstance(result, ItemError)
+            self._keep(row, item, result)
             return
         try:
             request = await asyncio.to_thread(self._call.request, item)
@@ -179,7 +184,9 @@ class CallRun:
         while not self._stopping:
             verdict, raw = await self._attempt(client, row, request)
             if verdict.kind == "answer":
-                self._keep(row, item, self._call.parse(item, raw))
+                result = self._call.parse(item, raw)
+                self._keep(row, item, result)
+                self._check_usable(request.url, result)
                 return
             if verdict.kind == "refused":
                 self._keep(row, item, ItemError(verdict.reason, verdict.detail, retryable=False))
@@ -297,6 +304,18 @@ class CallRun:
             raise EndpointError(
                 f"{url} refused the first {REFUSALS_TO_STOP} items ({verdict.detail}); mend the request "
                 f"(model, options), then `pairsight retry RUN`"
+            )
+
+    def _check_usable(self, url: str, result: object) -> None:
+        if not isinstance(result, ItemError):
+            self._num_usable += 1
+            return
+        self._num_unusable += 1
+        if self._num_usable == 0 and self._num_unusable >= UNUSABLE_TO_STOP:
+            because = " ".join(f"{result.reason}: {result.detail}".split())[:200]
+            raise EndpointError(
+                f"none of {self._num_unusable} answers of {url} could be used ({because}); "
+                f"they are kept: see what it says, mend the model or its options, then `pairsight retry RUN`"
             )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:

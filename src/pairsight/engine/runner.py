@@ -191,7 +191,8 @@ class StageRun(Generic[In]):
         self._task.advance(len(made) - len(errors), failed=len(errors))
         for item, error in errors:
             item_id = self._stage.item_id(item)
-            _LOG.warning("%s: item '%s' failed (%s): %.300s", self._stage.name, item_id, error.reason, error.detail)
+            detail = " ".join(error.detail.split())
+            _LOG.warning("%s: item '%s' failed (%s): %.300s", self._stage.name, item_id, error.reason, detail)
         if errors and self._on_error == "stop":
             raise self._stopped(*errors[0])
 

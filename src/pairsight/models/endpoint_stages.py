@@ -4,6 +4,7 @@ from pairsight.engine.stage import Json
 from pairsight.models.annotation_parser import PARSER_VERSION as ANNOTATION_PARSER_VERSION
 from pairsight.models.annotation_prompt import annotation_prompt, annotation_schema, shown_order
 from pairsight.models.endpoint import PARSER_VERSION, EndpointCall, EndpointModel
+from pairsight.models.endpoint_answer import ENDINGS_WITHOUT_TEXT
 from pairsight.models.stages import annotated
 from pairsight.models.vlm_annotator import VlmAnnotator, answered
 from pairsight.records import Candidates, Completion, CompletionRequest, ItemError
@@ -26,7 +27,11 @@ def annotation_call(annotator: VlmAnnotator, model: EndpointModel, name: str) ->
         return CompletionRequest(annotation_prompt(item.prompt, texts, annotator.form), seed=annotator.seed)
 
     def read(item: Candidates, answer: Completion) -> Candidates | ItemError:
-        return annotated(item, answered(item.completions, order(item), answer, annotator.fingerprint))
+        rated = annotated(item, answered(item.completions, order(item), answer, annotator.fingerprint))
+        if isinstance(rated, ItemError) and answer.finish_reason in ENDINGS_WITHOUT_TEXT:
+            detail = f"the answer ended by '{answer.finish_reason}', {rated.detail}"
+            return ItemError(answer.finish_reason, detail, retryable=False)
+        return rated
 
     def ids(item: Candidates) -> Json:
         return [item.prompt.id, *(completion.id for completion in item.completions)]

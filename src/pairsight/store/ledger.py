@@ -245,13 +245,13 @@ class Ledger:
             (limit,),
         )
 
-    def items_per_s(self, stage: str, last: int = 1000) -> float | None:
-        """The speed of a stage over its `last` commits; None when there is nothing to measure."""
+    def items_per_s(self, stage: str, since_s: float, last: int = 1000) -> float | None:
+        """The speed of a stage over its `last` commits after a time; None when there is nothing to measure."""
         ((oldest, newest, count),) = self.read(
             "SELECT min(committed_s), max(committed_s), count(*) FROM (SELECT r.committed_s FROM results r "
-            "JOIN items i ON i.id = r.item JOIN stages s ON s.id = i.stage WHERE s.name = ? "
+            "JOIN items i ON i.id = r.item JOIN stages s ON s.id = i.stage WHERE s.name = ? AND r.committed_s >= ? "
             "ORDER BY r.item DESC LIMIT ?)",
-            (stage, last),
+            (stage, since_s, last),
         )
         return count / (newest - oldest) if count and newest > oldest else None
 
@@ -276,7 +276,7 @@ class Ledger:
         except DATABASE_ERRORS as error:
             raise self._broken(error) from None
 
-    def read(self, sql: str, values: Sequence[str | int | bytes | None]) -> list[tuple[Any, ...]]:
+    def read(self, sql: str, values: Sequence[str | int | float | bytes | None]) -> list[tuple[Any, ...]]:
         """All rows of a query; RunError when the file is damaged."""
         try:
             return self._connection.execute(sql, values).fetchall()

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,16 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock_holder(path: Path) -> int | None:
-    """The pid of the process that holds a lock file; None when nobody does."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds a lock, and since when (seconds since 1970)."""
+
+    pid: int
+    since_s: float
+
+
+def lock_holder(path: Path) -> Holder | None:
+    """Who holds a lock file; None when nobody does."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -58,8 +67,11 @@ def lock_holder(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for an instant: see `_lock`
     except BlockingIOError:
-        pid = _read(path).get("pid")
-        return pid if isinstance(pid, int) else None
+        note = _read(path)
+        try:
+            return Holder(int(note["pid"]), float(note["since_s"]))
+        except (KeyError, TypeError, ValueError):
+            return None
     finally:
         os.close(descriptor)
     return None

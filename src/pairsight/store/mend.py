@@ -13,9 +13,9 @@ from pairsight.errors import RunError
 from pairsight.store.checksums import row_checksum, text_checksum
 from pairsight.store.durable import publish, temporary_path
 from pairsight.store.ledger import Ledger
+from pairsight.store.phases import phases
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, check_tables, open_for_writing
-from pairsight.store.verify import ledger_files
 
 _COPIED = ("stages", "items", "results", "payloads", "attempts", "answers")
 """Plans are made again by the next run."""
@@ -46,14 +46,13 @@ def retry_run(path: str | Path, stage: str | None = None, reason: str | None = N
         RunError: no run, a process is at it (LockedError), or an unknown stage.
     """
     run = RunFolder.open(path)
-    files = ledger_files(run.path)
     num_forgotten = 0
     known: set[str] = set()
     with ExitStack() as locks:
-        for file in files:
-            locks.enter_context(run.lock(phase_of(run.path, file)))
-        for file in files:
-            with Ledger(file) as ledger:
+        for phase in phases(run):
+            locks.enter_context(phase.lock())
+        for phase in phases(run):
+            with Ledger(phase.ledger) as ledger:
                 known.update(name for _, name, _, _ in ledger.plans())
                 num_forgotten += ledger.retry(stage, reason)
     if stage is not None and stage not in known:
@@ -72,15 +71,10 @@ def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
     """
     run = RunFolder.open(path)
     salvaged = []
-    for file in ledger_files(run.path):
-        with run.lock(phase_of(run.path, file)):
-            salvaged.append(_salvage(file))
+    for phase in phases(run):
+        with phase.lock():
+            salvaged.append(_salvage(phase.ledger))
     return tuple(salvaged)
-
-
-def phase_of(run: Path, ledger: Path) -> str:
-    """The lock under which a ledger is written."""
-    return "build" if ledger.parent == run else f"evaluate-{ledger.parent.name}"
 
 
 def _salvage(file: Path) -> Salvaged:

@@ -135,7 +135,8 @@ class RunFolder:
 
     def locked_by(self, phase: str) -> int | None:
         """The pid of the process that is at a phase; None when none is."""
-        return lock_holder(self._lock_path(phase))
+        holder = lock_holder(self._lock_path(phase))
+        return None if holder is None else holder.pid
 
     @contextmanager
     def log(self) -> Iterator[None]:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from pairsight.store.attempts import Attempts, Spent, UnknownOutcome
 from pairsight.store.ledger import Ledger
+from pairsight.store.phases import Phase, phases
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import sealed_tables
 
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """One stage. `total` is None while not all its items are known; `spent` is None unless it makes paid calls."""
+    """One stage. `total` is None while not all its items are known; `spent` is None unless it makes paid calls.
+
+    Speed and time left are those of the process at work; None when none is.
+    """
 
     phase: str
     stage: str
@@ -48,9 +52,10 @@ def run_status(path: str | Path) -> RunStatus:
     """
     run = RunFolder.open(path)
     locks = run.path / ".locks"
-    phases = sorted(entry.name for entry in locks.iterdir()) if locks.is_dir() else []
-    running = {phase: pid for phase in phases if (pid := run.locked_by(phase)) is not None}
-    stages = tuple(stage for phase, file in _ledgers(run.path) for stage in _stages(phase, file))
+    named = sorted(entry.name for entry in locks.iterdir()) if locks.is_dir() else []
+    running = {name: pid for name in named if (pid := run.locked_by(name)) is not None}
+    running |= {phase.name: holder.pid for phase in phases(run) if (holder := phase.holder()) is not None}
+    stages = tuple(stage for phase in phases(run) for stage in _stages(phase))
     tables = {name: sum(shard.rows for shard in shards) for name, shards in sorted(sealed_tables(run.data).items())}
     return RunStatus(run.path, stages, running, tables)
 
@@ -58,22 +63,15 @@ def run_status(path: str | Path) -> RunStatus:
 def unknown_outcomes(path: str | Path) -> list[UnknownOutcome]:
     """Calls of a run that may have been charged without an answer that we hold, from all its ledgers."""
     found = []
-    for _, file in _ledgers(RunFolder.open(path).path):
-        with Ledger(file, read_only=True) as ledger:
+    for phase in phases(RunFolder.open(path)):
+        with Ledger(phase.ledger, read_only=True) as ledger:
             found += Attempts(ledger).unknown_outcomes()
     return found
 
 
-def _ledgers(run: Path) -> Iterator[tuple[str, Path]]:
-    """(phase, ledger file) of a run's building and of each of its evaluations."""
-    if (run / "ledger.sqlite").is_file():
-        yield "build", run / "ledger.sqlite"
-    for file in sorted(run.glob("evaluate/*/ledger.sqlite")):
-        yield f"evaluate-{file.parent.name}", file
-
-
-def _stages(phase: str, file: Path) -> Iterator[StageStatus]:
-    with Ledger(file, read_only=True) as ledger:
+def _stages(phase: Phase) -> Iterator[StageStatus]:
+    holder = phase.holder()
+    with Ledger(phase.ledger, read_only=True) as ledger:
         by_stage: dict[str, list[tuple[int, int | None]]] = {}
         for plan, stage, expected, _ in ledger.plans():
             by_stage.setdefault(stage, []).append((plan, expected))
@@ -88,8 +86,8 @@ def _stages(phase: str, file: Path) -> Iterator[StageStatus]:
             known = [expected for _, expected in plans if expected is not None]
             total = sum(known) if len(known) == len(plans) else None
             pending = None if total is None else total - done - failed.total()
-            speed = ledger.items_per_s(stage) if pending else None
+            speed = ledger.items_per_s(stage, holder.since_s) if pending and holder is not None else None
             left = pending / speed if pending and speed else None
             spent = Attempts(ledger).spent(stage)
             paid = spent if spent.calls else None
-            yield StageStatus(phase, stage, total, done, dict(failed), speed, left, paid)
+            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid)

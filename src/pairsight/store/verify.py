@@ -8,6 +8,7 @@ from pathlib import Path
 from pairsight.errors import RunError
 from pairsight.store.blobs import is_intact
 from pairsight.store.checksums import has_checksum, row_checksum
+from pairsight.store.phases import phases
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, sealed_tables
@@ -32,20 +33,14 @@ def verify_run(path: str | Path) -> Verification:
     run = RunFolder.open(path)
     problems: list[str] = []
     num_results = 0
-    for ledger in ledger_files(run.path):
-        count, found = _check_ledger(ledger)
+    for phase in phases(run):
+        count, found = _check_ledger(phase.ledger)
         num_results += count
         problems += found
     blobs = list(run.blobs.files())
     problems += [f"{blob}: damaged, its hash is not the one in its name" for blob in blobs if not is_intact(blob)]
     num_files, found = _check_tables(run.path)
     return Verification(num_results, len(blobs), num_files, (*problems, *found))
-
-
-def ledger_files(run: Path) -> list[Path]:
-    """The ledger of building and those of the evaluations, as far as they are there."""
-    own = run / "ledger.sqlite"
-    return [*([own] if own.is_file() else []), *sorted(run.glob("evaluate/*/ledger.sqlite"))]
 
 
 def _check_ledger(path: Path) -> tuple[int, list[str]]:

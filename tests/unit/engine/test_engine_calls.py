@@ -266,6 +266,28 @@ def test_an_endpoint_that_only_fails_is_asked_whether_it_has_the_model(
     assert run(tmp_path, server, WORDS) == [f"{word.upper()}!" for word in WORDS]
 
 
+@dataclass(frozen=True)
+class Unreadable(Shout):
+    """Makes nothing of any answer but one."""
+
+    readable: str = ""
+
+    def parse(self, item: str, raw: str) -> ImageRef | ItemError:
+        return ImageRef(item) if item == self.readable else ItemError("unparsed", "no\nscores")
+
+
+def test_when_no_answer_can_be_read_no_more_are_bought(tmp_path: Path) -> None:
+    server, many = Server(), [f"w{i}" for i in range(60)]
+    with pytest.raises(
+        EndpointError, match=r"none of 20 answers of .* could be used \(unparsed: no scores\); they are"
+    ):
+        run(tmp_path, server, many, Unreadable())
+    bought = server.asked.total()
+    assert 20 <= bought < 40
+    assert run(tmp_path, server, many, Unreadable(parser_version=2, readable="w1")).count("w1") == 1
+    assert server.asked.total() == 60  # those that were kept are read again, for free
+
+
 def test_the_key_is_sent_and_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIRSIGHT_API_KEY", "top-secret")
     server = Server(lambda word, before: httpx.Response(200, json=answer("your key is top-secret")))

@@ -236,3 +236,20 @@ def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blo
     assert result.annotations[0].scores["correctness"] == 3.0
     other = Candidates(item.prompt, (completions[0], Completion("p:9", "p", "text 1", "stop", "m", 0, 1)))
     assert call.key(item) != call.key(other)
+
+
+@pytest.mark.parametrize("ending", ["length", "content_filter"])
+def test_an_annotation_that_was_cut_fails_by_the_name_of_its_ending(blobs: BlobStore, ending: str) -> None:
+    completions = tuple(Completion(f"p:{i}", "p", f"text {i}", "stop", "m", 0, i) for i in range(2))
+    item = Candidates(Prompt("p", (Message("user", "What?"),)), completions)
+    model = EndpointModel(REFERENCE, blobs)
+    call = annotation_call(VlmAnnotator(model), model, "annotate")
+    grades = "Answer {}\nHelpfulness: 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 1\n"
+    half = call.parse(item, json.dumps(answer(grades.format(1), ending)))
+    assert isinstance(half, ItemError)
+    assert half.reason == ending
+    assert half.detail.startswith(
+        f"the answer ended by '{ending}', 1 of 2 completions were rated; no scores for answer"
+    )
+    whole = call.parse(item, json.dumps(answer(grades.format(1) + grades.format(2), ending)))
+    assert isinstance(whole, Candidates)

@@ -93,10 +93,13 @@ def test_retry_reaches_all_ledgers_and_names_unknown_stages(run: RunFolder) -> N
 
 
 def test_a_run_at_work_is_left_alone(run: RunFolder) -> None:
-    with run.lock("evaluate-held-out"):
+    evaluation = RunFolder(run.evaluate("held-out"), {})
+    with evaluation.lock("evaluate"):  # what `evaluate_models` holds
         for change in (retry_run, salvage_run):
             with pytest.raises(LockedError, match="evaluate-held-out"):
                 change(run.path)
+    with run.lock("build"), pytest.raises(LockedError, match="build of"):
+        retry_run(run.path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])

@@ -1,9 +1,11 @@
 """Status: how far a run is, read beside the process that works on it."""
 
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.attempts import Attempts, Spent, Usage
@@ -40,6 +42,35 @@ def test_evaluations_have_their_own_ledgers(tmp_path: Path) -> None:
         plan(ledger, "answer", "ab", expected=2)
     (stage,) = run_status(tmp_path).stages
     assert (stage.phase, stage.stage, stage.pending) == ("evaluate-held-out", "answer", 2)
+
+
+def test_an_evaluation_at_work_is_shown_in_its_run_and_in_its_own_folder(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    alone = RunFolder.create(run.evaluate("held-out"), {"kind": "evaluate"})
+    with alone.lock("evaluate"), alone.ledger() as ledger:
+        plan(ledger, "answer", "ab", expected=2)
+        assert dict(run_status(run.path).running) == {"evaluate-held-out": os.getpid()}
+        assert dict(run_status(alone.path).running) == {"evaluate": os.getpid()}
+        (stage,) = run_status(alone.path).stages
+    assert (stage.phase, stage.pending) == ("evaluate", 2)
+
+
+def test_time_left_is_told_from_what_the_process_at_work_has_done(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, {})
+    with run.ledger() as ledger:
+        items = plan(ledger, "generate", "abcdefgh", expected=8)
+        ledger.commit([Outcome(items[0], ImageRef("a"))])  # on another day
+        with ledger.transaction() as db:
+            db.execute("UPDATE results SET committed_s = 1000")
+        (stage,) = run_status(tmp_path).stages
+        assert (stage.pending, stage.items_per_s, stage.seconds_left) == (7, None, None)
+        with run.lock("build"):
+            ledger.commit([Outcome(item, ImageRef("a")) for item in items[1:4]])
+            with ledger.transaction() as db:
+                db.execute("UPDATE results SET committed_s = ? + item WHERE item > 1", (time.time(),))
+            (stage,) = run_status(tmp_path).stages
+    assert (stage.pending, stage.items_per_s) == (4, 1.5)  # three items, the last two seconds after the first
+    assert stage.seconds_left == pytest.approx(4 / 1.5)
 
 
 def test_a_run_that_has_not_begun_and_its_tables(tmp_path: Path) -> None:
