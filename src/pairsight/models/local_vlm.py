@@ -9,6 +9,7 @@ from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
 from pairsight.models.fingerprint import fingerprint
 from pairsight.models.protocols import Sampling
+from pairsight.models.quiet import quiet
 from pairsight.models.requests import completion_id, prompt_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError
 
@@ -84,6 +85,7 @@ class LocalVLM:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    @quiet()
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
         """One completion or error per request, in order. Requests of one prompt and images share their prefill.
 

@@ -18,7 +18,7 @@ from pairsight.training.families import inner_model
 
 Tensors = dict[str, Tensor]
 
-_CHUNK = 16
+_CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run repeats every bit."""
 
 

@@ -66,7 +66,7 @@ def lora_targets(model: Any, asked: tuple[str, ...]) -> str:
 
 
 def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate; vectors (norms, biases) get no weight decay."""
+    """Trained parameters by learning rate, the language model's first; vectors (norms, biases) get no weight decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
@@ -77,7 +77,8 @@ def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, Any]
             }[_part(name)]
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate or config.learning_rate, decay), []).append(parameter)
-    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+    ordered = sorted(groups.items(), key=lambda group: group[0][0] != config.learning_rate)
+    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in ordered]
 
 
 def vision_frozen(config: TrainingConfig) -> bool:

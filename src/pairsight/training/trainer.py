@@ -194,6 +194,7 @@ class PreferenceTrainer:
         examples: "Sequence[PreferencePair | Demonstration]",
         objective: "Objective",
     ) -> "tuple[Prepared, SequenceScorer]":
+        from pairsight.models.quiet import quiet
         from pairsight.training.examples import prepare
         from pairsight.training.families import describe
         from pairsight.training.logps import Scoring
@@ -204,7 +205,7 @@ class PreferenceTrainer:
         config = self.config
         family = describe(model)
         tokeniser = Tokeniser(processor, model, family, images, config.image_cache_mb)
-        with self._progress.task("tokenise", len(examples)) as task:
+        with quiet(), self._progress.task("tokenise", len(examples)) as task:
             prepared = prepare(
                 examples,
                 tokeniser,
