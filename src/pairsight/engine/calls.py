@@ -311,7 +311,7 @@ class CallRun:
             self._num_usable += 1
             return
         self._num_unusable += 1
-        if self._num_usable == 0 and self._num_unusable >= UNUSABLE_TO_STOP:
+        if self._num_usable == 0 and self._num_unusable == UNUSABLE_TO_STOP:
             because = " ".join(f"{result.reason}: {result.detail}".split())[:200]
             raise EndpointError(
                 f"none of {self._num_unusable} answers of {url} could be used ({because}); "
