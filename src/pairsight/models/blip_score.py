@@ -40,11 +40,12 @@ class _Blip(ImageTextScorer):
             folder, "BlipForImageTextRetrieval", model_types=("blip",), attn_implementation="eager"
         ).to(self.device)
         self.processor = load_part(folder, "BlipProcessor")
+        self.max_tokens = min(_CAPTION_TOKENS, self.model.config.text_config.max_position_embeddings)
 
     def _inputs(self, texts: Sequence[str], pictures: "Sequence[Image]") -> tuple[Any, "torch.Tensor"]:
         """The tokens and the patches' states [B, N, D]."""
         tokens = self.processor.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=_CAPTION_TOKENS, return_tensors="pt"
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
         pixels = self.processor.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_last")[
             "pixel_values"

@@ -38,22 +38,21 @@ class ImageReward(ImageTextScorer):
     column: ClassVar[str] = "image_reward"
 
     def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
-        from pairsight.models.image_reward_model import from_released
+        from pairsight.models.image_reward_model import CAPTION_TOKENS, from_released
 
         folder = weights_folder(reference, published_as="ImageReward.pt")
         super().__init__(images, fingerprint(folder))
         self.device = pick_device(device)
         self.model = from_released(read_weights(folder), str(reference)).to(self.device)
         self.tokenizer = _tokenizer(folder)
+        self.max_tokens = min(CAPTION_TOKENS, self.model.text.config.max_position_embeddings)
 
     def values(self, texts: Sequence[str], pictures: "Sequence[Image]") -> "torch.Tensor":
         """The standardised rewards, shape [B]."""
         import torch
 
-        from pairsight.models.image_reward_model import CAPTION_TOKENS
-
         tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=CAPTION_TOKENS, return_tensors="pt"
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
         side = self.model.vision.config.image_size
         pixels = torch.stack([pixel_tensor(picture, side) for picture in pictures]).to(self.device)

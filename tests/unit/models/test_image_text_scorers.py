@@ -14,7 +14,9 @@ from pairsight.errors import ModelError
 from pairsight.models.blip_score import BlipCosine, BlipMatch
 from pairsight.models.clip_score import ClipScore
 from pairsight.models.image_reward import ImageReward, pixel_tensor
+from pairsight.models.scorers import load_image_scorer
 from pairsight.records import ImageRef, ItemError
+from pairsight.tiny.shipped import shipped_scorer
 from scorer_folders import bert_tokenizer, pictures, save_blip, save_clip, save_image_reward
 
 torch.set_num_threads(1)
@@ -124,6 +126,14 @@ def test_clip_cuts_a_long_text(tmp_path):
     scorer = ClipScore(save_clip(tmp_path / "model", max_length=16), images, device="cpu")
     (row,) = scorer.score([(" ".join(["red"] * 99), refs[0])])
     assert -1 <= row["clip"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["clip", "blip_match", "image_reward"])
+def test_a_text_longer_than_the_tiny_scorers_positions_is_cut(tmp_path, kind):
+    images, refs = pictures(tmp_path / "images")
+    long, longer = "red " * 40, "red " * 40 + "blue"
+    rows = load_image_scorer(shipped_scorer(kind), images, "cpu").score([(long, refs[0]), (longer, refs[0])])
+    assert rows[0][kind] == pytest.approx(rows[1][kind], abs=1e-6)
 
 
 @pytest.mark.parametrize(("cls", "column"), [(BlipMatch, "blip_match"), (BlipCosine, "blip_cosine")])
