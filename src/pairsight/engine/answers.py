@@ -47,7 +47,8 @@ def judge_answer(status: int, headers: Mapping[str, str], text: str) -> Verdict:
     if status in _FATAL or (status == 429 and any(word in said for word in _SPENT)):
         return Verdict("fatal", f"http_{status}", f"{_FATAL.get(status, 'says that its quota is spent')} ({detail})")
     if 300 <= status < 400:
-        return Verdict("fatal", f"http_{status}", f"points elsewhere ({headers.get('location', '?')}): name that URL")
+        place = " ".join(headers.get("location", "?").split())[:200]
+        return Verdict("fatal", f"http_{status}", f"points elsewhere ({place}): name that URL")
     if status in _BUSY or status in _BROKEN or status >= 500:
         return Verdict("busy" if status in _BUSY else "broken", f"http_{status}", detail, retry_after_s(headers))
     filtered = any(word in said for word in _FILTERED)
