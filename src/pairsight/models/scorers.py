@@ -71,6 +71,14 @@ def load_completion_scorer(name: str, images: ImageSource, device: "torch.device
     return scorer
 
 
+def looks(kind: str) -> bool:
+    """Whether scores of completions by this kind of scorer depend on the image; a kind that is not registered does not."""
+    if kind not in scorers.names():
+        return False
+    found = scorers.get(kind)
+    return sees_images(found) or needs_images(found)
+
+
 def needs_images(found: Any) -> bool:
     """Whether a completion scorer's class is itself shown the images, beside the dialogue."""
     return bool(getattr(found, "needs_images", False))

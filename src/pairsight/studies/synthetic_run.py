@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pairsight.config import BaseConfig
 from pairsight.errors import DataError
+from pairsight.models.scorers import looks
 from pairsight.pipeline.select import load_candidates
 from pairsight.records import Candidates
 from pairsight.studies.completion_scores import (
@@ -50,7 +51,7 @@ def analyse_run(
     """Every analysis that a run's scorers allow, written to `RUN/studies/`; and what was left out, with the reason.
 
     Wins per guidance scale and scores always; overlap and judged wins with two image scorers or more; disagreement with
-    two completion scorers; similarity with an embedding model.
+    a completion scorer that looks at the image and one that does not; similarity with an embedding model.
 
     Args:
         run: a finished synthetic run.
@@ -86,8 +87,9 @@ def analyse(
         if judge is not None:
             studies.append(partial(judged_wins, candidates, selectors[0], selectors[1], judge[1], judge[0]))
     studies += [partial(completion_score_distributions, candidates, name) for name in scorers]
-    if len(scorers) > 1:
-        studies.append(partial(scorer_disagreement, candidates, scorers[0], scorers[1]))
+    unseeing, looking = ([name for name in scorers if looks(name) is wanted] for wanted in (False, True))
+    if unseeing and looking:
+        studies.append(partial(scorer_disagreement, candidates, unseeing[0], looking[0]))
     if embed is not None:
         sets = {"this run": said(candidates), **(others or {})}
         studies.append(partial(similarity, sets, embed[1], embed[0]))

@@ -235,6 +235,8 @@ def test_all_studies_that_a_runs_scorers_allow_and_why_others_are_left_out():
         "completion_scores_rm", "completion_scores_clip", "scorer_disagreement",
     ]  # fmt: skip
     assert left_out == ["similarity of 'this run' needs two prompts and a prompt with two completions"]
+    made = [candidate("a", "art", {"ir": [1, 2]}, notes[::-1], texts=["x", "xx"])]
+    assert analyse(made)[0][-1].title == "rm (text only) against clip (image-aware)"
     results, left_out = analyse([candidate("a", "art", {"ir": [1, 2]})])
     assert [one.name for one in results] == ["guidance_wins", "image_scores_ir"]
     assert left_out == []
