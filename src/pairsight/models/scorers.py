@@ -72,7 +72,7 @@ def load_completion_scorer(name: str, images: ImageSource, device: "torch.device
 
 
 def looks(kind: str) -> bool:
-    """Whether scores of completions by this kind of scorer depend on the image; a kind that is not registered does not."""
+    """Whether this kind of scorer of completions is shown the image; a kind that is not registered counts as not."""
     if kind not in scorers.names():
         return False
     found = scorers.get(kind)
