@@ -50,8 +50,25 @@ def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
     return [_line([*words, "--out", run.name])]
 
 
-def align_command(run: Path, name: str, config: Mapping[str, Any], recipe: str) -> list[str]:
-    """`pairsight align …` with every option that is not the recipe's default, or that a model's preset may set."""
+def align_command(
+    run: Path,
+    name: str,
+    config: Mapping[str, Any],
+    recipe: str,
+    *,
+    selection: Mapping[str, Any] | None = None,
+    built_with: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """`pairsight align …` with every option that is not the recipe's default, or that a model's preset may set.
+
+    Args:
+        run: the run's folder.
+        name: the training's.
+        config: its `align.yaml`.
+        recipe: the run's recipe.
+        selection: its `selection.yaml`: how the examples were chosen.
+        built_with: the strategy in `run.yaml`.
+    """
     training = config.get("training")
     if not isinstance(training, Mapping) or "model" not in config:
         return []
@@ -63,7 +80,7 @@ def align_command(run: Path, name: str, config: Mapping[str, Any], recipe: str) 
     preset = {option for options in PRESETS.values() for option in options}
     defaults = {option: value for option, value in defaults.items() if option not in preset}
     words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
-    for option, value in _different(training, defaults).items():
+    for option, value in {**_selection(selection or {}, built_with), **_different(training, defaults)}.items():
         words += ["--set", f"{option}={_yaml(value)}"]
     return [_line(words)]
 
@@ -96,6 +113,18 @@ def _strategy(config: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in strategy.items() if name != "name"}
     name = str(strategy["name"])
     return {"strategy": name, **_different(own, _defaults(strategies, name))}
+
+
+def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of the choice of examples differs from the build's own."""
+    plain = {"max_length_difference": None, "text_only_prompts": True, "limit": None}
+    found = {option: selection[option] for option, usual in plain.items() if selection.get(option, usual) != usual}
+    name = str(selection.get("strategy", ""))
+    built = built_with if isinstance(built_with, Mapping) and built_with.get("name") == name else None
+    if name and built is None:
+        found["strategy"] = name
+    own = _different(selection.get("strategy_options"), _defaults(strategies, name) if built is None else built)
+    return {**found, "strategy_options": own} if own else found
 
 
 def _is_given(value: Any) -> bool:

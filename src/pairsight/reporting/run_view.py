@@ -145,7 +145,14 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _commands(run: Path, config: Mapping[str, Any], trainings: Sequence[Training]) -> list[str]:
     commands = build_command(run, config)
     for training in trainings:
-        commands += align_command(run, training.name, _mapping(training.settings), str(config.get("recipe", "")))
+        commands += align_command(
+            run,
+            training.name,
+            _mapping(training.settings),
+            str(config.get("recipe", "")),
+            selection=_mapping(_read_text(run / "align" / training.name / "selection.yaml")),
+            built_with=config.get("strategy"),
+        )
     return commands
 
 

@@ -7,6 +7,7 @@ from pairsight.config import parse_settings
 from pairsight.pipeline.align import parse_align
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command
+from pairsight.selection.steerlm import SteerLM
 from pairsight.training.config import TrainingConfig
 
 
@@ -22,6 +23,22 @@ def test_the_align_command_gives_the_same_training_on_any_model():
     assert words[words.index("--name") + 1] == "se cond"
     _, parsed = parse_align({"data": "a b", "model": "m", **settings(words)}, recipe="seva")
     assert parsed == training
+
+
+def test_the_align_command_tells_how_the_examples_were_chosen():
+    config = {"model": "m", "training": {}}
+    built = {"name": "preference_rule", "min_margin": 2.0, "seed": 0}
+    other = {"strategy": "steerlm", "strategy_options": SteerLM(target={"correctness": 4}).to_plain(), "limit": 5}
+    (command,) = align_command(Path("r"), "steerlm", config, "feedback", selection=other, built_with=built)
+    words = settings(shlex.split(command))
+    assert words == {"limit": 5, "strategy": "steerlm", "strategy_options": {"target": {"correctness": 4}}}
+    same = {"strategy": "preference_rule", "strategy_options": {"min_margin": 4.0, "seed": 0}, "data": "r"}
+    (command,) = align_command(Path("r"), "dpo", config, "", selection=same, built_with=built)
+    assert settings(shlex.split(command)) == {"strategy_options": {"min_margin": 4.0}}
+    (command,) = align_command(
+        Path("r"), "dpo", config, "", selection={**same, "strategy_options": built}, built_with=built
+    )
+    assert command == "pairsight align r --model m --name dpo"
 
 
 def test_the_build_command_gives_the_same_recipe():
