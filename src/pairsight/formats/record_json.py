@@ -11,7 +11,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def to_json(record: object) -> str:
-    """One record (a frozen dataclass) as JSON; equal records give equal text."""
+    """One record (a dataclass or plain values) as JSON; equal records give equal text."""
     return _adapter(type(record)).dump_json((record,)).decode()[1:-1]
 
 

@@ -1,18 +1,13 @@
-"""Records <-> JSON text, as the ledger keeps them. Not-a-number and infinities survive."""
+"""Records <-> JSON text, as the ledger keeps them: as in every table, but what cannot be read is the run's error."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pairsight.errors import DataError, RunError
+from pairsight.formats.record_json import from_json
+from pairsight.formats.record_json import to_json as encode
 
-from pairsight.errors import RunError
-
+__all__ = ["decode", "encode"]
 Record = TypeVar("Record")
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
-
-
-def encode(record: object) -> str:
-    """One record (a dataclass or plain values) as JSON; equal records give equal text."""
-    return _adapter(type(record)).dump_json((record,)).decode()[1:-1]
 
 
 def decode(cls: type[Record], text: str) -> Record:
@@ -22,19 +17,6 @@ def decode(cls: type[Record], text: str) -> Record:
         RunError: the text is not such a record: a damaged ledger, or one of another version.
     """
     try:
-        (record,) = _adapter(cls).validate_json(f"[{text}]")
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(piece) for piece in problem["loc"][1:])
-        raise RunError(
-            f"the ledger holds a {cls.__name__} that cannot be read ({place}: {problem['msg']}); "
-            f"`pairsight status RUN --verify` lists what is damaged"
-        ) from None
-    return record  # type: ignore[no-any-return]
-
-
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    if cls not in _ADAPTERS:
-        # pydantic refuses a config on a bare dataclass, so the record travels as a tuple of one
-        _ADAPTERS[cls] = TypeAdapter(tuple[cls], config=ConfigDict(ser_json_inf_nan="constants"))  # type: ignore[valid-type]
-    return _ADAPTERS[cls]
+        return from_json(cls, text, "the ledger")
+    except DataError as error:
+        raise RunError(f"{error}; `pairsight status RUN --verify` lists what is damaged") from None

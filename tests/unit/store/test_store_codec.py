@@ -54,6 +54,6 @@ def test_equal_records_give_equal_text() -> None:
 
 @pytest.mark.parametrize("damaged", ["", "{", '{"id": 3}', "null", "[]"])
 def test_damaged_text_is_one_clear_error(damaged: str) -> None:
-    with pytest.raises(RunError, match=r"holds a Prompt that cannot be read .*--verify") as error:
+    with pytest.raises(RunError, match=r"the ledger holds no Prompt .*--verify") as error:
         decode(Prompt, damaged)
     assert "\n" not in str(error.value)
