@@ -14,13 +14,9 @@ from typing import Any
 import pairsight.tiny.benchmark
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.align import align_from_options
-from pairsight.pipeline.build import build_run
+from pairsight.pipeline.build import build as build_data
 from pairsight.pipeline.evaluate import evaluate_from_options
-from pairsight.pipeline.models import open_models
-from pairsight.pipeline.source import Source
 from pairsight.recipes.feedback import Feedback
-from pairsight.selection.preference_rule import PreferenceRule
-from pairsight.store.blobs import BlobStore
 from pairsight.studies.strategies import StrategiesStudy
 from pairsight.tiny.shipped import shipped_model
 from pairsight.tiny.truth import TruthAnnotator
@@ -86,10 +82,8 @@ def build(run: Path, world: Path, seed: int) -> Path:
     if (run / "data" / "manifest.json").is_file():
         return run
     prompts = read_prompts(world / "prompts.json", images=world / "images")
-    models = open_models([world / "model"], BlobStore(run), annotator=TruthAnnotator(world / "truth.jsonl"))
-    source = Source(prompts, prompts.dropped, prompts.answers)
-    recipe = Feedback(max_new_tokens=48, seed=seed)
-    build_run(recipe, source, models, PreferenceRule(), run=run, extra={"model": str(world / "model")})
+    recipe, annotator = Feedback(max_new_tokens=48, seed=seed), TruthAnnotator(world / "truth.jsonl")
+    build_data(recipe, prompts, model=world / "model", run=run, annotator=annotator, dataset_answers=True)
     return run
 
 

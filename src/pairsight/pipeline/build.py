@@ -52,6 +52,7 @@ def build(
     annotator: Annotator | Reference | None = None,
     writer: Reference | None = None,
     strategy: str | Strategy | None = None,
+    dataset_answers: bool = False,
     engine: str = "local",
     workers: int = 1,
     update: bool = False,
@@ -67,6 +68,7 @@ def build(
         annotator: who rates completions, where the recipe needs one: a reference, or an `Annotator`.
         writer: who writes texts, where the recipe needs one.
         strategy: how pairs are chosen; default: the recipe's own.
+        dataset_answers: keep the prompts' own answers as completions, for the strategy `sft`.
         engine: "local", "processes" or "ray".
         workers: workers of the engine.
         update: let an existing run go on with other options; only what is then missing is computed.
@@ -87,7 +89,10 @@ def build(
     chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
     named = [str(one) for one in references]
     extra = {"model": named[0] if len(named) == 1 else named, "engine": engine, "workers": workers}
-    source = Source(prompts, tuple(getattr(prompts, "dropped", ())))
+    if dataset_answers:
+        extra["dataset_answers"] = True
+    answers = getattr(prompts, "answers", {}) if dataset_answers else {}
+    source = Source(prompts, tuple(getattr(prompts, "dropped", ())), answers)
     build_run(recipe, source, models, chosen, run=Path(run), extra=extra, update=update, quiet=quiet)
     return load_candidates(run)
 

@@ -12,6 +12,7 @@ from pairsight.pipeline.align import align_from_options, parse_align
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate
 from pairsight.pipeline.run import RunConfig
+from pairsight.pipeline.select import load_candidates, make_strategy, select
 from pairsight.recipes.feedback import Feedback
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
@@ -31,7 +32,8 @@ def world(tmp_path_factory):
 def run(world):
     prompts = read_prompts(world / "prompts.json", images=world / "images")
     recipe, annotator = Feedback(max_new_tokens=24), TruthAnnotator(world / "truth.jsonl")
-    build(recipe, prompts, model=world / "model", run=world.parent / "run", annotator=annotator, quiet=True)
+    options = {"annotator": annotator, "dataset_answers": True, "quiet": True}
+    build(recipe, prompts, model=world / "model", run=world.parent / "run", **options)
     return world.parent / "run"
 
 
@@ -77,6 +79,14 @@ def test_a_dry_run_knows_the_strategy_of_the_build(world):
     build = {"recipe": "feedback", "strategy": "rejection_sampling", "min_total": 12}
     config = RunConfig(out="o", model=str(world / "model"), build=build, align={})
     assert build_strategy(config.build_values()) == RejectionSampling(min_total=12)
+
+
+def test_the_datasets_own_answers_are_kept_for_sft(run, world):
+    prompts = read_prompts(world / "prompts.json", images=world / "images")
+    chosen, dropped = select(load_candidates(run), make_strategy("sft", {"sft_source": "dataset"}))
+    assert {d.prompt.id: d.completion.text for d in chosen.items} == prompts.answers
+    assert len(prompts.answers) == len(prompts)
+    assert not dropped
 
 
 def test_steerlm_is_asked_for_the_best_scores_wherever_it_answers(run, world):
