@@ -66,8 +66,9 @@ class Results:
     def add(self, key: str, title: str, values: list[float], detail: str, *, goal: str, unit: str = "×") -> None:
         middle = statistics.median(values)
         self.numbers[key] = middle
-        ranged = f" ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else ""
-        row = f"| {title} | {detail}: **{middle:.2f}{unit}**{ranged} | {goal} | {len(values)} | {self.commit} |"
+        digits = 2 if middle >= 0.1 else 4
+        ranged = f" ({min(values):.{digits}f}–{max(values):.{digits}f})" if len(values) > 1 else ""
+        row = f"| {title} | {detail}: **{middle:.{digits}f}{unit}**{ranged} | {goal} | {len(values)} | {self.commit} |"
         self.numbers.setdefault("rows", {})[key] = row
 
 
@@ -148,6 +149,8 @@ def memory_and_arithmetic(  # noqa: PLR0917
     needed, rate = training(shape, items, case.epochs), statistics.median(rates)
     shares = [needed / run["seconds"] / rate for run in runs["ours"]]
     detail = f"{needed / 1e9 / len(items):.0f} GFLOP a pair (`flops.py`), product of 2048²: {rate / 1e9:.0f} GFLOP/s"
+    trees = [run["tree_seconds"] / run["seconds"] for run in runs["ours"]]
+    results.add("tree_share", "packing, trees and masks, of a training's time", trees, "share", goal="< 0.02", unit="")
     title = "useful arithmetic over a matrix product's"
     results.add("matrix_rate_share", title, shares, detail, goal="≥ 0.75", unit="")
 
