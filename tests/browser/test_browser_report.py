@@ -1,5 +1,6 @@
 """The report in a real browser: opened from disk, no script runs, nothing is requested, readable at phone width."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -116,3 +117,56 @@ CONTRAST = """() => {
   const texts = document.querySelectorAll('main :is(p, td, th, small, li, figcaption, h2, h3, h4, span, b, mark)');
   return Math.min(...[...texts].map(ratio));
 }"""
+
+
+def test_a_benchmark_is_told_whole(browser, tmp_path):
+    """Parser, fallbacks, the other parser, unparsed shares, categories, p-values, the printed figure beside ours."""
+    both = run_folders.change(0.811, 0.825, 0.004, 0.024) | {"p_value": 0.0123, "unparsed": 9, "unparsed_base": 45}
+    gqa = {
+        "sha256": "ab" * 32, "rows": 900, "parser": "official rule with fallbacks",
+        "fallbacks": ["words split by NLTK's rules"], "metrics": {"accuracy": both},
+        "other_parser": {"parser": "robust", "metrics": {"accuracy": both | {"p_value": 0.0002}}},
+        "categories": {"structural: verify": {"accuracy": both}},
+        "published": [{"metric": "accuracy", "value": 0.62, "paper": "LLaVA-1.5", "table": "Table 3", "row": "7B",
+                       "note": "", "differs": ["900 questions instead of 12578"]}],
+    }  # fmt: skip
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    whole = {"schema": 1, "systems": {"aligned": {"benchmarks": {"gqa": gqa}}}}
+    (folder / "results.json").write_text(json.dumps(whole))
+    visit = Visit(browser, write_report(folder), viewport={"width": 400, "height": 900})
+    for details in visit.page.locator("details").all():
+        details.evaluate("element => element.open = true")
+    text = visit.page.locator("main").inner_text()
+    for said in ("parser official rule with fallbacks", "words split by NLTK's rules", "p = 0.012", "p < 0.001",
+                 "9 (1.0%), base's 45 (5.0%) unparsed", "+0.004 to +0.024", "robust parser", "structural: verify",
+                 "0.811", "0.620", "LLaVA-1.5, Table 3, 7B", "not the same settings: 900 questions instead of 12578",
+                 ):  # fmt: skip
+        assert said in text, said
+    assert visit.messages == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert visit.page.evaluate(CONTRAST) >= 4.5
+    visit.page.close()
+
+
+def test_answers_that_were_scored_alone_are_told_too(browser, tmp_path):
+    value = {"value": 0.83, "low": 0.81, "high": 0.85, "better": "higher", "num_items": 900, "unparsed": 18}
+    pope = {"sha256": "ab" * 32, "rows": 900, "parser": "official", "fallbacks": [], "metrics": {"f1": value},
+            "other_parser": {"parser": "robust", "metrics": {"f1": value | {"value": 0.9}}}}  # fmt: skip
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({"schema": 1, "benchmarks": {"pope": pope}}))
+    page = Visit(browser, write_report(folder)).page
+    for details in page.locator("details").all():
+        details.evaluate("element => element.open = true")
+    text = page.locator("main").inner_text()
+    for said in (
+        "0.830",
+        "0.810 to 0.850",
+        "900 items, 18 (2.0%) unparsed",
+        "robust parser",
+        "0.900",
+        "parser official",
+    ):
+        assert said in text, said
+    page.close()

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from pairsight import plots
 from pairsight.reporting.results import Change, System, Verdict
 from pairsight.reporting.visible import visible
-from pairsight.reporting.words import MEANINGS, control_title, group_title, interval, label, number, system_title
+from pairsight.reporting.words import (
+    MEANINGS,
+    chance,
+    control_title,
+    group_title,
+    interval,
+    label,
+    number,
+    share,
+    system_title,
+)
 
 _MOST_PLOTTED = 16
 _MOST_DETAILS = 60
@@ -14,7 +24,7 @@ _MOST_DETAILS = 60
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A difference as shown: its value, its interval and what it says."""
+    """A difference as shown: its value, its interval with the p-value, and what it says."""
 
     aligned: str
     difference: str
@@ -93,17 +103,21 @@ def system_table(system: System) -> Table | None:
 
 
 def detail_tables(system: System) -> list[tuple[str, Table]]:
-    """Per benchmark, its measures by the other parser and by category, as (benchmark, table)."""
+    """Per benchmark, its measures by the other parser and by category, as (benchmark, table).
+
+    A model that was scored alone has no columns: each measure's interval stands in its notes.
+    """
     tables = []
     for group in system.groups:
+        compared = any(change.aligned is not None for changes in group.details.values() for change in changes)
         parts, left = [], _MOST_DETAILS
         for name, changes in group.details.items():
-            rows = [_row(change, [_cell(change)]) for change in changes[:left]]
+            rows = [_row(change, [_cell(change)]) if compared else _alone(change) for change in changes[:left]]
             left -= len(rows)
             if rows:
                 parts.append(_part(name, [replace(row, meaning="") for row in rows]))
         if parts:
-            tables.append((group_title(group.name), Table(("aligned",), tuple(parts))))
+            tables.append((group_title(group.name), Table(("aligned",) if compared else (), tuple(parts))))
     return tables
 
 
@@ -139,11 +153,21 @@ def group_settings(system: System) -> list[GroupSettings]:
             for name, value in group.settings.items()
             if not isinstance(value, dict | list)
         ]
+        fallbacks = group.settings.get("fallbacks")
+        if isinstance(fallbacks, list) and fallbacks:
+            values.append(("stands in for the original's tools", visible("; ".join(map(str, fallbacks)), 300)))
         failed = group.settings.get("failed")
         for model, count in failed.items() if isinstance(failed, dict) else ():
             values += [(f"unanswered by the {visible(model, 40)} model", visible(count, 20))] if count else []
         found += [GroupSettings(group_title(group.name), tuple(values))] if values else []
     return found
+
+
+def unparsed(change: Change) -> str:
+    """How many answers the scoring rule could not read, the base's too where it was compared."""
+    items = change.notes.get("num_items")
+    own, base = share(change.notes.get("unparsed"), items), share(change.notes.get("unparsed_base"), items)
+    return f"{own or 0}, base's {base}" if base else own
 
 
 def _find(system: System, group: str, measure: str) -> Change | None:
@@ -179,8 +203,7 @@ def _row(change: Change, cells: Sequence[Cell | None]) -> Row:
     notes = []
     if "num_items" in change.notes:
         notes.append(f"{visible(change.notes['num_items'], 20)} items")
-    if change.notes.get("unparsed"):
-        notes.append(f"{visible(change.notes['unparsed'], 20)} unparsed")
+    notes += [f"{text} unparsed" for text in [unparsed(change)] if text]
     if change.notes.get("temperature") is not None:
         notes.append(f"temperature {_setting('temperature', change.notes['temperature'])}")
     return Row(
@@ -192,13 +215,18 @@ def _row(change: Change, cells: Sequence[Cell | None]) -> Row:
     )
 
 
+def _alone(change: Change) -> Row:
+    row = _row(change, ())
+    return replace(row, notes=f"{number(change.low)} to {number(change.high)}, {row.notes}".strip(", "))
+
+
 def _cell(change: Change | None) -> Cell | None:
     if change is None or change.aligned is None:
         return None
     return Cell(
         number(change.aligned),
         number(change.difference, signed=True),
-        interval(change.low, change.high),
+        ", ".join(filter(None, (interval(change.low, change.high), chance(change.notes.get("p_value"))))),
         change.verdict,
     )
 

@@ -16,9 +16,11 @@ from pairsight.reporting.measures import (
     group_settings,
     side_by_side,
     system_table,
+    unparsed,
 )
 from pairsight.reporting.page import render
-from pairsight.reporting.results import System, read_results
+from pairsight.reporting.printed import Printed, printed_beside
+from pairsight.reporting.results import Change, System, read_results
 from pairsight.reporting.run_view import RunView, view_run
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import group_title, label, number, system_title
@@ -34,6 +36,7 @@ class SingleRow:
     label: str
     value: str
     interval: str
+    notes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class SystemView:
     controls: tuple[str, ...]
     details: tuple[tuple[str, Table], ...]
     settings: tuple[GroupSettings, ...]
+    printed: tuple[Printed, ...]
 
 
 def write_report(run: Path) -> Path:
@@ -147,6 +151,7 @@ def _view_system(system: System, shared: bool) -> SystemView:
             f"{group_title(group.name)} {label(change.name, change.better)}",
             number(change.base),
             f"{number(change.low)} to {number(change.high)}",
+            _notes(change),
         )
         for group, change in system.changes
         if alone
@@ -159,7 +164,13 @@ def _view_system(system: System, shared: bool) -> SystemView:
         controls=tuple(control_sentences(system)),
         details=tuple(detail_tables(system)),
         settings=tuple(group_settings(system)),
+        printed=printed_beside(system),
     )
+
+
+def _notes(change: Change) -> str:
+    texts = [f"{visible(change.notes['num_items'], 20)} items"] if "num_items" in change.notes else []
+    return ", ".join([*texts, *(f"{text} unparsed" for text in [unparsed(change)] if text)])
 
 
 def _subtitle(runs: Sequence[RunView], systems: Sequence[System]) -> str:

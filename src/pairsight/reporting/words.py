@@ -79,3 +79,17 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "no interval"
     return f"{number(low, signed=True)} to {number(high, signed=True)}"
+
+
+def chance(p_value: object) -> str:
+    """A p-value in words; nothing where there is none."""
+    if not isinstance(p_value, int | float) or isinstance(p_value, bool):
+        return ""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def share(count: object, whole: object) -> str:
+    """A count with its share in percent; nothing where it is none or zero."""
+    if not isinstance(count, int) or not count:
+        return ""
+    return f"{count} ({count / whole:.1%})" if isinstance(whole, int) and whole else str(count)
