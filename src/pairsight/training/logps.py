@@ -57,8 +57,7 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
     positions_ARS = batch.positions_ARS.to(device)
     on_device = replace(batch, **{name: getattr(batch, name).to(device) for name in ("depth_RS", "end_RS", "block_RS")})
     masks = attention_masks(on_device, scoring.family, dtype)
-    pruned = isinstance(masks, Tensor) and has_plain_layers(model)
-    if pruned:
+    if isinstance(masks, Tensor) and has_plain_layers(model):
         setattr(masks, PACKED, packed(batch.needed_RN.to(device), getattr(masks, "tree", None)))
     hidden_RSD = inner(
         input_ids=batch.input_ids_RS.to(device),
@@ -67,7 +66,8 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         use_cache=False,
         **arguments,
     ).last_hidden_state
-    hidden_PD = hidden_RSD.flatten(0, 1)[(batch.needed_P if pruned else batch.predictor_P).to(device)]
+    is_whole = hidden_RSD.shape[1] == batch.input_ids_RS.shape[1]  # a row's last token predicts nothing
+    hidden_PD = hidden_RSD.flatten(0, 1)[(batch.predictor_P if is_whole else batch.needed_P).to(device)]
     return head_logps(base_model(model).get_output_embeddings(), hidden_PD, batch.target_P.to(device))
 
 
