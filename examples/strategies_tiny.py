@@ -3,12 +3,14 @@
     python examples/strategies_tiny.py --out runs/strategies
 
 Per seed: a world, a feedback run rated by the world's truth, `study strategies`, and variants of DPO (another margin,
-pairs of like length, an `sft` term, other rates) beside it. Every part resumes. The tables are in
-OUT/seed-N/run/studies/strategies and OUT/seed-N/variants.
+pairs of like length, an `sft` term, other rates) beside it. Every part resumes. The tables of a seed are in
+OUT/seed-N/run/studies/strategies and OUT/seed-N/variants; what is printed at the end is the mean over seeds.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pairsight.tiny.benchmark
@@ -32,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half-rate": {"learning_rate": 1e-4},
     "images-only": {"text_only_prompts": False},
 }
+Figures = dict[str, dict[str, dict[str, Any]]]
+"""System -> metric -> its row: base, value, difference, low, high."""
 SHOWN = ("accuracy", "chair_i", "chair_i_cut", "recall", "caption_length", "text_accuracy")
 
 
@@ -46,11 +50,11 @@ def main() -> None:
     parser.add_argument("--model", help="another base than the shipped one, e.g. the second tiny model")
     parser.add_argument("--max-steps", type=int, default=-1, help="a few, to see that everything works")
     asked = parser.parse_args()
-    for seed in asked.seeds:
-        one_seed(asked.out / f"seed-{seed}", seed, asked)
+    found = [one_seed(asked.out / f"seed-{seed}", seed, asked) for seed in asked.seeds]
+    print(table_over_seeds(found))
 
 
-def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> None:
+def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> Figures:
     base = {} if asked.model is None else {"model": asked.model}
     world = write_world(out / "world", asked.scenes, seed, prompt_scenes=asked.prompt_scenes, **base)
     validation = write_world(out / "validation", asked.scenes, seed, part="validation", prompt_scenes=0, model=None)
@@ -72,9 +76,13 @@ def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> None:
         training=training,
         evaluation={"batch_size": 256},
     )
-    for result in study.results():
-        print(result.markdown())
-    compare_variants(out, run, world, training)
+    compared, rates = study.results()
+    print(rates.markdown())
+    found: Figures = {}
+    for row in compared.rows:
+        named = dict(zip(compared.columns, row, strict=True))
+        found.setdefault(str(named["system"]), {})[str(named["metric"]).partition(".")[2]] = named
+    return found | compare_variants(out, run, world, training)
 
 
 def build(run: Path, world: Path, seed: int) -> Path:
@@ -87,23 +95,43 @@ def build(run: Path, world: Path, seed: int) -> Path:
     return run
 
 
-def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]) -> None:
+def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]) -> Figures:
     common = {"data": str(run), "model": str(world / "model"), **training}
     adapters = {
         name: str(align_from_options({**common, **options, "out": str(out / "align" / name)}).adapter)
-        for name, options in {"dpo": {}, **VARIANTS}.items()
+        for name, options in VARIANTS.items()
     }
-    found = evaluate_from_options(
+    evaluated = evaluate_from_options(
         {
             "model": common["model"], "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
             "images": str(world / "images"), "out": str(out / "variants"), "batch_size": 256,
         }
     )  # fmt: skip
-    print(f"\n| variant | {' | '.join(SHOWN)} |\n|{'---|' * (len(SHOWN) + 1)}")
-    for name, system in found["systems"].items():
-        rows = system["benchmarks"]["tiny"]["metrics"]
-        cells = [f"{rows[m]['aligned']:.3f} ({rows[m]['low']:+.3f} to {rows[m]['high']:+.3f})" for m in SHOWN]
-        print(f"| {name} | {' | '.join(cells)} |")
+    found: Figures = {}
+    for name, system in evaluated["systems"].items():
+        metrics = system["benchmarks"]["tiny"]["metrics"]
+        found[f"dpo, {name}"] = {metric: {**row, "value": row["aligned"]} for metric, row in metrics.items()}
+    return found
+
+
+def table_over_seeds(found: Sequence[Figures]) -> str:
+    """The mean over seeds and, in brackets, the mean difference to the base and in how many seeds it is clear."""
+    lines = [f"| system | {' | '.join(SHOWN)} |", f"|{'---|' * (len(SHOWN) + 1)}"]
+    for system in found[0]:
+        cells = []
+        for metric in SHOWN:
+            rows = [one[system][metric] for one in found if metric in one[system]]
+            if not rows or any(row["value"] is None for row in rows):
+                cells.append("")
+                continue
+            value, difference = (fmean(row[name] for row in rows) for name in ("value", "difference"))
+            clear = sum(1 for row in rows if row["low"] > 0 or row["high"] < 0)
+            cells.append(f"{value:.3f} ({difference:+.3f}, {clear}/{len(rows)})")
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    first = next(iter(found[0]))
+    bases = [f"{fmean(one[first][metric]['base'] for one in found):.3f}" for metric in SHOWN]
+    lines.insert(2, f"| base | {' | '.join(bases)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
