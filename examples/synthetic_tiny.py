@@ -32,7 +32,7 @@ from pairsight.tiny.world_files import write_world
 TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
 TRAININGS: dict[str, dict[str, Any]] = {
     "looking": {},
-    "length_matched": {"max_length_difference": 0},
+    "length_matched": {"max_length_difference": 0, "num_train_epochs": 8.0},  # fewer pairs, as many steps
     "text_only": {"strategy_options": {"scorer": "sequence"}},
 }
 SHOWN = ("chair_i", "chair_i_cut", "recall", "accuracy", "f1", "yes_rate", "caption_length", "text_accuracy")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scenes", type=int, default=300, help="held-out scenes")
-    parser.add_argument("--texts-per-topic", type=int, default=60, help="five topics")
+    parser.add_argument("--texts-per-topic", type=int, default=120, help="five topics")
     parser.add_argument("--max-steps", type=int, default=-1, help="a few, to see that everything works")
     asked = parser.parse_args()
     found = {seed: one_seed(asked.out / f"seed-{seed}", seed, asked) for seed in asked.seeds}
