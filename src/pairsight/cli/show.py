@@ -34,7 +34,7 @@ def print_results(results: Mapping[str, Any]) -> None:
     console = _console()
     for name, system in results.get("systems", {}).items():
         for benchmark, found in system.get("benchmarks", {}).items():
-            _print_metrics(console, f"{name}: {benchmark}", found.get("metrics", {}))
+            _print_metrics(console, f"{name}: {_ruled(benchmark, found)}", found.get("metrics", {}))
     if "systems" not in results and "benchmarks" in results:
         print_scores(results)
 
@@ -43,13 +43,18 @@ def print_scores(results: Mapping[str, Any]) -> None:
     """One table per benchmark of one model's metrics with their intervals."""
     console = _console()
     for benchmark, found in results["benchmarks"].items():
-        table = Table(title=benchmark, title_justify="left")
+        table = Table(title=_ruled(benchmark, found), title_justify="left")
         for column in ("metric", "value", "95 % interval", "items", "unparsed"):
             table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=column == "metric")
         for metric, row in found["metrics"].items():
             interval = f"{_number(row['low'])} … {_number(row['high'])}"
             table.add_row(metric, _number(row["value"]), interval, str(row["num_items"]), str(row["unparsed"]))
         console.print(table)
+
+
+def _ruled(benchmark: str, found: Mapping[str, Any]) -> str:
+    """A benchmark's name with the rule that read its answers, so that a fallback is never taken for the original."""
+    return f"{benchmark}, {found['parser']}" if found.get("parser") else benchmark
 
 
 def print_demo(results: Mapping[str, Any]) -> None:

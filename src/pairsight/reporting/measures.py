@@ -8,6 +8,7 @@ from pairsight.reporting.results import Change, System, Verdict
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import (
     MEANINGS,
+    between,
     chance,
     control_title,
     group_title,
@@ -217,7 +218,7 @@ def _row(change: Change, cells: Sequence[Cell | None]) -> Row:
 
 def _alone(change: Change) -> Row:
     row = _row(change, ())
-    return replace(row, notes=f"{number(change.low)} to {number(change.high)}, {row.notes}".strip(", "))
+    return replace(row, notes=f"{between(change.low, change.high)}, {row.notes}".strip(", "))
 
 
 def _cell(change: Change | None) -> Cell | None:

@@ -23,7 +23,7 @@ from pairsight.reporting.printed import Printed, printed_beside
 from pairsight.reporting.results import Change, System, read_results
 from pairsight.reporting.run_view import RunView, view_run
 from pairsight.reporting.visible import visible
-from pairsight.reporting.words import group_title, label, number, system_title
+from pairsight.reporting.words import between, group_title, label, number, system_title
 from pairsight.store.durable import write_file
 
 _NUM_CARDS = 12
@@ -76,12 +76,14 @@ def report_html(run: Path) -> str:
     systems, notes = _systems(run)
     runs = _views(find_runs(run), systems)
     compared = [system for system in systems if any(change.aligned is not None for _, change in system.changes)]
+    if systems and not compared:
+        notes.append("One model was scored alone: its values stand below, and nothing is compared.")
     overview = side_by_side(compared)
     return render(
         "report.html",
         {
             "title": visible(run.resolve().name, 80),
-            "subtitle": _subtitle(runs, systems),
+            "subtitle": _subtitle(runs, systems, compared),
             "pairsight_version": pairsight.__version__,
             "notes": notes,
             "headlines": [headline(system) for system in compared],
@@ -150,7 +152,7 @@ def _view_system(system: System, shared: bool) -> SystemView:
         SingleRow(
             f"{group_title(group.name)} {label(change.name, change.better)}",
             number(change.base),
-            f"{number(change.low)} to {number(change.high)}",
+            between(change.low, change.high),
             _notes(change),
         )
         for group, change in system.changes
@@ -173,7 +175,7 @@ def _notes(change: Change) -> str:
     return ", ".join([*texts, *(f"{text} unparsed" for text in [unparsed(change)] if text)])
 
 
-def _subtitle(runs: Sequence[RunView], systems: Sequence[System]) -> str:
+def _subtitle(runs: Sequence[RunView], systems: Sequence[System], compared: Sequence[System]) -> str:
     models = {dict(view.facts).get("model", "") for view in runs} - {""}
-    what = "base and aligned model compared" if systems else "a run, not evaluated yet"
+    what = "base and aligned model compared" if compared else "one model" if systems else "a run, not evaluated yet"
     return f"{what}: {', '.join(sorted(models))}" if models else what

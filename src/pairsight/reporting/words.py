@@ -81,6 +81,11 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{number(low, signed=True)} to {number(high, signed=True)}"
 
 
+def between(low: float | None, high: float | None) -> str:
+    """An interval of a value in words."""
+    return "no interval" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
 def chance(p_value: object) -> str:
     """A p-value in words; nothing where there is none."""
     if not isinstance(p_value, int | float) or isinstance(p_value, bool):
