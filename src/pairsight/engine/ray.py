@@ -92,7 +92,8 @@ class RayEngine:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = self._address or "this machine"
-            raise RunError(f"Ray at {where} cannot be used: {_one_line(error)}") from None
+            hint = "; does it run, and is RAY_AUTH_TOKEN its token?" if self._address else ""
+            raise RunError(f"Ray at {where} cannot be used: {_one_line(error)}{hint}") from None
         self._started = True
 
 
