@@ -1,4 +1,4 @@
-"""A small build with every kind of durable write: blobs, two stages, a failure, a sealed table.
+"""A small build with every kind of durable write: blobs, two stages, a failure, tables sealed together, one removed.
 
 Run as a program it kills itself at every point it is asked for, resumes, and prints what it found as JSON lines; it
 forks after its imports, so that a kill costs milliseconds.
@@ -20,7 +20,7 @@ from pairsight.engine.stage import Resources
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Ledger, Outcome
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import seal
+from pairsight.store.sealed import Sealing, seal
 
 WORDS = tuple(f"word{i}" for i in range(11))
 SCHEMA = pa.schema({"text": pa.string()})
@@ -78,6 +78,8 @@ def build(path: Path, notes: Path) -> None:
     """The whole build, from wherever it was left."""
     run = RunFolder.create(path, {"words": len(WORDS)})
     with run.lock("build"):
+        if not (run.data / "manifest.json").exists():
+            seal(run.data, "earlier", [], SCHEMA)
         for word in WORDS[:3]:
             run.blobs.add_bytes(word.encode(), ".png")
         with NotingLedger(run.path / "ledger.sqlite") as ledger:
@@ -86,7 +88,10 @@ def build(path: Path, notes: Path) -> None:
             first = runner(Shout("!", "shout", notes), WORDS)
             louder = runner(Shout("?", "ask", notes), (r.sha256 for r in first if isinstance(r, ImageRef)))
             texts = [r.sha256 for r in louder if isinstance(r, ImageRef)]
-            seal(run.data, "words", [pa.record_batch([texts], schema=SCHEMA)], SCHEMA, rows_per_shard=4)
+            with Sealing(run.data) as sealing:
+                sealing.table("words", SCHEMA, rows_per_shard=4).write(pa.record_batch([texts], schema=SCHEMA))
+                sealing.table("short", SCHEMA).write(pa.record_batch([texts[:2]], schema=SCHEMA))
+                sealing.remove("earlier")
 
 
 def fingerprint(path: Path) -> dict[str, object]:
