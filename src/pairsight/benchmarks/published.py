@@ -15,7 +15,7 @@ from typing import Any
 _SIZES: Mapping[str, tuple[int, ...]] = {
     "amber": (15_220,), "chair": (500,), "gqa": (12_578,), "mmbench": (4_377,), "mmbench_cn": (4_329, 4_377),
     "mme": (2_374,), "object_halbench": (300,), "pope": (8_910, 9_000), "scienceqa": (2_017,),
-    "seed_bench": (14_233,), "textvqa": (5_000,),
+    "seed_bench": (14_233,), "textvqa": (5_000,), "vqav2": (107_394,),
 }  # fmt: skip
 """How many questions a benchmark has in full."""
 

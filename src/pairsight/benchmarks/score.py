@@ -58,8 +58,7 @@ def score_answers(
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)
     write_answers(folder / f"answers-{name}.parquet", [scored])
     write_scores(folder / f"scores-{name}.parquet", [scored])
-    made_here = ("batch_size", "temperature", "max_new_tokens", "prompt_suffix")  # unknown of answers made elsewhere
-    found = {name: value for name, value in section(loaded, scored, None, chosen).items() if name not in made_here}
+    found = section(loaded, scored, None, chosen, made_here=False)
     content = {"schema": 1, "benchmarks": {task.name: {**found, "answers": str(answers)}}}
     update_results(folder / "results.json", content)
     return content

@@ -33,7 +33,12 @@ class EvaluationSettings:
 
 
 def section(
-    item: LoadedTask, base: ScoredBenchmark, other: ScoredBenchmark | None, settings: EvaluationSettings
+    item: LoadedTask,
+    base: ScoredBenchmark,
+    other: ScoredBenchmark | None,
+    settings: EvaluationSettings,
+    *,
+    made_here: bool = True,
 ) -> dict[str, Any]:
     """One benchmark of one base, or of a base and an aligned model.
 
@@ -42,6 +47,7 @@ def section(
         base: the base's answers and scores.
         other: the aligned model's; None when only one model was evaluated.
         settings: what is recorded, the parser of `metrics`, and the bootstrap's seed.
+        made_here: whether we know how the answers were made: prompt, decoding and batch size.
 
     Returns:
         sha256, rows, parser, fallbacks, prompt_suffix, batch_size, temperature, max_new_tokens, limit, mean_words,
@@ -53,17 +59,14 @@ def section(
     beside: Parser = "robust" if settings.parser == "official" else "official"
     fallbacks = list(getattr(item.task.benchmark, "fallbacks", ()))
     shown = {parser: _shown(parser, fallbacks) for parser in ("official", "robust")}
-    comparison = _Comparison(sampling.temperature, list(counted.values()), settings)
+    comparison = _Comparison(sampling.temperature if made_here else None, list(counted.values()), settings)
     metrics = comparison.metrics(range(len(base.scored)), (settings.parser, beside))
     found: dict[str, Any] = {
         "sha256": item.sha256,
         "rows": sum(len(group) for group in item.groups),
         "parser": shown[settings.parser],
         "fallbacks": fallbacks,
-        "prompt_suffix": item.task.suffix,
-        "batch_size": settings.batch_size,
-        "temperature": sampling.temperature,
-        "max_new_tokens": sampling.max_new_tokens,
+        **(_made(item, settings) if made_here else {}),
         "limit": settings.limit,
         "mean_words": {name: _mean_words(part) for name, part in counted.items()},
         "failed": {name: len(_failures(part)) for name, part in counted.items()},
@@ -85,11 +88,21 @@ def section(
     return found
 
 
+def _made(item: LoadedTask, settings: EvaluationSettings) -> dict[str, Any]:
+    """How the answers were made."""
+    return {
+        "prompt_suffix": item.task.suffix,
+        "batch_size": settings.batch_size,
+        "temperature": item.task.sampling.temperature,
+        "max_new_tokens": item.task.sampling.max_new_tokens,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Comparison:
     """One model, or a base and an aligned one, on one benchmark."""
 
-    temperature: float
+    temperature: float | None
     parts: Sequence[ScoredBenchmark]
     settings: EvaluationSettings
 
@@ -108,7 +121,8 @@ class _Comparison:
         for index, parser in enumerate(parsers):
             mine = slice(index * len(self.parts), (index + 1) * len(self.parts))
             rows = metric_rows(benchmark, tables[mine], resampled[mine])
-            found[parser] = {name: {**row, "temperature": self.temperature} for name, row in rows.items()}
+            known = {} if self.temperature is None else {"temperature": self.temperature}
+            found[parser] = {name: {**row, **known} for name, row in rows.items()}
         return found
 
 

@@ -8,6 +8,8 @@ from pairsight.reporting.results import Group, System
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import group_title, label, number
 
+_PAPERS = {"seva": "SeVa", "pds_dpo": "PDS-DPO", "li2024": "Li et al. 2024"}
+
 
 @dataclass(frozen=True, slots=True)
 class Printed:
@@ -37,9 +39,15 @@ def _of_group(group: Group) -> Iterator[Printed]:
             f"{group_title(group.name)} {label(change.name, change.better)}",
             number(change.base),
             number(_number(row.get("value"))),
-            ", ".join(visible(row[key], 120) for key in ("paper", "table", "row", "note") if row.get(key)),
+            _where(row),
             visible("; ".join(map(str, differs)), 400) if isinstance(differs, list) else "",
         )
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    paper, table = str(row.get("paper", "")), str(row.get("table", ""))
+    parts = [_PAPERS.get(paper, paper), f"Table {table}" if table.isdigit() else table, row.get("row"), row.get("note")]
+    return ", ".join(visible(part, 120) for part in parts if part)
 
 
 def _number(value: Any) -> float | None:
