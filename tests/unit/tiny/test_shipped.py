@@ -1,6 +1,8 @@
 """The shipped models: small, loaded by plain transformers, useful on the world and unbroken by anything else."""
 
 import json
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ import torch
 from PIL import Image
 
 from pairsight.errors import ModelError
+from pairsight.models.adapter_reference import base_of_adapter
+from pairsight.models.load import load_model
 from pairsight.tiny.measure import benchmark_set, complete, measure
-from pairsight.tiny.shipped import MODELS, shipped_model
+from pairsight.tiny.scorer_card import measure_scorers
+from pairsight.tiny.shipped import ADAPTERS, MODELS, SCORERS, shipped_model, shipped_pipeline, shipped_scorer
 from pairsight.tiny.world_files import write_world
 
 
@@ -26,6 +31,20 @@ def test_all_weights_together_are_at_most_twelve_megabytes():
     sizes = [path.stat().st_size for name in MODELS for path in shipped_model(name).glob("*.safetensors")]
     assert len(sizes) == len(MODELS)
     assert sum(sizes) <= 12e6
+
+
+def test_the_pipeline_and_the_scorers_are_at_most_ten_megabytes():
+    folders = [shipped_pipeline(), *(Path(shipped_scorer(kind).partition(":")[2]) for kind in SCORERS)]
+    assert all((folder / "README.md").is_file() for folder in folders)
+    assert sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()) <= 10e6
+
+
+def test_the_scorers_beat_chance_and_those_that_look_by_far():
+    found = measure_scorers(shipped_pipeline().parent, num_scenes=60)
+    assert min(found["blip"], found["image_reward"]) > 0.85
+    assert min(found["clip"], found["reward"]) > 0.55
+    with pytest.raises(ModelError, match="no tiny scorer of the kind 'armorm'"):
+        shipped_scorer("armorm")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -47,6 +66,20 @@ def test_the_base_is_useful_and_imperfect(base):
     assert scores["recall"] > 0.75
     assert 0.02 < scores["chair_i"] < 0.4
     assert scores["text_accuracy"] > 0.5
+
+
+def test_four_models_answer_differently_and_the_careful_one_makes_up_least(base):
+    asked = [one for one in benchmark_set("validation", 25, 0) if one.question.kind == "caption"]
+    said = {}
+    for name in ("base", "second", *ADAPTERS):
+        folder = shipped_model(name)
+        under = base_of_adapter(folder)
+        model = load_model(under or folder, adapter=folder if under else None, dtype="float32")
+        said[name] = complete(model, base[1], asked)
+    assert all(sum(a == b for a, b in zip(said[x], said[y], strict=True)) < 20 for x, y in combinations(said, 2))
+    scores = {name: measure(asked, texts) for name, texts in said.items()}
+    assert min(scores, key=lambda name: scores[name]["chair_i"]) == "careful"
+    assert min(scores, key=lambda name: scores[name]["recall"]) == "terse"
 
 
 def test_a_photograph_and_a_foreign_question_do_no_harm(base):
