@@ -8,6 +8,7 @@ SYSTEMS = {"seva": "SeVa", "feedback": "Feedback", "synthetic": "Synthetic"}
 CONTROLS = {
     "null": ("null control", "trained in the same way on pairs whose two completions both saw the clean image"),
     "length_matched": ("length-matched", "trained in the same way on pairs whose two completions have equal length"),
+    "text_only": ("text-only scorer", "trained in the same way on pairs ranked by a scorer that never sees the image"),
 }
 """Control -> (its name, what it is)."""
 
