@@ -29,7 +29,7 @@ def test_a_run_on_the_shipped_weights_has_pairs_ranked_two_ways(tmp_path):
     write_texts(tmp_path / "texts.jsonl", 4)
     build_synthetic(world, tmp_path / "run", texts=tmp_path / "texts.jsonl", quiet=True)
     candidates = load_candidates(tmp_path / "run")
-    assert len(candidates) >= 18
+    assert len(candidates) >= 12
     for one in candidates:
         assert [image.guidance_scale for image in one.images] == list(GUIDANCE_SCALES)
         assert len({image.image.sha256 for image in one.images}) == len(GUIDANCE_SCALES)
@@ -42,5 +42,5 @@ def test_a_run_on_the_shipped_weights_has_pairs_ranked_two_ways(tmp_path):
         }
         for own in ({}, {"scorer": "sequence"})
     )
-    assert len(by_looking) >= 15
+    assert len(by_looking) >= 10
     assert any(by_looking[key] != by_reading.get(key) for key in by_looking)
