@@ -72,7 +72,7 @@ def cluster_bootstrap(
         clusters_I: the cluster of each item; items of one cluster stay together.
         combine: R rows of column totals -> metric name -> R values; `nan` where a metric is undefined.
         num_resamples: R.
-        seed: of the draws; equal seeds and clusters give equal resamples.
+        seed: of the draws; equal seeds, clusters and sums give equal resamples.
 
     Returns:
         Metric name -> estimate, in `combine`'s order.

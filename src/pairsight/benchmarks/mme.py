@@ -1,7 +1,8 @@
 """MME: two yes-no questions an image over ten tasks of perception and four of cognition; 200 points a task.
 
-Source: C. Fu et al. (2306.13394); the rule is that of the authors' `eval_tool/calculation.py`. Suffix and decoding are
-LLaVA-1.5's. Points are the benchmark's own unit and stay points.
+Source: C. Fu et al. (2306.13394); the rule is that of the authors' `eval_tool/calculation.py`. Prompt and decoding are
+LLaVA-1.5's, which leaves the authors' "Please answer yes or no." out. Points are the benchmark's own unit and stay
+points.
 """
 
 from collections import Counter
@@ -33,6 +34,7 @@ _PUBLISHED = (
     "its authors publish eval_tool.zip and the images at github.com/BradyFU/Awesome-Multimodal-Large-Language-Models "
     "(branch Evaluation); give the folder of <task>.txt files"
 )
+_ASKED_FOR = "Please answer yes or no."
 _ONE_LINE = str.maketrans("\t\n\r", "   ")
 
 
@@ -104,7 +106,7 @@ class Mme(BaseConfig):
         """`<task>.txt` with the answer as fourth field; its tabs and line ends become spaces."""
         lines: dict[str, list[str]] = {}
         for sample in (sample for group in groups for sample in group):
-            fields = sample.target["image"], sample.prompt.question, sample.target["written"]
+            fields = tuple(sample.target[name] for name in ("image", "question", "written"))
             answer = answers.get(sample.id, "").translate(_ONE_LINE)
             lines.setdefault(sample.target["task"], []).append("\t".join((*fields, answer)) + "\n")
         files = [folder / f"{task}.txt" for task in lines]
@@ -148,6 +150,11 @@ def _sample(task: str, number: int, row: Row, images: SampleImages) -> Sample:
     except DataError as error:
         raise row.error(str(error), reason=error.reason) from None
     sample_id = f"{task}:{name}:{number}"
-    prompt = Prompt(sample_id, (Message("user", row.text("question"), (image,)),), source="mme")
-    target = {"label": row.values["label"].lower(), "task": task, "image": name, "written": row.values["label"]}
+    question = row.text("question")
+    asked = question.removesuffix(_ASKED_FOR).rstrip()  # LLaVA-1.5 asks for a word or phrase in its place
+    prompt = Prompt(sample_id, (Message("user", asked, (image,)),), source="mme")
+    target = {
+        "label": row.values["label"].lower(), "task": task, "image": name, "written": row.values["label"],
+        "question": question,
+    }  # fmt: skip
     return Sample(sample_id, prompt, cluster=f"{task}/{name}", target=target)

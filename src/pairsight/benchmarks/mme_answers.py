@@ -86,7 +86,7 @@ def _of_jsonl(file: Path) -> Iterator[tuple[Row, Key, str]]:
 
 
 def _sample_key(sample: Sample) -> Key:
-    return sample.target["task"], _stem(sample.target["image"]), _bare(sample.prompt.question)
+    return sample.target["task"], _stem(sample.target["image"]), _bare(sample.target["question"])
 
 
 def _stem(name: str) -> str:

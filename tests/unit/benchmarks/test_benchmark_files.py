@@ -10,7 +10,7 @@ import pytest
 from pairsight.benchmarks.answer_files import read_answers, write_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
-from pairsight.benchmarks.tasks import make_benchmark
+from pairsight.benchmarks.tasks import make_benchmark, make_tasks
 from pairsight.errors import DataError
 
 FEW = EvaluationSettings(num_resamples=50)
@@ -70,6 +70,18 @@ def test_export_and_score_round_trip(name, make, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_half_a_pair_of_surrogates_is_exported_and_read(name, make, tmp_path):
+    """JSON can carry what UTF-8 cannot hold; in MME's lines it becomes a question mark."""
+    path = make(name)
+    groups = groups_of(name, path)
+    texts = {sample.id: "yes \ud83d" for group in groups for sample in group}
+    benchmark = make_benchmark(name)
+    (first, *_) = files = write_answers(benchmark, tmp_path / "official", path, groups, texts)
+    back = read_answers(benchmark, first if len(files) == 1 else tmp_path / "official", path, groups)
+    assert set(back.values()) == {"yes ?" if name == "mme" else "yes \ud83d"}
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_groups_load_again_the_same(name, make):
     path = make(name)
     assert groups_of(name, path) == groups_of(name, path)
@@ -97,6 +109,17 @@ def test_mme_points_by_hand(make, tmp_path):
     found = values(section)
     assert found == {"accuracy": 9 / 12, "existence": 200.0, "color": 125.0, "code_reasoning": 50.0}
     assert section["metrics"]["existence"]["better"] == "higher"
+
+
+def test_mme_is_asked_as_llava_asks(make, tmp_path):
+    path = make("mme")
+    (task,) = make_tasks({"mme": path})
+    first = groups_of("mme", path)[0][0]
+    asked = task.with_suffix(first.prompt).messages[-1].text
+    assert asked == "Is it there in picture 1?\nAnswer the question using a single word or phrase."
+    write_answers(make_benchmark("mme"), tmp_path / "a", path, [(first,)], {first.id: "Yes"})
+    written = (tmp_path / "a" / "existence.txt").read_text()
+    assert written == "1.jpg\tIs it there in picture 1? Please answer yes or no.\tYes\tYes\n"
 
 
 def test_mme_sums_perception_when_all_tasks_are_there(tmp_path):
