@@ -15,7 +15,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 import pairsight.tiny
-from pairsight.engine import gate
 from pairsight.engine.calls import Caller
 from pairsight.engine.runner import Runner
 from pairsight.errors import EndpointError
@@ -40,10 +39,11 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("serve")
+    (folder / "hub").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "OMP_NUM_THREADS": "1"}
     command = [
         str(Path(sys.executable).parent / "transformers"), "serve", "--device", "cpu", "--dtype", "float32",
         "--host", "127.0.0.1", "--port", str(port),
@@ -91,12 +91,11 @@ def test_the_server_says_what_the_model_says_here(url: str, blobs: BlobStore, tm
     assert spent.completion_tokens > 0
 
 
-def test_a_model_that_the_server_does_not_have_is_one_clear_error(
-    url: str, blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "OPEN_S", (0.1, 0.1, 0.1))
-    monkeypatch.setattr("pairsight.engine.calls.LONGEST_BACKOFF_S", 0.1)
+def test_a_model_that_the_server_does_not_have_is_one_clear_error(url: str, blobs: BlobStore, tmp_path: Path) -> None:
     stage = GenerateCompletions(generator=EndpointModel(f"endpoint:nothing@{url}", blobs), sampling=Sampling())
-    with Ledger(tmp_path / "ledger.sqlite") as ledger, pytest.raises(EndpointError, match=r"127\.0\.0\.1") as error:
+    with (
+        Ledger(tmp_path / "ledger.sqlite") as ledger,
+        pytest.raises(EndpointError, match="its models list does not name 'nothing'") as error,
+    ):
         Runner(ledger, caller=Caller())(stage, requests(blobs))
     assert "\n" not in str(error.value)

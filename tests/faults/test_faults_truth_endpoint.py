@@ -62,11 +62,21 @@ def expected(world: Path) -> list[tuple[str, str, list[str], list[dict[str, floa
 
 
 def test_the_pairs_are_those_of_the_truth_in_process(
-    world: Path, tmp_path: Path, expected: list[tuple[str, str, list[str], list[dict[str, float]]]]
+    world: Path,
+    tmp_path: Path,
+    expected: list[tuple[str, str, list[str], list[dict[str, float]]]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with TruthServer(world) as server:
-        assert built(world, tmp_path / "run", server.reference) == 0
+        prices = ["--set", "calls.prices.truth.prompt=1", "--set", "calls.prices.truth.completion=2"]
+        assert built(world, tmp_path / "run", server.reference, *prices) == 0
     assert pairs(tmp_path / "run") == expected
+    (spent,) = [stage.spent for stage in run_status(tmp_path / "run").stages if stage.spent is not None]
+    assert spent.calls == 14
+    assert spent.cost == pytest.approx((spent.prompt_tokens + 2 * spent.completion_tokens) / 1e6)
+    tokens = f"{spent.prompt_tokens} prompt and {spent.completion_tokens} completion tokens"
+    assert f"annotate: 14 calls, {tokens}, cost {spent.cost:.4f}" in capsys.readouterr().out
+    assert "summary: annotate: 14 done" in (tmp_path / "run" / "run.log").read_text()
     assert len(expected) >= 3
 
 

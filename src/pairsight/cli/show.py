@@ -9,6 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from pairsight.pipeline.align import Aligned
     from pairsight.pipeline.build import Built
+    from pairsight.store.attempts import Spent
     from pairsight.store.status import RunStatus
     from pairsight.store.verify import Verification
 
@@ -18,6 +19,8 @@ def print_build(built: "Built") -> None:
     print(f"{built.run}: {built.num_prompts} prompts → {built.num_pairs} pairs")
     for (stage, reason), count in sorted(built.dropped.items(), key=lambda item: -item[1]):
         print(f"  dropped {count}: {reason} ({stage})")
+    for stage, spent in built.spent.items():
+        print_spent(stage, spent)
     model = "MODEL" if built.model.startswith("endpoint:") else built.model
     print(f"next: pairsight inspect {built.run}; pairsight align {built.run} --model {model}")
 
@@ -102,15 +105,19 @@ def print_status(status: "RunStatus") -> None:
     console.print(table)
     for stage in status.stages:
         if stage.spent is not None:
-            spent = stage.spent
-            tokens = f"{spent.prompt_tokens} prompt and {spent.completion_tokens} completion tokens"
-            print(f"{stage.stage}: {spent.calls} calls, {tokens}, cost {spent.cost:.4f}")
-            if spent.unknown_outcomes:
-                print(f"  {spent.unknown_outcomes} of unknown outcome, at most {spent.unknown_cost:.4f} of that")
+            print_spent(stage.stage, stage.spent)
     for phase, pid in status.running.items():
         print(f"at work: {phase} (process {pid})")
     for name, rows in status.tables.items():
         print(f"sealed: {name}, {rows} rows")
+
+
+def print_spent(stage: str, spent: "Spent") -> None:
+    """What a paid stage has used, over all times the run was started."""
+    tokens = f"{spent.prompt_tokens} prompt and {spent.completion_tokens} completion tokens"
+    print(f"{stage}: {spent.calls} calls, {tokens}, cost {spent.cost:.4f}")
+    if spent.unknown_outcomes:
+        print(f"  {spent.unknown_outcomes} of unknown outcome, at most {spent.unknown_cost:.4f} of that")
 
 
 def print_verification(found: "Verification") -> None:

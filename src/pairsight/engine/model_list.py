@@ -4,18 +4,23 @@ import asyncio
 
 import httpx
 
-PATIENCE_S = 5.0
+PATIENCE_S = 15.0
+TIMES = 5
 
 
 async def model_names(client: httpx.AsyncClient, url: str, key: str | None) -> list[str] | None:
     """The names in the models list of the endpoint that chat completions are posted to; None where it has no list."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            response = await client.get(f"{url.removesuffix('/chat/completions')}/models", headers=headers)
-        return [str(one["id"]) for one in response.raise_for_status().json()["data"]]
-    except (TimeoutError, httpx.HTTPError, ValueError, LookupError, TypeError):
-        return None
+    for _ in range(TIMES):  # a server that failed may close the connection that is then used again
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                response = await client.get(f"{url.removesuffix('/chat/completions')}/models", headers=headers)
+            return [str(one["id"]) for one in response.raise_for_status().json()["data"]]
+        except httpx.TransportError:
+            continue
+        except (TimeoutError, httpx.HTTPError, ValueError, LookupError, TypeError):
+            return None
+    return None
 
 
 def is_listed(model: str, names: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """Prompts -> candidates -> pairs, in a run folder that resumes where it stopped."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -21,9 +22,11 @@ from pairsight.recipes.protocol import Recipe, RecipeModels
 from pairsight.records import Prompt
 from pairsight.registry import strategies
 from pairsight.selection.strategy import Strategy
+from pairsight.store.attempts import Attempts, Spent
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
 
+_LOG = logging.getLogger("pairsight.run")
 FREE = (
     "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
     "recipe_file",
@@ -34,13 +37,14 @@ FREE = (
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A finished build: its run, the first of its models, and what became of the prompts."""
+    """A finished build: its run, the first of its models, what became of the prompts, and what paid stages cost."""
 
     run: Path
     model: str
     num_prompts: int
     num_pairs: int
     dropped: Mapping[tuple[str, str], int]
+    spent: Mapping[str, Spent]
 
 
 def build(
@@ -174,10 +178,13 @@ def build_run(
             first = list(islice(made, 1))  # the stages do all their work before the first candidates come
             with progress.task("select") as task:
                 kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
+            spent = Attempts(ledger).spent_by_stage()
+        for line in progress.summary().splitlines():
+            _LOG.info("summary: %s", line)
     named = extra.get("model", "")
     name = named if isinstance(named, str) else named[0]
     num_prompts = len(source.given) + len(source.dropped)
-    return Built(folder.path, str(name), num_prompts, kept.num_examples, kept.dropped)
+    return Built(folder.path, str(name), num_prompts, kept.num_examples, kept.dropped, spent)
 
 
 def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: Strategy) -> dict[str, Any]:

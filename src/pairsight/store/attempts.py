@@ -98,6 +98,11 @@ class Attempts:
         )
         return Spent(*row)
 
+    def spent_by_stage(self) -> dict[str, Spent]:
+        """`spent` of each stage that has made calls, by name."""
+        names = dict.fromkeys(stage for _, stage, _, _ in self._ledger.plans())
+        return {name: spent for name in names if (spent := self.spent(name)).calls}
+
     def unknown_outcomes(self) -> list[UnknownOutcome]:
         """All calls that may have been charged without an answer that we hold: the process or the connection died."""
         rows = self._ledger.read(

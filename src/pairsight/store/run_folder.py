@@ -153,6 +153,9 @@ class RunFolder:
         try:
             self._log_versions()
             yield
+        except BaseException as error:
+            _LOG.error("stopped by %s: %s", type(error).__name__, " ".join(str(error).split()))
+            raise
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)

@@ -72,6 +72,7 @@ def unknown_outcomes(path: str | Path) -> list[UnknownOutcome]:
 def _stages(phase: Phase) -> Iterator[StageStatus]:
     holder = phase.holder()
     with Ledger(phase.ledger, read_only=True) as ledger:
+        paid = Attempts(ledger).spent_by_stage()
         by_stage: dict[str, list[tuple[int, int | None]]] = {}
         for plan, stage, expected, _ in ledger.plans():
             by_stage.setdefault(stage, []).append((plan, expected))
@@ -88,6 +89,4 @@ def _stages(phase: Phase) -> Iterator[StageStatus]:
             pending = None if total is None else total - done - failed.total()
             speed = ledger.items_per_s(stage, holder.since_s) if pending and holder is not None else None
             left = pending / speed if pending and speed else None
-            spent = Attempts(ledger).spent(stage)
-            paid = spent if spent.calls else None
-            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid)
+            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid.get(stage))

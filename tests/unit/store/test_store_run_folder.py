@@ -117,8 +117,11 @@ def test_the_log_is_a_file_people_can_read(tmp_path: Path) -> None:
     with run.log():
         logging.getLogger("pairsight.engine").info("generate: %d done", 3)
     logging.getLogger("pairsight.engine").warning("not in the log any more")
+    with pytest.raises(RunError), run.log():
+        raise RunError("the disk\nis full")
     log = (tmp_path / "run.log").read_text()
     assert "INFO pairsight.engine: generate: 3 done" in log
+    assert "ERROR pairsight.run: stopped by RunError: the disk is full" in log
     assert "any more" not in log
 
 
