@@ -90,7 +90,7 @@ class Chair(BaseConfig):
         found = {node for _, node in mentions} & truth
         decision = {
             "id": sample.id, "prediction": [word for word, _ in mentions], "target": sorted(truth),
-            "correct": float(not wrong), "parsed": True, "hallucinated": [word for word, _ in wrong],
+            "correct": float(not wrong), "parsed": True,
         }  # fmt: skip
         counts = (1, bool(wrong), len(mentions), len(wrong), len(truth), len(found), len(answers[0].split()))
         return Scored(sample.cluster, tuple(map(float, counts)), (decision,))

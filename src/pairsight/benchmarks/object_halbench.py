@@ -98,7 +98,7 @@ class ObjectHalBench(BaseConfig):
         found = {node for _, node in mentions} & truth
         decision = {
             "id": sample.id, "prediction": [word for word, _ in mentions], "target": sorted(truth),
-            "correct": float(not wrong), "parsed": True, "hallucinated": [word for word, _ in wrong],
+            "correct": float(not wrong), "parsed": True,
         }  # fmt: skip
         words = len(answers[0].strip().split(" "))
         counts = (1, bool(mentions), bool(wrong), len(mentions), len(wrong), len(truth), len(found), words)

@@ -41,7 +41,7 @@ class Sample:
 class Scored:
     """What a group earned: one number per column of the benchmark, and each answer's decision for people to read.
 
-    A decision has the keys id, prediction (what was read), target, correct (0–1 or None) and parsed; others are kept.
+    A decision has the keys id, prediction (what was read), target, correct (0–1 or None) and parsed.
     `categories` names the rows of the per-category tables that the group belongs to, e.g. ("ability: counting",).
     """
 
