@@ -33,7 +33,8 @@ _PUBLISHED = (
 class Vqav2(BaseConfig):
     """VQAv2 from a folder with one questions and (except test) one annotations file, or from LLaVA's test JSONL.
 
-    Without annotations nothing is scored: export the answers for the server. Categories are the answer types.
+    Without annotations nothing is scored: export the answers for the server. Categories are the types of
+    answers and questions.
     """
 
     normalise: bool = Field(False, description="normalise answers before scoring and export, as LLaVA's exporter does")
@@ -74,7 +75,8 @@ class Vqav2(BaseConfig):
             return Scored(sample.cluster, (0.0, 0.0), (_decision(sample, answer, None, parsed),), 1, int(not parsed))
         read, agrees = official_match(answer, truth) if parser == "official" else _robust_match(answer, truth)
         right = soft_score(tuple(agrees))
-        categories = (f"answer type: {sample.target['answer_type']}",) if sample.target.get("answer_type") else ()
+        kinds = ("answer_type", "question_type")
+        categories = tuple(f"{k.replace('_', ' ')}: {sample.target[k]}" for k in kinds if sample.target.get(k))
         decision = _decision(sample, read, right, parsed)
         return Scored(sample.cluster, (right, 1.0), (decision,), 1, int(not parsed), categories)
 
@@ -168,7 +170,8 @@ def _annotations(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
             raise row.error("'answers' must be a list of {'answer': text}")
         found[row.name] = {
-            "answers": tuple(sys.intern(text) for text in given), "answer_type": row.values.get("answer_type", ""),
+            "answers": tuple(sys.intern(text) for text in given),
+            **{kind: sys.intern(str(row.values.get(kind, ""))) for kind in ("answer_type", "question_type")},
         }  # fmt: skip
     return found
 

@@ -191,15 +191,18 @@ def test_vqav2(count, tmp_path):
     given = [[rng.choice(POOL[: rng.randint(1, len(POOL))]) for _ in range(10)] for _ in texts]
     questions = [{"image_id": k // 4, "question": "?", "question_id": k} for k in range(count)]
     annotations = [
-        {"question_id": k, "answer_type": "other",
+        {"question_id": k, "answer_type": "other", "question_type": f"what {k % 3}",
          "answers": [{"answer": text, "answer_id": n} for n, text in enumerate(row)]}
         for k, row in enumerate(given)
     ]  # fmt: skip
     official.as_json(tmp_path / "v" / "q_questions.json", {"data_subtype": "val2014", "questions": questions})
     official.as_json(tmp_path / "v" / "q_annotations.json", {"annotations": annotations})
     answers = as_json_lines(tmp_path / "a.jsonl", rows_of(texts))
-    values, _, items = scored("vqav2", tmp_path / "v", answers, tmp_path)
+    values, categories, items = scored("vqav2", tmp_path / "v", answers, tmp_path)
     scores, accuracy = transcribed.vqav2(list(zip(texts, given, strict=True)))
+    for kind in range(3):  # perQuestionType
+        found = categories[f"question type: what {kind}"]["accuracy"]
+        assert round(100 * found, 2) == round(100 * float(sum(scores[kind::3])) / len(scores[kind::3]), 2)
     assert [items[str(k)][1] for k in range(count)] == scores
     assert round(100 * values["accuracy"], 2) == accuracy
     # LLaVA normalises before it uploads: the same script on the normalised answers
