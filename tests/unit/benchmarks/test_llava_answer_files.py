@@ -5,9 +5,12 @@ import random
 
 import official
 import pytest
+from test_readers_fuzzed import damaged, refused
 
+from pairsight.benchmarks.answer_files import read_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
+from pairsight.benchmarks.tasks import make_benchmark
 from pairsight.errors import DataError
 
 FEW = EvaluationSettings(num_resamples=20)
@@ -217,3 +220,24 @@ def test_mmbench_takes_the_table_that_pandas_uploads(tmp_path):
     section = scored("mmbench", path, tmp_path / "answers.tsv", tmp_path)
     assert values(section) == {"accuracy": 0.5, "row_accuracy": 0.75}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["mmbench"]["rows"] == 4
+
+
+@pytest.mark.parametrize("name", ["pope", "mme"])
+def test_damaged_rows_of_llava_are_refused_in_one_line(name, tmp_path):
+    if name == "pope":
+        path, things = pope(tmp_path / "coco")
+        rows = pope_answers(things, OFFSETS)
+    else:
+        path = mme(tmp_path / "mme")
+        asked = {"code_reasoning/0020.png": ["Is a c++ code shown?", "Is a python code shown?"],
+                 "artwork/images/14777.jpg": ["Is this artwork titled sorrow?", "Is it religious?"]}  # fmt: skip
+        rows = [llava_row(image, "No", f"{q}{SUFFIX}") for image, questions in asked.items() for q in questions]
+    whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    groups = list(make_benchmark(name).load(path, official.Names()))
+    rng = random.Random(name)
+    refusals = 0
+    for _ in range(200):
+        torn = tmp_path / "torn.jsonl"
+        torn.write_bytes(damaged(whole, rng))
+        refusals += refused(lambda torn=torn: read_answers(make_benchmark(name), torn, path, groups))
+    assert refusals > 60
