@@ -2,10 +2,10 @@
 
     python examples/synthetic_tiny.py --out runs/synthetic
 
-Per seed: a world (its held-out scenes and its texts), pictures and answers from them, and three trainings on the same
-candidates: pairs ranked by BLIP's matching head (`looking`), those of them whose sides have equally many words
-(`length_matched`), and pairs ranked by the reward model that never sees the picture (`text_only`). What the pairs say
-of their pictures is counted by reading the pictures (`read_picture`). Every part resumes.
+Per seed: a world (its held-out scenes and its texts), pictures and answers from them, and four trainings on the same
+candidates: pairs ranked by BLIP's matching head (`looking`) and by the reward model that never sees the picture
+(`text_only`), and both again with pairs of completions that have equally many words. What the pairs say of their
+pictures is counted by reading the pictures (`read_picture`). Every part resumes.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from pairsight.pipeline.align import align_from_options
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates, make_strategy, select
 from pairsight.records import Completion, PreferencePair
-from pairsight.selection.length_matching import match_lengths
 from pairsight.studies.synthetic_run import analyse_run
 from pairsight.tiny.captions import count_caption
 from pairsight.tiny.demo_synthetic import build_synthetic
@@ -30,10 +29,13 @@ from pairsight.tiny.read_picture import kinds_in
 from pairsight.tiny.world_files import write_world
 
 TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+EQUAL = {"max_length_difference": 0}
+READING = {"scorer": "sequence"}
 TRAININGS: dict[str, dict[str, Any]] = {
     "looking": {},
-    "length_matched": {"max_length_difference": 0, "num_train_epochs": 8.0},  # fewer pairs, as many steps
-    "text_only": {"strategy_options": {"scorer": "sequence"}},
+    "text_only": {"strategy_options": READING},
+    "looking-equal-length": {"strategy_options": EQUAL},
+    "text_only-equal-length": {"strategy_options": {**READING, **EQUAL}},
 }
 SHOWN = ("chair_i", "chair_i_cut", "recall", "accuracy", "f1", "yes_rate", "caption_length", "text_accuracy")
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t for n seeds
@@ -89,8 +91,6 @@ def count_faults(run: Path) -> None:
     for name, options in TRAININGS.items():
         chosen, _ = select(candidates, make_strategy("best_over_worst", options.get("strategy_options", {})))
         pairs = [pair for pair in chosen.items if isinstance(pair, PreferencePair)]
-        if "max_length_difference" in options:
-            pairs, _ = match_lengths(pairs, options["max_length_difference"])
         counts = []
         for pair in pairs:
             shown = kinds_in(np.asarray(candidates.images.open(pair.prompt.images[0])))

@@ -30,6 +30,14 @@ def test_completions_without_a_score_or_text_do_not_count():
     assert (pair.chosen.id, pair.rejected[0].id) == ("p:3", "p:1")
 
 
+def test_a_limit_on_lengths_takes_the_furthest_two_within_it():
+    given = candidates(9.0, 1.0, 4.0, 2.0, 0.0, texts=["a", "a b", "b a", "a c", "a b c d"])
+    pair = BestOverWorst(max_length_difference=0)(given)
+    assert (pair.chosen.id, pair.rejected[0].id) == ("p:2", "p:1")
+    pair = BestOverWorst(max_length_difference=1)(given)
+    assert (pair.chosen.id, pair.rejected[0].id) == ("p:0", "p:1")
+
+
 @pytest.mark.parametrize(
     ("given", "options", "reason"),
     [
@@ -41,6 +49,8 @@ def test_completions_without_a_score_or_text_do_not_count():
         (candidates(1.0, 2.0, texts=["A cat.", "a  cat"]), {}, "identical"),
         (candidates(1.0, 2.0), {"scorer": "clip"}, "too_few_scored"),
         (candidates(1.0, 2.0), {"column": "help"}, "too_few_scored"),
+        (candidates(1.0, 2.0, texts=["a cat", "cat"]), {"max_length_difference": 0}, "length"),
+        (candidates(1.0, 1.0, 2.0, texts=["a cat", "a dog", "cat"]), {"max_length_difference": 0}, "tie"),
     ],
 )
 def test_what_makes_no_pair_says_why(given, options, reason):
