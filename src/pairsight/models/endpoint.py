@@ -62,6 +62,16 @@ def parse_endpoint(reference: str) -> tuple[str, str]:
     return found["name"], url if url.endswith("/chat/completions") else f"{url}/chat/completions"
 
 
+def endpoint_fingerprint(reference: str, options: EndpointOptions | None = None) -> str:
+    """Name and address, and a hash of the options where they are not the defaults. Revisions are not seen."""
+    name, url = parse_endpoint(reference)
+    plain = f"{PREFIX}{name}@{url.removesuffix('/chat/completions')}"
+    if options is None or options == EndpointOptions():
+        return plain
+    said = json.dumps(options.to_plain(), sort_keys=True)
+    return f"{plain}#{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+
+
 class EndpointModel:
     """A model behind an endpoint: a `Generator` whose stages become paid calls.
 
@@ -78,12 +88,8 @@ class EndpointModel:
 
     @property
     def fingerprint(self) -> str:
-        """Name and address, and a hash of the options where they are not the defaults. Revisions are not seen."""
-        plain = f"{PREFIX}{self.name}@{self.url.removesuffix('/chat/completions')}"
-        if self.options == EndpointOptions():
-            return plain
-        options = json.dumps(self.options.to_plain(), sort_keys=True)
-        return f"{plain}#{hashlib.sha256(options.encode()).hexdigest()[:12]}"
+        """What identifies the model: see `endpoint_fingerprint`."""
+        return endpoint_fingerprint(f"{PREFIX}{self.name}@{self.url}", self.options)
 
     def request(self, asked: CompletionRequest, sampling: Sampling, schema: Mapping[str, Any] | None = None) -> Request:
         """The request for one completion.

@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pairsight.engine.stage import Json, Resources
+from pairsight.engine.stage import Call, Json, Resources
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
+from pairsight.models.endpoint import EndpointModel, is_endpoint
+from pairsight.models.endpoint_options import EndpointOptions
 from pairsight.models.image_text_scorer import ImageText
 from pairsight.models.protocols import Scorer
 from pairsight.models.requests import image_key, prompt_key
 from pairsight.models.residence import load_or_reuse, release_memory
-from pairsight.models.scorers import load_completion_scorer, load_image_scorer, scorer_identity
+from pairsight.models.scorers import load_completion_scorer, load_image_scorer, parse_scorer, scorer_identity
 from pairsight.records import Annotation, ItemError
 
 In = TypeVar("In")
@@ -101,14 +103,28 @@ class ScoreImages(_Score[ImageText]):
 
 @dataclass
 class ScoreCompletions(_Score[Rated]):
-    """A `Stage` of (prompt, completion) -> an `Annotation` by this scorer."""
+    """A `Stage` of (prompt, completion) -> an `Annotation` by this scorer; a paid call where it is an endpoint's model.
+
+    Args:
+        endpoint: how an endpoint is asked.
+    """
 
     output: type[Annotation] = Annotation
+    endpoint: EndpointOptions | None = None
 
     @property
     def name(self) -> str:
         """E.g. "score_completions/armorm"."""
         return f"score_completions/{self.kind}"
+
+    def as_call(self) -> Call[Rated, Annotation] | None:
+        """The paid call that does the same, where the judge is behind an endpoint."""
+        from pairsight.models.endpoint_stages import judging_call
+
+        _, reference = parse_scorer(self.scorer)
+        if not is_endpoint(reference):
+            return None
+        return judging_call(EndpointModel(reference, self.images, self.endpoint), self.name, self.kind)
 
     def load(self) -> Scorer[Rated]:
         """The scorer, from its name."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
+from pairsight.models.endpoint import is_endpoint, parse_endpoint
 from pairsight.models.fingerprint import fingerprint
 from pairsight.models.image_aware import ImageAware
 from pairsight.models.image_text_scorer import ImageTextScorer
@@ -21,14 +22,18 @@ def parse_scorer(name: str) -> tuple[Any, str]:
     """The scorer's class and the model reference in `KIND:REFERENCE`; loads nothing.
 
     Raises:
-        ConfigError: no colon, or an unknown kind, with the nearest right one.
+        ConfigError: no colon, an unknown kind, with the nearest right one, or an endpoint for what needs weights.
         ModelError: a local folder that is missing or holds no safetensors.
     """
     kind, colon, reference = name.partition(":")
     if not colon or not reference:
         raise ConfigError(f"scorer '{name}' must be KIND:REFERENCE; kinds: {', '.join(scorers.names())}")
     found = scorers.get(kind)
-    if local_folder(reference) is not None:
+    if is_endpoint(reference):
+        parse_endpoint(reference)
+        if not getattr(found, "may_be_endpoint", False):
+            raise ConfigError(f"scorer '{name}': '{kind}' needs weights; only 'vlm' asks a model behind an endpoint")
+    elif local_folder(reference) is not None:
         weights_folder(reference)
     return found, reference
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pairsight.images.source import ImageSource
 from pairsight.models.dialogue import Rated
+from pairsight.models.endpoint import endpoint_fingerprint, is_endpoint
 from pairsight.models.fingerprint import fingerprint
 from pairsight.models.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator
@@ -25,13 +26,14 @@ class VlmJudge:
     Its columns: `total`, helpfulness + correctness + coherence in 0–12, which selects; and the five attributes, 0–4.
 
     Args:
-        reference: a folder, or a hub name.
+        reference: a folder, or a hub name. (Behind an endpoint its stage becomes a call: `judging_call`.)
         images: where the prompts' images are.
         device: default: the GPU where there is one.
         generator: instead of the model in `reference`, one that is open already.
     """
 
     needs_images: ClassVar[bool] = True
+    may_be_endpoint: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...]] = ("total", *_QUALITY, "complexity", "verbosity")
 
     def __init__(
@@ -48,7 +50,8 @@ class VlmJudge:
     @staticmethod
     def identity(reference: str | Path) -> str:
         """The fingerprint of a judge on the model in `reference`, which is not loaded."""
-        return annotator_fingerprint(fingerprint(reference))
+        model = endpoint_fingerprint(str(reference)) if is_endpoint(reference) else fingerprint(reference)
+        return annotator_fingerprint(model)
 
     @property
     def fingerprint(self) -> str:
@@ -58,10 +61,11 @@ class VlmJudge:
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per completion: what cannot be parsed is that item's error."""
         alone = [Candidates(prompt, (completion,)) for prompt, completion in items]
-        return [_scores(marks[0]) for marks in self.annotator.annotate_batch(alone)]
+        return [quality_scores(marks[0]) for marks in self.annotator.annotate_batch(alone)]
 
 
-def _scores(mark: Annotation | ItemError) -> Scores:
+def quality_scores(mark: Annotation | ItemError) -> Scores:
+    """The scores of one annotation by column; its error when it is none."""
     if isinstance(mark, ItemError):
         return mark
     return {"total": sum(mark.scores[name] for name in _QUALITY), **mark.scores}

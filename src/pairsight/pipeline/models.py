@@ -103,6 +103,7 @@ def open_models(
         writer=None if writer is None else generator(writer),
         answerer=answerer,
         blobs=blobs,
+        endpoint=endpoint,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError
+from pairsight.models.endpoint_options import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator
 from pairsight.records import Candidates, Dropped, ItemError, Prompt
 from pairsight.store.blobs import BlobStore
@@ -18,7 +19,8 @@ Out = TypeVar("Out")
 class RecipeModels:
     """The models a recipe may use, each by its role, and the blobs that the images it makes go to.
 
-    `writer` writes texts (scenes, instructions); `answerer` is the annotator's model where it answers prompts itself.
+    `writer` writes texts (scenes, instructions); `answerer` is the annotator's model where it answers prompts itself;
+    `endpoint` is how judges behind endpoints are asked.
     """
 
     generators: tuple[Generator, ...]
@@ -26,6 +28,7 @@ class RecipeModels:
     writer: Generator | None = None
     answerer: Generator | None = None
     blobs: BlobStore | None = None
+    endpoint: EndpointOptions | None = None
 
     def one_generator(self, recipe: str) -> Generator:
         """The only generator; ConfigError when there are none or several."""

@@ -223,7 +223,10 @@ class Steps:
 
         for place, name in enumerate(self.config.completion_scorers):
             stage = ScoreCompletions(
-                name, self.models.needed_blobs(self.config.name), keep_loaded=self.config.keep_loaded
+                name,
+                self.models.needed_blobs(self.config.name),
+                keep_loaded=self.config.keep_loaded,
+                endpoint=self.models.endpoint,
             )
             rated = [
                 (prompt, one) for item, prompt in zip(items, prompts_of(items), strict=True) for one in item.completions

@@ -17,9 +17,12 @@ from pairsight.models.endpoint_answer import completion_of
 from pairsight.models.endpoint_options import EndpointOptions
 from pairsight.models.endpoint_stages import annotation_call
 from pairsight.models.protocols import Sampling
+from pairsight.models.score_items import ScoreCompletions
+from pairsight.models.scorers import scorer_identity
 from pairsight.models.stages import AnnotateCandidates, GenerateCompletions
 from pairsight.models.vlm_annotator import VlmAnnotator
 from pairsight.records import (
+    Annotation,
     Candidates,
     Completion,
     CompletionRequest,
@@ -236,6 +239,26 @@ def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blo
     assert result.annotations[0].scores["correctness"] == 3.0
     other = Candidates(item.prompt, (completions[0], Completion("p:9", "p", "text 1", "stop", "m", 0, 1)))
     assert call.key(item) != call.key(other)
+
+
+def test_a_judge_among_the_scorers_may_be_behind_an_endpoint(blobs: BlobStore) -> None:
+    stage = ScoreCompletions(f"vlm:{REFERENCE}", blobs)
+    call = stage.as_call()
+    assert call is not None
+    item = (Prompt("p", (Message("user", "What?"),)), Completion("p:1", "p", "a cat", "stop", "m", 0, 1))
+    assert call.name == "score_completions/vlm"
+    assert "[Answer 1]\na cat" in call.request(item).body["messages"][0]["content"]
+    grades = "Answer 1: good\n\nAnswer 1\nHelpfulness: 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2"
+    result = call.parse(item, json.dumps(answer(grades)))
+    assert isinstance(result, Annotation)
+    assert (result.completion_id, result.annotator, result.scores["total"]) == ("p:1", "vlm", 11.0)
+    cut = call.parse(item, json.dumps(answer("Answer 1: good", "length")))
+    assert isinstance(cut, ItemError)
+    assert cut.reason == "length"
+    assert scorer_identity(f"vlm:{REFERENCE}") != scorer_identity("vlm:endpoint:other@http://127.0.0.1:8000/v1")
+    assert ScoreCompletions("clip:org/model", blobs).as_call() is None
+    with pytest.raises(ConfigError, match="'clip' needs weights; only 'vlm' asks a model behind an endpoint"):
+        ScoreCompletions(f"clip:{REFERENCE}", blobs).as_call()
 
 
 @pytest.mark.parametrize("ending", ["length", "content_filter"])
