@@ -80,6 +80,18 @@ def test_the_pairs_are_those_of_the_truth_in_process(
     assert len(expected) >= 3
 
 
+def test_structured_answers_make_the_same_pairs(
+    world: Path, tmp_path: Path, expected: list[tuple[str, str, list[str], list[dict[str, float]]]]
+) -> None:
+    with TruthServer(world) as server:
+        assert built(world, tmp_path / "run", server.reference, "--set", "endpoint.structured_output=true") == 0
+    assert pairs(tmp_path / "run") == expected
+    with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
+        kept = [json.loads(json.loads(raw)["choices"][0]["message"]["content"]) for (raw,) in
+                ledger.read("SELECT raw FROM answers", ())]  # fmt: skip
+    assert all(list(answer)[1] == "reasons" for said in kept for answer in said["answers"])
+
+
 def test_faults_in_half_of_all_calls_change_nothing_but_time(
     world: Path,
     tmp_path: Path,

@@ -1,5 +1,6 @@
 """`pairsight tiny`: the embedded default as plain files, and its truth behind a loopback endpoint."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -42,4 +43,5 @@ def serve(
 
     server = TruthServer(world, port)
     print(server.reference, flush=True)
-    server.serve_forever()
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()

@@ -91,6 +91,13 @@ class EndpointModel:
         """What identifies the model: see `endpoint_fingerprint`."""
         return endpoint_fingerprint(f"{PREFIX}{self.name}@{self.url}", self.options)
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether JSON of a schema is asked for: as the options say, else where the service is known to offer it."""
+        if self.options.structured_output is not None:
+            return self.options.structured_output
+        return urlsplit(self.url).hostname in STRUCTURED_HOSTS
+
     def request(self, asked: CompletionRequest, sampling: Sampling, schema: Mapping[str, Any] | None = None) -> Request:
         """The request for one completion.
 
@@ -116,10 +123,7 @@ class EndpointModel:
             body["top_k"] = sampling.top_k
         if options.send_seed and sampling.temperature > 0:
             body["seed"] = asked.seed
-        structured = options.structured_output
-        if structured is None:
-            structured = urlsplit(self.url).hostname in STRUCTURED_HOSTS
-        if schema is not None and structured:
+        if schema is not None and self.is_structured:
             wanted = {"name": "answer", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": wanted}
         body |= options.extra_body

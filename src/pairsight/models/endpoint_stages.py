@@ -49,7 +49,7 @@ def judging_call(model: EndpointModel, name: str, kind: str) -> EndpointCall[Rat
         name: the stage's name.
         kind: the scorer's kind, which the annotation carries.
     """
-    annotator = VlmAnnotator(model)
+    annotator = VlmAnnotator(model, form="json" if model.is_structured else "text")
 
     def ask(item: Rated) -> CompletionRequest:
         prompt, completion = item
@@ -68,6 +68,7 @@ def judging_call(model: EndpointModel, name: str, kind: str) -> EndpointCall[Rat
     return EndpointCall(
         name, 1, PARSER_VERSION * 1000 + ANNOTATION_PARSER_VERSION, Annotation, model, annotator.sampling,
         ask=ask, read=read, ids=lambda item: item[1].id, item_name=lambda item: item[1].id,
+        schema=lambda item: annotation_schema(1),
     )  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def open_models(
         from pairsight.models.vlm_annotator import VlmAnnotator
 
         answerer = generator(annotator)
-        annotator = VlmAnnotator(answerer)
+        structured = isinstance(answerer, EndpointModel) and answerer.is_structured
+        annotator = VlmAnnotator(answerer, form="json" if structured else "text")
     return RecipeModels(
         generators=tuple(generator(reference) for reference in generators),
         annotator=annotator,
