@@ -76,8 +76,8 @@ def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> Figures:
         training=training,
         evaluation={"batch_size": 256},
     )
-    compared, rates = study.results()
-    print(rates.markdown())
+    compared, *rates = study.results()
+    print("".join(result.markdown() for result in rates))
     found: Figures = {}
     for row in compared.rows:
         named = dict(zip(compared.columns, row, strict=True))

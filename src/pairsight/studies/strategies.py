@@ -63,7 +63,8 @@ def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]
     """All trainings, the choice of rates, the final comparison.
 
     Returns:
-        "strategies" (a row a system and metric, paired intervals) and "strategies_rates" (the validation figures).
+        "strategies" (a row a system and metric, paired intervals) and, where there was a choice of rates,
+        "strategies_rates" (the validation figures).
 
     Raises:
         ConfigError: names that do not fit each other.
@@ -75,8 +76,10 @@ def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]
     by_name = {one.name: one for one in trained}
     shown = config.model_copy(update={"images": config.validation_images or config.images})
     folders = {name: str(one.adapter) for name, one in by_name.items()}
-    tried = _evaluate(shown, folders, config.validation, out / "validation", quiet)
-    chosen = best_by_setting(trained, tried, config.choose_by)
+    chosen, tried = trained, dict[str, Rows]()
+    if len(config.rate_factors) > 1:
+        tried = _evaluate(shown, folders, config.validation, out / "validation", quiet)
+        chosen = best_by_setting(trained, tried, config.choose_by)
     named = {f"{one.strategy}-{one.setting}": one for one in chosen}
     adapters = {name: str(one.adapter) for name, one in named.items()} | config.adapters
     compared = _evaluate(config, adapters, config.benchmarks, out / "held-out", quiet)
@@ -85,7 +88,9 @@ def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]
         others["backbone"] = (config.backbone, config.text_benchmarks)
     for name, (model, benchmarks) in others.items():
         compared[name] = _other_model(config, name, model, benchmarks, out, quiet=quiet)
-    results = [_comparison(named, compared), _rates(trained, tried, chosen, config.choose_by)]
+    results = [_comparison(named, compared)]
+    if tried:
+        results.append(_rates(trained, tried, chosen, config.choose_by))
     for result in results:
         result.write(out)
     return results
@@ -236,8 +241,8 @@ def _comparison(named: Mapping[str, Training], compared: Mapping[str, Rows]) -> 
             alt="each system's difference from the base, with intervals",
         ),
         f"{len(compared)} systems against the base on the same items, each strategy at the rate that was best on the "
-        f"validation files. Of {len(rows)} differences {clear} have 95 % intervals without zero. ktokens: completion "
-        "tokens trained on, in thousands, repetitions counted.",
+        f"validation files, or the only one asked for. Of {len(rows)} differences {clear} have 95 % intervals without "
+        "zero. ktokens: completion tokens trained on, in thousands, repetitions counted.",
     )  # fmt: skip
 
 
