@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def print_build(built: "Built") -> None:
     """Counts of a finished build, what was dropped and why, and what to do next."""
-    print(f"{built.run}: {built.num_prompts} prompts → {built.num_pairs} pairs")
+    prompts = f"{built.num_prompts} prompts → " if built.num_prompts else ""  # none were given: the writer wrote them
+    print(f"{built.run}: {prompts}{built.num_pairs} {built.examples}")
     for (stage, reason), count in sorted(built.dropped.items(), key=lambda item: -item[1]):
         print(f"  dropped {count}: {reason} ({stage})")
     for stage, spent in built.spent.items():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pairsight.config import BaseConfig
 from pairsight.engine.call_options import CallOptions
@@ -43,6 +43,7 @@ class Built:
     model: str
     num_prompts: int
     num_pairs: int
+    examples: Literal["pairs", "demonstrations"]
     dropped: Mapping[tuple[str, str], int]
     spent: Mapping[str, Spent]
 
@@ -184,7 +185,8 @@ def build_run(
     named = extra.get("model", "")
     name = named if isinstance(named, str) else named[0]
     num_prompts = len(source.given) + len(source.dropped)
-    return Built(folder.path, str(name), num_prompts, kept.num_examples, kept.dropped, spent)
+    examples: Literal["pairs", "demonstrations"] = "demonstrations" if strategy.makes_demonstrations else "pairs"
+    return Built(folder.path, str(name), num_prompts, kept.num_examples, examples, kept.dropped, spent)
 
 
 def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: Strategy) -> dict[str, Any]:
