@@ -51,9 +51,9 @@ def _by_text(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def _contains(answer: str, option: str) -> bool:
-    if option.isascii():
-        return re.search(rf"(?<!\w){re.escape(option)}(?!\w)", answer) is not None
-    return option in answer
+    if option not in answer or not option.isascii():
+        return option in answer
+    return re.search(rf"(?<!\w){re.escape(option)}(?!\w)", answer) is not None
 
 
 def _plain(text: str) -> str:
