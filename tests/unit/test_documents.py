@@ -85,5 +85,8 @@ def test_every_command_line_has_verbs_and_flags_that_exist(document, line):
     assert isinstance(command, click.Group) or hasattr(command, "commands")
     verb, *words = shlex.split(line)[1:]
     assert verb in command.commands, f"{document}: {line}"
-    known = {flag for parameter in command.commands[verb].params for flag in parameter.opts}
+    command = command.commands[verb]
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {flag for parameter in command.params for flag in parameter.opts}
     assert [word for word in words if word.startswith("--") and word not in known] == [], f"{document}: {line}"

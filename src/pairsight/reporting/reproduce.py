@@ -14,6 +14,7 @@ from pairsight.training.presets import PRESETS
 _FLAGS = ("prompts", "images", "annotator", "writer", "question", "limit", "seed")
 _NOT_ASKED = (
     "recipe",
+    "recipe_file",
     "options",
     "strategy",
     "model",
@@ -29,7 +30,7 @@ _NOT_ASKED = (
 
 def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
     """What built the run: `pairsight build …` or, where it was made in Python, the call; all that is not a default."""
-    recipe = str(config.get("recipe", ""))
+    recipe = recipe_of(config)
     if not recipe:
         return []
     options = _different(config.get("options"), _defaults(recipes, recipe))
@@ -48,6 +49,11 @@ def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
     for name, value in {**reading, **options, **_strategy(config)}.items():
         words += ["--set", f"{name}={_yaml(value)}"]
     return [_line([*words, "--out", run.name])]
+
+
+def recipe_of(config: Mapping[str, Any]) -> str:
+    """The recipe as the verbs take it: `file.py:Class` where it came from a file; "" for none."""
+    return str(config.get("recipe_file") or config.get("recipe") or "")
 
 
 def align_command(

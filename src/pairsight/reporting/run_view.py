@@ -16,7 +16,7 @@ from pairsight.inspection.inspect import inspect_dataset
 from pairsight.inspection.lengths import measure_lengths
 from pairsight.reporting.curves import Curve, Training, draw_curves, read_trainings
 from pairsight.reporting.gallery import PairCard, evenly_spaced, pair_cards
-from pairsight.reporting.reproduce import align_command, build_command
+from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import control_title, system_title
 
@@ -149,7 +149,7 @@ def _commands(run: Path, config: Mapping[str, Any], trainings: Sequence[Training
             run,
             training.name,
             _mapping(training.settings),
-            str(config.get("recipe", "")),
+            recipe_of(config),
             selection=_mapping(_read_text(run / "align" / training.name / "selection.yaml")),
             built_with=config.get("strategy"),
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from pairsight.config import parse_settings
 from pairsight.pipeline.align import parse_align
 from pairsight.recipes.seva import SeVa
-from pairsight.reporting.reproduce import align_command, build_command
+from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.selection.steerlm import SteerLM
 from pairsight.training.config import TrainingConfig
 
@@ -74,6 +74,15 @@ def test_a_run_made_in_python_is_told_as_a_call():
     assert build_command(Path("demo/seva"), config) == [
         "ps.build(ps.SeVa(noise_step=500), prompts, model='m', run='seva')"
     ]
+
+
+def test_a_recipe_from_a_file_is_named_by_its_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from pairsight.recipes.seva import SeVa\n\n\nclass Mine(SeVa):\n    name = 'mine'\n")
+    config = {"recipe": "mine", "recipe_file": f"{file}:Mine", "model": "m", "prompts": "p.json", "options": {}}
+    (command,) = build_command(Path("r"), config)
+    assert command == f"pairsight build {file}:Mine --model m --prompts p.json --out r"
+    assert recipe_of(config) == f"{file}:Mine"
 
 
 def test_a_folder_without_settings_has_no_commands():
