@@ -121,6 +121,7 @@ def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, sta
         learning_rate=RATE,
         per_device_train_batch_size=prompts_per_step,
         num_train_epochs=float(epochs),
+        group_by_image=True,
         save_steps=10**9,
         report_to=(),
         **LORA,

@@ -41,6 +41,9 @@ class TrainingConfig(BaseConfig):
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer")
     max_tokens_per_pass: int | None = Field(None, ge=64, description="tokens in one forward pass; None: by memory")
     image_cache_mb: int = Field(1024, ge=0, description="memory for image features, or pixels, between epochs")
+    group_by_image: bool = Field(
+        False, description="draw prompts on one image together, so that a batch computes the image once"
+    )
     share_prefixes: bool = Field(True, description="compute what sequences share once; false: one sequence at a time")
     check_first_batch: bool = Field(True, description="compare packed log-probs with a separate computation first")
 

@@ -14,6 +14,7 @@ from transformers.integrations import TensorBoardCallback
 from pairsight.errors import TrainingError
 from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
+from pairsight.training.image_groups import ImageGroups
 from pairsight.training.objective import Objective, loss_inputs
 from pairsight.training.policy import parameter_groups
 from pairsight.training.reference import ReferenceStore, reference_sums
@@ -86,6 +87,14 @@ class Loop(Trainer):  # type: ignore[misc]
             groups = parameter_groups(self.model if model is None else model, self.config)
             self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
         return self.optimizer  # type: ignore[no-any-return]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Examples in random order, or images in random order with their examples together."""
+        if not self.config.group_by_image:
+            return super()._get_train_sampler(train_dataset)
+        units = [self._scorer.examples[number].first_unit for number in self.train_dataset]
+        keys = [-1 - place if unit is None else unit for place, unit in enumerate(units)]
+        return ImageGroups(keys, self.config.per_device_train_batch_size, self.config.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Prompts, and chosen completion tokens, of the whole global batch."""

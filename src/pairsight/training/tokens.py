@@ -103,6 +103,12 @@ class TokenExample:
         return first.symbols_T[: first.prompt_length]
 
     @property
+    def first_unit(self) -> int | None:
+        """The first image unit of the prompt; None for a text-only one."""
+        units = self.sequences[0].unit_T
+        return int(units[units >= 0][0]) if (units >= 0).any() else None
+
+    @property
     def num_images(self) -> int:
         """Image sets, N."""
         return 1 + len(self.sequences) - self.num_completions

@@ -97,10 +97,12 @@ class Stopped(Exception):  # noqa: N818
     """Stands for a kill: nothing of ours may catch it."""
 
 
-@pytest.mark.parametrize("at", [1, 5])
-def test_a_stopped_training_goes_on_exactly_as_if_it_had_not_been(small, trained, tmp_path, at, monkeypatch):
-    real = Loop.training_step
+@pytest.mark.parametrize("stop", [(1, {}), (5, {}), (5, {"group_by_image": True})], ids=["1", "5", "5-by-image"])
+def test_a_stopped_training_goes_on_exactly_as_if_it_had_not_been(small, trained, tmp_path, stop, monkeypatch):
+    (at, options), real = stop, Loop.training_step
     out = tmp_path / "dpo"
+    if options:
+        trained = trainer(small, tmp_path / "whole", **options).train(small.pairs(12))
 
     def until(self, *arguments):
         if self.state.global_step == at:
@@ -109,9 +111,9 @@ def test_a_stopped_training_goes_on_exactly_as_if_it_had_not_been(small, trained
 
     monkeypatch.setattr(Loop, "training_step", until)
     with pytest.raises(Stopped):
-        trainer(small, out).train(small.pairs(12))
+        trainer(small, out, **options).train(small.pairs(12))
     monkeypatch.setattr(Loop, "training_step", real)
-    trainer(small, out).train(small.pairs(12))
+    trainer(small, out, **options).train(small.pairs(12))
     assert [(s["step"], s["loss"], s["grad_norm"]) for s in lines(out)] == [
         (s["step"], s["loss"], s["grad_norm"]) for s in lines(trained)
     ]
