@@ -22,20 +22,7 @@ def swift(  # noqa: PLR0917
     from swift.pipelines.train.rlhf import SwiftRLHF
 
     out = Path(tempfile.mkdtemp(prefix="swift-bench-"))
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"<image>{item.question}"},
-                {"role": "assistant", "content": item.chosen},
-            ],
-            "rejected_response": rejected,
-            "images": [str(world / "images" / item.image)],
-        }
-        for item in items
-        for rejected in item.rejected
-    ]
-    data = out / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = write_rows(out / "pairs.jsonl", world, items)
     layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
     options = {
         "rlhf_type": "dpo",
@@ -73,3 +60,21 @@ def swift(  # noqa: PLR0917
     SwiftRLHF.train = keep  # the trainer is made and handed to us, instead of run
     rlhf_main([part for name, value in options.items() for part in (f"--{name}", str(value))])
     return made[0]
+
+
+def write_rows(path: Path, world: Path, items: Sequence[Item]) -> Path:
+    """The pairs as ms-swift reads them, a row for each rejected completion."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"<image>{item.question}"},
+                {"role": "assistant", "content": item.chosen},
+            ],
+            "rejected_response": rejected,
+            "images": [str(world / "images" / item.image)],
+        }
+        for item in items
+        for rejected in item.rejected
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

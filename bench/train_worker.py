@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from llava_shape import Item, Shape, build_items
 LORA = {"lora_r": 16, "lora_alpha": 32.0}
 RATE = 1e-5
 PER_PASS = 1
-"""Pairs of a forward pass of TRL's: of 1, 2 and 4 the fastest here, for it pads and keeps least (32 words to 150)."""
+"""Pairs of a peer's forward pass: of 1, 2 and 4 (`--per-pass`) TRL's fastest, for nothing is padded."""
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--questions-per-image", type=int, default=1)
     parser.add_argument("--rejected", type=int, default=1)
     parser.add_argument("--pairs-per-step", type=int, default=4)
+    parser.add_argument("--per-pass", type=int, default=PER_PASS, help="pairs of a peer's forward pass")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -40,7 +42,8 @@ def main() -> None:
         questions_per_image=given.questions_per_image,
         rejected=given.rejected,
     )
-    side = {"ours": ours, "trl": trl, "swift": swift}[given.side]
+    peers = {"trl": trl, "swift": swift}
+    side = partial(peers[given.side], per_pass=given.per_pass) if given.side in peers else ours
     pairs = given.prompts * given.rejected
     start = Start()
     train = side(given.world, items, given.epochs, given.pairs_per_step // given.rejected or 1, start)
@@ -129,7 +132,9 @@ def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, sta
     return lambda: made.train(pairs)
 
 
-def trl(world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start) -> Callable[[], object]:
+def trl(  # noqa: PLR0917
+    world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start, per_pass: int
+) -> Callable[[], object]:
     import tempfile
 
     from datasets import Dataset
@@ -150,8 +155,8 @@ def trl(world: Path, items: list[Item], epochs: int, prompts_per_step: int, star
     ]
     config = DPOConfig(
         output_dir=tempfile.mkdtemp(prefix="trl-bench-"),
-        per_device_train_batch_size=PER_PASS,
-        gradient_accumulation_steps=prompts_per_step * len(items[0].rejected) // PER_PASS,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=prompts_per_step * len(items[0].rejected) // per_pass,
         num_train_epochs=epochs,
         learning_rate=RATE,
         max_length=None,
@@ -177,11 +182,13 @@ def trl(world: Path, items: list[Item], epochs: int, prompts_per_step: int, star
     return trainer.train
 
 
-def swift(world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start) -> Callable[[], object]:
+def swift(  # noqa: PLR0917
+    world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start, per_pass: int
+) -> Callable[[], object]:
     import swift_side
 
-    accumulation = prompts_per_step * len(items[0].rejected) // PER_PASS
-    return swift_side.swift(world, items, epochs, PER_PASS, accumulation, RATE, LORA)
+    accumulation = prompts_per_step * len(items[0].rejected) // per_pass
+    return swift_side.swift(world, items, epochs, per_pass, accumulation, RATE, LORA)
 
 
 def turn(role: str, *parts: dict[str, str]) -> dict[str, object]:

@@ -55,8 +55,9 @@ class SeedBench(BaseConfig):
         return score_letter(group[0], answers[0], parser)
 
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """The share of right letters."""
-        return mean_score(sums_RC, "letter_accuracy")
+        """The share of right options."""
+        (metric,) = self.better
+        return mean_score(sums_RC, metric)
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
         """Rows with `question_id` (`q_id` in the authors' results); answers to video questions pass."""
@@ -67,16 +68,14 @@ class SeedBench(BaseConfig):
     ) -> list[Path]:
         """`{question_id, prediction}` rows for the leaderboard."""
         rows = [{"question_id": s.id, "prediction": answers.get(s.id, "")} for (s,) in groups]
-        return [write_jsonl(folder / "seed_bench.jsonl", rows)]
+        return [write_jsonl(folder / f"{self.name}.jsonl", rows)]
 
 
-class SeedBenchLikelihood(BaseConfig):
+class SeedBenchLikelihood(SeedBench):
     """SEED-Bench's own metric: the option whose text is likeliest after the bare question. A local model is needed."""
 
     name: ClassVar[str] = "seed_bench_likelihood"
-    judged: ClassVar[bool] = False
     ranks_options: ClassVar[bool] = True
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
     better: ClassVar[Mapping[str, Better]] = {"likelihood_accuracy": "higher"}
     prompt_suffix: ClassVar[str] = ""
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
@@ -85,25 +84,6 @@ class SeedBenchLikelihood(BaseConfig):
         """One group a question, its options in the target; see `SeedBench.load`."""
         for sample in load_questions(path, images):
             yield (sample,)
-
-    def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
-        """1 when the likeliest option is the right one."""
-        return score_letter(group[0], answers[0], parser)
-
-    def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """The share of right options."""
-        return mean_score(sums_RC, "likelihood_accuracy")
-
-    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """As `SeedBench.read_answers`."""
-        return read_seed_answers(answers, path, groups)
-
-    def write_answers(
-        self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
-    ) -> list[Path]:
-        """`{question_id, prediction}` rows for the leaderboard."""
-        rows = [{"question_id": s.id, "prediction": answers.get(s.id, "")} for (s,) in groups]
-        return [write_jsonl(folder / "seed_bench_likelihood.jsonl", rows)]
 
 
 def load_questions(path: Path, images: SampleImages) -> Iterator[Sample]:
