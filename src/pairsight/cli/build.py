@@ -43,6 +43,9 @@ def build(
     on_error: Annotated[
         str | None, typer.Option("--on-error", help="stop (default) or skip and count bad rows")
     ] = None,
+    keep_loaded: Annotated[
+        bool, typer.Option("--keep-loaded", help="keep every model in memory, for large machines (synthetic)")
+    ] = False,
     update: Annotated[
         bool, typer.Option("--update", help="change a run's options: computes only what is then missing")
     ] = False,
@@ -60,7 +63,7 @@ def build(
         "completions": completions,
         "question": question, "sources": sources, "questions_per_dialogue": questions_per_dialogue,
         "per_source": per_source, "limit": limit, "seed": seed, "engine": engine, "workers": workers,
-        "on_error": on_error,
+        "on_error": on_error, "keep_loaded": keep_loaded or None,
     }  # fmt: skip
     values = flags.merge(config, settings, given)
     values["recipe"] = recipe

@@ -11,7 +11,7 @@ _WARM_UP = 0.05
 
 
 class Stepper:
-    """One `step(loss)` does backward, clipping at 1.0, the update and the schedule."""
+    """AdamW over groups with their own peak rates; a step is backward, clipping at 1.0, update and schedule."""
 
     def __init__(self, groups: Sequence[dict[str, Any]], steps: int) -> None:
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
@@ -46,11 +46,6 @@ class Stepper:
 
     def _parameters(self) -> list[Any]:
         return [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
-
-
-def optimiser(groups: Sequence[dict[str, Any]], steps: int) -> Stepper:
-    """AdamW over parameter groups with their own peak rates, for a number of steps."""
-    return Stepper(groups, steps)
 
 
 def rate(done: int, steps: int) -> float:

@@ -7,7 +7,6 @@ Measured on the part "validation"; the held-out part is read once, for the model
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pairsight.tiny.model_card import Measured, write_card
 from pairsight.tiny.scenes import Part
 from pairsight.tiny.train_language import InstructionRecipe, train_instruction, train_language
 from pairsight.tiny.train_vision import train_vision
+from pairsight.tiny.training_log import start_log
 
 VISION_STEPS = 650
 LANGUAGE_STEPS = 450
@@ -111,11 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of weights, scenes and noise")
     parser.add_argument("--size", choices=sorted(SIZES), default="base")
     options = parser.parse_args()
-    start = time.monotonic()
-
-    def log(line: str) -> None:
-        print(f"{time.monotonic() - start:7.1f} s  {line}", flush=True)
-
+    log = start_log()
     train(options.out, options.seed, options.size, InstructionRecipe(), log)
 
 

@@ -7,7 +7,6 @@ Scenes are of the part "train", with other seeds than the base's.
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from pairsight.tiny.labeller import Habits
 from pairsight.tiny.measure import benchmark_set, complete, measure
 from pairsight.tiny.shipped import shipped_model
 from pairsight.tiny.train_language import InstructionRecipe, train_instruction
+from pairsight.tiny.training_log import start_log
 
 HABITS: Mapping[str, Habits] = MappingProxyType(
     {"careful": Habits(added_slope=0.3), "terse": Habits(added_slope=1.0, left_out=0.5)}
@@ -89,11 +89,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="the order of sums depends on it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    start = time.monotonic()
-
-    def log(line: str) -> None:
-        print(f"{time.monotonic() - start:7.1f} s  {line}", flush=True)
-
+    log = start_log()
     for name in HABITS:
         train_adapter(name, options.out / name, options.seed, log)
 

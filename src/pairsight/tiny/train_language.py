@@ -1,6 +1,6 @@
 """Stages 2 and 3: the language model learns text tasks and scenes told in words, then pictures (instruction tuning)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,10 @@ from pairsight.tiny.questions import (
     place_of,
 )
 from pairsight.tiny.scenes import Scene, scenes, stream
-from pairsight.tiny.schedule import optimiser
+from pairsight.tiny.schedule import Stepper
 from pairsight.tiny.text_tasks import TASKS, text_question
+from pairsight.tiny.training_log import Log
 from pairsight.tiny.vocabulary import ASSISTANT, BOS, EOS, IMAGE, PAD, USER
-
-Log = Callable[[str], None]
 
 _SUFFIXED = 0.35
 _TEXT_ROWS, _SCENES_TOLD = 7, 14  # rows of a language step
@@ -84,7 +83,7 @@ def train_language(model: Any, tokenizer: Any, seed: int, steps: int, log: Log) 
     """
     encoder = Encoder(tokenizer)
     body, head = model.model.language_model, model.lm_head
-    stepper = optimiser([{"params": [*body.parameters(), *head.parameters()], "lr": 2.5e-3}], steps)
+    stepper = Stepper([{"params": [*body.parameters(), *head.parameters()], "lr": 2.5e-3}], steps)
     for step in range(steps):
         rng = stream("train", seed, step, 3)
         told = scenes("train", _SCENES_TOLD, seed, start=step * _SCENES_TOLD)
@@ -115,7 +114,7 @@ def train_instruction(model: Any, tokenizer: Any, seed: int, recipe: Instruction
         {"params": [*model.model.multi_modal_projector.parameters()], "lr": recipe.projector_rate},
         {"params": [*model.model.vision_tower.parameters()], "lr": recipe.vision_rate},
     ]
-    stepper = optimiser(groups, recipe.steps)
+    stepper = Stepper(groups, recipe.steps)
     for step in range(recipe.steps):
         rng = stream("train", seed, step, 4)
         if rng.random() < recipe.replay:

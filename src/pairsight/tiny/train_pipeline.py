@@ -7,8 +7,6 @@ scales, and the numbers go into the model card.
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ from pairsight.tiny.pipeline_shape import (
 from pairsight.tiny.render import render, shape_mask
 from pairsight.tiny.resumable import Averages, step_generator, train_steps
 from pairsight.tiny.scenes import Scene, Thing, stream
-from pairsight.tiny.schedule import optimiser
+from pairsight.tiny.schedule import Stepper
+from pairsight.tiny.training_log import Log, start_log
 
-Log = Callable[[str], None]
 _OBJECT_WEIGHT = 4.0
 _LATENT_NOISE = 0.05
 _LATENT_WEIGHT = 1e-3
@@ -113,7 +111,7 @@ def train_vae(vae: Any, seed: int, recipe: PipelineRecipe, checkpoint: Path, log
     scenes = [draw_picture(seed, index)[1] for index in range(recipe.vae_pictures)]
     whole = (_bytes(scenes), np.stack([_objects(scene) for scene in scenes]))
     cells = _cells(scenes, *whole)
-    stepper = optimiser([{"params": list(vae.parameters()), "lr": recipe.vae_rate}], recipe.vae_steps)
+    stepper = Stepper([{"params": list(vae.parameters()), "lr": recipe.vae_rate}], recipe.vae_steps)
 
     def step(index: int) -> None:
         early = index < 0.75 * recipe.vae_steps
@@ -157,7 +155,7 @@ def train_transformer(
     parts = {name: getattr(pipeline, name) for name in ("transformer", "text_encoder", "text_encoder_2")}
     weights = [weight for part in parts.values() for weight in part.train().parameters()]
     averages = Averages(weights, _EMA)
-    stepper = optimiser([{"params": weights, "lr": recipe.rate}], recipe.steps)
+    stepper = Stepper([{"params": weights, "lr": recipe.rate}], recipe.steps)
     losses: list[float] = []
 
     def step(index: int) -> None:
@@ -230,11 +228,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="the order of sums depends on it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    start = time.monotonic()
-
-    def log(line: str) -> None:
-        print(f"{time.monotonic() - start:7.1f} s  {line}", flush=True)
-
+    log = start_log()
     train(options.out, options.seed, PipelineRecipe(), log)
 
 

@@ -9,8 +9,7 @@ accuracy is measured on "validation".
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from pairsight.models.image_reward_model import to_released
 from pairsight.tiny import scorer_shapes as shapes
 from pairsight.tiny.questions import CAPTION_PROMPTS
 from pairsight.tiny.resumable import train_steps
-from pairsight.tiny.schedule import optimiser
+from pairsight.tiny.schedule import Stepper
 from pairsight.tiny.scorer_data import Example, edited, generator, sibling, true_caption, wording
 from pairsight.tiny.scorer_pictures import CellLabels, Pictures, draw_pictures, picture_all
+from pairsight.tiny.training_log import Log, start_log
 from pairsight.tiny.vocabulary import build_fast_tokenizer
 
-Log = Callable[[str], None]
 STEPS = {"clip": 800, "blip": 1500, "image_reward": 1500, "reward": 500}
 _BATCH = 64
 _PICTURES = 16_000
@@ -39,7 +38,7 @@ def train_clip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any
     """Each picture must find its caption among the batch's, and each caption its picture."""
     model, tokenizer, steps = shapes.build_clip().train(), shapes.caption_tokenizer(), STEPS["clip"]
     cells = CellLabels(model.config.vision_config.hidden_size)
-    stepper = optimiser([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
+    stepper = Stepper([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
     targets = torch.arange(2 * _BATCH)
 
     def step(index: int) -> None:
@@ -63,7 +62,7 @@ def train_blip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any
     cells = CellLabels(model.config.vision_config.hidden_size)
     temperature = torch.nn.ParameterDict({"log": torch.tensor(2.65)})
     parts = {"model": model, "cells": cells, "temperature": temperature}
-    stepper = optimiser([{"params": [p for part in parts.values() for p in part.parameters()], "lr": 1e-3}], steps)
+    stepper = Stepper([{"params": [p for part in parts.values() for p in part.parameters()], "lr": 1e-3}], steps)
     targets, labels = torch.arange(_BATCH), torch.tensor([1] * _BATCH + [0] * _BATCH)
 
     def step(index: int) -> None:
@@ -92,7 +91,7 @@ def train_image_reward(seed: int, pictures: Pictures, checkpoint: Path, log: Log
     """−log σ(better reward − worse reward), of two pictures of one text, and as often of two texts of one picture."""
     model, tokenizer, steps = shapes.build_image_reward().train(), shapes.caption_tokenizer(), STEPS["image_reward"]
     cells = CellLabels(model.vision.config.hidden_size)
-    stepper = optimiser([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
+    stepper = Stepper([{"params": [*model.parameters(), *cells.parameters()], "lr": 1e-3}], steps)
     rng_of_siblings = generator(seed, 40_000_000)
     siblings = picture_all(tuple(sibling(one, rng_of_siblings) for one in pictures.scenes))
     half = _BATCH // 2
@@ -122,7 +121,7 @@ def train_image_reward(seed: int, pictures: Pictures, checkpoint: Path, log: Log
 def train_reward_model(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any:
     """−log σ(r(better caption) − r(worse caption)), the picture unseen."""
     model, tokenizer, steps = shapes.build_reward_model().train(), build_fast_tokenizer(), STEPS["reward"]
-    stepper = optimiser([{"params": list(model.parameters()), "lr": 2e-3}], steps)
+    stepper = Stepper([{"params": list(model.parameters()), "lr": 2e-3}], steps)
 
     def step(index: int) -> None:
         rng = generator(seed, 30_000_000 + index)
@@ -198,11 +197,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="the order of sums depends on it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    start = time.monotonic()
-
-    def log(line: str) -> None:
-        print(f"{time.monotonic() - start:7.1f} s  {line}", flush=True)
-
+    log = start_log()
     pictures = draw_pictures(options.seed, _PICTURES)
     work = options.out.with_name(f"{options.out.name}.work")
     makers = {

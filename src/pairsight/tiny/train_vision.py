@@ -11,7 +11,7 @@ from pairsight.tiny.architecture import PATCH_SIZE
 from pairsight.tiny.noise import pixels
 from pairsight.tiny.render import IMAGE_SIZE
 from pairsight.tiny.scenes import COLOURS, SHAPES, Scene, scenes, stream
-from pairsight.tiny.schedule import optimiser
+from pairsight.tiny.schedule import Stepper
 
 _SIDE = IMAGE_SIZE // PATCH_SIZE
 _PATCHES_A_CELL = _SIDE // 3
@@ -42,7 +42,7 @@ def train_vision(model: Any, seed: int, steps: int, log: Callable[[str], None], 
     heads = torch.nn.ModuleList(
         torch.nn.Linear(tower.config.hidden_size, n) for n in (len(COLOURS) + 1, len(SHAPES) + 1, 9)
     )
-    stepper = optimiser([{"params": [*tower.parameters(), *heads.parameters()], "lr": 1.5e-3}], steps)
+    stepper = Stepper([{"params": [*tower.parameters(), *heads.parameters()], "lr": 1.5e-3}], steps)
     for step in range(steps):
         images, labels = _batch(seed, step, batch_size)
         hidden = tower(pixel_values=images).last_hidden_state[:, 1:]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pairsight.tiny.resumable import Averages, step_generator, train_steps
-from pairsight.tiny.schedule import optimiser
+from pairsight.tiny.schedule import Stepper
 
 torch.set_num_threads(1)
 
@@ -17,7 +17,7 @@ def train(file, steps, cut_before=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
     averages = Averages(list(model.parameters()), 0.9)
-    stepper = optimiser([{"params": list(model.parameters()), "lr": 0.1}], steps)
+    stepper = Stepper([{"params": list(model.parameters()), "lr": 0.1}], steps)
 
     def step(index):
         if index == cut_before:
