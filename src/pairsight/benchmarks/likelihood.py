@@ -108,7 +108,7 @@ class RankOptions:
         import torch
 
         from pairsight.training.logps import Scoring
-        from pairsight.training.scorer import SequenceScorer, tokens_per_pass
+        from pairsight.training.scorer import SequenceScorer, pass_limits
         from pairsight.training.tokens import token_example
 
         _, model, family = self._loaded
@@ -116,7 +116,7 @@ class RankOptions:
         ids = [tokeniser.completion(text) for text in texts]
         example = token_example(item.prompt.id, [tokeniser.prompt(item.prompt)], ids, 1.0)
         scoring = Scoring(family, tokeniser, True)
-        scorer = SequenceScorer([example], scoring, tokens_per_pass(model, None), not family.obstacle)
+        scorer = SequenceScorer([example], scoring, pass_limits(model, None), not family.obstacle)
         with torch.no_grad():
             (rows,) = scorer.passes([0])
             sums = scorer.score(model, rows).sums_Q.tolist()

@@ -74,8 +74,21 @@ def pack_row(examples: Sequence[TokenExample]) -> Row:
     return Row(sequences, tree, predicted, tuple(np.searchsorted(predicted, w) for w in wanted))
 
 
+@dataclass(frozen=True, slots=True)
+class PassLimits:
+    """How many tokens go through the model together.
+
+    Args:
+        row: tokens of a row that holds several examples; a single larger example is a row of its own.
+        joined: tokens of a pass of several rows, padding included; a single larger row goes alone.
+    """
+
+    row: int
+    joined: int
+
+
 def plan_passes(
-    examples: Sequence[TokenExample], numbers: Sequence[int], max_tokens: int, *, share: bool
+    examples: Sequence[TokenExample], numbers: Sequence[int], limits: PassLimits, *, share: bool
 ) -> list[list[tuple[int, ...]]]:
     """Which examples go through the model together: passes of rows of example numbers.
 
@@ -85,7 +98,7 @@ def plan_passes(
     Args:
         examples: the whole dataset.
         numbers: the examples of this batch.
-        max_tokens: tokens of a pass, padding included; a single larger example goes alone.
+        limits: tokens of a row and of a pass.
         share: whether different prompts may share a row at all.
 
     Source: ours.
@@ -99,7 +112,7 @@ def plan_passes(
             last, this = examples[members[-1]], examples[number]
             same = common_prefix(last.prompt_symbols, this.prompt_symbols)
             near = 2 * same >= min(len(last.prompt_symbols), len(this.prompt_symbols))
-            if near and used + size - same <= max_tokens:
+            if near and used + size - same <= limits.row:
                 rows[-1] = ([*members, number], used + size - same)
                 continue
         rows.append(([number], size))
@@ -107,7 +120,7 @@ def plan_passes(
     passes: list[list[tuple[int, ...]]] = []
     width = 0
     for members, size in rows:
-        if not passes or width * (len(passes[-1]) + 1) > max_tokens:
+        if not passes or width * (len(passes[-1]) + 1) > limits.joined:
             passes.append([])
             width = size
         passes[-1].append(tuple(members))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pairsight.errors import TrainingError
-from pairsight.training.batch import Row, collate, pack_row, plan_passes
+from pairsight.training.batch import PassLimits, Row, collate, pack_row, plan_passes
 from pairsight.training.families import language_model
 from pairsight.training.logps import Scoring, separate_logps, separate_token_logps, sequence_logps
 from pairsight.training.tokens import TokenExample
@@ -23,7 +23,8 @@ _ROUNDING = 2e-3
 _ROUNDING_BF16 = 0.5
 """Differences of a token's log-prob that are rounding; a prefix seen wrongly gives differences of order one."""
 
-_CPU_ACTIVATIONS = 2**28
+_CPU_JOINED, _CPU_ROW = 2**28, 2**29
+"""Bytes of activations: more small rows at once are no faster, but a row saves the prefix that its examples share."""
 _GPU_SHARE = 0.15
 
 
@@ -44,13 +45,13 @@ class SequenceScorer:
     Args:
         examples: the whole dataset; passes name examples by number.
         scoring: family and inputs of the model.
-        max_tokens: tokens of one pass.
+        limits: tokens of one row and of one pass.
         shares: whether prefixes are shared; the fallback scores one sequence at a time.
     """
 
     examples: Sequence[TokenExample]
     scoring: Scoring
-    max_tokens: int
+    limits: PassLimits
     shares: bool
     _rows: dict[tuple[int, ...], Row] = field(default_factory=dict)
 
@@ -58,7 +59,7 @@ class SequenceScorer:
         """How some examples go through the model."""
         if not self.shares:
             return [[(number,)] for number in numbers]
-        return plan_passes(self.examples, numbers, self.max_tokens, share=self.scoring.family.bidirectional != "prompt")
+        return plan_passes(self.examples, numbers, self.limits, share=self.scoring.family.bidirectional != "prompt")
 
     def score(self, model: Any, rows: Pass) -> Scores:
         """Log-probs of all sequences of a pass; differentiable where gradients are on."""
@@ -112,19 +113,20 @@ class SequenceScorer:
         return self._rows[members]
 
 
-def tokens_per_pass(model: Any, asked: int | None) -> int:
-    """Tokens of one forward pass: what was asked for, else what fits into memory.
+def pass_limits(model: Any, asked: int | None) -> PassLimits:
+    """Tokens of one row and of one forward pass: what was asked for, else what fits into memory.
 
     A token holds about 12 vectors of the hidden size and 4 of the MLP's in each layer until the backward pass; on a
-    CPU passes of a quarter GiB are as fast as larger ones, on a GPU a share of its memory is taken (ours, measured).
+    CPU passes of a quarter GiB are as fast as larger ones, and a row that shares a prefix may take twice that; on a
+    GPU both take a share of its memory (ours, measured).
     """
     if asked is not None:
-        return asked
+        return PassLimits(asked, asked)
     config = language_model(model).config
     width = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
     parameter = next(model.parameters())
     held = width * config.num_hidden_layers * parameter.dtype.itemsize
-    memory = _CPU_ACTIVATIONS
+    row, joined = _CPU_ROW, _CPU_JOINED
     if parameter.device.type == "cuda":
-        memory = int(torch.cuda.get_device_properties(parameter.device).total_memory * _GPU_SHARE)
-    return max(64, memory // int(held))
+        row = joined = int(torch.cuda.get_device_properties(parameter.device).total_memory * _GPU_SHARE)
+    return PassLimits(max(64, row // int(held)), max(64, joined // int(held)))

@@ -199,7 +199,7 @@ class PreferenceTrainer:
         from pairsight.training.families import describe
         from pairsight.training.logps import Scoring
         from pairsight.training.policy import vision_frozen
-        from pairsight.training.scorer import SequenceScorer, tokens_per_pass
+        from pairsight.training.scorer import SequenceScorer, pass_limits
         from pairsight.training.tokenise import Tokeniser
 
         config = self.config
@@ -228,7 +228,7 @@ class PreferenceTrainer:
         shares = config.share_prefixes and not family.obstacle
         scoring = Scoring(family, tokeniser, vision_frozen(config))
         return prepared, SequenceScorer(
-            prepared.examples, scoring, tokens_per_pass(model, config.max_tokens_per_pass), shares
+            prepared.examples, scoring, pass_limits(model, config.max_tokens_per_pass), shares
         )
 
     def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin, dtype: str) -> Any:

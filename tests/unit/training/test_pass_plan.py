@@ -1,0 +1,40 @@
+"""Which examples share a row, and which rows a pass: each kind of sharing has its own bound."""
+
+import numpy as np
+import pytest
+
+from pairsight.training.batch import PassLimits, plan_passes
+from pairsight.training.tokens import TokenPrompt, token_example
+
+
+def example(image: int, question: int):
+    """Ten tokens of an image, two of a question, and completions of one token each: 14 tokens when merged."""
+    ids = np.array([100 * image + place for place in range(10)] + [1000 + question, 1001 + question])
+    none = np.full(12, -1)
+    prompt = TokenPrompt(ids, ids, np.arange(13)[None], none, none, none, number=question, key=b"")
+    return token_example(f"{image}-{question}", [prompt], [np.array([7]), np.array([8])], weight=1.0)
+
+
+EXAMPLES = [example(image=1, question=2), example(image=2, question=4), example(image=1, question=6)]
+
+
+@pytest.mark.parametrize(
+    ("row", "joined", "expected"),
+    [
+        (18, 14, [[(0, 2)], [(1,)]]),  # 14 + 4 new tokens fit a row, two rows do not fit a pass
+        (17, 14, [[(0,)], [(2,)], [(1,)]]),
+        (17, 28, [[(0,), (2,)], [(1,)]]),
+        (17, 42, [[(0,), (2,), (1,)]]),
+        (18, 35, [[(0, 2)], [(1,)]]),  # padded to 18 tokens each
+        (18, 36, [[(0, 2), (1,)]]),
+        (5, 5, [[(0,)], [(2,)], [(1,)]]),  # what is larger than its bound goes alone
+    ],
+)
+def test_rows_and_passes_have_their_own_bounds(row, joined, expected):
+    assert [len(one.sequences[0]) for one in EXAMPLES] == [13] * 3
+    assert [one.num_tokens for one in EXAMPLES] == [14] * 3
+    assert plan_passes(EXAMPLES, [0, 1, 2], PassLimits(row, joined), share=True) == expected
+
+
+def test_without_sharing_every_example_is_a_row():
+    assert plan_passes(EXAMPLES, [0, 1, 2], PassLimits(100, 14), share=False) == [[(0,)], [(2,)], [(1,)]]
