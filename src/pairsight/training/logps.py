@@ -3,6 +3,7 @@
 Shapes: R rows, S tokens a row, D width, P predicted tokens, Q sequences, T completion tokens of all sequences.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,8 +77,10 @@ def separate_token_logps(model: Any, sequence: TokenSequence, scoring: Scoring) 
     base = base_model(model)
     inputs = scoring.tokeniser.separate_inputs(sequence)
     inputs = {name: t.to(base.device, base.dtype if t.is_floating_point() else t.dtype) for name, t in inputs.items()}
-    logits_TV = base(**inputs, use_cache=False).logits[0, sequence.prompt_length - 1 : -1].float()
     target_T = inputs["input_ids"][0, sequence.prompt_length :]
+    can_cut = "logits_to_keep" in inspect.signature(base.forward).parameters
+    kept = {"logits_to_keep": len(target_T) + 1} if can_cut else {}
+    logits_TV = base(**inputs, **kept, use_cache=False).logits[0, -len(target_T) - 1 : -1].float()
     logps_T: Tensor = logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(1)
     return logps_T
 

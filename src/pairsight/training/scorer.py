@@ -76,6 +76,9 @@ class SequenceScorer:
     def check(self, model: Any) -> float:
         """Compare packed and separate log-probs of a short example, one with images if there is any, no gradients.
 
+        Of its completions the last is compared, and the last under contrast images: they stand behind what they must
+        not see, and begin where a prefix was shared.
+
         Returns:
             The largest difference of a token's log-prob.
 
@@ -91,9 +94,12 @@ class SequenceScorer:
         model.eval()
         with torch.no_grad():
             scores = self.score(model, [(number,)])
-            alone = [separate_token_logps(model, sequence, self.scoring) for sequence in example.sequences]
+            worst = max(
+                float((separate_token_logps(model, example.sequences[place], self.scoring) - packed_T).abs().max())
+                for place in {example.num_completions - 1, len(example.sequences) - 1}
+                for packed_T in [scores.token_logps_T[scores.sequence_T == place]]
+            )
         model.train(training)
-        worst = float((torch.cat(alone) - scores.token_logps_T).abs().max())
         allowed = _ROUNDING if next(model.parameters()).dtype == torch.float32 else _ROUNDING_BF16
         if not worst <= allowed:
             raise TrainingError(
