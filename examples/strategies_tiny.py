@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sft-term-1": {"loss": ["dpo", "sft"], "loss_weights": [1.0, 1.0]},
     "half-rate": {"learning_rate": 1e-4},
     "images-only": {"text_only_prompts": False},
+    "by-image": {"group_by_image": True},
 }
 Figures = dict[str, dict[str, dict[str, Any]]]
 """System -> metric -> its row: base, value, difference, low, high."""

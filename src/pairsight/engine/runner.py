@@ -143,10 +143,10 @@ class StageRun(Generic[In]):
         stage, source, position = self._stage, iter(items), 0
         while step := list(islice(source, ITEMS_PER_PLANNING_STEP)):
             entries = [
-                Entry(bytes.fromhex(item_key(stage.name, stage.version, stage.key(item))), stage.item_id(item))
-                for item in step
+                Entry(item_key(stage.name, stage.version, stage.key(item)), stage.item_id(item)) for item in step
             ]
             seen: set[int] = set()
+            reused = 0
             for item, planned in zip(step, self._ledger.plan(self._plan, position, entries), strict=True):
                 status = "pending" if self._can_parse_anew(planned) else planned.status
                 if status == "failed":
@@ -154,11 +154,12 @@ class StageRun(Generic[In]):
                     if self._on_error == "stop":
                         raise self._stopped(item, ItemError(planned.reason, planned.detail))
                 elif status == "done" or planned.item in seen or planned.item in self._planned:
-                    self._task.advance(0, reused=1)
+                    reused += 1
                 else:
                     seen.add(planned.item)
                     self._planned.add(planned.item)
                     yield planned.item, item
+            self._task.advance(0, reused=reused)
             position += len(step)
         self._ledger.finish_plan(self._plan, position)
         self._task.total = position

@@ -5,11 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
-def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of the stage's name, its version and what determines the result.
+def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> bytes:
+    """SHA-256 of the canonical JSON of the stage's name, its version and what determines the result.
 
     Args:
         stage: the stage's name.
@@ -17,4 +17,4 @@ def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> str:
         mapping: model fingerprint, prompt text, image hashes, generation parameters, seed, sample index… as JSON
             values; never batch size, worker count, time-outs or paths.
     """
-    return hashlib.sha256(_CANONICAL.encode([stage, version, mapping]).encode("ascii")).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode([stage, version, mapping]).encode("ascii")).digest()

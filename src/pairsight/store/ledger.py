@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pairsight.errors import RunError
 from pairsight.records import ItemError
@@ -16,19 +16,18 @@ from pairsight.store.codec import encode
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading, open_for_writing
 
 Status = Literal["pending", "done", "failed"]
-_STATUS: Mapping[int | None, Status] = {None: "pending", 1: "done", 2: "failed"}
+_DONE, _FAILED = 1, 2
+_STATUS: Mapping[int | None, Status] = {None: "pending", _DONE: "done", _FAILED: "failed"}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One item to plan: its key (32 bytes) and what a person calls it."""
 
     key: bytes
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """One planned item: its row in the ledger and where it stands."""
 
     item: int
@@ -123,16 +122,23 @@ class Ledger:
             db.execute("UPDATE plans SET complete = 1, expected = ? WHERE id = ?", (length, plan))
 
     def _planned_at(self, plan: int, start: int, entries: Sequence[Entry]) -> list[Planned | None]:
+        """What the plan holds at these positions, None where it is another; a result is checked when read."""
         rows = self.read(
-            "SELECT p.position, i.key, i.id, r.* FROM plan_items p "
+            "SELECT p.position, i.key, i.id, r.status, r.parser_version FROM plan_items p "
             "JOIN items i ON i.id = p.item LEFT JOIN results r ON r.item = p.item "
             "WHERE p.plan = ? AND p.position >= ? AND p.position < ? ORDER BY p.position",
             (plan, start, start + len(entries)),
         )
         found: list[Planned | None] = [None] * len(entries)
-        for position, key, item, *result in rows:
-            if entries[position - start].key == key:
-                found[position - start] = self._planned(item, result)
+        for position, key, item, status, parser_version in rows:
+            if entries[position - start].key != key:
+                continue
+            if status is None:
+                found[position - start] = Planned(item, "pending")
+            elif status == _DONE and isinstance(parser_version, int):
+                found[position - start] = Planned(item, "done", parser_version=parser_version)
+            else:
+                found[position - start] = self._find(key)
         return found
 
     def _find(self, key: bytes) -> Planned:
@@ -161,12 +167,12 @@ class Ledger:
         for outcome in outcomes:
             item, result, parser = outcome.item, outcome.result, outcome.parser_version
             if isinstance(result, ItemError):
-                row = (item, 2, result.reason, result.detail, int(result.retryable), parser, 0)
+                row = (item, _FAILED, result.reason, result.detail, int(result.retryable), parser, 0)
                 failed.append((item,))
             else:
                 payload = encode(result)
                 payloads.append((item, payload))
-                row = (item, 1, "", "", 0, parser, text_checksum(payload))
+                row = (item, _DONE, "", "", 0, parser, text_checksum(payload))
             results.append((*row, row_checksum(*row), now))
         with self.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", results)

@@ -1,0 +1,131 @@
+"""Where the time of one of our trainings goes, and what its attention costs beside the library's fused one.
+
+`python bench/step_profile.py [--prompts N]` prints three tables: wall time by phase, CPU time by kind of operation (by
+PyTorch's profiler), and forward plus backward of both attentions on one row. The language layers multiply without a
+bias and the vision tower with one, so the names of operations tell their products apart; attention multiplies batches.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from llava_shape import Shape, build_items, build_model
+from matrix_rate import product_rate
+from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
+from train_worker import Start, ours
+
+KINDS = {
+    "matrix products of language model, adapters and head": ("aten::mm", "aten::addmm_"),
+    "attention: products of queries, keys, values and probabilities": ("aten::bmm", "aten::baddbmm"),
+    "attention: softmax": ("aten::_softmax", "_Blocked", "_BlockedBackward"),
+    "vision tower: products and attention": ("aten::addmm", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+}
+PHASES = {
+    "_prepare": "tokenising, pixels",
+    "_reference": "reference pass",
+    "check": "first-batch check",
+    "_run_loop": "epochs",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory(prefix="pairsight-profile-") as name:
+        world, shape = Path(name), Shape(4096)
+        build_model(world / "model", shape)
+        items = build_items(world / "images", shape, given.prompts)
+        phases(ours(world, items, 1, 4, Start()))
+        kinds(ours(world, items, 1, 4, Start()))
+    attention()
+
+
+def phases(train: Callable[[], object]) -> None:
+    """Wall time of each phase of one training."""
+    from pairsight.training.scorer import SequenceScorer
+    from pairsight.training.trainer import PreferenceTrainer
+
+    seconds: Counter[str] = Counter()
+    for owner in (SequenceScorer, PreferenceTrainer):
+        for name in PHASES.keys() & vars(owner).keys():
+            setattr(owner, name, timed(getattr(owner, name), seconds, name))
+    began = time.perf_counter()
+    train()
+    whole = time.perf_counter() - began
+    print(f"\n| phase | share of {whole:.1f} s |\n|---|---|")
+    for name, title in PHASES.items():
+        print(f"| {title} | {seconds[name] / whole:.1%} |")
+    print(f"| all else (loading, writing) | {1 - seconds.total() / whole:.1%} |")
+
+
+def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Callable[..., Any]:
+    def counted(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        result = function(*arguments, **options)
+        seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
+        return result
+
+    return counted
+
+
+def kinds(train: Callable[[], object]) -> None:
+    """CPU time of one training by kind of operation, and the rate of the language model's products."""
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
+        train()
+    events = found.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    print("\n| operations | share of CPU time |\n|---|---|")
+    named = {name: kind for kind, names in KINDS.items() for name in names}
+    shares: Counter[str] = Counter()
+    for event in events:
+        shares[named.get(event.key, "all else: element by element, copies, the optimiser, Python")] += (
+            event.self_cpu_time_total
+        )
+    for kind, share in shares.most_common():
+        print(f"| {kind} | {share / whole:.1%} |")
+    products = next(event for event in events if event.key == "aten::mm")
+    rate = products.flops / products.self_cpu_time_total / 1e3
+    print(f"\nProducts run at {rate:.0f} GFLOP/s; one of 2048² alone at {product_rate() / 1e9:.0f}.")
+
+
+def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
+    """Forward and backward over one row, a prompt and two completions: by blocks, and fused."""
+    prompt = list(range(600))
+    half = (tokens - 600) // 2
+    tree = prefix_tree.merge([np.array(prompt + [1000 * c + t for t in range(half)]) for c in (1, 2)])
+    row = tree_attention.TreeSpans(spans.spans_of(tree.parent_S))
+    states = [torch.randn(1, heads, len(tree), width, requires_grad=True) for _ in range(3)]
+    upstream = torch.randn(1, len(tree), heads, width)
+    bound, found = blocked_attention._KEPT, {"by blocks": [], "fused": []}  # type: ignore[var-annotated]
+    for _ in range(repeats):
+        for name, kept in (("by blocks", bound), ("fused", 0)):
+            blocked_attention._KEPT = kept
+            began = time.perf_counter()
+            torch.autograd.grad(tree_attention.attend(*states, row), states, upstream)
+            found[name].append(time.perf_counter() - began)
+    blocked_attention._KEPT = bound
+    seen = sum(place + 1 for place in tree.depth_S)
+    needed = 2 * heads * width * seen * (2 + 4)  # two products on the way forth, four on the way back
+    print(f"\n| attention of {len(tree)} tokens, forth and back | ms, median | GFLOP/s of needed arithmetic |")
+    print("|---|---|---|")
+    for name, times in found.items():
+        middle = statistics.median(times)
+        print(f"| {name} | {1e3 * middle:.1f} | {needed / middle / 1e9:.0f} |")
+    ratios = [a / b for a, b in zip(found["by blocks"], found["fused"], strict=True)]
+    print(f"\nBlocks take {statistics.median(ratios):.2f} of the fused time ({min(ratios):.2f}–{max(ratios):.2f}).")
+
+
+if __name__ == "__main__":
+    main()
