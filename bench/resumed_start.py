@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,8 +19,10 @@ from PIL import Image
 
 from pairsight.config import BaseConfig
 from pairsight.engine.runner import Runner
-from pairsight.engine.stage import Json, Resources
 from pairsight.formats.prompts import read_prompts
+from pairsight.models.protocols import Sampling
+from pairsight.models.requests import completion_id
+from pairsight.models.stages import GenerateCompletions
 from pairsight.pipeline import build as building
 from pairsight.pipeline.source import Source
 from pairsight.recipes.protocol import RecipeModels
@@ -34,31 +36,16 @@ PROMPTS_AN_IMAGE = 2
 
 
 @dataclass(frozen=True)
-class NoOp:
-    """Completions in no time, with the keys of a real generation."""
+class NoModel:
+    """Completions in no time."""
 
-    batch_size: int = 256
-    name: str = "generate"
-    version: int = 1
-    output: type[Completion] = Completion
-    resources: Resources = field(default_factory=Resources)
+    name: str = "m"
+    fingerprint: str = "sha256:" + "ab" * 32
 
-    def key(self, item: CompletionRequest) -> Mapping[str, Json]:
-        from pairsight.models.requests import request_key
-
-        return {"model": "sha256:" + "ab" * 32, "sampling": {"temperature": 0.7}, **request_key(item)}
-
-    def item_id(self, item: CompletionRequest) -> str:
-        return f"{item.prompt.id}:{item.sample_index}"
-
-    def setup(self) -> None: ...
-
-    def process(self, items: Sequence[CompletionRequest]) -> Iterator[Completion]:
-        for item in items:
-            text = f"Completion {item.sample_index} of {item.prompt.id}, which is as long as a short caption is."
-            yield Completion(self.item_id(item), item.prompt.id, text, "stop", "m", item.seed, item.sample_index)
-
-    def close(self) -> None: ...
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> Iterator[Completion]:
+        for one in requests:
+            text = f"Completion {one.sample_index} of {one.prompt.id}, which is as long as a short caption is."
+            yield Completion(completion_id(one), one.prompt.id, text, "stop", self.name, one.seed, one.sample_index)
 
 
 class Recipe(BaseConfig):
@@ -73,7 +60,8 @@ class Recipe(BaseConfig):
             return (CompletionRequest(prompt, index, index) for index in range(COMPLETIONS))
 
         requests = Requests(prompts, COMPLETIONS, of_prompt)
-        yield from Gathered(requests, run(NoOp(), requests))
+        stage = GenerateCompletions(NoModel(), Sampling(temperature=0.7, max_new_tokens=512), batch_size=256)
+        yield from Gathered(requests, run(stage, requests))
 
 
 def write_prompts(folder: Path, num_prompts: int) -> None:

@@ -25,12 +25,17 @@ from pairsight.tiny.truth import TruthAnnotator
 from pairsight.tiny.world_files import write_world
 
 TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+HELPFUL = {"weights": {"helpfulness": 2.0, "correctness": 1.0, "coherence": 1.0}}
+BOTH = ["dpo", "sft"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "margin-1": {"strategy_options": {"min_margin": 1}},
     "margin-4": {"strategy_options": {"min_margin": 4}},
     "like-length": {"max_length_difference": 1},
-    "sft-term-0.2": {"loss": ["dpo", "sft"], "loss_weights": [1.0, 0.2]},
-    "sft-term-1": {"loss": ["dpo", "sft"], "loss_weights": [1.0, 1.0]},
+    "sft-term-0.2": {"loss": BOTH, "loss_weights": [1.0, 0.2]},
+    "sft-term-1": {"loss": BOTH, "loss_weights": [1.0, 1.0]},
+    "sft-term-3": {"loss": BOTH, "loss_weights": [1.0, 3.0]},
+    "helpful-2x": {"strategy_options": HELPFUL},
+    "helpful-2x-sft-term-1": {"strategy_options": HELPFUL, "loss": BOTH, "loss_weights": [1.0, 1.0]},
     "half-rate": {"learning_rate": 1e-4},
     "images-only": {"text_only_prompts": False},
     "by-image": {"group_by_image": True},

@@ -11,6 +11,7 @@ from pairsight.engine.local import LocalEngine
 from pairsight.engine.progress import Progress, Task
 from pairsight.engine.stage import Call, MayBeCall, Stage
 from pairsight.errors import RunError
+from pairsight.garbage import paused_collection
 from pairsight.records import ItemError
 from pairsight.store.attempts import Attempts
 from pairsight.store.keys import item_key
@@ -140,14 +141,14 @@ class StageRun(Generic[In]):
 
     def _pending(self, items: Iterable[In]) -> Iterator[tuple[int, In]]:
         """(ledger row, item) of what has no result; plans as it goes. An item given twice is worked on once."""
-        stage, source, position = self._stage, iter(items), 0
-        while step := list(islice(source, ITEMS_PER_PLANNING_STEP)):
-            entries = [
-                Entry(item_key(stage.name, stage.version, stage.key(item)), stage.item_id(item)) for item in step
-            ]
+        source, position = iter(items), 0
+        while step := self._planning_step(source, position):
             seen: set[int] = set()
             reused = 0
-            for item, planned in zip(step, self._ledger.plan(self._plan, position, entries), strict=True):
+            for item, planned in step:
+                if planned.status == "done" and planned.parser_version >= self._parser_version:
+                    reused += 1
+                    continue
                 status = "pending" if self._can_parse_anew(planned) else planned.status
                 if status == "failed":
                     self._task.advance(0, failed=1)
@@ -163,6 +164,15 @@ class StageRun(Generic[In]):
             position += len(step)
         self._ledger.finish_plan(self._plan, position)
         self._task.total = position
+
+    def _planning_step(self, source: Iterator[In], position: int) -> list[tuple[In, Planned]]:
+        """The next few thousand items and where each stands."""
+        stage = self._stage
+        with paused_collection():
+            items = list(islice(source, ITEMS_PER_PLANNING_STEP))
+            keys = (item_key(stage.name, stage.version, stage.key(item)) for item in items)
+            entries = [Entry(key, stage.item_id(item)) for key, item in zip(keys, items, strict=True)]
+            return list(zip(items, self._ledger.plan(self._plan, position, entries), strict=True))
 
     def _can_parse_anew(self, planned: Planned) -> bool:
         """Whether a result was made by an older parser from a raw answer that is kept."""

@@ -8,6 +8,7 @@ from pairsight.errors import DataError
 from pairsight.formats.checking import Checking, OnError
 from pairsight.formats.rows import Row, read_rows
 from pairsight.formats.sampler import draw, from_sources
+from pairsight.garbage import paused_collection
 from pairsight.images.files import FileImages
 from pairsight.images.source import WithImages
 from pairsight.records import Dropped, Prompt
@@ -25,6 +26,7 @@ class PromptSet(WithImages[Prompt]):
     answers: Mapping[str, str] = field(default_factory=dict)
 
 
+@paused_collection()
 def read_prompts(
     path: str | Path,
     images: str | Path | None = None,

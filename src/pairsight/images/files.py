@@ -3,12 +3,12 @@
 import difflib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
@@ -20,17 +20,21 @@ from pairsight.records import ImageRef
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 """File names that a folder is searched for; a name given in a dataset may end in anything."""
 
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _MAX_COMPARED = 2_000
 """A missing name is compared with at most so many others (difflib takes about 10 µs a name)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Located:
+class _Located(NamedTuple):
     """A name that was found: its real path and what the file system says of it."""
 
     name: str
-    path: Path
+    real_path: str
     status: os.stat_result
+
+    @property
+    def path(self) -> Path:
+        return Path(self.real_path)
 
 
 class FileImages:
@@ -51,7 +55,7 @@ class FileImages:
         self._real_root = self.root.resolve()
         self._names: dict[str, str] = {}
         self._cache: HashCache | None = None
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[str, str] = {}
         self._listings: dict[Path, list[str]] = {}
 
     def ref(self, name: str) -> ImageRef:
@@ -131,15 +135,15 @@ class FileImages:
         """
         folder, base = os.path.split(name)
         try:
-            if base in ("", ".", "..") or any(ord(character) < 32 for character in name):
+            if base in ("", ".", "..") or _CONTROL.search(name):
                 raise DataError(f"image name {name[:200]!r} is not a file name", reason="missing_image")
             if folder not in self._folders:
-                self._folders[folder] = self._inside(self._real_root / folder, name)
-            path = self._folders[folder] / base
-            status = path.lstat()
+                self._folders[folder] = str(self._inside(self._real_root / folder, name))
+            path = f"{self._folders[folder]}{os.sep}{base}"  # a `Path` costs more than the call, and is seldom needed
+            status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                path = self._inside(path, name)
-                status = path.stat()
+                path = str(self._inside(Path(path), name))
+                status = os.stat(path)  # noqa: PTH116
         except FileNotFoundError:
             raise DataError(
                 f"image {self.root / name} does not exist{self._hint(name)}", reason="missing_image"

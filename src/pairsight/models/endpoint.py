@@ -24,6 +24,7 @@ from pairsight.models.endpoint_options import EndpointOptions
 from pairsight.models.protocols import Sampling
 from pairsight.models.requests import completion_id, request_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError
+from pairsight.store.keys import shared_part
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -176,7 +177,7 @@ class EndpointCall(Generic[In, Out]):
 
     @cached_property
     def _same_for_all(self) -> Mapping[str, Json]:
-        return {"model": self.model.fingerprint, "sampling": self.sampling.to_plain()}
+        return shared_part({"model": self.model.fingerprint, "sampling": self.sampling.to_plain()})
 
     def item_id(self, item: In) -> str:
         """The item's name."""

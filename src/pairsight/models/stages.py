@@ -10,6 +10,7 @@ from pairsight.models.endpoint import EndpointModel
 from pairsight.models.protocols import Annotator, Generator, Sampling
 from pairsight.models.requests import completion_id, prompt_key, request_key
 from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ItemError
+from pairsight.store.keys import shared_part
 
 
 @runtime_checkable
@@ -41,7 +42,7 @@ class GenerateCompletions:
 
     @cached_property
     def _same_for_all(self) -> Mapping[str, Json]:
-        return {"model": self.generator.fingerprint, "sampling": self.sampling.to_plain()}
+        return shared_part({"model": self.generator.fingerprint, "sampling": self.sampling.to_plain()})
 
     def item_id(self, item: CompletionRequest) -> str:
         """`PROMPT:SAMPLE`."""

@@ -207,7 +207,7 @@ def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: St
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:
     """Copy every image into the run, so that it needs the user's folder no more."""
     refs = {ref.sha256: ref for prompt in source.prompts() for ref in prompt.images}
-    missing = [ref for ref in refs.values() if ref not in folder.blobs]
+    missing = folder.blobs.missing(refs.values())
     if missing:
         with progress.task("images", len(refs)) as task:
             task.advance(0, reused=len(refs) - len(missing))

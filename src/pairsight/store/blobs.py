@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,13 @@ class BlobStore:
             return image
         return distort(image, ref.distortion)
 
-    def __contains__(self, ref: ImageRef) -> bool:
-        return self._name(ref.sha256) is not None
+    def missing(self, refs: Iterable[ImageRef]) -> list[ImageRef]:
+        """Those that are not here, by hash; a resumed run asks for all its images, so each folder is listed once."""
+        found = []
+        for start, group in groupby(sorted(refs, key=lambda ref: ref.sha256), key=lambda ref: ref.sha256[:4]):
+            names = self._listed(start)
+            found += [ref for ref in group if _named(ref.sha256, names) is None]
+        return found
 
     def files(self) -> Iterator[Path]:
         """All blobs, by hash; what a killed process left unfinished is passed over."""
@@ -97,16 +103,19 @@ class BlobStore:
         return data
 
     def _find(self, sha256: str) -> Path | None:
-        name = self._name(sha256)
+        name = _named(sha256, self._listed(sha256))
         return None if name is None else self._folder_of(sha256) / name
 
-    def _name(self, sha256: str) -> str | None:
-        """The file's name, looked up without a `Path`: a resumed run of many images asks for each."""
+    def _listed(self, sha256: str) -> list[str]:
+        """The names in a blob's folder, read without a `Path`."""
         try:
-            names = os.listdir(f"{self.folder}/{sha256[:2]}/{sha256[2:4]}")  # noqa: PTH208
+            return os.listdir(f"{self.folder}/{sha256[:2]}/{sha256[2:4]}")  # noqa: PTH208
         except OSError:
-            return None
-        return next((name for name in names if name.startswith(f"{sha256}.")), None)
+            return []
+
+
+def _named(sha256: str, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name.startswith(f"{sha256}.")), None)
 
 
 def is_intact(blob: Path) -> bool:

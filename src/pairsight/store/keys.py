@@ -17,4 +17,17 @@ def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> bytes:
         mapping: model fingerprint, prompt text, image hashes, generation parameters, seed, sample index… as JSON
             values; never batch size, worker count, time-outs or paths.
     """
-    return hashlib.sha256(_CANONICAL.encode([stage, version, mapping]).encode("ascii")).digest()
+    return _digest([stage, version, mapping])
+
+
+def shared_part(mapping: Mapping[str, Any]) -> dict[str, str]:
+    """What is the same for all items of a stage, in short: of a million keys it is encoded once.
+
+    Args:
+        mapping: the part of `item_key`'s mapping that no item changes.
+    """
+    return {"shared": _digest(mapping).hex()}
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.sha256(_CANONICAL.encode(value).encode("ascii")).digest()

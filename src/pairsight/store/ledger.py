@@ -136,7 +136,7 @@ class Ledger:
             if status is None:
                 found[position - start] = Planned(item, "pending")
             elif status == _DONE and isinstance(parser_version, int):
-                found[position - start] = Planned(item, "done", parser_version=parser_version)
+                found[position - start] = Planned(item, "done", "", "", parser_version)
             else:
                 found[position - start] = self._find(key)
         return found

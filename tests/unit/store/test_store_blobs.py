@@ -82,3 +82,12 @@ def test_image_space_distortions_are_applied_and_normalised_ones_are_not(tmp_pat
     ref = store.add_bytes(png("blue"), ".png")
     normalised = ImageRef(ref.sha256, Distortion("diffusion_noise", {"step": 900.0}, 1, "normalised"))
     assert store.open(normalised).tobytes() == store.open(ref).tobytes()
+
+
+def test_what_is_missing_is_named_by_hash(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    kept = store.add_bytes(png(), ".png")
+    beside = ImageRef(kept.sha256[:4] + "0" * 60)  # the same folder, another file
+    elsewhere = ImageRef("f" * 64)
+    assert store.missing([elsewhere, kept, beside]) == sorted([elsewhere, beside], key=lambda ref: ref.sha256)
+    assert store.missing([]) == store.missing([kept]) == []

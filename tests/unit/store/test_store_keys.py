@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pairsight.store.keys import item_key
+from pairsight.store.keys import item_key, shared_part
 
 
 def test_the_key_is_the_sha256_of_canonical_json() -> None:
@@ -28,3 +28,9 @@ def test_what_is_no_json_number_is_refused() -> None:
 
 def test_a_lone_surrogate_has_a_key() -> None:
     assert len(item_key("s", 1, {"a": "\ud800"})) == 32
+
+
+def test_the_shared_part_changes_with_what_is_in_it() -> None:
+    expected = hashlib.sha256(b'{"model":"m","sampling":{"top_p":1.0}}').hexdigest()
+    assert shared_part({"sampling": {"top_p": 1.0}, "model": "m"}) == {"shared": expected}
+    assert shared_part({"sampling": {"top_p": 0.9}, "model": "m"}) != {"shared": expected}
