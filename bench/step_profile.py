@@ -1,8 +1,7 @@
 """Where the time of one of our trainings goes, and what its attention costs beside the library's fused one.
 
 `python bench/step_profile.py [--prompts N]` prints three tables: wall time by phase, CPU time by kind of operation (by
-PyTorch's profiler), and forward plus backward of both attentions on one row. The language layers multiply without a
-bias and the vision tower with one, so the names of operations tell their products apart; attention multiplies batches.
+PyTorch's profiler), and forward plus backward of both attentions on one row.
 """
 
 import argparse
@@ -11,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,19 @@ from matrix_rate import product_rate
 from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
 from train_worker import Start, ours
 
+FROZEN = "mkldnn::_linear_pointwise"
 KINDS = {
-    "matrix products of language model, adapters and head": ("aten::mm", "aten::addmm_"),
+    "products with frozen weights": (FROZEN,),
+    "products of adapters, and of the tower's small layers": ("aten::mm", "aten::addmm", "aten::addmm_"),
     "attention: products of queries, keys, values and probabilities": ("aten::bmm", "aten::baddbmm"),
     "attention: softmax": ("aten::_softmax", "_Blocked", "_BlockedBackward"),
-    "vision tower: products and attention": ("aten::addmm", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+    "attention of the vision tower": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
 }
 PHASES = {
     "_prepare": "tokenising, pixels",
     "_reference": "reference pass",
     "check": "first-batch check",
+    "run_tower": "vision tower (a part of the reference pass)",
     "_run_loop": "epochs",
 }
 
@@ -54,11 +57,12 @@ def main() -> None:
 
 def phases(train: Callable[[], object]) -> None:
     """Wall time of each phase of one training."""
+    from pairsight.training import image_units
     from pairsight.training.scorer import SequenceScorer
     from pairsight.training.trainer import PreferenceTrainer
 
     seconds: Counter[str] = Counter()
-    for owner in (SequenceScorer, PreferenceTrainer):
+    for owner in (SequenceScorer, PreferenceTrainer, image_units):
         for name in PHASES.keys() & vars(owner).keys():
             setattr(owner, name, timed(getattr(owner, name), seconds, name))
     began = time.perf_counter()
@@ -67,7 +71,8 @@ def phases(train: Callable[[], object]) -> None:
     print(f"\n| phase | share of {whole:.1f} s |\n|---|---|")
     for name, title in PHASES.items():
         print(f"| {title} | {seconds[name] / whole:.1%} |")
-    print(f"| all else (loading, writing) | {1 - seconds.total() / whole:.1%} |")
+    rest = whole - seconds.total() + seconds["run_tower"]
+    print(f"| all else (loading, writing) | {rest / whole:.1%} |")
 
 
 def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Callable[..., Any]:
@@ -82,9 +87,9 @@ def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Cal
 
 def kinds(train: Callable[[], object]) -> None:
     """CPU time of one training by kind of operation, and the rate of the language model's products."""
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         train()
-    events = found.key_averages()
+    events = found.key_averages(group_by_input_shape=True)
     whole = sum(event.self_cpu_time_total for event in events)
     print("\n| operations | share of CPU time |\n|---|---|")
     named = {name: kind for kind, names in KINDS.items() for name in names}
@@ -95,9 +100,10 @@ def kinds(train: Callable[[], object]) -> None:
         )
     for kind, share in shares.most_common():
         print(f"| {kind} | {share / whole:.1%} |")
-    products = next(event for event in events if event.key == "aten::mm")
-    rate = products.flops / products.self_cpu_time_total / 1e3
-    print(f"\nProducts run at {rate:.0f} GFLOP/s; one of 2048² alone at {product_rate() / 1e9:.0f}.")
+    products = [event for event in events if event.key == FROZEN]
+    flops = sum(2 * event.count * event.input_shapes[0][0] * prod(event.input_shapes[1]) for event in products)
+    rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
+    print(f"\nFrozen products run at {rate:.0f} GFLOP/s; MKL's of 2048² alone at {product_rate() / 1e9:.0f}.")
 
 
 def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
