@@ -195,7 +195,7 @@ choosing pairs and sealing all tables anew takes {resumed["select_and_seal_s"]:.
 
 def machine(repeats: int, seconds: float) -> dict[str, Any]:
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    git = ["git", "rev-parse", "--short", "HEAD"]
+    git = ["git", "describe", "--always", "--dirty"]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
         "cores": os.cpu_count(),

@@ -191,7 +191,7 @@ def worker(script: str, *arguments: str, python: str | None = None) -> dict[str,
 
 
 def commit() -> str:
-    git = ["git", "rev-parse", "--short", "HEAD"]
+    git = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 

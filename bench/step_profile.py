@@ -26,7 +26,7 @@ from train_worker import Start, ours
 FROZEN = "mkldnn::_linear_pointwise"
 KINDS = {
     "products with frozen weights": (FROZEN,),
-    "products of adapters, and of the tower's small layers": ("aten::mm", "aten::addmm", "aten::addmm_"),
+    "other products: of adapters, and of weights too small for oneDNN": ("aten::mm", "aten::addmm", "aten::addmm_"),
     "attention: products of queries, keys, values and probabilities": ("aten::bmm", "aten::baddbmm"),
     "attention: softmax": ("aten::_softmax", "_Blocked", "_BlockedBackward"),
     "attention of the vision tower": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
@@ -101,6 +101,9 @@ def kinds(train: Callable[[], object]) -> None:
     for kind, share in shares.most_common():
         print(f"| {kind} | {share / whole:.1%} |")
     products = [event for event in events if event.key == FROZEN]
+    if not products:
+        print("\nThis PyTorch has no oneDNN: all products are MKL's.")
+        return
     flops = sum(2 * event.count * event.input_shapes[0][0] * prod(event.input_shapes[1]) for event in products)
     rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
     print(f"\nFrozen products run at {rate:.0f} GFLOP/s; MKL's of 2048² alone at {product_rate() / 1e9:.0f}.")

@@ -143,27 +143,28 @@ class StageRun(Generic[In]):
         """(ledger row, item) of what has no result; plans as it goes. An item given twice is worked on once."""
         source, position = iter(items), 0
         while step := self._planning_step(source, position):
-            seen: set[int] = set()
-            reused = 0
-            for item, planned in step:
-                if planned.status == "done" and planned.parser_version >= self._parser_version:
-                    reused += 1
-                    continue
-                status = "pending" if self._can_parse_anew(planned) else planned.status
-                if status == "failed":
-                    self._task.advance(0, failed=1)
-                    if self._on_error == "stop":
-                        raise self._stopped(item, ItemError(planned.reason, planned.detail))
-                elif status == "done" or planned.item in seen or planned.item in self._planned:
-                    reused += 1
-                else:
-                    seen.add(planned.item)
-                    self._planned.add(planned.item)
-                    yield planned.item, item
-            self._task.advance(0, reused=reused)
+            yield from self._unfinished(step)
             position += len(step)
         self._ledger.finish_plan(self._plan, position)
         self._task.total = position
+
+    def _unfinished(self, step: Sequence[tuple[In, Planned]]) -> list[tuple[int, In]]:
+        """What is neither done nor failed nor under way; the others are counted."""
+        pending, failed = list[tuple[int, In]](), 0
+        for item, planned in step:
+            if planned.status == "done" and planned.parser_version >= self._parser_version:
+                continue
+            status = "pending" if self._can_parse_anew(planned) else planned.status
+            if status == "failed":
+                failed += 1
+                if self._on_error == "stop":
+                    self._task.advance(0, failed=failed)
+                    raise self._stopped(item, ItemError(planned.reason, planned.detail))
+            elif status == "pending" and planned.item not in self._planned:
+                self._planned.add(planned.item)
+                pending.append((planned.item, item))
+        self._task.advance(0, failed=failed, reused=len(step) - len(pending) - failed)
+        return pending
 
     def _planning_step(self, source: Iterator[In], position: int) -> list[tuple[In, Planned]]:
         """The next few thousand items and where each stands."""

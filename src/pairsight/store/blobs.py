@@ -106,10 +106,10 @@ class BlobStore:
         name = _named(sha256, self._listed(sha256))
         return None if name is None else self._folder_of(sha256) / name
 
-    def _listed(self, sha256: str) -> list[str]:
-        """The names in a blob's folder, read without a `Path`."""
+    def _listed(self, start: str) -> list[str]:
+        """The names in the folder of hashes that start so, read without a `Path`."""
         try:
-            return os.listdir(f"{self.folder}/{sha256[:2]}/{sha256[2:4]}")  # noqa: PTH208
+            return os.listdir(f"{self.folder}/{start[:2]}/{start[2:4]}")  # noqa: PTH208
         except OSError:
             return []
 

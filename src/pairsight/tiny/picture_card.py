@@ -1,6 +1,6 @@
 """What the tiny pipeline's pictures show at several guidance scales, measured by reading them, and its model card."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pairsight.models.diffusion import DiffusersGenerator
 from pairsight.records import ItemError
 from pairsight.tiny.picture_texts import kinds_wanted, picture_prompts
 from pairsight.tiny.read_picture import kinds_in
+from pairsight.tiny.training_log import Log
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0, 15.0)
 _TEXTS_A_TOPIC = 20
@@ -32,7 +33,7 @@ class Shown:
     num_texts: int
 
 
-def measure_guidance(pipeline: str | Path, log: Callable[[str], None], scales: Sequence[float] = SCALES) -> list[Shown]:
+def measure_guidance(pipeline: str | Path, log: Log, scales: Sequence[float] = SCALES) -> list[Shown]:
     """Read the pictures of texts that were never trained on, at each scale, from the same noise."""
     prompts = picture_prompts(_TEXTS_A_TOPIC, seed=99)
     generator = DiffusersGenerator(pipeline, num_inference_steps=_STEPS, device="cpu")

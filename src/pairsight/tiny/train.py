@@ -7,7 +7,6 @@ Measured on the part "validation"; the held-out part is read once, for the model
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pairsight.tiny.model_card import Measured, write_card
 from pairsight.tiny.scenes import Part
 from pairsight.tiny.train_language import InstructionRecipe, train_instruction, train_language
 from pairsight.tiny.train_vision import train_vision
-from pairsight.tiny.training_log import start_log
+from pairsight.tiny.training_log import Log, start_log
 
 VISION_STEPS = 650
 LANGUAGE_STEPS = 450
@@ -27,7 +26,7 @@ NUM_THREADS = 2  # the order of sums depends on it, so that weights repeat only 
 _CARD_SCENES, _CARD_TEXTS = 300, 490
 
 
-def train(out: Path, seed: int, size: str, recipe: InstructionRecipe, log: Callable[[str], None]) -> None:
+def train(out: Path, seed: int, size: str, recipe: InstructionRecipe, log: Log) -> None:
     """Train a model and its backbone, write `out/model` and `out/backbone` in half precision, each with a card.
 
     Args:

@@ -7,7 +7,7 @@ Scenes are of the part "train", with other seeds than the base's.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from pairsight.tiny.labeller import Habits
 from pairsight.tiny.measure import benchmark_set, complete, measure
 from pairsight.tiny.shipped import shipped_model
 from pairsight.tiny.train_language import InstructionRecipe, train_instruction
-from pairsight.tiny.training_log import start_log
+from pairsight.tiny.training_log import Log, start_log
 
 HABITS: Mapping[str, Habits] = MappingProxyType(
     {"careful": Habits(added_slope=0.3), "terse": Habits(added_slope=1.0, left_out=0.5)}
@@ -32,7 +32,7 @@ _SHOWN = ("accuracy", "f1", "yes_rate", "chair_i", "recall", "caption_length", "
 _CARD_SCENES = 300
 
 
-def train_adapter(name: str, out: Path, seed: int, log: Callable[[str], None]) -> None:
+def train_adapter(name: str, out: Path, seed: int, log: Log) -> None:
     """Train one adapter of the shipped base and write it, with its card, to `out`.
 
     Args:

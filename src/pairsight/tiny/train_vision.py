@@ -1,6 +1,5 @@
 """Stage 1: the vision tower learns what is in each patch."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from pairsight.tiny.noise import pixels
 from pairsight.tiny.render import IMAGE_SIZE
 from pairsight.tiny.scenes import COLOURS, SHAPES, Scene, scenes, stream
 from pairsight.tiny.schedule import Stepper
+from pairsight.tiny.training_log import Log
 
 _SIDE = IMAGE_SIZE // PATCH_SIZE
 _PATCHES_A_CELL = _SIDE // 3
@@ -29,7 +29,7 @@ def patch_labels(scene: Scene) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.stack([colours, shapes, cells])
 
 
-def train_vision(model: Any, seed: int, steps: int, log: Callable[[str], None], batch_size: int = 64) -> None:
+def train_vision(model: Any, seed: int, steps: int, log: Log, batch_size: int = 64) -> None:
     """Train the vision tower in place on per-patch labels of `steps` × `batch_size` fresh scenes.
 
     Args:

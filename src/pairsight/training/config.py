@@ -39,7 +39,9 @@ class TrainingConfig(BaseConfig):
     seed: int = Field(42, ge=0, description="order of the data, adapters' first values, dropout")
     bf16: bool | None = Field(None, description="arithmetic in bfloat16; None: where a GPU can")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer")
-    max_tokens_per_pass: int | None = Field(None, ge=64, description="tokens in one forward pass; None: by memory")
+    max_tokens_per_pass: int | None = Field(
+        None, ge=64, description="tokens in one forward pass; None: by memory, on a CPU twice that for shared prefixes"
+    )
     image_cache_mb: int = Field(1024, ge=0, description="memory for image features, or pixels, between epochs")
     group_by_image: bool = Field(
         False, description="draw prompts on one image together, so that a batch computes the image once"

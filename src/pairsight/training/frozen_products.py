@@ -29,7 +29,8 @@ def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Te
     Source: ours.
     """
     large = min(x_TI.numel(), weight_OI.numel()) >= _WORTHWHILE
-    if large and x_TI.dtype == weight_OI.dtype == torch.float32 and x_TI.is_cpu and _ONEDNN:
+    full = x_TI.dtype == weight_OI.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if large and full and x_TI.is_cpu and _ONEDNN:
         out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
         return out_TO
     return linear(x_TI, weight_OI, bias_O)
@@ -45,4 +46,4 @@ def use_frozen_products(model: nn.Module) -> None:
 def _forward(self: Any, x: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return linear(x, self.weight, self.bias)
-    return product(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
+    return product(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], self.out_features)

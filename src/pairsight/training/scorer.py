@@ -76,8 +76,8 @@ class SequenceScorer:
     def check(self, model: Any) -> float:
         """Compare packed and separate log-probs of a short example, one with images if there is any, no gradients.
 
-        Of its completions the last is compared, and the last under contrast images: they stand behind what they must
-        not see, and begin where a prefix was shared.
+        What stands last in the row is compared, of the sequences under the prompt's own images and of those under
+        contrast images: it comes behind all that it must not see.
 
         Returns:
             The largest difference of a token's log-prob.
@@ -92,13 +92,13 @@ class SequenceScorer:
         example = self.examples[number]
         training = model.training
         model.eval()
+        differences = []
         with torch.no_grad():
             scores = self.score(model, [(number,)])
-            worst = max(
-                float((separate_token_logps(model, example.sequences[place], self.scoring) - packed_T).abs().max())
-                for place in {example.num_completions - 1, len(example.sequences) - 1}
-                for packed_T in [scores.token_logps_T[scores.sequence_T == place]]
-            )
+            for place in self._last_in_row(number):
+                alone_T = separate_token_logps(model, example.sequences[place], self.scoring)
+                differences.append((alone_T - scores.token_logps_T[scores.sequence_T == place]).abs())
+        worst = float(torch.cat(differences).max())
         model.train(training)
         allowed = _ROUNDING if next(model.parameters()).dtype == torch.float32 else _ROUNDING_BF16
         if not worst <= allowed:
@@ -109,6 +109,12 @@ class SequenceScorer:
             )
         _LOG.info("packed log-probs agree with the separate computation: largest difference %.1e", worst)
         return worst
+
+    def _last_in_row(self, number: int) -> list[int]:
+        """Which sequence of an example stands last in its row: under its own images, and under contrast images."""
+        paths, count = self._row((number,)).tree.paths, self.examples[number].num_completions
+        sides = [range(count), range(count, len(paths))]
+        return [max(side, key=lambda place: int(paths[place][-1])) for side in sides if side]
 
     def _row(self, members: tuple[int, ...]) -> Row:
         if members not in self._rows:

@@ -133,6 +133,22 @@ def test_a_flipped_payload_is_noticed(tmp_path: Path) -> None:
             list(Results(ledger, plan, ImageRef))
 
 
+def test_a_changed_row_is_noticed_where_it_is_read(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        plan = make(ledger, "aB")
+        with ledger.transaction() as db:
+            db.execute("UPDATE results SET checksum = checksum + 1 WHERE status = 1")
+        done, failed = ledger.plan(plan, 0, entries("a", "B"))  # planning trusts what is done,
+        assert (done.status, failed.status, failed.reason) == ("done", "failed", "capital")
+        with pytest.raises(RunError, match="result of item 'a' is damaged"):  # reading does not
+            list(Results(ledger, plan, ImageRef))
+        for change in ("reason = 'other'", "status = 7"):
+            with ledger.transaction() as db:
+                db.execute(f"UPDATE results SET {change} WHERE status = 2")
+            with pytest.raises(RunError, match="result of item 'B' is damaged"):
+                ledger.plan(plan, 0, entries("a", "B"))
+
+
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger, ledger.transaction() as db:
         db.execute("PRAGMA user_version = 2")

@@ -186,6 +186,9 @@ def test_frozen_products_leave_gradients_to_the_library():
     use_frozen_products(model)
     with torch.no_grad():
         torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+        assert model(x[:, :0]).shape == (2, 0, 400)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(x).dtype == torch.bfloat16
     model(x).sum().backward()
     for weight, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.equal(weight.grad, gradient)

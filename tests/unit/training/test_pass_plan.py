@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from pairsight.training.batch import PassLimits, plan_passes
+from pairsight.training.scorer import pass_limits
 from pairsight.training.tokens import TokenPrompt, token_example
 
 
@@ -38,3 +40,10 @@ def test_rows_and_passes_have_their_own_bounds(row, joined, expected):
 
 def test_without_sharing_every_example_is_a_row():
     assert plan_passes(EXAMPLES, [0, 1, 2], PassLimits(100, 14), share=False) == [[(0,)], [(2,)], [(1,)]]
+
+
+def test_limits_follow_from_memory_or_from_what_was_asked():
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_hidden_layers=2))
+    # (12 + 4) vectors of 64 float32 numbers in each of 2 layers: 8 KiB a token, of 2^29 and 2^28 bytes
+    assert pass_limits(model, None) == PassLimits(row=2**16, joined=2**15)
+    assert pass_limits(model, 500) == PassLimits(row=500, joined=500)

@@ -23,6 +23,7 @@ from pairsight.records import Message
 from pairsight.training import families as trainer_families
 from pairsight.training.adapter import merge
 from pairsight.training.loop import Loop
+from pairsight.training.spans import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 OPTIONS = {
@@ -202,6 +203,7 @@ from preference_pairs import pair
 from test_preference_trainer import OPTIONS
 from pairsight.engine.progress import Progress
 from pairsight.images.files import FileImages
+from pairsight.training.spans import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 images = FileImages({images!r})
@@ -241,6 +243,21 @@ def test_a_family_seen_wrongly_fails_the_first_check(small, tmp_path: Path, monk
         PreferenceTrainer(
             gemma, out=tmp_path / "dpo", images=small.images, progress=Progress("quiet"), **OPTIONS
         ).train(small.pairs(3))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_completions_that_see_each_other_fail_the_first_check(small, tmp_path: Path, monkeypatch, swapped):
+    def leaking(parent_S):
+        return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
+
+    monkeypatch.setattr("pairsight.training.attention.spans_of", leaking)
+    pairs = small.pairs(3)
+    if swapped:  # whichever completion stands first in its row, it is the other that is looked at
+        pairs = [replace(one, chosen=one.rejected[0], rejected=(one.chosen,)) for one in pairs]
+    with pytest.raises(TrainingError, match="packed log-probs differ"):
+        PreferenceTrainer(
+            small.model, out=tmp_path / "dpo", images=small.images, progress=Progress("quiet"), **OPTIONS
+        ).train(pairs)
 
 
 def test_a_model_with_a_state_along_the_sequence_is_trained_one_sequence_at_a_time(small, tmp_path: Path, caplog):
