@@ -1,6 +1,7 @@
 """A slow build on an engine, run as a program: `slow_build.py FOLDER ENGINE [SECONDS]`; notes each worker's pid."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,4 +39,5 @@ def main(folder: Path, engine: str, seconds: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
     main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "0")
