@@ -3,6 +3,7 @@
 Prints "points N" when it ends well.
 """
 
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -50,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
     main()
