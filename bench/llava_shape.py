@@ -127,7 +127,7 @@ def build_items(
 ) -> list[Item]:
     """Images in `folder` and the pairs on them; the same for the same arguments."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels, chance = np.random.default_rng(0), random.Random(0)
+    chance = random.Random(0)
 
     def text(length: int) -> str:
         return " ".join(f"w{chance.randrange(shape.vocabulary - len(SPECIAL))}" for _ in range(length))
@@ -137,7 +137,7 @@ def build_items(
         name = f"{number // questions_per_image}.png"
         if not (folder / name).is_file():
             shaded = np.linspace(0, 200, shape.pixels)[:, None, None]
-            noisy = shaded + pixels.integers(0, 56, (shape.pixels, shape.pixels, 3))
+            noisy = shaded + np.random.default_rng(number).integers(0, 56, (shape.pixels, shape.pixels, 3))
             Image.fromarray(noisy.astype(np.uint8)).save(folder / name)
         made = [text(chance.randint(*words)) for _ in range(1 + rejected)]
         items.append(Item(name, text(20), made[0], tuple(made[1:])))

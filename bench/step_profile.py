@@ -23,10 +23,9 @@ from matrix_rate import product_rate
 from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
 from train_worker import Start, ours
 
-FROZEN = "mkldnn::_linear_pointwise"
 KINDS = {
-    "products with frozen weights": (FROZEN,),
-    "other products: of adapters, and of weights too small for oneDNN": ("aten::mm", "aten::addmm", "aten::addmm_"),
+    "matrix products of language model, adapters and head": ("aten::mm", "aten::addmm_"),
+    "matrix products of the vision tower, which have a bias": ("aten::addmm",),
     "attention: products of queries, keys, values and probabilities": ("aten::bmm", "aten::baddbmm"),
     "attention: softmax": ("aten::_softmax", "_Blocked", "_BlockedBackward"),
     "attention of the vision tower": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
@@ -100,13 +99,10 @@ def kinds(train: Callable[[], object]) -> None:
         )
     for kind, share in shares.most_common():
         print(f"| {kind} | {share / whole:.1%} |")
-    products = [event for event in events if event.key == FROZEN]
-    if not products:
-        print("\nThis PyTorch has no oneDNN: all products are MKL's.")
-        return
-    flops = sum(2 * event.count * event.input_shapes[0][0] * prod(event.input_shapes[1]) for event in products)
+    products = [event for event in events if event.key == "aten::mm"]
+    flops = sum(2 * event.count * prod(event.input_shapes[0]) * event.input_shapes[1][1] for event in products)
     rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
-    print(f"\nFrozen products run at {rate:.0f} GFLOP/s; MKL's of 2048² alone at {product_rate() / 1e9:.0f}.")
+    print(f"\nThe first of these run at {rate:.0f} GFLOP/s; a product of 2048² alone at {product_rate() / 1e9:.0f}.")
 
 
 def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:

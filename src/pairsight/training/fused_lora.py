@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pairsight.training.frozen_products import product
-
 
 def fuse_lora(policy: Any) -> int:
     """Let every plain adapter of a `peft` model take the short way when nothing speaks against it; returns how many."""
@@ -52,7 +50,7 @@ class _LoraLinear(torch.autograd.Function):
     def forward(  # noqa: PLR0917
         ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_rI: Tensor, b_Or: Tensor, scaling: float
     ) -> Tensor:
-        out_TO = product(x_TI, weight_OI, bias_O)
+        out_TO = torch.nn.functional.linear(x_TI, weight_OI, bias_O)
         low_Tr = x_TI @ a_rI.T
         out_TO.addmm_(low_Tr, b_Or.T, alpha=scaling)
         ctx.save_for_backward(x_TI, weight_OI, a_rI, b_Or, low_Tr)
@@ -67,5 +65,5 @@ class _LoraLinear(torch.autograd.Function):
         gradient_a, gradient_b = back_Tr.T @ x_TI, (gradient_TO.T @ low_Tr).mul_(ctx.scaling)
         gradient_x = None
         if ctx.needs_input_grad[0]:
-            gradient_x = product(gradient_TO, weight_OI.T).addmm_(back_Tr, a_rI)
+            gradient_x = (gradient_TO @ weight_OI).addmm_(back_Tr, a_rI)
         return gradient_x, None, None, gradient_a, gradient_b, None

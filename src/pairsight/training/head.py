@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pairsight.training.frozen_products import product
-
 _CHUNK_ELEMENTS = 2**23
 
 
@@ -57,13 +55,13 @@ class _FrozenHead(torch.autograd.Function):
         gradient_PD = torch.empty_like(hidden_PD) if wants_gradient else None
         for start in range(0, len(target_P), size):
             rows = slice(start, start + size)
-            logits_CV = product(hidden_PD[rows], weight_VD, bias_V).float()
+            logits_CV = torch.nn.functional.linear(hidden_PD[rows], weight_VD, bias_V).float()
             wanted_C1, most_C1 = logits_CV.gather(1, target_P[rows, None]), logits_CV.amax(1, keepdim=True)
             e_CV = logits_CV.sub_(most_C1).exp_()
             sum_C1 = e_CV.sum(1, keepdim=True)
             logps_P[rows] = (wanted_C1 - most_C1 - sum_C1.log())[:, 0]
             if gradient_PD is not None:
-                expected_CD = product(e_CV.to(weight_VD.dtype), weight_VD.T) / sum_C1.to(weight_VD.dtype)
+                expected_CD = e_CV.to(weight_VD.dtype) @ weight_VD / sum_C1.to(weight_VD.dtype)
                 gradient_PD[rows] = weight_VD[target_P[rows]] - expected_CD
         ctx.save_for_backward(gradient_PD if gradient_PD is not None else hidden_PD.new_empty(0))
         return logps_P

@@ -121,7 +121,6 @@ class PreferenceTrainer:
     ) -> None:
         from pairsight.models.load import load_model, pick_device
         from pairsight.models.processor import load_processor
-        from pairsight.training.frozen_products import use_frozen_products
         from pairsight.training.fused_lora import fuse_lora
         from pairsight.training.plain_layers import use_plain_layers
         from pairsight.training.policy import make_policy
@@ -134,7 +133,6 @@ class PreferenceTrainer:
         model = load_model(self.model, dtype=dtype, device=device)
         use_tree_attention(model)
         use_plain_layers(model)
-        use_frozen_products(model)
         processor = load_processor(self.model)
         prepared, scorer = self._prepare(model, processor, images, examples, objective)
         reference = self._reference(model, scorer, origin, dtype) if objective.needs_reference else None

@@ -10,7 +10,6 @@ from torch.nn.functional import linear, log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from pairsight.training.frozen_products import product, use_frozen_products
 from pairsight.training.fused_elementwise import rms_norm, rotate
 from pairsight.training.fused_lora import fuse_lora
 from pairsight.training.head import head_logps
@@ -161,34 +160,3 @@ def test_head_log_probs_and_gradients_are_those_of_a_log_softmax(trained: bool, 
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("rows", [1, 3, 700])
-@pytest.mark.parametrize("biased", [True, False])
-def test_products_by_either_library_are_those_of_linear(rows, biased):
-    torch.manual_seed(0)
-    weight, bias = torch.randn(384, 352), torch.randn(384) if biased else None
-    for x in (torch.randn(rows, 352), torch.randn(352, rows).T, torch.randn(rows, 704)[:, ::2]):
-        torch.testing.assert_close(product(x, weight, bias), linear(x, weight, bias), atol=1e-4, rtol=1e-4)
-    back = torch.randn(384, rows).T
-    torch.testing.assert_close(product(back, weight.T), back @ weight, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(product(back.double(), weight.T.double()), (back.double() @ weight.double()))
-
-
-def test_frozen_products_leave_gradients_to_the_library():
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(400, 400), torch.nn.GELU(), torch.nn.Linear(400, 400, bias=False))
-    x = torch.randn(2, 350, 400)
-    expected = model(x)
-    expected.sum().backward()
-    gradients = [weight.grad.clone() for weight in model.parameters()]
-    model.zero_grad()
-    use_frozen_products(model)
-    with torch.no_grad():
-        torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
-        assert model(x[:, :0]).shape == (2, 0, 400)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert model(x).dtype == torch.bfloat16
-    model(x).sum().backward()
-    for weight, gradient in zip(model.parameters(), gradients, strict=True):
-        assert torch.equal(weight.grad, gradient)
