@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "helpful-2x": {"strategy_options": HELPFUL},
     "helpful-2x-sft-term-1": {"strategy_options": HELPFUL, "loss": BOTH, "loss_weights": [1.0, 1.0]},
     "half-rate": {"learning_rate": 1e-4},
+    "double-rate": {"learning_rate": 4e-4},
+    "double-rate-sft-term-3": {"learning_rate": 4e-4, "loss": BOTH, "loss_weights": [1.0, 3.0]},
     "images-only": {"text_only_prompts": False},
     "by-image": {"group_by_image": True},
 }
