@@ -230,7 +230,7 @@ A LLaVA-shaped random model (336 px, 576 image tokens, hidden 512 × 6 layers, v
 model's linear layers, fp32; prompts of 20 words, completions of 30–150; 4 pairs a step. Ours includes tokenising and
 the reference pass; the peers' clocks start at `train()`. TRL is its `DPOTrainer`, ms-swift `swift rlhf --rlhf_type dpo`
 with `use_logits_to_keep`, both with gradient checkpointing off and one pair a forward pass, four accumulated, which of
-1, 2 and 4 was TRL's fastest here (2.45, 2.76 and 3.35 s a pair).
+1, 2 and 4 was TRL's fastest here (`train_worker.py trl --per-pass N`; docs/LOG.md).
 
 | measured | result | goal | runs | commit |
 |---|---|---|---|---|

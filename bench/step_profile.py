@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,28 +59,18 @@ def phases(train: Callable[[], object]) -> None:
     from pairsight.training.scorer import SequenceScorer
     from pairsight.training.trainer import PreferenceTrainer
 
-    seconds: Counter[str] = Counter()
+    start = Start()
     for owner in (SequenceScorer, PreferenceTrainer, image_units):
         for name in PHASES.keys() & vars(owner).keys():
-            setattr(owner, name, timed(getattr(owner, name), seconds, name))
+            start.count(owner, name)
     began = time.perf_counter()
     train()
-    whole = time.perf_counter() - began
+    whole, seconds = time.perf_counter() - began, start.seconds
     print(f"\n| phase | share of {whole:.1f} s |\n|---|---|")
     for name, title in PHASES.items():
         print(f"| {title} | {seconds[name] / whole:.1%} |")
     rest = whole - seconds.total() + seconds["run_tower"]
     print(f"| all else (loading, writing) | {rest / whole:.1%} |")
-
-
-def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Callable[..., Any]:
-    def counted(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        result = function(*arguments, **options)
-        seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
-        return result
-
-    return counted
 
 
 def kinds(train: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ TRL `trainer.train()`, with its data set made beforehand. Memory is the peak of 
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -53,30 +54,32 @@ def main() -> None:
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     peak = memory("VmHWM") - start.held
     found = {"pairs": pairs * given.epochs, "seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak / 1024}
-    print(json.dumps(found | {"tree_seconds": start.trees}))
+    print(json.dumps(found | {"tree_seconds": start.seconds.total()}))
 
 
 class Start:
     """What the process held when its model was loaded, from where its peak counts; seconds spent on trees."""
 
     held = 0
-    trees = 0.0
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
 
     def mark_memory(self) -> None:
         self.held = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is held now
 
-    def count_trees(self, module: object, name: str) -> None:
-        """Add up the time that a function of ours takes."""
-        function = getattr(module, name)
+    def count(self, owner: object, name: str) -> None:
+        """Add up the wall time that a function of ours takes."""
+        function = getattr(owner, name)
 
         def counted(*arguments: object, **options: object) -> object:
             began = time.perf_counter()
             result = function(*arguments, **options)
-            self.trees += time.perf_counter() - began
+            self.seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
             return result
 
-        setattr(module, name, counted)
+        setattr(owner, name, counted)
 
 
 def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start) -> Callable[[], object]:
@@ -106,7 +109,7 @@ def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, sta
         (scorer, "collate"),
         (logps, "attention_masks"),
     ):
-        start.count_trees(module, name)
+        start.count(module, name)
 
     images = FileImages(world / "images")
     pairs = []

@@ -50,8 +50,11 @@ def row(system: str, seed: Path, folder: str) -> str:
     present = {one.id: one.present for one in read_truth(seed / "world" / "truth.jsonl") if one.kind == "caption"}
     base, aligned = (captions(seed / folder / f"answers-{name}.parquet", present.keys()) for name in ("base", system))
     both = [(base[one], aligned[one], present[one]) for one in base]
-    same = [one for one in both if found(one[0], one[2]) == found(one[1], one[2])]
-    plain, kept = (chair([(hallucinated(a, p), hallucinated(b, p)) for a, b, p in some]) for some in (both, same))
+    counts = [(count_caption(a, p), count_caption(b, p)) for a, b, p in both]
+    same = [(a, b) for a, b in counts if a.found == b.found]
+    plain, kept = (
+        chair([tuple((one.hallucinated, one.mentions) for one in two) for two in some]) for some in (counts, same)
+    )
     first, second = matched_chair(*zip(*both, strict=True))
     length = chair(list(zip(first, second, strict=True)))
     share = f"{len(same)} of {len(both)}"
@@ -61,15 +64,6 @@ def row(system: str, seed: Path, folder: str) -> str:
 def captions(path: Path, wanted: Sequence[str] | set[str]) -> Captions:
     table = pq.read_table(path, columns=["id", "answer"]).to_pylist()
     return {one["id"]: one["answer"] for one in table if one["id"] in wanted}
-
-
-def found(text: str, present: frozenset[int]) -> int:
-    return len(present.intersection(mentioned_kinds(text)))
-
-
-def hallucinated(text: str, present: frozenset[int]) -> tuple[int, int]:
-    counts = count_caption(text, present)
-    return counts.hallucinated, counts.mentions
 
 
 def chair(sums: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Difference:

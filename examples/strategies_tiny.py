@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from over_seeds import over_seeds
+
 import pairsight.tiny.benchmark
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.align import align_from_options
@@ -123,7 +125,7 @@ def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]
 
 
 def table_over_seeds(found: Sequence[Figures]) -> str:
-    """The mean over seeds and, in brackets, the mean difference to the base and in how many seeds it is clear."""
+    """The mean over seeds; in brackets the difference to the base, its interval over seeds, and in how many it is clear."""
     lines = [f"| system | {' | '.join(SHOWN)} |", f"|{'---|' * (len(SHOWN) + 1)}"]
     for system in found[0]:
         cells = []
@@ -132,9 +134,9 @@ def table_over_seeds(found: Sequence[Figures]) -> str:
             if not rows or any(row["value"] is None for row in rows):
                 cells.append("")
                 continue
-            value, difference = (fmean(row[name] for row in rows) for name in ("value", "difference"))
             clear = sum(1 for row in rows if row["low"] > 0 or row["high"] < 0)
-            cells.append(f"{value:.3f} ({difference:+.3f}, {clear}/{len(rows)})")
+            difference = over_seeds([row["difference"] for row in rows])
+            cells.append(f"{fmean(row['value'] for row in rows):.3f} ({difference}, {clear}/{len(rows)})")
         lines.append(f"| {system} | {' | '.join(cells)} |")
     first = next(iter(found[0]))
     bases = [f"{fmean(one[first][metric]['base'] for one in found):.3f}" for metric in SHOWN]

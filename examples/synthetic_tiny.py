@@ -11,10 +11,10 @@ pictures is counted by reading the pictures (`read_picture`). Every part resumes
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from over_seeds import over_seeds
 
 import pairsight.tiny.benchmark
 from pairsight.pipeline.align import align_from_options
@@ -38,7 +38,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "text_only-equal-length": {"strategy_options": {**READING, **EQUAL}},
 }
 SHOWN = ("chair_i", "chair_i_cut", "recall", "accuracy", "f1", "yes_rate", "caption_length", "text_accuracy")
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t for n seeds
 
 
 def main() -> None:
@@ -106,17 +105,13 @@ def _faults(completion: Completion, shown: frozenset[int]) -> tuple[int, int, in
 
 def print_over_seeds(found: Mapping[int, Mapping[str, Any]]) -> None:
     """Mean difference over seeds with Student's interval."""
-    if len(found) not in T_95:
-        return
     print(f"\nmean difference over {len(found)} seeds, 95 % interval of Student's t")
     print(f"| metric | {' | '.join(TRAININGS)} |\n|{'---|' * (len(TRAININGS) + 1)}")
     for metric in SHOWN:
         cells = []
         for name in TRAININGS:
             rows = [one[name]["benchmarks"]["tiny"]["metrics"][metric] for one in found.values()]
-            differences = [row["aligned"] - row["base"] for row in rows]
-            half = T_95[len(found)] * stdev(differences) / len(found) ** 0.5
-            cells.append(f"{mean(differences):+.3f} ± {half:.3f}")
+            cells.append(over_seeds([row["aligned"] - row["base"] for row in rows]))
         print(f"| {metric} | {' | '.join(cells)} |")
 
 
