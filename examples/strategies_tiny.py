@@ -125,7 +125,7 @@ def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]
 
 
 def table_over_seeds(found: Sequence[Figures]) -> str:
-    """The mean over seeds; in brackets the difference to the base, its interval over seeds, and in how many it is clear."""
+    """The mean over seeds; in brackets the difference to the base, its interval over seeds, where it is clear."""
     lines = [f"| system | {' | '.join(SHOWN)} |", f"|{'---|' * (len(SHOWN) + 1)}"]
     for system in found[0]:
         cells = []
