@@ -162,11 +162,19 @@ def report(content: dict[str, Any]) -> str:
         f"| {statistics.median(rates) / local:.2f} |"
         for engine, rates in compared.items()
     ]
-    by_size = {one["items"]: one for one in found if one["engine"] == "local"}
+    by_size: dict[int, list[dict[str, Any]]] = {}
+    for one in found:
+        if one["engine"] == "local":
+            by_size.setdefault(one["items"], []).append(one)
+
+    def middle(runs: list[dict[str, Any]], name: str) -> float:
+        return statistics.median(one[name] for one in runs)
+
     sizes = [
-        f"| {items:,} | {one['items_per_s']:,.0f} | {one['driver_peak_mb']:.0f} | {one['ledger_bytes_per_item']:.0f} "
-        f"| {one['resumed_start_s']:.1f} | {one['read_back_items_per_s']:,.0f} |"
-        for items, one in sorted(by_size.items())
+        f"| {items:,} | {middle(runs, 'items_per_s'):,.0f} | {middle(runs, 'driver_peak_mb'):.0f} "
+        f"| {middle(runs, 'ledger_bytes_per_item'):.0f} | {middle(runs, 'resumed_start_s'):.1f} "
+        f"| {middle(runs, 'read_back_items_per_s'):,.0f} | {len(runs)} |"
+        for items, runs in sorted(by_size.items())
     ]
     steps = ", ".join(f"{name.removesuffix('_s').replace('_', ' ')} {resumed[name]:.1f}" for name in STEPS)
     return f"""# What the ledger and the engines cost
@@ -183,8 +191,8 @@ A model that does nothing, completions of 170 characters, batches of 64, every b
 
 Goals: 3,000 items/s in this process, 0.7 of that through Ray. Processes and Ray have 2 workers.
 
-| items, in this process | items/s | peak MB | ledger bytes an item | planning it again, s | read back, items/s |
-|---|---|---|---|---|---|
+| items, in this process | items/s | peak MB | ledger bytes an item | planning it again, s | read back, items/s | runs |
+|---|---|---|---|---|---|---|
 {chr(10).join(sizes)}
 
 A finished build of {resumed["items"]:,} completions ({resumed["items"] // 4:,} prompts, {resumed["items"] // 8:,}

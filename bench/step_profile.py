@@ -1,7 +1,7 @@
 """Where the time of one of our trainings goes, and what its attention costs beside the library's fused one.
 
-`python bench/step_profile.py [--prompts N]` prints three tables: wall time by phase, CPU time by kind of operation (by
-PyTorch's profiler), and forward plus backward of both attentions on one row.
+`python bench/step_profile.py [--case NAME]` prints three tables for a row of `run.py`: wall time by phase, CPU time by kind
+of operation (PyTorch's profiler), and forward plus backward of both attentions on one row.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from llava_shape import Shape, build_items, build_model
 from matrix_rate import product_rate
 from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
+from run import CASES
 from train_worker import Start, ours
 
 KINDS = {
@@ -40,16 +41,23 @@ PHASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--case", choices=[case.key for case in CASES], default=CASES[0].key)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    case = next(case for case in CASES if case.key == given.case)
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory(prefix="pairsight-profile-") as name:
-        world, shape = Path(name), Shape(4096)
+        world, shape = Path(name), Shape(case.vocabulary)
         build_model(world / "model", shape)
-        items = build_items(world / "images", shape, given.prompts)
-        phases(ours(world, items, 1, 4, Start()))
-        kinds(ours(world, items, 1, 4, Start()))
+        items = build_items(
+            world / "images",
+            shape,
+            case.pairs // case.rejected,
+            questions_per_image=case.questions_per_image,
+            rejected=case.rejected,
+        )
+        for table in (phases, kinds):
+            table(ours(world, items, case.epochs, 4 // case.rejected, Start()))
     attention()
 
 
