@@ -1,7 +1,7 @@
 """Where the time of one of our trainings goes, and what its attention costs beside the library's fused one.
 
-`python bench/step_profile.py [--case NAME]` prints three tables for a row of `run.py`: wall time by phase, CPU time by kind
-of operation (PyTorch's profiler), and forward plus backward of both attentions on one row.
+`python bench/step_profile.py [--case NAME]` prints three tables for a row of `run.py`: wall time by phase, CPU time by
+kind of operation (PyTorch's profiler), and forward plus backward of both attentions on one row of tokens.
 """
 
 import argparse
