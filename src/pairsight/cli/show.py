@@ -119,6 +119,10 @@ def print_spent(stage: str, spent: "Spent") -> None:
     print(f"{stage}: {spent.calls} calls, {tokens}, cost {spent.cost:.4f}")
     if spent.unknown_outcomes:
         print(f"  {spent.unknown_outcomes} of unknown outcome, at most {spent.unknown_cost:.4f} of that")
+    if spent.echoed_keys:
+        print(f"  {spent.echoed_keys} answers held the key and were not kept")
+    if spent.replaced_texts:
+        print(f"  {spent.replaced_texts} answers were not all Unicode: U+FFFD stands for what is no character")
 
 
 def print_verification(found: "Verification") -> None:

@@ -278,7 +278,7 @@ class CallRun:
         verdict = judge_answer(response.status_code, response.headers, raw)
         usage = usage_of(raw, self._options.price_of(str(request.body.get("model", ""))))
         if verdict.kind == "answer":
-            self._attempts.answered(attempt, raw, response.status_code, finish_reason_of(raw), usage)
+            self._attempts.answered(attempt, raw.encode(), response.status_code, finish_reason_of(raw), usage)
             self._budget.settle(cost, usage.cost)
         else:
             self._attempts.refused(attempt, response.status_code, verdict.detail)

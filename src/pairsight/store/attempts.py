@@ -1,10 +1,19 @@
-"""Paid calls in the ledger: a row before each is sent, the raw answer with its usage before it is parsed."""
+"""Paid calls in the ledger: a row before each is sent, the raw answer with its usage before it is parsed.
 
+A raw answer is kept as the bytes that came: as TEXT where they are UTF-8 (what `raw` holds, encoded, is what came), as
+BLOB where they are not. Its checksum is of these bytes. `detail` marks an answer whose text had to be changed to be
+Unicode; an answer that held the key is not kept, its attempt has the outcome `echoed_key`.
+"""
+
+import sqlite3
 import time
 from dataclasses import dataclass
 
 from pairsight.store.checksums import text_checksum
 from pairsight.store.ledger import Ledger
+
+REPLACED_TEXT = "replaced_text"
+"""Marks an answer with bytes or escapes that are no Unicode character: U+FFFD stands for them in what is read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +27,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a stage, or a run, has used so far. Calls of unknown outcome count with their estimated cost."""
+    """What a stage, or a run, has used so far. Calls of unknown outcome count with their estimated cost.
+
+    `echoed_keys` are answers that were not kept because they held the key, `replaced_texts` those with U+FFFD in place
+    of what is no Unicode character.
+    """
 
     calls: int
     cost: float
@@ -26,6 +39,8 @@ class Spent:
     completion_tokens: int
     unknown_outcomes: int
     unknown_cost: float
+    echoed_keys: int = 0
+    replaced_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +72,27 @@ class Attempts:
             )
         return int(cursor.lastrowid or 0)
 
-    def answered(self, attempt: int, raw: str, http_status: int, finish_reason: str, usage: Usage) -> None:
-        """Keep a raw answer, durably, before anything is read from it that could fail."""
+    def answered(
+        self, attempt: int, raw: bytes, http_status: int, finish_reason: str, usage: Usage, mark: str = ""
+    ) -> None:
+        """Keep a raw answer, durably, before anything is read from it that could fail.
+
+        Args:
+            attempt: its number, from `begin`.
+            raw: the body's bytes, after decompression.
+            http_status: as the server said.
+            finish_reason: why the answer ended, as the server said.
+            usage: what it used, as far as the server said.
+            mark: `REPLACED_TEXT`, or nothing.
+        """
         with self._ledger.transaction() as db:
-            db.execute(
-                "UPDATE attempts SET outcome = 'answered', ended_s = ?, checksum = ?, http_status = ?, "
-                "finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, cost = coalesce(?, cost) WHERE id = ?",
-                (
-                    time.time(), text_checksum(raw), http_status, finish_reason,
-                    usage.prompt_tokens, usage.completion_tokens, usage.cost, attempt,
-                ),
-            )  # fmt: skip
-            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, raw))
+            self._used(db, attempt, "answered", http_status, usage, mark, finish_reason, text_checksum(raw))
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, _as_text(raw)))
+
+    def echoed_key(self, attempt: int, http_status: int, usage: Usage, detail: str) -> None:
+        """An answer came that held the key: it is not kept, but what it used is."""
+        with self._ledger.transaction() as db:
+            self._used(db, attempt, "echoed_key", http_status, usage, detail)
 
     def refused(self, attempt: int, http_status: int | None, detail: str) -> None:
         """The server said no, or was never reached: nothing was charged."""
@@ -79,22 +103,23 @@ class Attempts:
         self._end(attempt, "lost", None, detail)
 
     def raw_answer(self, item: int) -> str | None:
-        """The latest raw answer kept for an item, unless it was set aside by a retry."""
+        """The latest raw answer kept for an item, unless it was set aside by a retry; U+FFFD where it is not UTF-8."""
         rows = self._ledger.read(
             "SELECT w.raw FROM attempts a JOIN answers w ON w.attempt = a.id "
             "WHERE a.item = ? AND a.outcome = 'answered' ORDER BY a.id DESC LIMIT 1",
             (item,),
         )
-        return rows[0][0] if rows else None
+        return as_unicode(rows[0][0]) if rows else None
 
     def spent(self, stage: str | None = None) -> Spent:
         """What the run, or one stage, has used, over all times it was started."""
         (row,) = self._ledger.read(
             "SELECT count(*), coalesce(sum(a.cost), 0.0), coalesce(sum(a.prompt_tokens), 0), "
             "coalesce(sum(a.completion_tokens), 0), coalesce(sum(a.outcome IN ('sent', 'lost')), 0), "
-            "coalesce(sum(CASE WHEN a.outcome IN ('sent', 'lost') THEN a.cost END), 0.0) FROM attempts a "
+            "coalesce(sum(CASE WHEN a.outcome IN ('sent', 'lost') THEN a.cost END), 0.0), "
+            "coalesce(sum(a.outcome = 'echoed_key'), 0), coalesce(sum(a.detail = ?2), 0) FROM attempts a "
             "JOIN items i ON i.id = a.item JOIN stages s ON s.id = i.stage WHERE ?1 IS NULL OR s.name = ?1",
-            (stage,),
+            (stage, REPLACED_TEXT),
         )
         return Spent(*row)
 
@@ -112,6 +137,19 @@ class Attempts:
         )
         return [UnknownOutcome(*row) for row in rows]
 
+    def _used(
+        self, db: sqlite3.Connection, attempt: int, outcome: str, http_status: int, usage: Usage, detail: str,
+        finish_reason: str = "", checksum: int = 0,
+    ) -> None:  # fmt: skip
+        db.execute(
+            "UPDATE attempts SET outcome = ?, ended_s = ?, checksum = ?, http_status = ?, detail = ?, "
+            "finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, cost = coalesce(?, cost) WHERE id = ?",
+            (
+                outcome, time.time(), checksum, http_status, detail, finish_reason,
+                usage.prompt_tokens, usage.completion_tokens, usage.cost, attempt,
+            ),
+        )  # fmt: skip
+
     def _end(self, attempt: int, outcome: str, http_status: int | None, detail: str) -> None:
         with self._ledger.transaction() as db:
             db.execute(
@@ -119,3 +157,16 @@ class Attempts:
                 "cost = CASE ?1 WHEN 'refused' THEN 0 ELSE cost END WHERE id = ?5",
                 (outcome, time.time(), http_status, detail, attempt),
             )
+
+
+def as_unicode(raw: str | bytes) -> str:
+    """The text of a raw answer as it is kept, with U+FFFD for bytes that are not UTF-8."""
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+
+
+def _as_text(raw: bytes) -> str | bytes:
+    """The bytes as text, if that loses nothing, also in SQLite's own functions (which end a text at a zero byte)."""
+    try:
+        return raw if b"\0" in raw else raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw

@@ -3,14 +3,14 @@
 import zlib
 
 
-def text_checksum(text: str) -> int:
-    """Of a payload or a raw answer."""
-    return zlib.crc32(text.encode())
+def text_checksum(text: str | bytes) -> int:
+    """Of a payload or a raw answer; the same for a text and for its bytes as UTF-8."""
+    return zlib.crc32(text if isinstance(text, bytes) else text.encode())
 
 
 def has_checksum(text: object, checksum: object) -> bool:
-    """Whether a text still has the checksum that was kept beside it."""
-    return isinstance(text, str) and text_checksum(text) == checksum
+    """Whether a text, or the bytes of one, still has the checksum that was kept beside it."""
+    return isinstance(text, str | bytes) and text_checksum(text) == checksum
 
 
 def row_checksum(*row: object) -> int:

@@ -58,8 +58,9 @@ CREATE TABLE payloads (
 );
 -- paid calls: the row is committed before sending; the raw answer and its usage before parsing.
 -- outcome: sent, answered, set_aside (answered, but asked again), refused (an error answer, or never reached: not
--- charged), lost (no answer came).
--- cost: estimated until answered, 0 when refused; checksum = CRC-32 of the raw answer
+-- charged), lost (no answer came), echoed_key (answered, but the answer held the key and is not kept).
+-- cost: estimated until answered, 0 when refused; checksum = CRC-32 of the raw answer's bytes, which `answers` holds as
+-- TEXT where they are UTF-8, else as BLOB; detail = replaced_text where an answer is not all Unicode
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
     item INTEGER NOT NULL REFERENCES items (id),

@@ -202,7 +202,7 @@ def test_what_was_spent_before_counts(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         attempts = Attempts(ledger)
         (item,) = ledger.plan(ledger.open_plan("s", 0, 1), 0, [Entry(b"k", "k")])
-        attempts.answered(attempts.begin(item.item, URL, "m", 10, 3.0), "{}", 200, "stop", Usage(5, 5, 2.0))
+        attempts.answered(attempts.begin(item.item, URL, "m", 10, 3.0), b"{}", 200, "stop", Usage(5, 5, 2.0))
         attempts.begin(item.item, URL, "m", 10, 3.0)
         attempts.refused(attempts.begin(item.item, URL, "m", 10, 3.0), 500, "no")
         budget = Budget(CallOptions(max_calls=3), attempts)

@@ -86,7 +86,7 @@ def test_paid_stages_say_what_they_spent(tmp_path: Path) -> None:
         attempts = Attempts(ledger)
         a, b = plan(ledger, "annotate", "ab", expected=2)
         plan(ledger, "select", "c", expected=1)
-        attempts.answered(attempts.begin(a, "http://h", "m", 100, 0.5), "{}", 200, "stop", Usage(70, 20, 0.25))
+        attempts.answered(attempts.begin(a, "http://h", "m", 100, 0.5), b"{}", 200, "stop", Usage(70, 20, 0.25))
         attempts.begin(b, "http://h", "m", 100, 0.5)
     annotate, select = run_status(tmp_path).stages
     assert select.spent is None
