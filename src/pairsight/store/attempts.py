@@ -13,7 +13,7 @@ from pairsight.store.checksums import text_checksum
 from pairsight.store.ledger import Ledger
 
 REPLACED_TEXT = "replaced_text"
-"""Marks an answer with bytes or escapes that are no Unicode character: U+FFFD stands for them in what is read from it."""
+"""Marks an answer with bytes or escapes that are no Unicode character; what is read from it has U+FFFD there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Attempts:
         return int(cursor.lastrowid or 0)
 
     def answered(
-        self, attempt: int, raw: bytes, http_status: int, finish_reason: str, usage: Usage, mark: str = ""
+        self, attempt: int, raw: bytes, http_status: int, finish_reason: str, usage: Usage, *, mark: str = ""
     ) -> None:
         """Keep a raw answer, durably, before anything is read from it that could fail.
 
@@ -86,13 +86,17 @@ class Attempts:
             mark: `REPLACED_TEXT`, or nothing.
         """
         with self._ledger.transaction() as db:
-            self._used(db, attempt, "answered", http_status, usage, mark, finish_reason, text_checksum(raw))
+            self._used(db, attempt, "answered", http_status, usage, detail=mark)
+            db.execute(
+                "UPDATE attempts SET checksum = ?, finish_reason = ? WHERE id = ?",
+                (text_checksum(raw), finish_reason, attempt),
+            )
             db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, _as_text(raw)))
 
     def echoed_key(self, attempt: int, http_status: int, usage: Usage, detail: str) -> None:
         """An answer came that held the key: it is not kept, but what it used is."""
         with self._ledger.transaction() as db:
-            self._used(db, attempt, "echoed_key", http_status, usage, detail)
+            self._used(db, attempt, "echoed_key", http_status, usage, detail=detail)
 
     def refused(self, attempt: int, http_status: int | None, detail: str) -> None:
         """The server said no, or was never reached: nothing was charged."""
@@ -138,15 +142,14 @@ class Attempts:
         return [UnknownOutcome(*row) for row in rows]
 
     def _used(
-        self, db: sqlite3.Connection, attempt: int, outcome: str, http_status: int, usage: Usage, detail: str,
-        finish_reason: str = "", checksum: int = 0,
-    ) -> None:  # fmt: skip
+        self, db: sqlite3.Connection, attempt: int, outcome: str, http_status: int, usage: Usage, *, detail: str
+    ) -> None:
         db.execute(
-            "UPDATE attempts SET outcome = ?, ended_s = ?, checksum = ?, http_status = ?, detail = ?, "
-            "finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, cost = coalesce(?, cost) WHERE id = ?",
+            "UPDATE attempts SET outcome = ?, ended_s = ?, http_status = ?, prompt_tokens = ?, completion_tokens = ?, "
+            "cost = coalesce(?, cost), detail = ? WHERE id = ?",
             (
-                outcome, time.time(), checksum, http_status, detail, finish_reason,
-                usage.prompt_tokens, usage.completion_tokens, usage.cost, attempt,
+                outcome, time.time(), http_status, usage.prompt_tokens, usage.completion_tokens, usage.cost, detail,
+                attempt,
             ),
         )  # fmt: skip
 

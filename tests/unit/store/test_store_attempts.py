@@ -1,4 +1,4 @@
-"""What the ledger keeps of a paid answer: its very bytes, marked where they are no text; nothing of one with the key."""
+"""What the ledger keeps of a paid answer: the bytes that came; of an answer that held the key, only its usage."""
 
 import sqlite3
 from contextlib import closing
@@ -31,7 +31,7 @@ def test_the_bytes_of_an_answer_are_kept_as_they_came_and_survive_verify_and_sal
     run = RunFolder.create(tmp_path / "run", {})
     with run.ledger() as ledger:
         attempts, item, attempt = begun(ledger)
-        attempts.answered(attempt, raw, 200, "stop", USAGE, REPLACED_TEXT)
+        attempts.answered(attempt, raw, 200, "stop", USAGE, mark=REPLACED_TEXT)
     for _ in range(2):
         with closing(sqlite3.connect(run.path / "ledger.sqlite")) as db:
             ((kept,),) = db.execute("SELECT CAST(raw AS BLOB) FROM answers").fetchall()
