@@ -1,8 +1,9 @@
 """The strict base of every config: frozen, unknown names refused with the nearest right one, YAML in and out."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,9 @@ from pairsight.errors import ConfigError, did_you_mean
 
 class BaseConfig(BaseModel):
     """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`."""
+
+    flags: ClassVar[Mapping[str, str]] = {}
+    """How a required option is given on the command line, where it is not by `--set`; for the error without it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -24,7 +28,8 @@ class BaseConfig(BaseModel):
             where: what to call the source in an error, e.g. the file's path.
 
         Raises:
-            ConfigError: an unknown name (with the nearest right one) or a value out of range, in one line.
+            ConfigError: an unknown name (with the nearest right one), a value out of range, or a required option that
+                is missing (with how to give it), in one line.
         """
         try:
             return cls.model_validate(dict(values))
@@ -44,40 +49,68 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds no mapping.
+        ConfigError: the file is missing, is not YAML, holds no mapping, or has a name twice in one mapping.
     """
     file = Path(path)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        repeated = _repeated_name(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise ConfigError(f"config {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config {file} must hold 'name: value' lines, found {type(values).__name__}")
+    if repeated is not None:
+        raise ConfigError(f"config {file} has '{repeated.value}' twice, again in line {repeated.start_mark.line + 1}")
     return values
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`["beta=0.2", "loss.name=dpo"]` as a nested mapping; values are read as YAML.
+def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """`values` with `["beta=0.2", "calls.budget=3"]` on top; a dot goes into a mapping, whose other names stay.
 
     Raises:
-        ConfigError: a setting without '='.
+        ConfigError: a setting without '=', whose value is not YAML, that goes into something that is no mapping, or of
+            a name that another setting has set already.
     """
-    values: dict[str, Any] = {}
+    result = deepcopy(dict(values))
+    done: list[list[str]] = []
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip():
             raise ConfigError(f"--set '{setting}' must be key=value")
-        place = values
-        *parents, last = name.strip().split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
+        path = name.strip().split(".")
+        if any(path[: len(other)] == other[: len(path)] for other in done):
+            raise ConfigError(f"--set '{setting}': '{name.strip()}' is set twice")
+        done.append(path)
+        place = result
+        for depth, parent in enumerate(path[:-1], start=1):
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set '{setting}': '{'.'.join(path[:depth])}' is {place!r:.60} and has no parts")
         try:
-            place[last] = yaml.safe_load(text)
+            place[path[-1]] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set '{setting}': the value is not YAML") from None
-    return values
+    return result
+
+
+def _repeated_name(node: Any) -> Any:
+    """The first key that stands twice in one mapping of a composed YAML document, else None."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                return key
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            if (found := _repeated_name(value)) is not None:
+                return found
+    elif isinstance(node, yaml.SequenceNode):
+        return next((found for one in node.value if (found := _repeated_name(one)) is not None), None)
+    return None
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
@@ -86,9 +119,19 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         name = ".".join(str(piece) for piece in problem["loc"])
         if problem["type"] == "extra_forbidden":
             parts.append(f"unknown option '{name}'{did_you_mean(name, list(cls.model_fields))}")
+        elif problem["type"] == "missing":
+            parts.append(_missing(cls, name))
         else:
             value = repr(problem.get("input"))[:80]
             message = problem["msg"].removeprefix("Value error, ")
             parts.append(f"option '{name}': {message} (found {value})" if name else message)
     prefix = f"{where}: " if where else ""
     return prefix + "; ".join(parts)
+
+
+def _missing(cls: type[BaseModel], name: str) -> str:
+    """What is said of a required option that was not given: what it is, and how to give it."""
+    description = cls.model_fields[name].description if name in cls.model_fields else None
+    flags = cls.flags if issubclass(cls, BaseConfig) else {}
+    way = flags.get(name, f"--set {name}=...")
+    return f"option '{name}' is missing{f' ({description})' if description else ''}: give {way}, or it in a config file"

@@ -17,7 +17,9 @@ def align(
     data: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="a run folder, or preference pairs")],
     model: flags.Model = None,
     out: flags.Out = None,
-    loss: Annotated[str | None, typer.Option("--loss", help="the loss, e.g. dpo")] = None,
+    loss: Annotated[
+        list[str] | None, typer.Option("--loss", help="e.g. dpo; several, repeated or with commas, are summed")
+    ] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="choose pairs anew from the candidates")] = None,
     name: Annotated[str | None, typer.Option("--name", help="the adapter's name inside the run")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="also write the full merged model")] = False,
@@ -34,8 +36,8 @@ def align(
     from pairsight.pipeline.align import align_from_options
 
     given = {
-        "model": model, "out": out, "loss": loss, "strategy": strategy, "name": name, "merge": merge,
-        "learning_rate": learning_rate, "beta": beta, "limit": limit, "seed": seed,
+        "model": model, "out": out, "loss": loss[0] if loss and len(loss) == 1 else loss, "strategy": strategy,
+        "name": name, "merge": merge, "learning_rate": learning_rate, "beta": beta, "limit": limit, "seed": seed,
     }  # fmt: skip
     values = flags.merge(config, settings, given)
     values["data"] = str(data)

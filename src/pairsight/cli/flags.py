@@ -20,10 +20,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
 def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """One mapping of options: the file's, then `--set`'s, then the flags that were given."""
-    from pairsight.config import parse_settings, read_yaml
+    from pairsight.config import read_yaml, with_settings
 
-    values: dict[str, Any] = read_yaml(config) if config else {}
-    values.update(parse_settings(settings or []))
+    values = with_settings(read_yaml(config) if config else {}, settings or [])
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value

@@ -1,7 +1,7 @@
 """The options of each verb, with the same names on the command line and in a config file."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from pairsight.registry import recipes
 
 class BuildOptions(BaseConfig):
     """What `build` needs beside the recipe's own options."""
+
+    flags: ClassVar[Mapping[str, str]] = {"model": "--model REF", "out": "--out DIR"}
 
     recipe: str = Field(description="a recipe's name, or file.py:Class")
     model: str | tuple[str, ...] = Field(description="what makes the completions; several where the recipe takes them")
@@ -48,6 +50,8 @@ class BuildOptions(BaseConfig):
 class AlignOptions(BaseConfig):
     """What `align` needs beside the trainer's own options."""
 
+    flags: ClassVar[Mapping[str, str]] = {"model": "--model REF"}
+
     data: str = Field(description="a run folder, or a file or folder of preference pairs")
     model: str = Field(description="the model to align: a folder or a hub name")
     out: str | None = Field(None, description="the adapter's folder; default: RUN/align/NAME")
@@ -64,6 +68,8 @@ class AlignOptions(BaseConfig):
 
 class EvaluateOptions(BaseConfig):
     """What `evaluate` needs."""
+
+    flags: ClassVar[Mapping[str, str]] = {"model": "--model REF", "benchmarks": "--benchmark NAME=PATH"}
 
     run: str | None = Field(None, description="the run whose adapters and results.json are meant")
     model: str = Field(description="the base model, always evaluated")
@@ -89,6 +95,12 @@ class EvaluateOptions(BaseConfig):
 
 class ScoreOptions(BaseConfig):
     """What `score` needs."""
+
+    flags: ClassVar[Mapping[str, str]] = {
+        "benchmarks": "--benchmark NAME=PATH",
+        "answers": "--answers FILE",
+        "out": "--out DIR",
+    }
 
     benchmarks: dict[str, str] = Field(description="the benchmark's name -> its official file or folder; one")
     benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")

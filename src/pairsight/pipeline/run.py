@@ -1,12 +1,12 @@
 """Build, align, evaluate and report from one config file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field
 
-from pairsight.config import BaseConfig, parse_settings, read_yaml
+from pairsight.config import BaseConfig, read_yaml, with_settings
 from pairsight.errors import ConfigError
 
 
@@ -26,13 +26,7 @@ class RunConfig(BaseConfig):
         Raises:
             ConfigError: no file, no YAML, an unknown or missing option.
         """
-        values = read_yaml(path)
-        for name, value in parse_settings(settings).items():
-            if isinstance(value, Mapping) and isinstance(values.get(name), Mapping):
-                values[name] = {**values[name], **value}
-            else:
-                values[name] = value
-        return cls.parse(values, where=str(path))
+        return cls.parse(with_settings(read_yaml(path), settings), where=str(path))
 
     def build_values(self) -> dict[str, Any]:
         """The flat options of `build`."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.pipeline.align import align, limited, parse_align, strategy_of
-from pairsight.pipeline.select import CandidateSet, select
+from pairsight.pipeline.select import CandidateSet, make_strategy, select
 from pairsight.records import Demonstration, PreferencePair
+from pairsight.training.presets import OF_THE_LOSS
 
 PAPER, MATCHED, IMAGES_ONLY = "paper", "token-matched", "images-only"
 
@@ -127,8 +128,11 @@ class Trainer:
         return Training(strategy, setting, learning_rate, steps, seen * mean / 1000, adapter)
 
     def _values(self, strategy: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Flat options of `align`; what is said of the loss of pairs is left out for strategies that imitate."""
+        imitates = make_strategy(strategy, dict(options)).makes_demonstrations
+        training = {name: value for name, value in self.options.items() if not imitates or name not in OF_THE_LOSS}
         return {
-            **self.options,
+            **training,
             "data": str(self.candidates.run),
             "model": self.model,
             "strategy": strategy,

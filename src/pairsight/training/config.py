@@ -1,8 +1,8 @@
 """How a preference training run goes: every option of `align`, by the names the field knows."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig
 
@@ -10,7 +10,7 @@ from pairsight.config import BaseConfig
 class TrainingConfig(BaseConfig):
     """All options of a training run; stored beside the adapter, so that a run says what it was."""
 
-    loss: str | tuple[str, ...] = Field("dpo", description="a loss by name, or several that are summed")
+    loss: str | tuple[str, ...] = Field("dpo", description="a loss, or several (a list, or with commas) to be summed")
     loss_weights: tuple[float, ...] = Field((), description="one weight per loss; empty: 1 each")
     beta: float | None = Field(None, gt=0, description="strength of the pull to the reference; None: the loss's own")
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs assumed to be flipped")
@@ -73,6 +73,12 @@ class TrainingConfig(BaseConfig):
         weights = self.loss_weights or (1.0,) * len(self.loss_names)
         return dict(zip(self.loss_names, weights, strict=True))
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        names = loss_names(value)
+        return value if not names or (isinstance(value, str) and len(names) == 1) else names
+
     @model_validator(mode="after")
     def _early_stop_has_examples(self) -> Self:
         if self.early_stopping_patience and not self.eval_fraction:
@@ -84,5 +90,14 @@ class TrainingConfig(BaseConfig):
         if not self.loss_names or len(set(self.loss_names)) != len(self.loss_names):
             raise ValueError("name each loss once, and at least one")
         if self.loss_weights and len(self.loss_weights) != len(self.loss_names):
-            raise ValueError(f"loss_weights needs {len(self.loss_names)} numbers, one per loss")
+            needed = f"{len(self.loss_names)} numbers, one per loss ({', '.join(self.loss_names)})"
+            raise ValueError(f"loss_weights needs {needed}, found {len(self.loss_weights)}")
+        if 0.0 in self.loss_weights:
+            raise ValueError("a loss with weight 0 trains nothing: leave that loss out")
         return self
+
+
+def loss_names(value: Any) -> tuple[str, ...]:
+    """The names in what a user gives as `loss`: a text, with commas between several, or a list; () for other things."""
+    given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return tuple(name.strip() for one in given if isinstance(one, str) for name in one.split(","))

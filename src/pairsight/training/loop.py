@@ -27,6 +27,7 @@ COMPLETE = "complete.json"
 """Written last into a checkpoint: one without it was cut short and is not resumed from."""
 
 _EXPLODED = 1e4
+"""How many times its own scale (at least 1) a loss may reach."""
 
 
 class Loop(Trainer):  # type: ignore[misc]
@@ -124,11 +125,13 @@ class Loop(Trainer):  # type: ignore[misc]
         self._step_ids += ids
         if bad := offenders(ids, step.loss_B):
             raise TrainingError(f"the loss is not finite at step {self.state.global_step + 1} for {_some(bad)}")
-        if float(step.loss_B.abs().max()) > _EXPLODED and self._objective.needs_reference:
+        largest = float(step.loss_B.abs().max())
+        exploded = largest > _EXPLODED and self._objective.needs_reference
+        if exploded and largest > _EXPLODED * self._objective.at_reference(x):
             worst = ids[int(step.loss_B.abs().argmax())]
             raise TrainingError(
-                f"the loss exploded to {float(step.loss_B.abs().max()):.3g} at step {self.state.global_step + 1} for "
-                f"'{worst}'; lower learning_rate"
+                f"the loss exploded to {largest:.3g} at step {self.state.global_step + 1} for '{worst}'; "
+                "lower learning_rate"
             )
         self._metrics.add(preference_metrics(x, step.rewards_BK))
         for name, value_B in step.state.items():

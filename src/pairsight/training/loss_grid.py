@@ -56,6 +56,7 @@ class LossSpec:
         per: what the sum over a batch is divided by: prompts, or tokens of chosen completions.
         running: numbers of its `state` that go from step to step: the last step's mean, or the mean of all steps.
         contrast: the distortion that makes contrast images where the data bring none.
+        takes_average: whether `average_log_prob` gives it means per token in place of sums.
     """
 
     name: str
@@ -65,6 +66,7 @@ class LossSpec:
     per: Denominator
     running: Mapping[str, Running]
     contrast: str
+    takes_average: bool
 
 
 LossFunction = Callable[..., LossOutputs]
@@ -79,11 +81,17 @@ def loss(
     per: Denominator = "prompt",
     running: Mapping[str, Running] | None = None,
     contrast: str = "",
+    takes_average: bool = True,
 ) -> Callable[[LossFunction], LossFunction]:
-    """Say what a loss function needs; the trainer reads it from the function's `spec`."""
+    """Say what a loss function needs (see `LossSpec`); the trainer reads it from the function's `spec`.
+
+    `takes_average` is False for a loss that divides by the lengths itself, or does not look at log-probs; a loss per
+    token never takes averages.
+    """
 
     def mark(function: LossFunction) -> LossFunction:
-        spec = LossSpec(name, reference, images, min_completions, per, running or {}, contrast)
+        averages = takes_average and per == "prompt"
+        spec = LossSpec(name, reference, images, min_completions, per, running or {}, contrast, averages)
         function.spec = spec  # type: ignore[attr-defined]
         return function
 

@@ -99,7 +99,7 @@ def multi_negative(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(loss_B, rewards_BK.detach())
 
 
-@loss("simpo", reference=False)
+@loss("simpo", reference=False, takes_average=False)
 def simpo(x: LossInputs, *, beta: float = 2.0, gamma: float = 1.0) -> LossOutputs:
     """Without a reference, on means per token p̄: −log σ(β(p̄_chosen − p̄_rejected) − γ).
 
@@ -115,7 +115,7 @@ def simpo(x: LossInputs, *, beta: float = 2.0, gamma: float = 1.0) -> LossOutput
     return LossOutputs(_over_pairs(x, -logsigmoid(margins_BK - gamma)), rewards_BK.detach())
 
 
-@loss("orpo", reference=False)
+@loss("orpo", reference=False, takes_average=False)
 def orpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """Imitation and odds ratio in one, on means per token p̄: −p̄_chosen − β log σ(log odds ratio).
 
@@ -228,7 +228,7 @@ def vision_contrast(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(-logsigmoid(_image_margins(x, beta)), rewards_BK.detach())
 
 
-@loss("bradley_terry", reference=False)
+@loss("bradley_terry", reference=False, takes_average=False)
 def bradley_terry(x: LossInputs) -> LossOutputs:
     """For reward models, whose scores stand where log-probs do: −log σ(s_chosen − s_rejected).
 

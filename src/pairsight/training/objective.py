@@ -5,12 +5,12 @@ Shapes: B prompts, N image sets, K completions, Q sequences.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pairsight.errors import ConfigError, did_you_mean
+from pairsight.errors import ConfigError
 from pairsight.registry import losses as loss_registry
 from pairsight.training.config import TrainingConfig
 from pairsight.training.loss_grid import LossFunction, LossInputs, LossSpec, Running, per_token
@@ -47,20 +47,16 @@ class Objective:
     def __init__(self, config: TrainingConfig) -> None:
         self._average = config.average_log_prob
         named = {"beta": config.beta, "label_smoothing": config.label_smoothing}
-        given: dict[str, float] = {**config.loss_options, **{k: v for k, v in named.items() if v is not None}}
-        used: set[str] = set()
+        for name in named.keys() & config.loss_options.keys():
+            raise ConfigError(f"'{name}' is an option of its own: give it as {name}, not inside loss_options")
+        given = {**config.loss_options, **{name: value for name, value in named.items() if value is not None}}
         terms = []
         for name, weight in config.weights_by_loss.items():
             function = loss_registry.get(name)
-            known = _options(function)
-            used |= known & given.keys()
-            terms.append(Term(function, function.spec, weight, {k: v for k, v in given.items() if k in known}))
+            own = {option: given[option] for option in _options(function) if option in given}
+            terms.append(Term(function, function.spec, weight, own))
         self.terms = tuple(terms)
-        allowed = sorted(set().union(*(_options(term.function) for term in terms)))
-        for name in config.loss_options:
-            if name not in used:
-                hint = did_you_mean(name, allowed) if allowed else "; it takes none"
-                raise ConfigError(f"loss {' + '.join(config.loss_names)} has no option '{name}'{hint}")
+        _refuse_what_no_loss_takes(config, terms, set(given))
 
     @property
     def needs_reference(self) -> bool:
@@ -87,6 +83,12 @@ class Objective:
         """Completions an example must have."""
         return max(term.spec.min_completions for term in self.terms)
 
+    def at_reference(self, x: LossInputs) -> float:
+        """The largest loss of a prompt while the policy is the reference, as before the first step: its own scale."""
+        assert x.reference_logps_BNK is not None
+        start = replace(x, policy_logps_BNK=x.reference_logps_BNK)
+        return float(self(start, num_prompts=1, num_tokens=1).loss_B.abs().max())
+
     def __call__(self, x: LossInputs, num_prompts: float, num_tokens: float) -> StepLoss:
         """The loss of B prompts as their part of a batch of `num_prompts` prompts and `num_tokens` chosen tokens."""
         averaged = per_token(x) if self._average else x
@@ -95,7 +97,7 @@ class Objective:
         loss_B = torch.zeros_like(x.weights_B)
         rewards_BK: Tensor | None = None
         for term in self.terms:
-            out = term.function(averaged if term.spec.per == "prompt" else x, **term.options)
+            out = term.function(averaged if term.spec.takes_average else x, **term.options)
             denominator = num_prompts if term.spec.per == "prompt" else num_tokens
             weighted_B = term.weight * x.weights_B * out.loss_B
             parts.append(weighted_B.sum() / denominator)
@@ -143,6 +145,19 @@ def loss_inputs(
     )
 
 
-def _options(function: LossFunction) -> set[str]:
+def _refuse_what_no_loss_takes(config: TrainingConfig, terms: Sequence[Term], given: set[str]) -> None:
+    """ConfigError for an option that changes nothing under these losses; it lists what they take."""
+    which = " + ".join(config.loss_names)
+    allowed = {option: None for term in terms for option in _options(term.function)}
+    for name in sorted(given):
+        if name not in allowed:
+            raise ConfigError(f"loss {which} has no option '{name}'; it takes {', '.join(allowed) or 'none'}")
+    if config.average_log_prob and not any(term.spec.takes_average for term in terms):
+        raise ConfigError(
+            f"average_log_prob changes nothing under loss {which}, which takes {', '.join(allowed) or 'no option'}"
+        )
+
+
+def _options(function: LossFunction) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
-    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pairsight.errors import ModelError, did_you_mean
-from pairsight.training.config import TrainingConfig
+from pairsight.training.config import TrainingConfig, loss_names
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -25,11 +25,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         ),
     }
 )
-"""A preset's options, whatever the loss."""
+"""A preset's options; those in `OF_THE_LOSS` are meant for `dpo`."""
 SFT_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"tiny": MappingProxyType({"learning_rate": 5e-4})}  # measured: imitation alone needs and bears more than pairs
 )
 """A preset's options that differ when the loss is `sft` alone."""
+OF_THE_LOSS = ("beta", "label_smoothing", "average_log_prob", "loss_options", "loss_weights")
+"""What has another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss only; all
+else (learning rate, rank, batch size, epochs, ...) belongs to the recipe and is kept whatever the loss."""
+
+_USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
 
 
 def training_config(
@@ -39,23 +44,33 @@ def training_config(
 ) -> TrainingConfig:
     """The config of a run: `options` over the model's preset over the recipe's defaults over those of a bare dataset.
 
+    With another loss than the recipe's, or the preset's, their `OF_THE_LOSS` are left out: the loss's own hold.
+
     Args:
         options: what the user asked for, option name -> value.
         model: a model folder; its `pairsight.json` may name a `training_preset`.
         recipe_defaults: the recipe's `default_training`.
 
     Raises:
-        ConfigError: an unknown option or a value out of range.
+        ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
         ModelError: `pairsight.json` is damaged or names a preset that does not exist.
     """
-    loss = options.get("loss", (recipe_defaults or {}).get("loss"))
-    merged = {**(recipe_defaults or {}), **model_preset(model, loss), **options}
-    return TrainingConfig.parse(merged, "training")
+    from pairsight.training.objective import Objective
+
+    recipe = recipe_defaults or {}
+    names = loss_names(options.get("loss", recipe.get("loss", _USUAL_LOSS)))
+    merged: dict[str, Any] = {}
+    for defaults in (recipe, model_preset(model, names)):
+        theirs = set(loss_names(defaults.get("loss", _USUAL_LOSS))) == set(names)
+        merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
+    config = TrainingConfig.parse({**merged, **options}, "training")
+    Objective(config)  # so that an option which no loss takes is found before any data is read
+    return config
 
 
 def is_sft(loss: Any) -> bool:
     """Whether a loss, a name or a list of names, is `sft` alone: what demonstrations are for."""
-    return loss == "sft" or (isinstance(loss, (list, tuple)) and list(loss) == ["sft"])
+    return loss_names(loss) == ("sft",)
 
 
 def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from pairsight.config import parse_settings
+from pairsight.config import with_settings
 from pairsight.pipeline.align import parse_align
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of
@@ -12,7 +12,7 @@ from pairsight.training.config import TrainingConfig
 
 
 def settings(words):
-    return parse_settings([words[i + 1] for i, word in enumerate(words) if word == "--set"])
+    return with_settings({}, [words[i + 1] for i, word in enumerate(words) if word == "--set"])
 
 
 def test_the_align_command_gives_the_same_training_on_any_model():

@@ -1,0 +1,112 @@
+"""Which options reach which loss: a default holds for the loss it was meant for, and none is accepted for nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pairsight.engine.progress import Progress
+from pairsight.errors import ConfigError, TrainingError
+from pairsight.recipes.feedback import Feedback
+from pairsight.recipes.seva import SeVa
+from pairsight.training.config import TrainingConfig
+from pairsight.training.loss_grid import LossInputs
+from pairsight.training.objective import Objective
+from pairsight.training.presets import training_config
+from pairsight.training.trainer import PreferenceTrainer
+
+SHARP = {**SeVa.default_training, "beta": 0.3, "average_log_prob": True}
+"""A recipe's defaults for dpo that are not dpo's own."""
+
+
+def one_pair(chosen: float, rejected: float, length: float) -> LossInputs:
+    """A pair whose completions have `length` tokens each, and a reference that finds both equally likely."""
+    policy, same = torch.tensor([[[chosen, rejected]]]), torch.full((1, 1, 2), -9.0)
+    return LossInputs(policy, same, torch.full((1, 2), length), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1))
+
+
+def loss_of(config: TrainingConfig, x: LossInputs) -> float:
+    return float(Objective(config)(x, num_prompts=1, num_tokens=1).total)
+
+
+@pytest.mark.parametrize("recipe", [SeVa, Feedback])
+def test_simpo_under_a_recipe_for_dpo_takes_its_own_beta(recipe):
+    config = training_config({"loss": "simpo"}, None, recipe.default_training)
+    x = one_pair(-8.0, -12.0, length=4.0)
+    by_hand = -torch.nn.functional.logsigmoid(torch.tensor(2.0 * (-2.0 - -3.0) - 1.0))  # β 2, γ 1, as in the paper
+    assert loss_of(config, x) == pytest.approx(float(by_hand))
+    assert config.learning_rate == recipe.default_training["learning_rate"]
+    assert config.lora_r == recipe.default_training["lora_r"]
+
+
+def test_a_models_preset_for_dpo_leaves_other_losses_their_own_beta(tmp_path: Path):
+    (tmp_path / "pairsight.json").write_text(json.dumps({"training_preset": "tiny"}))
+    assert training_config({}, tmp_path).beta == 0.1
+    other = training_config({"loss": "simpo"}, tmp_path, SeVa.default_training)
+    assert other.beta is None
+    assert other.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize("loss", ["dpo", ["dpo"], ("dpo",)])
+def test_the_recipes_own_loss_keeps_its_defaults_however_it_is_named(loss):
+    for options in ({}, {"loss": loss}):
+        config = training_config(options, None, SHARP)
+        assert (config.beta, config.average_log_prob) == (0.3, True)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "dpo,sft"])
+def test_defaults_of_one_loss_do_not_reach_others(loss):
+    config = training_config({"loss": loss}, None, SHARP)
+    assert (config.beta, config.average_log_prob) == (None, False)
+    assert training_config({"loss": loss, "beta": 0.7}, None, SHARP).beta == 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "simpo", "label_smoothing": 0.1}, "loss simpo has no option 'label_smoothing'; it takes beta, gamma"),
+        ({"loss": "sft", "beta": 0.2}, "loss sft has no option 'beta'; it takes none"),
+        ({"loss": ["sft", "bradley_terry"], "beta": 0.2}, r"loss sft \+ bradley_terry has no option 'beta'"),
+        ({"loss": "ipo", "loss_options": {"gamma": 1.0}}, "loss ipo has no option 'gamma'; it takes beta"),
+        ({"loss": "simpo", "average_log_prob": True}, "average_log_prob changes nothing under loss simpo"),
+        ({"loss": "orpo,sft", "average_log_prob": True}, r"average_log_prob changes nothing under loss orpo \+ sft"),
+        ({"loss_options": {"beta": 0.2}}, "'beta' is an option of its own: give it as beta, not inside loss_options"),
+        ({"loss": "dpo,sft", "loss_weights": [1, 2, 3]}, r"2 numbers, one per loss \(dpo, sft\), found 3"),
+        ({"loss": "dpo,sft", "loss_weights": [1, 0]}, "a loss with weight 0 trains nothing"),
+        ({"loss": "dpo,dop"}, "unknown loss 'dop'; did you mean 'dpo'"),
+        ({"loss": "dpo,dpo"}, "name each loss once"),
+    ],
+)
+def test_what_no_chosen_loss_takes_is_refused_before_any_data_is_read(options, message):
+    with pytest.raises(ConfigError, match=message):
+        training_config(options)
+
+
+def test_an_option_that_one_of_several_losses_takes_is_accepted():
+    x = one_pair(-8.0, -12.0, length=4.0)
+    both = training_config({"loss": "dpo,sft", "label_smoothing": 0.2, "average_log_prob": True})
+    margin = torch.tensor(0.1 * (-2.0 - -3.0))
+    dpo = -0.8 * torch.nn.functional.logsigmoid(margin) - 0.2 * torch.nn.functional.logsigmoid(-margin)
+    assert loss_of(both, x) == pytest.approx(float(dpo) + 8.0)
+
+
+@pytest.mark.parametrize("given", ["dpo,sft", "dpo, sft", ["dpo", "sft"], ["dpo,sft"], ("dpo", "sft")])
+def test_several_losses_are_a_list_or_separated_by_commas(given):
+    assert training_config({"loss": given}).loss_names == ("dpo", "sft")
+
+
+def train(small, out: Path, **options) -> list[float]:
+    made = {"lora_r": 4, "max_steps": 2, "report_to": (), "images": small.images, "progress": Progress("quiet")}
+    folder = PreferenceTrainer(small.model, out=out, **{**made, **options}).train(small.pairs(4))
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_starts_large_has_not_exploded(small, tmp_path: Path):
+    first, _ = train(small, tmp_path / "ipo", loss="ipo", beta=0.004, learning_rate=1e-4)
+    assert first == pytest.approx((1 / (2 * 0.004)) ** 2, rel=1e-3)
+
+
+def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"the loss exploded to .*; lower learning_rate"):
+        train(small, tmp_path / "a", beta=1e4, learning_rate=1.0, warmup_ratio=0.0, max_steps=4)
