@@ -50,7 +50,7 @@ bench-peers: $(VENV)/.dev      ## the same beside ms-swift, which needs an envir
 	 --disable-pip-version-check 'ms-swift==4.6.*' 'transformers==5.19.*' $$(grep '^torch==' constraints.txt); }
 	$(BIN)/python bench/run.py --swift .venv-swift/bin/python
 
-bench-quick: $(VENV)/.dev      ## the same in under ten minutes
+bench-quick: $(VENV)/.dev      ## every row once and smaller, in under ten minutes, printed only
 	$(BIN)/python bench/run.py --quick
 
 bench-engines: $(VENV)/.dev    ## remake bench/ENGINES.md: what the ledger and the engines cost

@@ -1,7 +1,8 @@
 """Remake bench/RESULTS.md and bench/results.json: training and sampling against the peers, interleaved, medians.
 
-`python bench/run.py` takes about half an hour on two cores; `--quick` one smaller run of each, under ten minutes;
-`--swift PYTHON` also runs ms-swift, with the interpreter of an environment that has it (`make bench-peers`).
+`--rows one_epoch,bf16` measures only these rows and leaves the others in the table, each with its own commit;
+`--swift PYTHON` also runs ms-swift, with the interpreter of an environment that has it (`make bench-peers`); `--quick`
+runs everything once and smaller, under ten minutes, and prints the table without writing it.
 Nothing else may run on the machine meanwhile: only ratios of interleaved runs count.
 """
 
@@ -14,173 +15,270 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from flops import training
-from llava_shape import TINY, Item, Shape, build_items, build_model
+from llava_shape import TINY, Shape, build_items, build_model
+from table import Row, machines, markdown, merged, read_rows, write_rows
 
 HERE = Path(__file__).parent
-JSON = HERE / "results.json"
+JSON, TABLE = HERE / "results.json", HERE / "RESULTS.md"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "pairsight")
+SWIFT_PACKAGES = ("ms-swift", "torch", "transformers", "peft", "trl")
+
+Runs = Mapping[str, Sequence[Mapping[str, float]]]
+"""Side -> what each of its runs printed."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: what is trained, and the goals for our speed over TRL's and, where there is one, ms-swift's."""
+    """One comparison of trainings.
+
+    Args:
+        key: its name for `--rows`.
+        title: what is trained.
+        pairs: pairs of an epoch.
+        goals: peer -> the goal for our speed over its; None: measured without a goal.
+        settings: what every side trains, a name of `train_worker.SETTINGS`.
+        ours: our sides: as `align` trains by default, and `grouped` with `group_by_image`.
+        memory_goal: the goal for our peak memory over TRL's; None: no row of memory, 0: one without a goal.
+    """
 
     key: str
     title: str
-    goal: float
     pairs: int
-    swift_goal: float | None = None
+    goals: Mapping[str, float | None]
+    settings: str = "plain"
     vocabulary: int = 4096
     epochs: int = 1
     questions_per_image: int = 1
     rejected: int = 1
+    ours: tuple[str, ...] = ("ours",)
+    memory_goal: float | None = None
 
 
-SHARED = "pairs/s, 4,096, two epochs, two questions an image, two rejected"
 CASES = (
-    Case("one_epoch", "pairs/s, vocabulary 4,096, one epoch", 2.8, 32, 2.1),
-    Case("two_epochs", "pairs/s, 4,096, two epochs", 3.3, 16, 2.5, epochs=2),
-    Case("shared_images", SHARED, 9.0, 16, 6.5, epochs=2, questions_per_image=2, rejected=2),
-    Case("large_vocabulary", "pairs/s, 32,000, one epoch", 6.0, 16, vocabulary=32000),
+    Case("one_epoch", "vocabulary 4,096, one epoch", 32, {"trl": 2.8, "swift": 2.1}, memory_goal=0.5),
+    Case("two_epochs", "4,096, two epochs", 16, {"trl": 3.3, "swift": 2.5}, epochs=2),
+    Case(
+        "shared_images",
+        "4,096, two epochs, two questions an image, two rejected",
+        16,
+        {"trl": 9.0, "swift": 6.5},
+        epochs=2,
+        questions_per_image=2,
+        rejected=2,
+        ours=("grouped", "ours"),
+    ),
+    Case("large_vocabulary", "32,000, one epoch", 16, {"trl": 6.0, "swift": None}, vocabulary=32000),
+    Case("feedback", "4,096, feedback's defaults", 16, {"trl": None}, "feedback", epochs=3, memory_goal=0),
+    Case("bf16", "4,096, one epoch, bf16", 32, {"trl": None}, "bf16", memory_goal=0),
 )
 PARTS = (*(case.key for case in CASES), "sampling", "growth")
 PEERS = {"trl": ("TRL", "train_ratio", "memory_ratio"), "swift": ("ms-swift", "swift_ratio", "swift_memory_ratio")}
 """A peer's name, and what our speed and our memory over its are called."""
+VARIANTS = {"ours": ", ours without `group_by_image`", "grouped": ", ours with `group_by_image`"}
+"""How a row names our side, where there are two."""
 
 
-@dataclass
-class Results:
-    """The numbers by key, and by key the row of the table that shows it."""
+@dataclass(frozen=True)
+class Setup:
+    """How everything is run, and on what."""
 
     threads: int
     repeats: int
-    commit: str
-    swift: str | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
+    quick: bool
+    swift: str | None
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
 
-    def add(self, key: str, title: str, values: list[float], detail: str, *, goal: str, unit: str = "×") -> None:
-        middle = statistics.median(values)
-        self.numbers[key] = middle
-        digits = 2 if middle >= 0.1 else 4
-        ranged = f" ({min(values):.{digits}f}–{max(values):.{digits}f})" if len(values) > 1 else ""
-        row = f"| {title} | {detail}: **{middle:.{digits}f}{unit}**{ranged} | {goal} | {len(values)} | {self.commit} |"
-        self.numbers.setdefault("rows", {})[key] = row
+    def pairs(self, case: Case) -> int:
+        """Pairs of an epoch: enough for two steps in a quick run."""
+        return 8 if self.quick else case.pairs
+
+    def prompts(self, case: Case) -> int:
+        """Prompts of an epoch."""
+        return self.pairs(case) // case.rejected
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--swift", metavar="PYTHON", help="an interpreter that has ms-swift")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="remake these, keep the others' rows")
+    parser.add_argument("--rows", metavar="ROW[,ROW]", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     given = parser.parse_args()
-    results = Results(given.threads, 1 if given.quick else 3, commit(), given.swift)
-    if len(given.only) < len(PARTS) and JSON.is_file():
-        results.numbers = json.loads(JSON.read_text())
+    asked = given.rows.split(",")
+    if unknown := [name for name in asked if name not in PARTS]:
+        parser.error(f"--rows: no row '{unknown[0]}'; there are {', '.join(PARTS)}")
+    rows = {} if given.quick else read_rows(JSON, PARTS)
     with tempfile.TemporaryDirectory(prefix="pairsight-bench-") as name:
-        folder = Path(name)
-        for part in given.only:
-            if part == "sampling":
-                sampling(results, quick=given.quick)
-            elif part == "growth":
-                growth(folder, 2_000 if given.quick else 10_000, results)
-            else:
-                case = next(case for case in CASES if case.key == part)
-                compare_training(case, folder, 8 if given.quick else case.pairs, results)
-            write(results)
-    print(report(results))
+        about = {"commit": commit(), "machine": machine(given.threads), "swift": swift_versions(given.swift)}
+        setup = Setup(given.threads, 1 if given.quick else 3, given.quick, given.swift, Path(name), about)
+        before = matrix_rate(setup)
+        for part in (part for part in PARTS if part in asked):
+            measured, before = measure(part, before, setup)
+            rows = merged(rows, measured, PARTS)
+            if not given.quick:  # after each row, so that an interrupted run leaves its finished ones
+                write_rows(JSON, rows)
+                TABLE.write_text(report(rows))
+    print(report(rows))
 
 
-def write(results: Results) -> None:
-    """What is known so far, so that an interrupted run leaves its finished parts."""
-    results.numbers["machine"] = machine(results)
-    JSON.write_text(json.dumps(results.numbers, indent=2, ensure_ascii=False) + "\n")
-    (HERE / "RESULTS.md").write_text(report(results))
+def measure(part: str, before: Mapping[str, float], setup: Setup) -> tuple[dict[str, Row], Mapping[str, float]]:
+    """The rows of a part, and the matrix rate after it."""
+    case = next((case for case in CASES if case.key == part), None)
+    if case is not None:
+        runs = train(case, setup)
+        rows = speeds(case, runs) | ({} if case.memory_goal is None else memory(case, runs))
+    else:
+        rows = {"sampling": sampling, "growth": growth}[part](setup)
+    after = matrix_rate(setup)
+    if case is CASES[0]:
+        rows |= arithmetic(case, runs["ours"], before, after, setup)
+    rates = (before["best_flops_per_s"] / 1e9, after["best_flops_per_s"] / 1e9)
+    packages = {name: version(name) for name in PACKAGES}
+    done = {}
+    for key, row in rows.items():
+        versions = packages | (setup.about["swift"] if key.startswith("swift") else {})
+        done[key] = replace(
+            row,
+            part=part,
+            commit=setup.about["commit"],
+            machine=setup.about["machine"],
+            versions=versions,
+            matrix_gflops=rates,
+        )
+    return done, after
 
 
-def compare_training(case: Case, folder: Path, pairs: int, results: Results) -> None:
-    """Interleave our training and the peers'; note speed, and from the first case memory and arithmetic."""
-    world, shape = folder / str(case.vocabulary), Shape(case.vocabulary)
+def train(case: Case, setup: Setup) -> Runs:
+    """Interleave our trainings and the peers'."""
+    world, shape = setup.folder / str(case.vocabulary), Shape(case.vocabulary)
     if not (world / "model").is_dir():
         build_model(world / "model", shape)
-    prompts = pairs // case.rejected
     options = [f"--world={world}", f"--vocabulary={case.vocabulary}", f"--epochs={case.epochs}"]
-    options += [f"--prompts={prompts}", f"--questions-per-image={case.questions_per_image}"]
-    options += [f"--rejected={case.rejected}", f"--threads={results.threads}"]
-    goals = {"trl": case.goal} | ({"swift": case.swift_goal} if results.swift and case.swift_goal else {})
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in ("ours", *goals)}
-    rates = []
-    for _ in range(results.repeats):
+    options += [f"--prompts={setup.prompts(case)}", f"--questions-per-image={case.questions_per_image}"]
+    options += [f"--rejected={case.rejected}", f"--settings={case.settings}", f"--threads={setup.threads}"]
+    peers = [peer for peer in case.goals if peer != "swift" or setup.swift]
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in (*case.ours, *peers)}
+    for _ in range(setup.repeats):
         for side, done in runs.items():
-            python = results.swift if side == "swift" else None
+            python = setup.swift if side == "swift" else None
             done.append(worker("train_worker.py", side, *options, python=python))
-            rates.append(worker("matrix_rate.py", f"--threads={results.threads}")["flops_per_s"])
+    return runs
+
+
+def speeds(case: Case, runs: Runs) -> dict[str, Row]:
+    """Our speed over the peers'."""
     speed = {side: [run["pairs"] / run["seconds"] for run in done] for side, done in runs.items()}
-    for peer, goal in goals.items():
-        ratios = [mine / theirs for mine, theirs in zip(speed["ours"], speed[peer], strict=True)]
-        detail = f"{statistics.median(speed['ours']):.3f} against {statistics.median(speed[peer]):.3f}"
-        name, speed_key, _ = PEERS[peer]
-        results.add(f"{speed_key}_{case.key}", f"{case.title}, over {name}", ratios, detail, goal=f"≥ {goal}×")
-    if case is CASES[0]:
-        memory_and_arithmetic(case, shape, build_items(world / "images", shape, prompts), runs, rates, results)
+    rows = {}
+    for side in case.ours:
+        for peer in runs.keys() & PEERS.keys():
+            ratios = [mine / theirs for mine, theirs in zip(speed[side], speed[peer], strict=True)]
+            detail = f"{statistics.median(speed[side]):.3f} against {statistics.median(speed[peer]):.3f}"
+            name, key, _ = PEERS[peer]
+            variant = VARIANTS[side] if len(case.ours) > 1 else ""
+            title = f"pairs/s, {case.title}{variant}, over {name}"
+            ending = f"_{side}" if side != "ours" else ""
+            rows[f"{key}_{case.key}{ending}"] = row(title, detail, ratios, at_least=case.goals[peer])
+    return dict(sorted(rows.items(), key=lambda entry: "ms-swift" in entry[1].title))
 
 
-def memory_and_arithmetic(  # noqa: PLR0917
-    case: Case,
-    shape: Shape,
-    items: Sequence[Item],
-    runs: Mapping[str, Sequence[Mapping[str, float]]],
-    rates: Sequence[float],
-    results: Results,
-) -> None:
-    """Peak memory over the peers', and the share of the machine's matrix rate that needed arithmetic reaches."""
-    for peer in runs.keys() & PEERS.keys():
+def memory(case: Case, runs: Runs) -> dict[str, Row]:
+    """Our peak memory over the peers'."""
+    rows = {}
+    for peer in (peer for peer in PEERS if peer in runs):
         peaks = [mine["peak_mb"] / theirs["peak_mb"] for mine, theirs in zip(runs["ours"], runs[peer], strict=True)]
         megabytes = {side: statistics.median(run["peak_mb"] for run in runs[side]) for side in ("ours", peer)}
         detail = f"{megabytes['ours']:.0f} against {megabytes[peer]:.0f} MB"
-        name, _, memory_key = PEERS[peer]
-        goal = "≤ 0.5×" if peer == "trl" else "–"
-        results.add(memory_key, f"peak memory, 4 pairs a step, over {name}", peaks, detail, goal=goal)
-    needed, rate = training(shape, items, case.epochs), statistics.median(rates)
-    shares = [needed / run["seconds"] / rate for run in runs["ours"]]
-    detail = f"{needed / 1e9 / len(items):.0f} GFLOP a pair (`flops.py`), product of 2048²: {rate / 1e9:.0f} GFLOP/s"
-    trees = [run["tree_seconds"] / run["seconds"] for run in runs["ours"]]
-    results.add("tree_share", "packing, trees and masks, of a training's time", trees, "share", goal="< 0.02", unit="")
-    title = "useful arithmetic over a matrix product's"
-    results.add("matrix_rate_share", title, shares, detail, goal="≥ 0.75", unit="")
+        name, _, key = PEERS[peer]
+        goal = (case.memory_goal or None) if peer == "trl" else None
+        ending = f"_{case.key}" if case is not CASES[0] else ""
+        rows[f"{key}{ending}"] = row(f"peak memory, {case.title}, over {name}", detail, peaks, at_most=goal)
+    return rows
 
 
-def sampling(results: Results, *, quick: bool) -> None:
-    small = ("--prompts=4", "--repeats=1") if quick else ()
-    done = worker("sampling.py", f"--threads={results.threads}", *small)
+def arithmetic(
+    case: Case,
+    ours: Sequence[Mapping[str, float]],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    setup: Setup,
+) -> dict[str, Row]:
+    """The share of a training that packing takes, and the share of the machine's matrix rate that it reaches."""
+    shape = Shape(case.vocabulary)
+    items = build_items(setup.folder / str(case.vocabulary) / "images", shape, setup.prompts(case))
+    needed = training(shape, items, case.epochs)
+    best = max(before["best_flops_per_s"], after["best_flops_per_s"])
+    shares = [needed / run["seconds"] / best for run in ours]
+    found = " and ".join(
+        f"{rate['best_flops_per_s'] / 1e9:.0f} (median {rate['median_flops_per_s'] / 1e9:.0f})"
+        for rate in (before, after)
+    )
+    reached = statistics.median(needed / run["seconds"] for run in ours) / 1e9
+    detail = (
+        f"{needed / 1e9 / len(items):.0f} GFLOP a pair (`flops.py`), {reached:.0f} GFLOP/s; best of many products of "
+        f"2048² before and after: {found} GFLOP/s"
+    )
+    trees = [run["tree_seconds"] / run["seconds"] for run in ours]
+    return {
+        "tree_share": row("packing, trees and masks, of a training's time", "share", trees, unit="", at_most=0.02),
+        "matrix_rate_share": row("needed arithmetic over a matrix product's", detail, shares, unit="", at_least=0.75),
+    }
+
+
+def sampling(setup: Setup) -> dict[str, Row]:
+    """Sampling's speed over `generate`."""
+    small = ("--prompts=4", "--repeats=1") if setup.quick else ()
+    done = worker("sampling.py", f"--threads={setup.threads}", *small)
     values = [done[f"sampling_ratio{end}"] for end in ("_low", "", "_high")]
     detail = f"{done['ours_s']:.1f} against {done['generate_s']:.1f} s"
     title = "4 completions of 64 tokens a prompt, speed over `generate`"
-    results.add("sampling_ratio", title, values, detail, goal="≥ 1.7×")
+    return {"sampling_ratio": row(title, detail, values, at_least=1.7)}
 
 
-def growth(folder: Path, many: int, results: Results) -> None:
+def growth(setup: Setup) -> dict[str, Row]:
     """What a pair costs when there are many, over what it costs among a hundred."""
-    build_model(folder / "tiny" / "model", TINY)
-    options = (f"--world={folder / 'tiny'}", f"--threads={results.threads}")
+    many = 2_000 if setup.quick else 10_000
+    build_model(setup.folder / "tiny" / "model", TINY)
+    options = (f"--world={setup.folder / 'tiny'}", f"--threads={setup.threads}")
     few = [worker("growth_worker.py", *options, "--pairs=100") for _ in range(3)]
     lots = worker("growth_worker.py", *options, f"--pairs={many}")
     base = statistics.median(run["seconds"] / run["pairs"] for run in few)
     cost = lots["seconds"] / lots["pairs"]
-    detail = f"{1e3 * cost:.1f} against {1e3 * base:.1f} ms"
-    results.add(
-        "cost_growth", f"cost of a pair among {many:,} over among 100, tiny", [cost / base], detail, goal="≤ 1.1×"
+    title, detail = (
+        f"cost of a pair among {many:,} over among 100, tiny",
+        f"{1e3 * cost:.1f} against {1e3 * base:.1f} ms",
     )
+    return {"cost_growth": row(title, detail, [cost / base], at_most=1.1)}
+
+
+def row(
+    title: str,
+    detail: str,
+    values: Sequence[float],
+    *,
+    unit: str = "×",
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """A row before it is known on what it was measured."""
+    return Row("", title, detail, tuple(values), unit, at_least, at_most)
+
+
+def matrix_rate(setup: Setup) -> dict[str, float]:
+    """The best and the median of many plain matrix products."""
+    return worker("matrix_rate.py", f"--threads={setup.threads}")
 
 
 def worker(script: str, *arguments: str, python: str | None = None) -> dict[str, float]:
     """Run one of our scripts in a process of its own, by default with this interpreter; it prints one JSON object."""
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # every figure is a CPU's
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **hidden}
     command = [python or sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -191,50 +289,71 @@ def worker(script: str, *arguments: str, python: str | None = None) -> dict[str,
 
 
 def commit() -> str:
-    git = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit of the code that is measured; what this script writes, and documents, do not make it dirty."""
+    code = ("src", "bench/*.py", "constraints.txt", "pyproject.toml")
+    described = ["git", "describe", "--always"]
+    changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", *code]
+    name, dirty = (
+        subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False).stdout.strip()
+        for command in (described, changed)
+    )
+    return f"{name}-dirty" if dirty else name
 
 
-def machine(results: Results) -> dict[str, Any]:
+def machine(threads: int) -> str:
+    """Processor, cores and threads."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    known = results.numbers.get("machine", {}).get("versions", {})
-    return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": results.threads,
-        "python": platform.python_version(),
-        "versions": known
-        | {name: version(name) for name in ("torch", "transformers", "trl", "peft", "pairsight")}
-        | swift_versions(results.swift),
-    }
+    processor = names[0].partition(":")[2].strip() if names else platform.machine()
+    return f"{processor}, {os.cpu_count()} cores, {threads} threads, Python {platform.python_version()}"
 
 
 def swift_versions(python: str | None) -> dict[str, str]:
+    """Versions in ms-swift's environment; other packages than its own are named as its."""
     if python is None:
         return {}
-    code = "from importlib.metadata import version as v; print(v('ms-swift'), v('transformers'))"
+    code = f"from importlib.metadata import version as v; print(*map(v, {SWIFT_PACKAGES!r}))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    swift, transformers = done.stdout.split()
-    return {"ms-swift": swift, "its transformers": transformers}
+    numbers = zip(SWIFT_PACKAGES, done.stdout.split(), strict=True)
+    return {name if name == "ms-swift" else f"ms-swift's {name}": number for name, number in numbers}
 
 
-def report(results: Results) -> str:
-    about = results.numbers["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return f"""# What training and sampling cost
+def report(rows: Mapping[str, Row]) -> str:
+    """bench/RESULTS.md."""
+    return markdown(rows, ABOUT.format(machines=machines(rows.values())))
 
-{about["processor"]}, {about["cores"]} cores, {about["threads"]} threads; {versions}.
-Medians (and ranges) of interleaved runs, each a process of its own; made by `make bench` and `make bench-peers`.
 
-A LLaVA-shaped random model (336 px, 576 image tokens, hidden 512 × 6 layers, vision 256 × 6), LoRA r 16 on the language
-model's linear layers, fp32; prompts of 20 words, completions of 30–150; 4 pairs a step. Ours includes tokenising and
-the reference pass; the peers' clocks start at `train()`. TRL is its `DPOTrainer`, ms-swift `swift rlhf --rlhf_type dpo`
-with `use_logits_to_keep`, both with gradient checkpointing off and one pair a forward pass, four accumulated, which of
-1, 2 and 4 was TRL's fastest here (`train_worker.py trl --per-pass N`; docs/LOG.md).
+ABOUT = """# What training and sampling cost
 
-| measured | result | goal | runs | commit |
-|---|---|---|---|---|
-{chr(10).join(results.numbers["rows"].values())}
+{machines}
+**Everything here ran on a CPU; no figure comes from a GPU.** Medians (and ranges) of interleaved runs, each a process
+of its own; made by `make bench` and `make bench-peers`. Rows may be measured at different times
+(`bench/run.py --rows`), so each names its commit, and the rate of a plain fp32 matrix product (2048², best of many)
+before and after it: where that is low, something else was running.
+
+The goals, in pairs a second over TRL: 2.8 (one epoch), 3.3 (two epochs), 9 (shared images), 6 (vocabulary 32,000); over
+ms-swift: 2.1, 2.5 and 6.5 for the first three. The other comparisons of trainers have no goal.
+
+A LLaVA-shaped random model (336 px, 576 image tokens, hidden 512 × 6 layers, vision 256 × 6), fp32, LoRA r 16 on the
+language model's linear layers unless a row says otherwise; prompts of 20 words, completions of 30–150; 4 pairs a step.
+TRL is its `DPOTrainer`, ms-swift `swift rlhf --rlhf_type dpo` with `use_logits_to_keep`, both with gradient
+checkpointing off and one pair a forward pass, four accumulated: of 1, 2 and 4 pairs that was TRL's fastest here
+(`train_worker.py trl --per-pass N`; docs/LOG.md). In such a pass chosen and rejected are two sequences, each with the
+image and the prompt, padded to the longer of the two, and every step computes the reference again.
+
+What is timed: ours from the files to the written adapter (loading the model, tokenising, the reference pass, the
+first-batch check, training); the peers' `train()` alone, which processes images and tokenises as it goes, with model
+and trainer made before. Memory is the peak above what the process held before: ours from the loaded model, theirs from
+the trainer on.
+
+- **Two questions an image, two rejected**: two prompts an image, each with one chosen and two rejected completions,
+  which are two pairs for a peer. With `group_by_image`, which is off by default, ours draws the prompts on one image
+  together; the peers have no such option.
+- **feedback's defaults**: the recipe's `default_training` on both sides (DPO with β 0.1, r 128, α 256, dropout 0.05,
+  the projector trained, three epochs), except that a step has 4 pairs, not 128. TRL trains the projector as
+  `modules_to_save`, at the adapters' learning rate (5e-5; ours 2e-5), and with `disable_dropout=False`, as its default
+  would switch the adapters' dropout off. TRL draws dropout for every sequence, ours once for what sequences share.
+- **bf16**: TRL as its users run it, the model loaded in bfloat16 and `bf16=True` (autocast); ours with `bf16=true`. On
+  both sides frozen weights are bfloat16 and adapters fp32. The matrix rate beside the row is the fp32 one.
 """
 
 

@@ -18,10 +18,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llava_shape import Shape, build_items, build_model
-from matrix_rate import product_rate
+from matrix_rate import product_rates
 from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
 from run import CASES
-from train_worker import Start, ours
+from train_worker import SETTINGS, Start, ours
 
 KINDS = {
     "matrix products of language model, adapters and head": ("aten::mm", "aten::addmm_"),
@@ -57,7 +57,8 @@ def main() -> None:
             rejected=case.rejected,
         )
         for table in (phases, kinds):
-            table(ours(world, items, case.epochs, 4 // case.rejected, Start()))
+            settings, grouped = SETTINGS[case.settings](), "grouped" in case.ours
+            table(ours(world, items, case.epochs, 4 // case.rejected, Start(), settings, group_by_image=grouped))
     attention()
 
 
@@ -99,7 +100,9 @@ def kinds(train: Callable[[], object]) -> None:
     products = [event for event in events if event.key == "aten::mm"]
     flops = sum(2 * event.count * prod(event.input_shapes[0]) * event.input_shapes[1][1] for event in products)
     rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
-    print(f"\nThe first of these run at {rate:.0f} GFLOP/s; a product of 2048² alone at {product_rate() / 1e9:.0f}.")
+    print(
+        f"\nThe first of these run at {rate:.0f} GFLOP/s; a product of 2048² alone at {max(product_rates()) / 1e9:.0f}."
+    )
 
 
 def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:

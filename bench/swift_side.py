@@ -15,7 +15,7 @@ def swift(  # noqa: PLR0917
     per_pass: int,
     accumulation: int,
     rate: float,
-    lora: dict[str, float],
+    lora: dict[str, int],
 ) -> Callable[[], object]:
     """`swift rlhf --rlhf_type dpo` up to its trainer; what is returned trains."""
     from swift import rlhf_main
@@ -32,9 +32,7 @@ def swift(  # noqa: PLR0917
         "output_dir": out / "out",
         "torch_dtype": "float32",
         "tuner_type": "lora",
-        "lora_rank": int(lora["lora_r"]),
-        "lora_alpha": int(lora["lora_alpha"]),
-        "lora_dropout": 0,
+        **lora,
         "target_regex": rf".*language_model.*\.({layers})",
         "per_device_train_batch_size": per_pass,
         "gradient_accumulation_steps": accumulation,

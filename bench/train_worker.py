@@ -1,7 +1,8 @@
 """One timed training in a process of its own: `python bench/train_worker.py SIDE --world DIR ...` prints JSON.
 
-Timed is everything from loaded model to trained weights: for us tokenising, the reference pass and the epochs; for
-TRL `trainer.train()`, with its data set made beforehand. Memory is the peak of the process less what it held before.
+Timed is for us everything from the files to the written adapter: loading the model, tokenising, the reference pass,
+the first-batch check and the epochs; for a peer `trainer.train()`, with model and trainer made beforehand. Memory is
+the process's peak less what it held before: for us when the model was loaded, for a peer when its trainer was made.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +18,63 @@ import torch
 
 from llava_shape import Item, Shape, build_items
 
-LORA = {"lora_r": 16, "lora_alpha": 32.0}
-RATE = 1e-5
 PER_PASS = 1
-"""Pairs of a peer's forward pass: of 1, 2 and 4 (`--per-pass`) TRL's fastest, for nothing is padded."""
+"""Pairs of a peer's forward pass: of 1, 2 and 4 (`--per-pass`) TRL's fastest, for only chosen and rejected of one pair
+are padded to each other."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every side trains.
+
+    Args:
+        rate: learning rate of the adapters.
+        rank: of the adapters.
+        alpha: the adapters' scale is alpha / rank.
+        dropout: of the adapters.
+        projector_rate: learning rate of the projector; None: frozen.
+        bf16: arithmetic in bfloat16.
+        recipe: whose defaults these are, "" for none.
+    """
+
+    rate: float
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    projector_rate: float | None = None
+    bf16: bool = False
+    recipe: str = ""
+
+
+PLAIN = Settings(rate=1e-5, rank=16, alpha=32.0)
+
+
+def feedback() -> Settings:
+    """What the recipe trains by default; ms-swift's environment does not have the recipe and does not run this."""
+    from pairsight.recipes.feedback import Feedback
+
+    given = Feedback.default_training
+    return Settings(
+        given["learning_rate"],
+        given["lora_r"],
+        given["lora_alpha"],
+        given["lora_dropout"],
+        given["projector_learning_rate"],
+        recipe=Feedback.name,
+    )
+
+
+SETTINGS: dict[str, Callable[[], Settings]] = {
+    "plain": lambda: PLAIN,
+    "bf16": lambda: replace(PLAIN, bf16=True),
+    "feedback": feedback,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=("ours", "trl", "swift"))
+    parser.add_argument("side", choices=("ours", "grouped", "trl", "swift"))
+    parser.add_argument("--settings", choices=SETTINGS, default="plain")
     parser.add_argument("--world", type=Path, required=True, help="a folder with model/ for this vocabulary")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--prompts", type=int, default=8)
@@ -43,11 +93,12 @@ def main() -> None:
         questions_per_image=given.questions_per_image,
         rejected=given.rejected,
     )
-    peers = {"trl": trl, "swift": swift}
-    side = partial(peers[given.side], per_pass=given.per_pass) if given.side in peers else ours
+    sides = {"ours": ours, "grouped": partial(ours, group_by_image=True)}
+    sides |= {"trl": partial(trl, per_pass=given.per_pass), "swift": partial(swift, per_pass=given.per_pass)}
     pairs = given.prompts * given.rejected
-    start = Start()
-    train = side(given.world, items, given.epochs, given.pairs_per_step // given.rejected or 1, start)
+    start, settings = Start(), SETTINGS[given.settings]()
+    prompts_per_step = given.pairs_per_step // given.rejected or 1
+    train = sides[given.side](given.world, items, given.epochs, prompts_per_step, start, settings)
     start.mark_memory()
     began, began_cpu = time.perf_counter(), time.process_time()
     train()
@@ -82,15 +133,22 @@ class Start:
         setattr(owner, name, counted)
 
 
-def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start) -> Callable[[], object]:
+def ours(  # noqa: PLR0917
+    world: Path,
+    items: list[Item],
+    epochs: int,
+    prompts_per_step: int,
+    start: Start,
+    settings: Settings = PLAIN,
+    *,
+    group_by_image: bool = False,
+) -> Callable[[], object]:
     import tempfile
 
     import peft  # noqa: F401 - libraries are imported before the clock starts, as for TRL
 
     from pairsight.engine.progress import Progress
-    from pairsight.images.files import FileImages
     from pairsight.models import load
-    from pairsight.records import Completion, Message, PreferencePair, Prompt
     from pairsight.training import logps, loop, scorer  # noqa: F401
     from pairsight.training.trainer import PreferenceTrainer
 
@@ -111,32 +169,57 @@ def ours(world: Path, items: list[Item], epochs: int, prompts_per_step: int, sta
     ):
         start.count(module, name)
 
+    pairs, images = our_pairs(world, items)
+    trainer = PreferenceTrainer(
+        world / "model",
+        out=tempfile.mkdtemp(prefix="pairsight-bench-"),
+        images=images,
+        progress=Progress("quiet"),
+        per_device_train_batch_size=prompts_per_step,
+        gradient_accumulation_steps=1,
+        num_train_epochs=float(epochs),
+        group_by_image=group_by_image,
+        bf16=settings.bf16,
+        save_steps=10**9,
+        report_to=(),
+        **our_options(settings),
+    )
+    return partial(trainer.train, pairs)
+
+
+def our_options(settings: Settings) -> dict[str, object]:
+    """What is trained, as `PreferenceTrainer` takes it: a recipe's defaults as `align` gives them."""
+    if settings.recipe:
+        from pairsight.pipeline.options import recipe_class
+
+        return {"defaults": recipe_class(settings.recipe).default_training}  # type: ignore[attr-defined]
+    return {"learning_rate": settings.rate, "lora_r": settings.rank, "lora_alpha": settings.alpha}
+
+
+def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
+    """The items as preference pairs, and where their images are."""
+    from pairsight.images.files import FileImages
+    from pairsight.records import Completion, Message, PreferencePair, Prompt
+
     images = FileImages(world / "images")
-    pairs = []
+    pairs: list[object] = []
     for number, item in enumerate(items):
         prompt = Prompt(f"p{number}", (Message("user", item.question, (images.ref(item.image),)),))
         texts = (item.chosen, *item.rejected)
         made = [Completion(f"p{number}:{i}", prompt.id, text, "stop", "m", 0, i) for i, text in enumerate(texts)]
         pairs.append(PreferencePair(prompt.id, prompt, made[0], tuple(made[1:]), "bench"))
-    out = tempfile.mkdtemp(prefix="pairsight-bench-")
-    made = PreferenceTrainer(
-        world / "model",
-        out=out,
-        images=images,
-        progress=Progress("quiet"),
-        learning_rate=RATE,
-        per_device_train_batch_size=prompts_per_step,
-        num_train_epochs=float(epochs),
-        group_by_image=True,
-        save_steps=10**9,
-        report_to=(),
-        **LORA,
-    )
-    return lambda: made.train(pairs)
+    return pairs, images
 
 
 def trl(  # noqa: PLR0917
-    world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start, per_pass: int
+    world: Path,
+    items: list[Item],
+    epochs: int,
+    prompts_per_step: int,
+    start: Start,
+    settings: Settings = PLAIN,
+    *,
+    per_pass: int = PER_PASS,
 ) -> Callable[[], object]:
     import tempfile
 
@@ -161,10 +244,11 @@ def trl(  # noqa: PLR0917
         per_device_train_batch_size=per_pass,
         gradient_accumulation_steps=prompts_per_step * len(items[0].rejected) // per_pass,
         num_train_epochs=epochs,
-        learning_rate=RATE,
+        learning_rate=settings.rate,
         max_length=None,
         gradient_checkpointing=False,
-        bf16=False,
+        disable_dropout=not settings.dropout,  # on by default, which also switches the adapters' dropout off
+        bf16=settings.bf16,
         use_cpu=True,
         report_to=[],
         save_strategy="no",
@@ -173,10 +257,15 @@ def trl(  # noqa: PLR0917
     )
     layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
     lora = LoraConfig(
-        r=LORA["lora_r"], lora_alpha=LORA["lora_alpha"], target_modules=rf".*language_model.*\.({layers})"
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=rf".*language_model.*\.({layers})",
+        modules_to_save=None if settings.projector_rate is None else ["multi_modal_projector"],
     )
+    dtype = torch.bfloat16 if settings.bf16 else torch.float32
     trainer = DPOTrainer(
-        AutoModelForImageTextToText.from_pretrained(world / "model"),
+        AutoModelForImageTextToText.from_pretrained(world / "model", dtype=dtype),
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoProcessor.from_pretrained(world / "model"),
@@ -186,12 +275,22 @@ def trl(  # noqa: PLR0917
 
 
 def swift(  # noqa: PLR0917
-    world: Path, items: list[Item], epochs: int, prompts_per_step: int, start: Start, per_pass: int
+    world: Path,
+    items: list[Item],
+    epochs: int,
+    prompts_per_step: int,
+    start: Start,
+    settings: Settings = PLAIN,
+    *,
+    per_pass: int = PER_PASS,
 ) -> Callable[[], object]:
     import swift_side
 
+    if settings != PLAIN:
+        raise SystemExit("ms-swift's side has no other settings than 'plain'")
     accumulation = prompts_per_step * len(items[0].rejected) // per_pass
-    return swift_side.swift(world, items, epochs, per_pass, accumulation, RATE, LORA)
+    lora = {"lora_rank": settings.rank, "lora_alpha": int(settings.alpha), "lora_dropout": 0}
+    return swift_side.swift(world, items, epochs, per_pass, accumulation, settings.rate, lora)
 
 
 def turn(role: str, *parts: dict[str, str]) -> dict[str, object]:
