@@ -49,7 +49,7 @@ class TrainingConfig(BaseConfig):
     share_prefixes: bool = Field(True, description="compute what sequences share once; false: one sequence at a time")
     check_first_batch: bool = Field(True, description="compare packed log-probs with a separate computation first")
 
-    eval_fraction: float = Field(0.0, ge=0, lt=1, description="share of the examples held out to measure margins on")
+    eval_fraction: float = Field(0.0, ge=0, lt=1, description="share of the examples, by image, held out to measure on")
     eval_steps: int = Field(20, ge=1, description="optimizer steps between measurements on held-out examples")
     early_stopping_patience: int = Field(
         0, ge=0, description="stop after so many measurements without a better margin, keep the best; 0: never"

@@ -1,15 +1,18 @@
-"""Examples kept from training: their margins say when to stop, and the best weights seen are kept."""
+"""Examples on images kept from training: their margins say when to stop, and the best weights seen are kept."""
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from pairsight.errors import DataError
 from pairsight.store.durable import publish, temporary_path
+from pairsight.training.examples import Record
 from pairsight.training.objective import Objective, loss_inputs
 from pairsight.training.reference import ReferenceStore, reference_sums
 from pairsight.training.scorer import SequenceScorer
@@ -114,10 +117,80 @@ class HeldOut:
         publish(draft, self._weights)
 
 
-def split_held_out(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers to train on and numbers held out, drawn by seed; at least one of each where a fraction is asked for."""
-    if fraction == 0 or count < 2:
-        return list(range(count)), []
-    held = min(count - 1, max(1, round(fraction * count)))
-    drawn = set(random.Random(seed).sample(range(count), held))
-    return [n for n in range(count) if n not in drawn], sorted(drawn)
+def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers to train on and numbers held out, so that no image (without images: no prompt) is on both sides.
+
+    Args:
+        examples: examples that share an image, also by way of others, stay together.
+        fraction: share of the examples to hold out, in [0, 1); met as closely as the groups allow, and at least one
+            group is on each side.
+        seed: which groups are held out follows from it.
+
+    Raises:
+        DataError: all examples are on one image (or share one prompt), and some are to be held out.
+    """
+    if fraction == 0:
+        return list(range(len(examples))), []
+    groups = _groups([_sources(example) for example in examples])
+    if len(groups) < 2:
+        what = "image" if examples[0].prompt.images else "prompt"
+        raise DataError(
+            f"eval_fraction {fraction:g} holds out examples by image, and all {len(examples)} are on one {what}: "
+            "set eval_fraction=0, or add examples on others",
+            "nothing_to_hold_out",
+        )
+    random.Random(seed).shuffle(groups)
+    chosen = _nearest_sum([len(group) for group in groups], round(fraction * len(examples)))
+    held = {number for place in chosen for number in groups[place]}
+    return [number for number in range(len(examples)) if number not in held], sorted(held)
+
+
+def _sources(example: Record) -> list[Hashable]:
+    """What an example must not share with held-out ones: its images, or its prompt's words where it has none."""
+    images: list[Hashable] = [image.sha256 for image in example.prompt.images]
+    return images or [tuple((message.role, " ".join(message.text.split())) for message in example.prompt.messages)]
+
+
+def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+    """Numbers of the entries that share a source, also by way of others, in the order of their first."""
+    parents = list(range(len(sources)))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = number = parents[parents[number]]
+        return number
+
+    first_of: dict[Hashable, int] = {}
+    for number, own in enumerate(sources):
+        for source in own:
+            one, other = root(number), root(first_of.setdefault(source, number))
+            parents[max(one, other)] = min(one, other)
+    groups: dict[int, list[int]] = {}
+    for number in range(len(sources)):
+        groups.setdefault(root(number), []).append(number)
+    return list(groups.values())
+
+
+def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Places of some sizes, not none and not all, whose sum is nearest to `wanted`; early places are preferred.
+
+    `last[total]` is the place at which that total was first reached, so that what came before is reached earlier.
+    """
+    most = min(sum(sizes) - 1, max(2 * wanted, min(sizes)))
+    last_T = np.full(most + 1, -1)
+    reached_T = np.zeros(most + 1, bool)
+    reached_T[0] = True
+    for place, size in enumerate(sizes):
+        if size <= most:
+            new_T = np.concatenate([np.zeros(size, bool), reached_T[: most + 1 - size]]) & ~reached_T
+            last_T[new_T] = place
+            reached_T |= new_T
+        if wanted <= most and wanted > 0 and reached_T[wanted]:
+            break
+    totals = np.flatnonzero(reached_T[1:]) + 1
+    total = int(totals[np.abs(totals - wanted).argmin()])
+    chosen = []
+    while total > 0:
+        chosen.append(int(last_T[total]))
+        total -= sizes[chosen[-1]]
+    return chosen

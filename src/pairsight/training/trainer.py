@@ -140,7 +140,9 @@ class PreferenceTrainer:
         fuse_lora(policy)
         if config.check_first_batch:
             scorer.check(policy)
-        best = self._run_loop(policy, scorer, objective, reference, autocast=in_bf16 and dtype == "float32")
+        records = {record.id: record for record in examples}
+        kept = [records[example.id] for example in prepared.examples]
+        best = self._run_loop(policy, scorer, kept, objective, reference, autocast=in_bf16 and dtype == "float32")
         counts = {"examples": len(prepared.examples), "cut completions": prepared.cut}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
@@ -148,15 +150,25 @@ class PreferenceTrainer:
         write_adapter(policy, processor, self.out, origin, card)
 
     def _run_loop(
-        self, policy: Any, scorer: "SequenceScorer", objective: "Objective", reference: Any, *, autocast: bool
+        self,
+        policy: Any,
+        scorer: "SequenceScorer",
+        examples: "Sequence[PreferencePair | Demonstration]",
+        objective: "Objective",
+        reference: Any,
+        *,
+        autocast: bool,
     ) -> int | None:
-        """Train; returns the step whose weights were put back as the best, if not the last."""
+        """Train; returns the step whose weights were put back as the best, if not the last.
+
+        `examples` are the records that the scorer's examples were made from, in the same order.
+        """
         from pairsight.models.quiet import quiet
         from pairsight.training.held_out import HeldOut, split_held_out
         from pairsight.training.loop import COMPLETE, Loop, resume_point, training_arguments
 
         config, checkpoints = self.config, self.out / "checkpoints"
-        train, held = split_held_out(len(scorer.examples), config.eval_fraction, config.seed)
+        train, held = split_held_out(examples, config.eval_fraction, config.seed)
         patience = config.early_stopping_patience
         resume = remove_unfinished(checkpoints, COMPLETE)
         with self._progress.task("train") as task:
