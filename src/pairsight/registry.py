@@ -20,10 +20,19 @@ PLUGIN = "pairsight_plugin_"
 
 
 class Registry:
-    """A table of one kind of pieces: name -> "module:attribute", imported only when asked for."""
+    """A table of one kind of pieces: name -> "module:attribute", imported only when asked for.
 
-    def __init__(self, kind: str, built_in: dict[str, str]) -> None:
+    Args:
+        kind: what the pieces are.
+        built_in: name -> target.
+        needs: attributes that a piece must have.
+        expected: what a piece must be, for the error about one that lacks them.
+    """
+
+    def __init__(self, kind: str, built_in: dict[str, str], needs: tuple[str, ...] = (), expected: str = "") -> None:
         self.kind = kind
+        self._needs = needs
+        self._expected = expected
         self._targets = dict(built_in)
         self._plugins_read = False
 
@@ -42,15 +51,30 @@ class Registry:
         """The piece called `name`, or found at `file.py:Attribute`.
 
         Raises:
-            ConfigError: an unknown name; the message says the nearest right one and lists all.
+            ConfigError: an unknown name (the message says the nearest right one and lists all), or a piece of another
+                kind, such as a plain function where a class is expected.
         """
         if ".py:" in name:
-            return _from_file(self.kind, name)
+            return self._checked(name, _from_file(self.kind, name))
         self._read_plugins()
         if name not in self._targets:
             raise ConfigError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.names())}")
         module, _, attribute = self._targets[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            piece = getattr(importlib.import_module(module), attribute)
+        except AttributeError:
+            raise ConfigError(f"{self.kind} '{name}': {module} defines no '{attribute}'") from None
+        return self._checked(name, piece)
+
+    def _checked(self, name: str, piece: Any) -> Any:
+        missing = [attribute for attribute in self._needs if not hasattr(piece, attribute)]
+        missing += sorted(getattr(piece, "__abstractmethods__", ()))
+        if missing:
+            what = f"the class {piece.__name__}" if isinstance(piece, type) else f"a {type(piece).__name__}"
+            raise ConfigError(
+                f"{self.kind} '{name}' is {what} without {', '.join(missing)}; it must be {self._expected}"
+            )
+        return piece
 
     def _read_plugins(self) -> None:
         if not self._plugins_read:
@@ -65,8 +89,9 @@ def _from_file(kind: str, name: str) -> Any:
         raise ConfigError(f"{kind} '{name}': there is no file {file}")
     try:
         module = load_file(Path(file))
-    except ImportError as error:
-        raise ConfigError(f"{kind} '{name}': {file} cannot be imported ({error})") from None
+    except Exception as error:  # whatever a user's file raises
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{kind} '{name}': {file} cannot be imported ({what})") from error
     if not hasattr(module, attribute):
         raise ConfigError(f"{kind} '{name}': {file} defines no '{attribute}'")
     return getattr(module, attribute)
@@ -105,6 +130,8 @@ recipes = Registry(
         "feedback": "pairsight.recipes.feedback:Feedback",
         "synthetic": "pairsight.recipes.synthetic:Synthetic",
     },
+    needs=("name", "default_strategy", "default_training", "candidates", "parse"),
+    expected="a class derived from pairsight.config.BaseConfig with what pairsight.recipes.protocol.Recipe lists",
 )
 strategies = Registry(
     "strategy",
@@ -116,6 +143,8 @@ strategies = Registry(
         "sft": "pairsight.selection.sft:Sft",
         "steerlm": "pairsight.selection.steerlm:SteerLM",
     },
+    needs=("name", "makes_demonstrations", "parse"),
+    expected="a class derived from pairsight.selection.strategy.Strategy, with a name and __call__(self, candidates)",
 )
 scorers = Registry(
     "scorer",
@@ -147,6 +176,8 @@ losses = Registry(
         "simpo": "pairsight.training.losses:simpo",
         "vision_contrast": "pairsight.training.losses:vision_contrast",
     },
+    needs=("spec",),
+    expected="a function marked with @loss(NAME, reference=True or False) of pairsight.training.loss_grid",
 )
 benchmarks = Registry(
     "benchmark",
@@ -172,6 +203,8 @@ studies = Registry(
         "strategies": "pairsight.studies.strategies:StrategiesStudy",
         "synthetic": "pairsight.studies.synthetic_run:SyntheticAnalyses",
     },
+    needs=("parse", "results"),
+    expected="a class derived from pairsight.config.BaseConfig with results(quiet)",
 )
 formats = Registry(
     "format",

@@ -1,0 +1,103 @@
+"""A user's own piece that is of another kind is refused in one line that says what is expected."""
+
+from pathlib import Path
+
+import pytest
+
+from pairsight import registry
+from pairsight.cli.main import main
+from pairsight.errors import ConfigError
+
+PIECES = """
+from typing import ClassVar
+
+from pairsight.config import BaseConfig
+from pairsight.selection.strategy import Strategy
+from pairsight.training.loss_grid import LossInputs, LossOutputs, loss
+
+
+def plain(x):
+    return x
+
+
+class Bare:
+    pass
+
+
+class Unfinished(Strategy):
+    name: ClassVar[str] = "unfinished"
+
+
+class HalfRecipe(BaseConfig):
+    name: ClassVar[str] = "half"
+
+
+@loss("mine", reference=False)
+def mine(x: LossInputs, *, scale: float = 1.0) -> LossOutputs:
+    return LossOutputs(-scale * x.policy_logps_BNK[:, 0, 0], x.policy_logps_BNK[:, 0])
+"""
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Path:
+    file = tmp_path / "pieces.py"
+    file.write_text(PIECES)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("table", "attribute", "message"),
+    [
+        ("losses", "plain", "is a function without spec; it must be a function marked with @loss"),
+        ("strategies", "plain", "is a function without name, .*; it must be a class derived from .*Strategy"),
+        ("strategies", "Bare", "is the class Bare without name"),
+        ("strategies", "Unfinished", "is the class Unfinished without __call__"),
+        ("recipes", "plain", "is a function without .*candidates.*; it must be a class derived from .*BaseConfig"),
+        ("recipes", "HalfRecipe", "without default_strategy, default_training, candidates; it must be"),
+        ("studies", "plain", "it must be a class derived from .*BaseConfig with results"),
+        ("losses", "absent", "pieces.py defines no 'absent'"),
+    ],
+)
+def test_a_piece_of_another_kind_says_what_is_expected(pieces: Path, table, attribute, message):
+    with pytest.raises(ConfigError, match=message):
+        getattr(registry, table).get(f"{pieces}:{attribute}")
+
+
+def test_a_marked_loss_from_a_file_works(pieces: Path):
+    assert registry.losses.get(f"{pieces}:mine").spec.name == "mine"
+
+
+@pytest.mark.parametrize("text", ["def broken(:\n", "import nothing_of_this_name\n", "1 / 0\n"])
+def test_a_file_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str):
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be imported") as raised:
+        registry.losses.get(f"{tmp_path / 'bad.py'}:f")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_entry_point_that_names_nothing_is_refused():
+    table = registry.Registry("loss", {"gone": "pairsight.training.losses:gone"})
+    with pytest.raises(ConfigError, match=r"loss 'gone': pairsight\.training\.losses defines no 'gone'"):
+        table.get("gone")
+
+
+@pytest.mark.parametrize("verb", ["build", "align", "align --strategy"])
+def test_no_verb_answers_a_plain_function_with_a_traceback(pieces: Path, capsys, verb: str):
+    piece = f"{pieces}:plain"
+    rest = ["--model", "m", "--out", str(pieces.parent / "o")]
+    given = {
+        "build": ["build", piece],
+        "align": ["align", "d.parquet", "--loss", piece],
+        "align --strategy": ["align", "d.parquet", "--strategy", piece],
+    }
+    assert main([*given[verb], *rest]) == 1
+    error = capsys.readouterr().err
+    assert "it must be" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("table", ["recipes", "strategies", "losses", "studies"])
+def test_what_is_built_in_is_of_its_kind(table: str):
+    known = getattr(registry, table)
+    for name in known.names():
+        known.get(name)
