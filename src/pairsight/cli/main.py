@@ -1,5 +1,6 @@
 """The `pairsight` command: its verbs, and how an error or Ctrl-C ends it. Verbs import what they need when called."""
 
+import errno
 import os
 import sys
 import warnings
@@ -59,6 +60,8 @@ for group in app.registered_groups:
 for command in app.registered_commands:
     command.cls = Command
 
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""A disk that is full, fails or may not be written: no fault of the program, so no traceback."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -86,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _DISK or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return status if isinstance(status, int) else 0
 
 

@@ -60,9 +60,9 @@ class Checking:
                     yield one, prompt
 
     def bad(self, error: DataError, item_id: str = "") -> None:
-        """Raise the error, or list what is left out; without an id it is called by its place."""
+        """Raise the error with how to go on without the row, or list what is left out, by its place without an id."""
         if self.on_error == "stop":
-            raise error
+            raise DataError(f"{error}; --on-error skip leaves such rows out", error.reason)
         self.dropped.append(Dropped(item_id or str(error).partition(":")[0], "read", error.reason, str(error)))
 
     def nothing_left(self, sources: Sequence[str] = ()) -> DataError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pairsight.errors import DataError
 from pairsight.formats.dialogue import Dialogue, questions_about, read_dialogues, source_of
-from pairsight.formats.rows import Row, checked_text
+from pairsight.formats.rows import Row, checked_text, names_image
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -34,11 +34,21 @@ def dialogue(row: Row) -> Dialogue:
     return Dialogue(identity, place, tuple(questions), source_of(images), system)
 
 
+_NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
+
+
 def image_names(row: Row, place: str) -> tuple[str, ...]:
-    """The names in `image` or `images`: none, one or several."""
-    value = row.values.get("image", row.values.get("images"))
-    if value is None:
+    """The names in `image` or `images`: none, one or several; DataError for both, or images under another name."""
+    given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
+    if len(given) == 2:
+        raise DataError(f"{place} has both 'image' and 'images': keep one", reason="image_marks")
+    if not given:
+        for name, value in row.values.items():
+            if name not in _NO_IMAGE_FIELDS and names_image(value):
+                message = f"{place}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
+                raise DataError(message, reason="unread_image")
         return ()
+    (value,) = given
     names = tuple(checked_text(name, f"{place}: 'image'") for name in (value if isinstance(value, list) else [value]))
     if "" in names:
         raise DataError(f"{place}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image")

@@ -1,5 +1,6 @@
 """Read preference pairs back from Parquet: our own tables without loss, and any TRL preference table."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,18 +12,24 @@ import pyarrow.parquet as pq
 from pairsight.errors import DataError
 from pairsight.formats.messages import from_plain
 from pairsight.formats.record_json import from_json
+from pairsight.formats.rows import names_image
 from pairsight.images.files import FileImages
 from pairsight.images.load import read_bytes
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.images.unpacked import UnpackedImages
 from pairsight.records import Completion, ImageRef, PreferencePair, Prompt
 
+_LOG = logging.getLogger("pairsight.formats")
+_IMAGES = ("images", "image")
+"""The columns that images are read from: a list of them, or a single one, as TRL has it."""
+
 
 def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImages[PreferencePair]:
     """The preference pairs of a Parquet file, of a folder of shards, or of a run folder.
 
     Tables that Pairsight wrote give back the same records. Others need TRL's columns `prompt`, `chosen`, `rejected`
-    (texts or message lists) and, with images, `images`; `id` is kept.
+    (texts or message lists) and, with images, `images` or, for a single one, `image` (bytes, the name of a file beside
+    the table, or `datasets`' {bytes, path}); `id` is kept.
 
     Args:
         path: a `.parquet` file, a folder with `pairs-*.parquet` or other Parquet files, or a run folder.
@@ -30,14 +37,15 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
             unpacked from the table into the cache folder.
 
     Raises:
-        DataError: no Parquet file, a damaged one, or a row that is no preference pair (with file, row and id).
+        DataError: no Parquet file, a damaged one, a row that is no preference pair (with file, row and id), or images
+            in a column of another name.
     """
     source = images if images is not None else UnpackedImages()
     pairs: list[PreferencePair] = []
     for file in pair_files(Path(path)):
         for number, row in _rows(file, with_images=images is None):
             place = f"{file} row {number} (id '{row.get('id', '')}')"
-            unpacked = _unpack(row.get("images"), source, file, place) if isinstance(source, UnpackedImages) else ()
+            unpacked = _unpack(row, source, file, place) if isinstance(source, UnpackedImages) else ()
             if "record" not in row:
                 pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, place))
             elif row["record"] is not None:
@@ -68,9 +76,16 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
         table = pq.ParquetFile(file)
         known = table.schema_arrow.names
         if not {"prompt", "chosen", "rejected"} - set(known):
-            columns = [name for name in known if with_images or name != "images"]
-            batches = table.iter_batches(batch_size=256, columns=columns)
-            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+            columns = [name for name in known if with_images or name not in _IMAGES]
+            number = 0
+            for batch in table.iter_batches(batch_size=256, columns=columns):
+                if number == 0 and "record" not in known:
+                    _check_image_columns(file, table.schema_arrow, batch, with_images)
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # damaged bytes raise any of these
         raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}", "bad_parquet") from None
     missing = {"prompt", "chosen", "rejected"} - set(known)
@@ -79,22 +94,66 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
         raise DataError(f"{file} is no table of pairs: it has no column {wanted}", "missing_field")
 
 
-def _unpack(value: object, images: UnpackedImages, file: Path, place: str) -> tuple[ImageRef, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise DataError(f"{place}: 'images' must be a list of {{bytes, path}}, found {value!r:.60}", "wrong_type")
+def _check_image_columns(file: Path, schema: pa.Schema, first: pa.RecordBatch, with_images: bool) -> None:
+    """Refuse a foreign table whose images would not be read; say which columns of bytes are left aside."""
+    read = [name for name in _IMAGES if name in schema.names]
+    if read and not with_images:
+        raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
+    others = [field.name for field in schema if field.name not in (*_IMAGES, "id", "prompt", "chosen", "rejected")]
+    unread = [name for name in others if _holds_bytes(schema.field(name).type)]
+    if not read:
+        columns = {name: first.column(name).drop_null() for name in others if name not in unread}
+        unread += [name for name, values in columns.items() if len(values) and names_image(values[0].as_py())]
+    if not unread:
+        return
+    named = ", ".join(f"'{name}'" for name in unread)
+    if not read:
+        raise DataError(
+            f"{file}: column {named} holds images and is not read: call it 'images' or 'image'", "unread_image"
+        )
+    _LOG.warning(
+        "%s: column %s holds bytes and is not read; images are taken from '%s'", file, named, "' and '".join(read)
+    )
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type are bytes, or have them inside."""
+    if pa.types.is_nested(kind):
+        return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _unpack(row: Mapping[str, Any], images: UnpackedImages, file: Path, place: str) -> tuple[ImageRef, ...]:
+    given = {name: row[name] for name in _IMAGES if row.get(name) is not None}
+    if len(given) == 2:
+        raise DataError(f"{place} has both 'image' and 'images': keep one", "image_marks")
     refs = []
-    for one in value:
-        data, name = one.get("bytes"), one.get("path")
-        try:
-            if data is None:
-                beside = FileImages(file.parent)
-                data = read_bytes(beside.path(beside.ref(str(name))))
-            refs.append(images.put(data, name or "without a name"))
-        except DataError as error:
-            raise DataError(f"{place}: {error}", error.reason) from None
+    for column, value in given.items():
+        if column == "images" and not isinstance(value, list):
+            raise DataError(
+                f"{place}: 'images' must be a list, found {value!r:.60}; a single one is 'image'", "wrong_type"
+            )
+        for one in value if isinstance(value, list) else [value]:
+            data, name = _bytes_and_name(one, f"{place}: '{column}'")
+            try:
+                if data is None:
+                    beside = FileImages(file.parent)
+                    data = read_bytes(beside.path(beside.ref(name)))
+                refs.append(images.put(data, name or "without a name"))
+            except DataError as error:
+                raise DataError(f"{place}: {error}", error.reason) from None
     return tuple(refs)
+
+
+def _bytes_and_name(value: object, place: str) -> tuple[bytes | None, str]:
+    """An image's bytes, if they are in the table, and its file's name, if it has one."""
+    if isinstance(value, bytes):
+        return value, ""
+    if isinstance(value, str) and value:
+        return None, value
+    if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
+        return value.get("bytes"), str(value.get("path") or "")
+    raise DataError(f"{place} must hold bytes, file names or {{bytes, path}}, found {value!r:.60}", "wrong_type")
 
 
 def _from_trl(row: Mapping[str, Any], name: str, images: tuple[ImageRef, ...], place: str) -> PreferencePair:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import DataError
+from pairsight.images.files import SUFFIXES
 
 _SPACE = " \t\n\r"
 
@@ -52,6 +53,13 @@ def checked_text(value: object, place: str) -> str:
     except UnicodeEncodeError:
         raise DataError(f"{place} holds half a surrogate pair, which is no character", reason="bad_text") from None
     return value.strip()
+
+
+def names_image(value: object) -> bool:
+    """Whether a value looks like an image file's name or address, or a list of such."""
+    if isinstance(value, list):
+        return bool(value) and all(names_image(one) for one in value)
+    return isinstance(value, str) and value.strip().lower().endswith(SUFFIXES)
 
 
 def read_rows(path: Path) -> Iterator[Row | DataError]:

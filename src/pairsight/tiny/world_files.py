@@ -10,6 +10,7 @@ from typing import Any
 
 from pairsight.errors import ConfigError, RunError
 from pairsight.records import IMAGE_MARK
+from pairsight.store.durable import cannot_write
 from pairsight.tiny.picture_texts import write_texts
 from pairsight.tiny.questions import (
     NEGATIVES,
@@ -63,7 +64,7 @@ def write_world(
 
     Raises:
         ConfigError: numbers out of range.
-        RunError: `out` holds something else than this world.
+        RunError: `out` holds something else than this world, or cannot be written.
     """
     folder = Path(out)
     num_prompt_scenes = scenes if prompt_scenes is None else prompt_scenes
@@ -77,11 +78,21 @@ def write_world(
         "seed": seed,
         "model": model if model is None else str(model),
     }
+    try:
+        _write(folder, settings)
+    except OSError as error:
+        raise cannot_write(Path(error.filename or folder), error) from None
+    return folder
+
+
+def _write(folder: Path, settings: dict[str, Any]) -> None:
+    """All files of the world that `settings` say."""
+    part, scenes, seed, model = (settings[name] for name in ("part", "scenes", "seed", "model"))
     _claim(folder, settings)
     if model is not None:
         _copy_model(shipped_model(str(model)), folder / "model")
     (folder / "images").mkdir(exist_ok=True)
-    prompts = _rows("align", "prompt", num_prompt_scenes, seed, folder / "images")
+    prompts = _rows("align", "prompt", settings["prompt_scenes"], seed, folder / "images")
     benchmark = _rows(part, "benchmark", scenes, seed, folder / "images")
     write_texts(folder / "texts.jsonl", TEXTS_PER_TOPIC, seed)
     _write_json(folder / "prompts.json", [_llava_entry(row) for row in prompts])
@@ -89,7 +100,6 @@ def write_world(
     (folder / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pope), encoding="utf-8")
     write_truth(folder / "truth.jsonl", [*prompts, *benchmark])
     _write_json(folder / "world.json", settings)
-    return folder
 
 
 def prompt_questions(scene: Scene, seed: int, index: int) -> list[Question]:

@@ -130,6 +130,8 @@ BAD_ROWS = [
     (llava("x", "a.png", "<image>\n  "), "empty_question", "the question is empty"),
     (llava("x", "a.png", "<image>\nA?", "b", " "), "empty_question", "human turn 2"),
     (llava("x", "gone.png", "<image>\nWhat?"), "missing_image", "does not exist; did you mean"),
+    ({**llava("x", "a.png", "<image>\nA?"), "images": ["b.png"]}, "image_marks", "has both 'image' and 'images'"),
+    ({**llava("x", None, "What?"), "image_path": "a.png"}, "unread_image", "'image_path' names an image ('a.png')"),
     (llava("x", "cut.png", "<image>\nWhat?"), "broken_image", "truncated"),
     (llava("x", "../prompts.png", "<image>\nWhat?"), "outside_image", "outside the images folder"),
     (llava("x", "", "<image>\nWhat?"), "missing_image", "empty name"),
@@ -160,6 +162,7 @@ def test_bad_rows_stop_or_are_skipped_and_listed(folder, bad, reason, message):
     assert str(caught.value).startswith(f"{file} line ")
     assert "row 2" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; --on-error skip leaves such rows out")
     prompts = read_prompts(file, on_error="skip")
     assert [prompt.id for prompt in prompts] == ["ok", "last"]
     (dropped,) = prompts.dropped
@@ -284,6 +287,18 @@ def test_strip_short_answer(folder):
     rows = [llava("1", "a.png", "<image>\nProvide a short description for this region.")]
     with pytest.raises(DataError, match="nothing is left"):
         read_prompts(write(folder, rows), strip_short_answer=True)
+
+
+def test_null_in_one_spelling_leaves_the_other(folder):
+    (folder / "rows.jsonl").write_text(json.dumps({"image": None, "images": ["a.png"], "question": "What?"}))
+    (prompt,) = read_prompts(folder / "rows.jsonl")
+    assert len(prompt.images) == 1
+
+
+def test_a_text_to_make_pictures_from_does_not_lose_an_image(folder):
+    (folder / "rows.jsonl").write_text(json.dumps({"image": "a.png", "prompt": "What is it?"}))
+    with pytest.raises(DataError, match="to ask about an image, call it 'question'"):
+        read_prompts(folder / "rows.jsonl")
 
 
 def test_detect_format(folder):

@@ -174,6 +174,61 @@ def test_images_named_beside_the_table(images, tmp_path):
     assert pair.prompt.messages[0].images == (images.ref("a.png"),)
 
 
+SPELLINGS = {
+    "struct": lambda data: {"bytes": data, "path": None},
+    "bytes": lambda data: data,
+    "name": lambda data: "images/a.png",
+    "path": lambda data: {"bytes": None, "path": "images/a.png"},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_an_image_may_be_a_column_of_its_own_or_a_list_in_every_spelling(images, tmp_path, column, spelling):
+    value = SPELLINGS[spelling](images.path(images.ref("a.png")).read_bytes())
+    rows = [trl_row(**{column: value if column == "image" else [value]}), trl_row(id="8", **{column: None})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with_one, without = read_pairs(tmp_path / "a.parquet")
+    assert with_one.prompt.images == (images.ref("a.png"),)
+    assert without.prompt.images == ()
+
+
+def test_what_datasets_writes_for_a_column_image_is_read(images, tmp_path):
+    import datasets
+
+    features = datasets.Features({name: datasets.Value("string") for name in trl_row()} | {"image": datasets.Image()})
+    made = datasets.Dataset.from_list([trl_row(image=str(images.path(images.ref("b.jpg"))))], features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    (pair,) = read_pairs(tmp_path / "a.parquet")
+    assert pair.prompt.images == (images.ref("b.jpg"),)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"picture": b"..."}, {"img": {"bytes": b"...", "path": None}}, {"photos": [{"bytes": b"..."}]},
+     {"image_path": "a.png"}, {"files": ["a.jpg", "b.JPEG"]}],
+)  # fmt: skip
+def test_images_in_a_column_of_another_name_are_not_dropped_in_silence(tmp_path, changes):
+    pq.write_table(pa.Table.from_pylist([trl_row(**changes)]), tmp_path / "a.parquet")
+    (column,) = changes
+    with pytest.raises(DataError, match=f"column '{column}' holds images and is not read: call it 'images' or 'image'"):
+        read_pairs(tmp_path / "a.parquet")
+
+
+def test_columns_of_bytes_beside_the_images_are_named(images, tmp_path, caplog):
+    data = images.path(images.ref("a.png")).read_bytes()
+    pq.write_table(pa.Table.from_pylist([trl_row(image=data, mask=b"...", image_path="a.png")]), tmp_path / "a.parquet")
+    (pair,) = read_pairs(tmp_path / "a.parquet")
+    assert pair.prompt.images == (images.ref("a.png"),)
+    assert "column 'mask' holds bytes and is not read; images are taken from 'image'" in caplog.text
+
+
+def test_a_foreign_tables_own_images_are_not_replaced(images, tmp_path):
+    pq.write_table(pa.Table.from_pylist([trl_row(image=b"...")]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="brings its images itself, in 'image'"):
+        read_pairs(tmp_path / "a.parquet", images)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -183,6 +238,9 @@ def test_images_named_beside_the_table(images, tmp_path):
         (trl_row(images=[{"bytes": b"xx", "path": "x.png"}]), "damaged, or no picture"),
         (trl_row(images=[{"bytes": None, "path": "gone.png"}]), "does not exist"),
         (trl_row(images="a.png"), "'images' must be a list"),
+        (trl_row(images=[3]), "'images' must hold bytes, file names or"),
+        (trl_row(image={"bytes": None, "path": None}), "'image' must hold bytes, file names or"),
+        (trl_row(image="a.png", images=["a.png"]), "has both 'image' and 'images'"),
         (trl_row(record='{"id": 3}'), "holds no PreferencePair"),
         ({"prompt": "a", "chosen": "b"}, "no column 'rejected'"),
     ],

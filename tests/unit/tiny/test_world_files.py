@@ -1,10 +1,14 @@
 """The world on disk: read back by the package's own readers, scored by the benchmark, rated by the truth."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from pairsight.benchmarks.pope import Pope
+from pairsight.cli.main import main
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.prompts import read_prompts
 from pairsight.images.files import FileImages
@@ -146,3 +150,25 @@ def sum_rows(scored):
     import numpy as np
 
     return np.array([one.sums for one in scored]).sum(axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("step", ["mkdir", "write_text", "write_bytes"])
+def test_a_folder_that_cannot_be_written_is_one_line_and_no_traceback(tmp_path, monkeypatch, capsys, code, step):
+    def refuse(self, *_, **__):
+        raise OSError(code, os.strerror(code), str(self))
+
+    with monkeypatch.context() as patch:  # root may write anywhere, so the system's answer is made up
+        patch.setattr(Path, step, refuse)
+        status = main(["tiny", "--out", str(tmp_path / "world"), "--scenes", "2"])
+    error = capsys.readouterr().err
+    assert status == 1
+    assert error.startswith(f"error: cannot write {tmp_path / 'world'}")
+    assert os.strerror(code) in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(["tiny", "--out", str(tmp_path / "file" / "world"), "--scenes", "2"]) == 1
+    assert capsys.readouterr().err.startswith("error: cannot write")
