@@ -10,10 +10,12 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -86,7 +88,7 @@ VARIANTS = {"ours": ", ours without `group_by_image`", "grouped": ", ours with `
 
 @dataclass(frozen=True)
 class Setup:
-    """How everything is run, and on what."""
+    """How everything is run, on what, and the share of the cores that other processes took during each run."""
 
     threads: int
     repeats: int
@@ -94,6 +96,7 @@ class Setup:
     swift: str | None
     folder: Path
     about: Mapping[str, Any] = field(default_factory=dict)
+    others: list[float] = field(default_factory=list)
 
     def pairs(self, case: Case) -> int:
         """Pairs of an epoch: enough for two steps in a quick run."""
@@ -130,6 +133,7 @@ def main() -> None:
 
 def measure(part: str, before: Mapping[str, float], setup: Setup) -> tuple[dict[str, Row], Mapping[str, float]]:
     """The rows of a part, and the matrix rate after it."""
+    setup.others.clear()
     case = next((case for case in CASES if case.key == part), None)
     if case is not None:
         runs = train(case, setup)
@@ -151,6 +155,7 @@ def measure(part: str, before: Mapping[str, float], setup: Setup) -> tuple[dict[
             machine=setup.about["machine"],
             versions=versions,
             matrix_gflops=rates,
+            others=max(setup.others),
         )
     return done, after
 
@@ -168,7 +173,7 @@ def train(case: Case, setup: Setup) -> Runs:
     for _ in range(setup.repeats):
         for side, done in runs.items():
             python = setup.swift if side == "swift" else None
-            done.append(worker("train_worker.py", side, *options, python=python))
+            done.append(worker(setup, "train_worker.py", side, *options, python=python))
     return runs
 
 
@@ -234,7 +239,7 @@ def arithmetic(
 def sampling(setup: Setup) -> dict[str, Row]:
     """Sampling's speed over `generate`."""
     small = ("--prompts=4", "--repeats=1") if setup.quick else ()
-    done = worker("sampling.py", f"--threads={setup.threads}", *small)
+    done = worker(setup, "sampling.py", f"--threads={setup.threads}", *small)
     values = [done[f"sampling_ratio{end}"] for end in ("_low", "", "_high")]
     detail = f"{done['ours_s']:.1f} against {done['generate_s']:.1f} s"
     title = "4 completions of 64 tokens a prompt, speed over `generate`"
@@ -246,8 +251,8 @@ def growth(setup: Setup) -> dict[str, Row]:
     many = 2_000 if setup.quick else 10_000
     build_model(setup.folder / "tiny" / "model", TINY)
     options = (f"--world={setup.folder / 'tiny'}", f"--threads={setup.threads}")
-    few = [worker("growth_worker.py", *options, "--pairs=100") for _ in range(3)]
-    lots = worker("growth_worker.py", *options, f"--pairs={many}")
+    few = [worker(setup, "growth_worker.py", *options, "--pairs=100") for _ in range(3)]
+    lots = worker(setup, "growth_worker.py", *options, f"--pairs={many}")
     base = statistics.median(run["seconds"] / run["pairs"] for run in few)
     cost = lots["seconds"] / lots["pairs"]
     title, detail = (
@@ -272,20 +277,35 @@ def row(
 
 def matrix_rate(setup: Setup) -> dict[str, float]:
     """The best and the median of many plain matrix products."""
-    return worker("matrix_rate.py", f"--threads={setup.threads}")
+    return worker(setup, "matrix_rate.py", f"--threads={setup.threads}")
 
 
-def worker(script: str, *arguments: str, python: str | None = None) -> dict[str, float]:
+def worker(setup: Setup, script: str, *arguments: str, python: str | None = None) -> dict[str, float]:
     """Run one of our scripts in a process of its own, by default with this interpreter; it prints one JSON object."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""}  # every figure is a CPU's
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **hidden}
     command = [python or sys.executable, str(HERE / script), *arguments]
+    began, busy, own = time.perf_counter(), busy_seconds(), child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    foreign = busy_seconds() - busy - (child_seconds() - own)
+    setup.others.append(max(0.0, foreign / (time.perf_counter() - began) / (os.cpu_count() or 1)))
     values: dict[str, float] = json.loads(done.stdout[done.stdout.rindex("{") :])
-    print(script, *arguments[:1], values, file=sys.stderr, flush=True)
+    print(script, *arguments[:1], values, f"others {setup.others[-1]:.0%}", file=sys.stderr, flush=True)
     return values
+
+
+def busy_seconds() -> float:
+    """Seconds that all cores together have been busy, time taken by the host included."""
+    user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+
+
+def child_seconds() -> float:
+    """CPU seconds of our finished processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def commit() -> str:
@@ -328,7 +348,7 @@ ABOUT = """# What training and sampling cost
 **Everything here ran on a CPU; no figure comes from a GPU.** Medians (and ranges) of interleaved runs, each a process
 of its own; made by `make bench` and `make bench-peers`. Rows may be measured at different times
 (`bench/run.py --rows`), so each names its commit, and the rate of a plain fp32 matrix product (2048², best of many)
-before and after it: where that is low, something else was running.
+before and after it, and the largest share of the cores that other processes took during one of its runs.
 
 The goals, in pairs a second over TRL: 2.8 (one epoch), 3.3 (two epochs), 9 (shared images), 6 (vocabulary 32,000); over
 ms-swift: 2.1, 2.5 and 6.5 for the first three. The other comparisons of trainers have no goal.

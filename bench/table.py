@@ -23,6 +23,7 @@ class Row:
         machine: processor, cores and threads.
         versions: package -> version.
         matrix_gflops: best rate of a plain fp32 matrix product before and after, GFLOP/s.
+        others: largest share of the cores that other processes took during a run; None: not known.
     """
 
     part: str
@@ -36,6 +37,7 @@ class Row:
     machine: str = ""
     versions: Mapping[str, str] | None = None
     matrix_gflops: tuple[float, ...] = ()
+    others: float | None = None
 
     @property
     def median(self) -> float:
@@ -57,7 +59,8 @@ class Row:
         spread = f" ({low:.{digits}f}–{high:.{digits}f})" if len(self.values) > 1 else ""
         result = f"{self.detail}: **{self.median:.{digits}f}{self.unit}**{spread}"
         rates = " / ".join(f"{rate:.0f}" for rate in self.matrix_gflops) or "–"
-        cells = (self.title, result, self.goal(), str(len(self.values)), rates, self.commit)
+        others = "–" if self.others is None else f"{self.others:.0%}"
+        cells = (self.title, result, self.goal(), str(len(self.values)), rates, others, self.commit)
         return f"| {' | '.join(cells)} |"
 
 
@@ -82,11 +85,9 @@ def write_rows(path: Path, rows: Mapping[str, Row]) -> None:
 
 
 def merged(rows: Mapping[str, Row], measured: Mapping[str, Row], parts: Iterable[str]) -> dict[str, Row]:
-    """`rows` with those of the measured parts replaced, in the order of `parts`."""
-    again = {row.part for row in measured.values()}
-    kept = {key: row for key, row in rows.items() if row.part not in again}
+    """`rows` with the measured ones replaced or added, in the order of `parts`."""
     order = {part: place for place, part in enumerate(parts)}
-    return dict(sorted((kept | dict(measured)).items(), key=lambda entry: order[entry[1].part]))
+    return dict(sorted((dict(rows) | dict(measured)).items(), key=lambda entry: order[entry[1].part]))
 
 
 def machines(rows: Iterable[Row]) -> str:
@@ -103,6 +104,6 @@ def machines(rows: Iterable[Row]) -> str:
 
 def markdown(rows: Mapping[str, Row], about: str) -> str:
     """bench/RESULTS.md: what the figures are, and the table."""
-    head = "| measured | result | goal | runs | matrix product before / after, GFLOP/s | commit |"
-    lines = [head, "|---|---|---|---|---|---|", *(row.markdown() for row in rows.values())]
+    head = "| measured | result | goal | runs | matrix product before / after, GFLOP/s | others' CPU | commit |"
+    lines = [head, "|---|---|---|---|---|---|---|", *(row.markdown() for row in rows.values())]
     return "\n".join([about, *lines, ""])
