@@ -99,8 +99,8 @@ class Setup:
     others: list[float] = field(default_factory=list)
 
     def pairs(self, case: Case) -> int:
-        """Pairs of an epoch: enough for two steps in a quick run."""
-        return 8 if self.quick else case.pairs
+        """Pairs of an epoch: in a quick run enough for two or three steps in all."""
+        return max(4, 8 // case.epochs) * case.rejected if self.quick else case.pairs
 
     def prompts(self, case: Case) -> int:
         """Prompts of an epoch."""
