@@ -1,5 +1,7 @@
 """Norm and rotation of a decoder layer in as few passes over memory as their arithmetic needs, forward and backward.
 
+Where states are in bfloat16, sums over the width are in float32, as in transformers' own modules.
+
 Shapes: T tokens, D width, R rows, S tokens a row, H heads, E width of a head.
 """
 
@@ -9,14 +11,20 @@ import torch
 from torch import Tensor
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type in which products of a tensor are made where it is used: autocast's, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def rms_norm(norm: Any, hidden: Tensor) -> Tensor:
     """What a module of the shape of `LlamaRMSNorm` gives: x · w / √(mean(x²) + ε).
 
     Args:
-        norm: has `weight` and `variance_epsilon`; called itself where it is trained or precision is not full.
+        norm: has `weight` and `variance_epsilon`; called itself where it is trained, or held in another type.
         hidden: [..., D].
     """
-    if norm.weight.requires_grad or not hidden.dtype == norm.weight.dtype == torch.float32:
+    if norm.weight.requires_grad or hidden.dtype != norm.weight.dtype:
         return norm(hidden)  # type: ignore[no-any-return]
     return _Norm.apply(hidden, norm.weight, norm.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -26,7 +34,10 @@ def rotate(states_RSHE: Tensor, cos_RSE: Tensor, sin_RSE: Tensor) -> Tensor:
 
     Args:
         states_RSHE: queries or keys.
-        cos_RSE, sin_RSE: both halves alike.
+        cos_RSE, sin_RSE: both halves alike; a wider type than the states' is computed in.
+
+    Returns:
+        [R, S, H, E] in the states' type.
     """
     return _Rotation.apply(states_RSHE, cos_RSE[:, :, None], sin_RSE[:, :, None])  # type: ignore[no-any-return,no-untyped-call]
 
@@ -34,10 +45,10 @@ def rotate(states_RSHE: Tensor, cos_RSE: Tensor, sin_RSE: Tensor) -> Tensor:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        x_TD = hidden.reshape(-1, hidden.shape[-1])
+        x_TD = hidden.reshape(-1, hidden.shape[-1]).float()
         length_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
         inverse_T1 = length_T1.square_().mul_(1 / x_TD.shape[-1]).add_(epsilon).rsqrt_()
-        normed_TD = x_TD * inverse_T1
+        normed_TD = (x_TD * inverse_T1).to(hidden.dtype)
         ctx.save_for_backward(normed_TD, inverse_T1, weight_D)
         scaled: Tensor = normed_TD * weight_D
         return scaled.view(hidden.shape)
@@ -45,9 +56,11 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         normed_TD, inverse_T1, weight_D = ctx.saved_tensors
-        back_TD = upstream[0].reshape(normed_TD.shape) * weight_D
-        along_T1 = torch.linalg.vecdot(back_TD, normed_TD)[:, None].mul_(-1 / normed_TD.shape[-1])
-        return back_TD.addcmul_(normed_TD, along_T1).mul_(inverse_T1).view(upstream[0].shape), None, None
+        gradient, x_TD = upstream[0], normed_TD.float()
+        back_TD = gradient.reshape(x_TD.shape).float() * weight_D
+        along_T1 = torch.linalg.vecdot(back_TD, x_TD)[:, None].mul_(-1 / x_TD.shape[-1])
+        back_TD.addcmul_(x_TD, along_T1).mul_(inverse_T1)
+        return back_TD.to(gradient.dtype).view(gradient.shape), None, None
 
 
 class _Rotation(torch.autograd.Function):
@@ -64,7 +77,9 @@ class _Rotation(torch.autograd.Function):
 
 def _turn(states_RSHE: Tensor, cos_RS1E: Tensor, sin_RS1E: Tensor, direction: float) -> Tensor:
     half = states_RSHE.shape[-1] // 2
-    turned = states_RSHE * cos_RS1E
-    turned[..., :half].addcmul_(states_RSHE[..., half:], sin_RS1E[..., :half], value=-direction)
-    turned[..., half:].addcmul_(states_RSHE[..., :half], sin_RS1E[..., half:], value=direction)
-    return turned
+    given = states_RSHE.to(torch.promote_types(states_RSHE.dtype, cos_RS1E.dtype))
+    cos_RS1E, sin_RS1E = cos_RS1E.to(given.dtype), sin_RS1E.to(given.dtype)
+    turned = given * cos_RS1E
+    turned[..., :half].addcmul_(given[..., half:], sin_RS1E[..., :half], value=-direction)
+    turned[..., half:].addcmul_(given[..., :half], sin_RS1E[..., half:], value=direction)
+    return turned.to(states_RSHE.dtype)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pairsight.training.fused_elementwise import product_dtype
+
 _CHUNK_ELEMENTS = 2**23
 
 
@@ -16,8 +18,9 @@ def head_logps(head: nn.Module, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     """Log-prob of each target token under a language-model head, [P], float32.
 
     A frozen linear head needs two matrix products: the gradient of log p(y) by the hidden state is
-    W_y − Σ_v p_v W_v, found in the forward pass and kept, [P, D]. Any other head runs in chunks that are computed
-    again in the backward pass.
+    Σ_v (1[v = y] − p_v) W_v, found in the forward pass and kept, [P, D]. The difference is taken in float32: at p(y)
+    near 1 nothing of it would be left in bfloat16. Any other head runs in chunks that are computed again in the
+    backward pass.
 
     Args:
         head: the model's output embeddings.
@@ -27,7 +30,9 @@ def head_logps(head: nn.Module, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     Source: ours.
     """
     if type(head) is nn.Linear and not head.weight.requires_grad:
-        return _FrozenHead.apply(hidden_PD, head.weight, head.bias, target_P)  # type: ignore[no-any-return,no-untyped-call]
+        dtype = product_dtype(hidden_PD)
+        bias = None if head.bias is None else head.bias.to(dtype)
+        return _FrozenHead.apply(hidden_PD.to(dtype), head.weight.to(dtype), bias, target_P)  # type: ignore[no-any-return,no-untyped-call]
     size = _chunk_size(head)
     pieces = [
         checkpoint(_chunk_logps, head, hidden_PD[i : i + size], target_P[i : i + size], use_reentrant=False)
@@ -52,21 +57,24 @@ class _FrozenHead(torch.autograd.Function):
         size = max(16, _CHUNK_ELEMENTS // weight_VD.shape[0])
         wants_gradient = hidden_PD.requires_grad
         logps_P = torch.empty(len(target_P), device=hidden_PD.device)
-        gradient_PD = torch.empty_like(hidden_PD) if wants_gradient else None
+        gradient_PD = torch.empty(hidden_PD.shape, device=hidden_PD.device) if wants_gradient else None
         for start in range(0, len(target_P), size):
             rows = slice(start, start + size)
+            target_C1 = target_P[rows, None]
             logits_CV = torch.nn.functional.linear(hidden_PD[rows], weight_VD, bias_V).float()
-            wanted_C1, most_C1 = logits_CV.gather(1, target_P[rows, None]), logits_CV.amax(1, keepdim=True)
+            wanted_C1, most_C1 = logits_CV.gather(1, target_C1), logits_CV.amax(1, keepdim=True)
             e_CV = logits_CV.sub_(most_C1).exp_()
             sum_C1 = e_CV.sum(1, keepdim=True)
             logps_P[rows] = (wanted_C1 - most_C1 - sum_C1.log())[:, 0]
             if gradient_PD is not None:
-                expected_CD = e_CV.to(weight_VD.dtype) @ weight_VD / sum_C1.to(weight_VD.dtype)
-                gradient_PD[rows] = weight_VD[target_P[rows]] - expected_CD
+                minus_C1 = sum_C1.neg_()
+                away_CV = e_CV.scatter_add_(1, target_C1, minus_C1)
+                gradient_PD[rows] = (away_CV.to(weight_VD.dtype) @ weight_VD) / minus_C1
         ctx.save_for_backward(gradient_PD if gradient_PD is not None else hidden_PD.new_empty(0))
+        ctx.dtype = hidden_PD.dtype
         return logps_P
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient_PD,) = ctx.saved_tensors
-        return upstream[0].to(gradient_PD.dtype)[:, None] * gradient_PD, None, None, None
+        return (upstream[0][:, None] * gradient_PD).to(ctx.dtype), None, None, None

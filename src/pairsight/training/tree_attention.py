@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pairsight.training.blocked_attention import blocked_attention, is_worthwhile
 from pairsight.training.families import language_model
+from pairsight.training.fused_elementwise import product_dtype
 from pairsight.training.spans import Span
 
 NAME = "pairsight_tree"
@@ -57,8 +58,12 @@ def attend(  # noqa: PLR0917
     Returns:
         [1, N, H, E], contiguous.
 
+    Under autocast all three are brought to its type, as SDPA's own are.
+
     Source: ours.
     """
+    dtype = product_dtype(query)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if not dropout and is_worthwhile(query, tree.spans):
         return blocked_attention(query, key, value, tree.spans, scaling or query.shape[-1] ** -0.5)
     pieces = []

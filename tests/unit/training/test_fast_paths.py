@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import Linear
 from torch.nn.functional import linear, log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
@@ -15,7 +16,7 @@ from pairsight.training.fused_lora import fuse_lora
 from pairsight.training.head import head_logps
 from pairsight.training.prefix_tree import merge
 from pairsight.training.spans import Span, spans_of, spans_of_some
-from pairsight.training.tree_attention import TreeSpans, tree_attention
+from pairsight.training.tree_attention import TreeSpans, attend, tree_attention
 
 
 def test_spans_of_a_prompt_two_questions_and_their_completions():
@@ -91,6 +92,65 @@ def test_norm_and_rotation_are_those_of_transformers():
         )
 
 
+def distance(got, truth) -> float:
+    """Of one tensor from another, relative to it."""
+    return float((got.double() - truth.double()).norm() / truth.double().norm())
+
+
+def test_norm_in_bf16_is_as_close_to_the_truth_as_that_of_transformers():
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(64, eps=1e-5).requires_grad_(False).bfloat16()
+    norm.weight.normal_()
+    given = (3 * torch.randn(2, 50, 64)).bfloat16()
+    weights = torch.randn(2, 50, 64).bfloat16()
+    found = []
+    for function, dtype in ((rms_norm, torch.bfloat16), (LlamaRMSNorm.forward, torch.bfloat16), (None, torch.float64)):
+        hidden = given.detach().to(dtype).requires_grad_()
+        if function is None:
+            out = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
+        else:
+            out = function(norm, hidden)
+        found.append((out.detach(), *torch.autograd.grad((out * weights.to(dtype)).sum(), hidden)))
+    ours, theirs, truth = found
+    assert ours[0].dtype == ours[1].dtype == torch.bfloat16
+    for place in range(2):
+        assert distance(ours[place], truth[place]) <= 1.02 * distance(theirs[place], truth[place])
+
+
+@pytest.mark.parametrize("cos_type", [torch.bfloat16, torch.float32])  # with weights in bf16, and in float32
+def test_rotation_in_bf16_is_as_close_to_the_truth_as_that_of_transformers(cos_type):
+    torch.manual_seed(0)
+    angles = (6 * torch.rand(2, 50, 8)).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(cos_type), angles.sin().to(cos_type)
+    given, weights = torch.randn(2, 50, 3, 16).bfloat16(), torch.randn(2, 50, 3, 16).bfloat16()
+    found = []
+    for function, dtype in ((rotate, None), (apply_rotary_pos_emb, None), (apply_rotary_pos_emb, torch.float64)):
+        states = given.detach().to(dtype).requires_grad_()
+        turning = (cos.to(dtype), sin.to(dtype))
+        if function is rotate:
+            out = rotate(states, *turning)
+        else:
+            out = function(states.transpose(1, 2), states.transpose(1, 2), *turning)[0].transpose(1, 2)
+        found.append((out.detach(), *torch.autograd.grad((out.bfloat16() * weights).sum(), states)))
+    ours, theirs, truth = found
+    assert ours[0].dtype == ours[1].dtype == torch.bfloat16
+    for place in range(2):
+        assert distance(ours[place], truth[place]) <= 1.02 * distance(theirs[place].bfloat16(), truth[place])
+
+
+def test_attention_by_spans_brings_what_autocast_left_mixed_to_one_type():
+    torch.manual_seed(0)
+    query, key = (torch.randn(1, 2, 6, 8, requires_grad=True) for _ in range(2))
+    value = torch.randn(1, 2, 6, 8).bfloat16().requires_grad_()
+    spans = (Span(0, 4, ((0, 4),), 0), Span(4, 6, ((0, 2), (4, 6)), 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attend(query, key, value, TreeSpans(spans))
+    alone = attend(query.bfloat16(), key.bfloat16(), value, TreeSpans(spans))
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, alone)
+    assert [g.dtype for g in torch.autograd.grad(got.sum(), [query, value])] == [torch.float32, torch.bfloat16]
+
+
 def lora_pair(**options):
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -141,6 +201,60 @@ def test_fused_adapters_can_be_switched_off_and_merged():
         torch.testing.assert_close(fused.merge_and_unload()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def spread_lora_pair(**options):
+    """A plain and a fused model in bf16 below adapters in float32, and the plain one in float32; values alike."""
+    plain, _ = lora_pair(**options)
+    trained = {name: p.detach().clone() for name, p in plain.named_parameters() if p.requires_grad}
+    plain.bfloat16()
+    for name, parameter in plain.named_parameters():
+        if name in trained:
+            parameter.data = trained[name]
+    truth, fused = copy.deepcopy(plain).float(), copy.deepcopy(plain)
+    fuse_lora(fused)
+    return plain, fused, truth
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.05, 0.5])
+def test_adapters_in_float32_above_weights_in_bf16_are_fused(dropout, autocast, monkeypatch):
+    plain, fused, truth = spread_lora_pair(lora_dropout=dropout)
+    found = []
+    for model in (fused, plain, truth):
+        model.train()
+        torch.manual_seed(1)
+        if model is fused:
+            monkeypatch.setattr(Linear, "forward", None)  # peft's own: not called
+        with torch.autocast("cpu", torch.bfloat16, enabled=model is not truth and (autocast or model is plain)):
+            found.append(outcome(model))
+        monkeypatch.undo()
+    (ours, ours_gradients), (theirs, their_gradients), (exact, exact_gradients) = found
+    assert ours.dtype == torch.bfloat16
+    assert distance(ours, exact) <= 1.2 * distance(theirs, exact)
+    assert ours_gradients.keys() == exact_gradients.keys()
+    assert all(gradient.dtype == torch.float32 for gradient in ours_gradients.values())
+    mean = [
+        float(np.mean([distance(gradients[name], exact) for name, exact in exact_gradients.items()]))
+        for gradients in (ours_gradients, their_gradients)
+    ]
+    assert mean[0] <= 1.2 * mean[1]
+
+
+def test_dropout_of_fused_adapters_is_off_in_evaluation_and_repeats_under_checkpointing():
+    plain, fused = lora_pair(lora_dropout=0.5)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(input_ids=ids).logits, plain.eval()(input_ids=ids).logits)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            fused.gradient_checkpointing_enable({"use_reentrant": False})
+        fused.train()
+        fused.zero_grad()
+        torch.manual_seed(1)
+        gradients.append({name: g.clone() for name, g in outcome(fused)[1].items()})
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_head_log_probs_and_gradients_are_those_of_a_log_softmax(trained: bool, bias: bool, monkeypatch):
@@ -160,3 +274,28 @@ def test_head_log_probs_and_gradients_are_those_of_a_log_softmax(trained: bool, 
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("certainty", [0.5, 0.98, 0.997, 0.9999])
+def test_a_frozen_heads_gradient_in_bf16_is_there_at_near_certain_tokens(certainty: float):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(256, 512, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    head.weight.normal_()
+    weight, target = head.weight.double(), torch.randint(0, 512, (24,))
+    noise = 0.05 * torch.randn(24, 256).double()
+    scale = torch.zeros(24, 1).double()
+    for step in [0.5**n for n in range(1, 30)]:  # hidden states along the target's row, as long as certainty asks
+        likely = ((scale + step) * weight[target] + noise).matmul(weight.T).softmax(-1)
+        scale += step * (likely.gather(1, target[:, None]) < certainty)
+    given = (scale * weight[target] + noise).bfloat16()
+    exact = given.double().requires_grad_()
+    probability = (exact @ weight.T).log_softmax(-1).gather(1, target[:, None]).exp()
+    assert probability.detach().mean() == pytest.approx(certainty, rel=5e-3)
+    (truth,) = torch.autograd.grad(probability.log().sum(), exact)
+    hidden = given.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(head_logps(head, hidden, target).sum(), hidden)
+    assert ours.dtype == torch.bfloat16
+    assert float((ours.double() * truth).sum() / truth.square().sum()) == pytest.approx(1.0, abs=0.02)
+    plain = given.clone().requires_grad_()
+    theirs = head(plain).float().log_softmax(-1).gather(1, target[:, None])
+    assert distance(ours, truth) <= 1.2 * distance(torch.autograd.grad(theirs.sum(), plain)[0], truth)
