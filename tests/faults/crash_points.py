@@ -7,7 +7,7 @@ names all of them: a point is "before" or "after" the n-th call of one of them.
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,12 @@ NUMBER_OF = {"points": 0}
 
 
 @contextmanager
-def crash_at(point: int | None, names: list[str] | None = None) -> Iterator[None]:
-    """Kill this process with SIGKILL at the given point (counted from 0); None only counts, and lists names."""
+def crash_at(point: int | None, names: list[str] | None = None, also: Sequence[tuple[Any, str]] = ()) -> Iterator[None]:
+    """Kill this process with SIGKILL at the given point (counted from 0); None only counts, and lists names.
+
+    Args:
+        also: further functions that are points, as (module, name).
+    """
     NUMBER_OF["points"] = 0
 
     def passing(name: str) -> None:
@@ -50,6 +54,7 @@ def crash_at(point: int | None, names: list[str] | None = None) -> Iterator[None
 
     originals = [(module, name, getattr(module, name)) for module in (blobs, durable, lock, run_folder, sealed)
                  for name in STEPS if hasattr(module, name)]  # fmt: skip
+    originals += [(module, name, getattr(module, name)) for module, name in also]
     connect = sqlite3.connect
     for module, name, function in originals:
         setattr(module, name, wrapped(function, name))

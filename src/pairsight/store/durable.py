@@ -5,6 +5,7 @@ Every step goes through a function of this module, so that a test can stop a pro
 
 import hashlib
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,16 +37,44 @@ def write_file(path: Path, data: bytes) -> None:
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished temporary file its name: fsync it, rename it, fsync the folder."""
     try:
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            sync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(temporary)
         replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         _discard(temporary)
         raise cannot_write(path, error) from None
+
+
+def publish_folder(draft: Path, folder: Path) -> None:
+    """Give a finished folder its name: fsync all that is in it, rename it, fsync the folder around it.
+
+    Args:
+        draft: the folder as it was written, beside `folder`.
+        folder: its name from now on; an empty folder of that name is replaced.
+    """
+    try:
+        for path in sorted(draft.rglob("*")):
+            sync_folder(path) if path.is_dir() else sync_file(path)
+        sync_folder(draft)
+        replace(draft, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of a file, so that a crash leaves the old target or the new one.
+
+    Raises:
+        RunError: the disk is full, the folder is read-only or the device failed.
+    """
+    draft = temporary_path(target)
+    try:
+        shutil.copyfile(source, draft)
+    except OSError as error:
+        _discard(draft)
+        raise cannot_write(target, error) from None
+    publish(draft, target)
 
 
 def temporary_path(path: Path) -> Path:
@@ -86,6 +115,15 @@ def write_all(descriptor: int, data: bytes) -> None:
 def sync(descriptor: int) -> None:
     """Make a file's bytes durable."""
     os.fsync(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable that something else wrote."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def replace(source: Path, target: Path) -> None:

@@ -1,7 +1,6 @@
 """The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -155,17 +154,6 @@ def model_card(origin: Origin, config: TrainingConfig, counts: Mapping[str, Any]
     )
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
     return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{load}{body}"
-
-
-def remove_unfinished(folder: Path, complete: str) -> Path | None:
-    """The latest whole checkpoint in `folder`; those that a killed process left half-written are removed."""
-    whole: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / complete).is_file():
-            whole.append((int(path.name.partition("-")[2]), path))
-        else:
-            shutil.rmtree(path)
-    return max(whole)[1] if whole else None
 
 
 def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,7 @@
 """Examples on images kept from training: their margins say when to stop, and the best weights seen are kept."""
 
-import json
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 
 from pairsight.errors import DataError
-from pairsight.store.durable import publish, temporary_path
+from pairsight.store.durable import copy_file, make_folder, publish, temporary_path
+from pairsight.training.checkpoints import load_weights, save_weights
 from pairsight.training.examples import Record
 from pairsight.training.objective import Objective, loss_inputs
 from pairsight.training.reference import ReferenceStore, reference_sums
@@ -90,30 +90,28 @@ class HeldOut:
         """Put the best weights back and say of which step they are; None where the model has them already."""
         if not self._patience or self.best.since == 0:
             return None
-        from safetensors.torch import load_file
-
-        kept = load_file(self._weights)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(kept[name])
+        load_weights(model, self._weights)
         return self.best.step
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return asdict(self.best)
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Back to a checkpoint."""
+    def keep_best_in(self, checkpoint: Path) -> None:
+        """Copy the best weights into a checkpoint, which then depends on nothing outside it."""
+        if self._weights.is_file():
+            copy_file(self._weights, checkpoint / self._weights.name)
+
+    def load_state(self, state: Mapping[str, Any], checkpoint: Path) -> None:
+        """Back to a checkpoint: its state, and the weights that were the best then."""
         self.best = Best(**state)
+        if (kept := checkpoint / self._weights.name).is_file():
+            copy_file(kept, self._weights)
 
     def _keep(self, model: Any) -> None:
-        from safetensors.torch import save_file
-
-        trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-        self._weights.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._weights.parent)
         draft = temporary_path(self._weights)
-        save_file(trained, draft, metadata={"best": json.dumps(self.state())})
+        save_weights(model, draft)
         publish(draft, self._weights)
 
 

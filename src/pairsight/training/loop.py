@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import TensorBoardCallback
 
 from pairsight.errors import TrainingError
+from pairsight.store.durable import cannot_write, sync_file, write_file
+from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
 from pairsight.training.image_groups import ImageGroups
@@ -22,9 +25,6 @@ from pairsight.training.scorer import SequenceScorer
 from pairsight.training.step_metrics import StepMetrics, offenders, preference_metrics
 
 _LOG = logging.getLogger("pairsight.training")
-
-COMPLETE = "complete.json"
-"""Written last into a checkpoint: one without it was cut short and is not resumed from."""
 
 _EXPLODED = 1e4
 """How many times its own scale (at least 1) a loss may reach."""
@@ -156,6 +156,35 @@ class Loop(Trainer):  # type: ignore[misc]
             )
         return norm
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights: what is trained, by the model's own names."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoints.load_weights(self.model, Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write, mark, and only then remove older ones."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            checkpoints.clear(folder)
+            super()._save_checkpoint(model, trial)
+            if self.held_out is not None:
+                self.held_out.keep_best_in(folder)
+            if self.metrics_file.is_file():
+                sync_file(self.metrics_file)
+            checkpoints.mark_complete(
+                folder,
+                ended=self.control.should_training_stop,
+                loss_state=self.loss_state,
+                held_out=None if self.held_out is None else self.held_out.state(),
+            )
+            checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our metrics to each logged step, and keep them as JSON lines."""
         if "loss" in logs:
@@ -168,7 +197,7 @@ class Loop(Trainer):  # type: ignore[misc]
 
 
 class _Marks(TrainerCallback):  # type: ignore[misc]
-    """Moves running numbers on after each step, and marks checkpoints that are whole."""
+    """Moves running numbers on after each step, and measures on held-out examples."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -180,14 +209,8 @@ class _Marks(TrainerCallback):  # type: ignore[misc]
             metrics = held_out.measure(self._loop.model)
             self._loop.log(metrics)
             control.should_training_stop |= held_out.should_stop(self._loop.model, state.global_step, metrics)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        held_out = self._loop.held_out.state() if self._loop.held_out is not None else None
-        about = {"step": state.global_step, "loss_state": self._loop.loss_state, "held_out": held_out}
-        draft = folder / f".{COMPLETE}"
-        draft.write_text(json.dumps(about), encoding="utf-8")
-        draft.replace(folder / COMPLETE)
+        # A line covers the steps since the last: begun anew at each checkpoint, it is the same after resuming.
+        control.should_log |= control.should_save
 
 
 def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool, autocast: bool) -> TrainingArguments:
@@ -206,7 +229,7 @@ def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool, a
         seed=config.seed,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
+        save_total_limit=None,  # see `checkpoints.rotate`
         logging_strategy="steps",
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
@@ -219,18 +242,24 @@ def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool, a
     )
 
 
-def resume_point(loop: Loop, checkpoint: Path | None) -> None:
+def resume_point(loop: Loop, checkpoint: checkpoints.Checkpoint | None) -> None:
     """Bring running numbers back to a checkpoint, and drop lines of metrics written after it."""
-    step = 0
     if checkpoint is not None:
-        about = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        step, loop.loss_state = int(about["step"]), dict(about["loss_state"])
-        if loop.held_out is not None and about["held_out"] is not None:
-            loop.held_out.load_state(about["held_out"])
+        loop.loss_state = dict(checkpoint.loss_state)
+        if loop.held_out is not None and checkpoint.held_out is not None:
+            loop.held_out.load_state(checkpoint.held_out, checkpoint.folder)
     if loop.metrics_file.is_file():
-        lines = loop.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        loop.metrics_file.write_text("".join(kept), encoding="utf-8")
+        lines = loop.metrics_file.read_bytes().splitlines(keepends=True)
+        last = 0 if checkpoint is None else checkpoint.step
+        write_file(loop.metrics_file, b"".join(line for line in lines if _metrics_step(line) <= last))
+
+
+def _metrics_step(line: bytes) -> float:
+    """The step of a line of metrics; infinite for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _some(ids: list[str]) -> str:

@@ -16,7 +16,7 @@ from pairsight.records import Demonstration, PreferencePair
 from pairsight.store.codec import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
-from pairsight.training.adapter import Origin, claim, model_card, remove_unfinished, write_adapter
+from pairsight.training.adapter import Origin, claim, model_card, write_adapter
 from pairsight.training.presets import training_config
 
 if TYPE_CHECKING:
@@ -164,13 +164,14 @@ class PreferenceTrainer:
         `examples` are the records that the scorer's examples were made from, in the same order.
         """
         from pairsight.models.quiet import quiet
+        from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
         from pairsight.training.held_out import HeldOut, split_held_out
-        from pairsight.training.loop import COMPLETE, Loop, resume_point, training_arguments
+        from pairsight.training.loop import Loop, resume_point, training_arguments
 
         config, checkpoints = self.config, self.out / "checkpoints"
         train, held = split_held_out(examples, config.eval_fraction, config.seed)
         patience = config.early_stopping_patience
-        resume = remove_unfinished(checkpoints, COMPLETE)
+        resume = newest_complete(checkpoints)
         with self._progress.task("train") as task:
 
             def on_step(step: int, metrics: Mapping[str, float]) -> None:
@@ -194,8 +195,11 @@ class PreferenceTrainer:
                 on_step=on_step,
             )
             resume_point(loop, resume)
-            with quiet():
-                loop.train(resume_from_checkpoint=None if resume is None else str(resume))
+            if resume is not None and resume.ended:
+                load_weights(policy, resume.folder / WEIGHTS)
+            else:
+                with quiet():
+                    loop.train(resume_from_checkpoint=None if resume is None else str(resume.folder))
         return None if loop.held_out is None else loop.held_out.restore_best(policy)
 
     def _prepare(

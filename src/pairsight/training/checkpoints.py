@@ -1,0 +1,151 @@
+"""Checkpoints of a training: trained weights by the model's own names, marked when complete, verified before use.
+
+`checkpoint-STEP/` holds what the training goes on from; `complete.json`, written last, lists its files with their
+hashes. A checkpoint without it was cut short, and one that differs from it is damaged: both are passed over.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pairsight.errors import RunError, TrainingError
+from pairsight.store.markers import damaged_file, read_marker, write_marker
+
+_LOG = logging.getLogger("pairsight.training")
+
+COMPLETE = "complete.json"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Args:
+        folder: where it is.
+        step: optimizer steps that were done.
+        ended: whether the training took no step after it.
+        loss_state: running numbers of coupled losses.
+        held_out: state of the measurements on held-out examples; None without any.
+    """
+
+    folder: Path
+    step: int
+    ended: bool
+    loss_state: Mapping[str, float]
+    held_out: Mapping[str, Any] | None
+
+
+def save_weights(model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write all trained parameters under the model's own names, in the precision they are trained in."""
+    from safetensors.torch import save_file
+
+    trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model).items()}
+    save_file(trained, path, metadata=None if metadata is None else dict(metadata))
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Put trained parameters back, each under its own name.
+
+    Raises:
+        TrainingError: a name, shape or precision that the model does not have, or one that is missing.
+    """
+    import torch
+    from safetensors import safe_open
+
+    own = _trained(model)
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        if different := sorted(names ^ own.keys()):
+            raise TrainingError(
+                f"{path} is of another model or of other versions of its libraries: {len(different)} of "
+                f"{len(names | own.keys())} tensors are only in one of both, first {different[0]}; go on with the "
+                "versions that wrote it, or remove the training's folder to train anew"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                kept = file.get_tensor(name)
+                if kept.shape != parameter.shape or kept.dtype != parameter.dtype:
+                    raise TrainingError(
+                        f"{path}: {name} is {kept.dtype} {list(kept.shape)}, the model trains {parameter.dtype} "
+                        f"{list(parameter.shape)}; remove the training's folder to train anew"
+                    )
+                parameter.copy_(kept)
+
+
+def mark_complete(
+    folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Mapping[str, Any] | None
+) -> None:
+    """Say that a checkpoint is complete, once all of its files are on disk.
+
+    Args:
+        folder: named `checkpoint-STEP`.
+        ended: whether the training takes no further step.
+        loss_state: running numbers of coupled losses.
+        held_out: state of the measurements on held-out examples.
+
+    Raises:
+        RunError: the disk is full or failed.
+    """
+    values = {"schema": 2, "step": _step(folder), "ended": ended, "loss_state": dict(loss_state), "held_out": held_out}
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE]
+    write_marker(folder / COMPLETE, values, names, checksum=True)
+
+
+def newest_complete(folder: Path) -> Checkpoint | None:
+    """The newest undamaged, complete checkpoint; a warning names each newer one that was passed over, and why."""
+    for path in sorted(_all(folder), key=_step, reverse=True):
+        try:
+            return _read(path)
+        except RunError as error:
+            _LOG.warning("checkpoint %s is passed over: %s", path, error)
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove a checkpoint, if it is there, its mark first."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def rotate(folder: Path, newest: int, keep: int) -> None:
+    """Remove all checkpoints but the last `keep` complete ones; call it when the newest is marked.
+
+    Args:
+        folder: of all checkpoints.
+        newest: the step of the one just marked; any later one was passed over when the training went on.
+        keep: how many stay.
+    """
+    marked = [path for path in _all(folder) if _step(path) <= newest and (path / COMPLETE).is_file()]
+    kept = sorted(marked, key=_step)[-keep:]
+    for path in _all(folder):
+        if path not in kept:
+            clear(path)
+
+
+def _read(path: Path) -> Checkpoint:
+    if not (path / COMPLETE).exists():
+        raise RunError(f"it was cut short, {COMPLETE} is missing")
+    content = read_marker(path / COMPLETE, checksum=True)
+    if damage := damaged_file(path, content["files"]):
+        raise RunError(f"it is damaged: {damage}")
+    if content["step"] != _step(path):
+        raise RunError(f"it is of step {content['step']}")
+    return Checkpoint(path, content["step"], content["ended"], content["loss_state"], content["held_out"])
+
+
+def _all(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.is_dir() and _step(path) >= 0]
+
+
+def _step(path: Path) -> int:
+    number = path.name.partition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

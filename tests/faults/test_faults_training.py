@@ -1,0 +1,110 @@
+"""A training that was killed, or whose checkpoints were damaged, ends in the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_training
+import torch
+from safetensors.torch import load_file
+from small_training import KINDS, STEPS, same, train
+
+from pairsight.training import trainer
+from pairsight.training.loop import Loop
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_training.base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The uninterrupted training of a kind, made once."""
+    made: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = train(base, tmp_path_factory.mktemp("whole") / "out", kind)
+        return made[kind]
+
+    return of
+
+
+class Stopped(BaseException):
+    """Stands for a kill: nothing of ours may catch it."""
+
+
+def stopped_at(step: int, base: Path, out: Path, kind: str) -> None:
+    """Train until `step` steps are done and saved, then stop; STEPS: before the final weights are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        real = Loop.training_step
+
+        def until(self, *arguments):
+            if self.state.global_step == step:
+                raise Stopped
+            return real(self, *arguments)
+
+        def not_written(*_arguments):
+            raise Stopped
+
+        patch.setattr(Loop, "training_step", until)
+        patch.setattr(trainer, "write_adapter", not_written)
+        with pytest.raises(Stopped):
+            train(base, out, kind)
+
+
+SHORT = {"lora", "full", "lora and projector", "mpo"}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in SHORT else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+)
+def test_a_training_stopped_after_every_checkpoint_ends_in_the_same_weights(base, whole, tmp_path, kind):
+    for step in range(1, STEPS + 1):
+        stopped_at(step, base, tmp_path / "out", kind)
+    out = train(base, tmp_path / "out", kind)
+    assert same(out, whole(kind))
+    assert _losses(out) == _losses(whole(kind))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_comparison_would_notice_a_step_that_is_missing(base, whole, tmp_path, kind):
+    shorter = train(base, tmp_path / "out", kind, max_steps=STEPS - 1, lr_scheduler_type="constant")
+    assert not same(shorter, whole(kind))
+
+
+def test_a_full_training_stopped_after_its_last_checkpoint_is_no_base(base, tmp_path):
+    stopped_at(STEPS, base, tmp_path / "out", "full")
+    ours = load_file(train(base, tmp_path / "out", "full") / "model.safetensors")
+    theirs = load_file(base / "model" / "model.safetensors")
+    assert any(not torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def sweep(tmp_path: Path, kind: str, start: int, step: int) -> None:
+    here = Path(__file__).parent
+    command = [sys.executable, str(here / "small_training.py"), str(tmp_path), kind, str(start), str(step)]
+    paths = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    first, *points = [json.loads(line) for line in done.stdout.splitlines()]
+    assert points
+    for found in points:
+        where = f"killed {first['points'][found['point']]} (point {found['point']} of {len(first['points'])})"
+        assert found["signal"] == signal.SIGKILL, where
+        assert found["equal"], f"{where}: the resumed training has other weights"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_killed_at_every_point_ends_in_the_same_weights(tmp_path, kind):
+    sweep(tmp_path, kind, start=0, step=1 if kind == "lora" else 7)
