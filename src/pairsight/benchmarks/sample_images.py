@@ -77,7 +77,7 @@ class CheckedImages:
 
     def _bad(self, name: str, error: DataError) -> ImageRef:
         if not self._skip_bad:
-            raise error
+            raise DataError(f"{error}; --on-error skip leaves such questions out", error.reason)
         self.errors[name] = error
         return ImageRef(_UNSEEN + name)
 

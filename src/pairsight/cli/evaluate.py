@@ -30,6 +30,9 @@ def evaluate(
         Path | None, typer.Option("--export-official", help="also write what the official scripts and servers accept")
     ] = None,
     parser: Annotated[str | None, typer.Option("--parser", help="official (default) or robust")] = None,
+    on_error: Annotated[
+        str | None, typer.Option("--on-error", help="stop (default) or skip and count bad images and questions")
+    ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="instead of greedy decoding")] = None,
     limit: flags.Limit = None,
     seed: flags.Seed = None,
@@ -47,7 +50,7 @@ def evaluate(
         "run": run, "model": model, "adapters": flags.named_paths(adapter, "adapter"),
         "benchmarks": flags.named_paths(benchmark, "benchmark"), "images": images, "out": out, "name": name,
         "export_official": export_official, "parser": parser, "temperature": temperature, "limit": limit,
-        "seed": seed, "engine": engine, "workers": workers,
+        "seed": seed, "engine": engine, "workers": workers, "on_error": on_error,
     }  # fmt: skip
     print_results(evaluate_from_options(flags.merge(config, settings, given), quiet=quiet))
 

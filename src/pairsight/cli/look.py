@@ -1,4 +1,4 @@
-"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, mend damage."""
+"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, repair damage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -74,7 +74,16 @@ def salvage(run: Run) -> None:
     """Rebuild damaged ledgers from what is intact; the damaged files are kept aside."""
     from pairsight.store.mend import salvage_run
 
-    for mended in salvage_run(run):
-        print(f"{mended.ledger}: {mended.num_kept} results kept, {mended.num_lost} to be made again")
-        print(f"the damaged ledger is {mended.damaged}")
-    print("run the same build or evaluate command to go on")
+    salvaged = salvage_run(run)
+    for one in salvaged:
+        if one.damaged is None:
+            print(f"{one.ledger}: intact, {one.num_kept} results")
+        else:
+            print(f"{one.ledger}: rebuilt, {one.num_kept} results kept, {one.num_lost} to be made again")
+            print(f"the damaged ledger is kept as {one.damaged}")
+    if any(one.damaged is not None for one in salvaged):
+        print("run the same build or evaluate command to go on")
+    else:
+        print(
+            f"no ledger is damaged, nothing was changed; `pairsight status {run} --verify` checks images and tables too"
+        )

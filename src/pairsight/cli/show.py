@@ -1,6 +1,7 @@
 """What a verb prints when it is done: short tables on standard output."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,8 +23,23 @@ def print_build(built: "Built") -> None:
         print(f"  dropped {count}: {reason} ({stage})")
     for stage, spent in built.spent.items():
         print_spent(stage, spent)
-    model = "MODEL" if built.model.startswith("endpoint:") else built.model
-    print(f"next: pairsight inspect {built.run}; pairsight align {built.run} --model {model}")
+    if built.num_pairs:
+        print(f"next: pairsight inspect {built.run}; pairsight align {built.run} --model {_to_align(built.model)}")
+    else:
+        print(
+            f"there are no {built.examples} to align on; `pairsight inspect {built.run}` and the reasons above say why"
+        )
+
+
+def _to_align(reference: str) -> str:
+    """What `align` can take of the model that made the completions: of an adapter the merged model, or its base."""
+    from pairsight.models.adapter_reference import base_of_adapter
+
+    if reference.startswith("endpoint:"):
+        return "MODEL"
+    base = base_of_adapter(reference)
+    merged = Path(reference) / "merged"
+    return reference if base is None else str(merged) if (merged / "config.json").is_file() else base
 
 
 def print_align(aligned: "Aligned") -> None:

@@ -212,7 +212,7 @@ class StageRun(Generic[In]):
         because = f"{error.reason}: {error.detail}" if error.detail else error.reason
         return RunError(
             f"stage '{self._stage.name}', item '{self._stage.item_id(item)}' failed ({because}); "
-            f"mend it and `pairsight retry RUN`, or go on without it with --on-error skip"
+            "remove the cause and `pairsight retry RUN`, or go on without it with on_error='skip'"
         )
 
 

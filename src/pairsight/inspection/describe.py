@@ -69,7 +69,7 @@ def lengths_in_words(lengths: Lengths | None) -> list[str]:
         word = "longer" if drift > 0 else "shorter"
         sentences.append(
             f"warning: training on these pairs also rewards {word} completions; "
-            "compare with --max-length-difference 2 (length-matched pairs)"
+            "compare with `pairsight align … --set max_length_difference=2` (length-matched pairs)"
         )
     return sentences
 

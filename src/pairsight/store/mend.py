@@ -1,4 +1,4 @@
-"""What a person may do to a run's ledgers: have failures tried again, or go on after damage."""
+"""What a person may do to a run's ledgers: have failures tried again, or rebuild what is damaged."""
 
 import shutil
 import sqlite3
@@ -15,7 +15,8 @@ from pairsight.store.durable import publish, temporary_path
 from pairsight.store.ledger import Ledger
 from pairsight.store.phases import phases
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.schema import DATABASE_ERRORS, check_tables, open_for_writing
+from pairsight.store.schema import DATABASE_ERRORS, check_tables, open_for_reading, open_for_writing
+from pairsight.store.verify import check_ledger
 
 _COPIED = ("stages", "items", "results", "payloads", "attempts", "answers")
 """Plans are made again by the next run."""
@@ -26,10 +27,10 @@ SMALLEST_ROW = 16
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """One rebuilt ledger: where the damaged one lies now, results kept, and items to be made again."""
+    """One ledger: where its damaged file is now (None: it was intact), results kept, and items to be made again."""
 
     ledger: Path
-    damaged: Path
+    damaged: Path | None
     num_kept: int
     num_lost: int
 
@@ -61,10 +62,11 @@ def retry_run(path: str | Path, stage: str | None = None, reason: str | None = N
 
 
 def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
-    """Rebuild each ledger from all rows that can still be read; what was damaged is made again by the next run.
+    """Rebuild each damaged ledger from all rows that can still be read; what was lost is made again by the next run.
 
-    The damaged file stays beside the new one as `ledger.sqlite.damaged`. Rows are copied in ranges that are halved
-    around what SQLite cannot read (ours), and kept only if their checksum is right.
+    A ledger that passes every check stays as it is. A damaged file stays beside the new one as
+    `ledger.sqlite.damaged`. Rows are copied in ranges that are halved around what SQLite cannot read (ours), and kept
+    only if their checksum is right.
 
     Raises:
         RunError: no run, or a process is at it.
@@ -73,8 +75,15 @@ def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
     salvaged = []
     for phase in phases(run):
         with phase.lock():
-            salvaged.append(_salvage(phase.ledger))
+            _, problems = check_ledger(phase.ledger)
+            salvaged.append(_salvage(phase.ledger) if problems else _intact(phase.ledger))
     return tuple(salvaged)
+
+
+def _intact(file: Path) -> Salvaged:
+    with closing(open_for_reading(file)) as db:
+        (num_kept,) = db.execute("SELECT count(*) FROM results").fetchone()
+    return Salvaged(file, None, num_kept, 0)
 
 
 def _salvage(file: Path) -> Salvaged:

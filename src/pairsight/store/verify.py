@@ -1,4 +1,4 @@
-"""Checks everything a run keeps: its ledgers, its blobs and its sealed tables. Reads only; mends nothing."""
+"""Checks everything a run keeps: its ledgers, its blobs and its sealed tables. Reads only; repairs nothing."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def verify_run(path: str | Path) -> Verification:
     problems: list[str] = []
     num_results = 0
     for phase in phases(run):
-        count, found = _check_ledger(phase.ledger)
+        count, found = check_ledger(phase.ledger)
         num_results += count
         problems += found
     blobs = list(run.blobs.files())
@@ -43,7 +43,7 @@ def verify_run(path: str | Path) -> Verification:
     return Verification(num_results, len(blobs), num_files, (*problems, *found))
 
 
-def _check_ledger(path: Path) -> tuple[int, list[str]]:
+def check_ledger(path: Path) -> tuple[int, list[str]]:
     """Number of results and the problems of one ledger: SQLite's own check, then every checksum."""
     try:
         db = open_for_reading(path)

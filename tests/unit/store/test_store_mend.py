@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pairsight.cli.main import main
 from pairsight.errors import LockedError, RunError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Entry, Ledger, Outcome
@@ -116,11 +117,31 @@ def test_after_a_damaged_page_the_rest_is_salvaged_and_the_run_goes_on(tmp_path:
     assert verify_run(run.path).problems
     (salvaged,) = salvage_run(run.path)
     assert salvaged.num_kept > 2000
+    assert salvaged.damaged is not None
     assert salvaged.damaged.read_bytes() == bytes(data)
     assert verify_run(run.path).problems == ()
     with run.ledger() as ledger:
         plan = fill(ledger, names)
         assert [r.sha256 for r in Results(ledger, plan, ImageRef) if isinstance(r, ImageRef)] == [n * 20 for n in names]
+
+
+def test_what_is_intact_is_left_as_it_is_and_not_called_damaged(run: RunFolder, capsys) -> None:
+    before = {file: file.read_bytes() for file in run.path.rglob("*.sqlite*")}
+    assert [(one.damaged, one.num_kept, one.num_lost) for one in salvage_run(run.path)] == [(None, 3, 0), (None, 2, 0)]
+    assert main(["salvage", str(run.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "ledger.sqlite: intact, 3 results" in printed
+    assert "no ledger is damaged, nothing was changed" in printed
+    assert "the damaged ledger" not in printed
+    assert "go on" not in printed
+    flip(run.path / "ledger.sqlite", b"cccccccc")
+    evaluation = run.evaluate("held-out") / "ledger.sqlite"
+    assert main(["salvage", str(run.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "rebuilt, 2 results kept, 1 to be made again" in printed
+    assert f"{evaluation}: intact, 2 results" in printed
+    assert "run the same build or evaluate command to go on" in printed
+    assert evaluation.read_bytes() == before[evaluation]
 
 
 def test_a_flipped_payload_is_made_again_after_salvage(run: RunFolder) -> None:
