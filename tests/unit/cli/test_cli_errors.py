@@ -84,6 +84,28 @@ def test_bad_json_names_file_and_line(capsys, world):
     assert "2" in error
 
 
+@pytest.mark.parametrize("verb", ["build", "evaluate"])
+def test_a_missing_image_says_how_to_go_on_without_it(capsys, world, verb):
+    (world / "a.png").unlink()
+    (world / "pope.jsonl").write_text('{"question_id": 1, "image": "a.png", "text": "Is it red?", "label": "yes"}')
+    evaluate = ["evaluate", "--benchmark", f"pope={world / 'pope.jsonl'}", "--images", world, "--out", world / "e"]
+    arguments = build_arguments(world) if verb == "build" else [*evaluate, "--quiet"]
+    status, error = run(capsys, *arguments, "--model", shipped_model())
+    assert status == 1
+    assert one_line(error)
+    assert "a.png does not exist" in error
+    assert "--on-error skip" in error
+
+
+def test_a_disk_that_cannot_be_written_is_no_traceback(capsys, world, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path / "report.html"))
+
+    monkeypatch.setattr("pairsight.reporting.report.write_report", refuse)
+    status, error = run(capsys, "report", world)
+    assert (status, error) == (1, f"error: {world / 'report.html'}: Permission denied\n")
+
+
 def test_wrong_benchmark_syntax_is_explained(capsys, world):
     status, error = run(capsys, "evaluate", "--model", world, "--benchmark", "pope", "--out", world / "e")
     assert status == 1

@@ -129,6 +129,8 @@ def test_feedback_with_a_model_that_cannot_annotate_counts_every_drop(world, tmp
     assert status == 0
     assert "3 prompts → 0 pairs" in printed
     assert "dropped 3" in printed
+    assert "pairsight align" not in printed
+    assert command("inspect", out) == 0
 
 
 def test_one_config_does_it_all(world, tmp_path, capsys):
