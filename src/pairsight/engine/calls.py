@@ -302,7 +302,7 @@ class CallRun:
         self._num_refusals += 1
         if self._num_answers == 0 and self._num_refusals >= REFUSALS_TO_STOP:
             raise EndpointError(
-                f"{url} refused the first {REFUSALS_TO_STOP} items ({verdict.detail}); mend the request "
+                f"{url} refused the first {REFUSALS_TO_STOP} items ({verdict.detail}); correct the request "
                 f"(model, options), then `pairsight retry RUN`"
             )
 
@@ -315,7 +315,7 @@ class CallRun:
             because = " ".join(f"{result.reason}: {result.detail}".split())[:200]
             raise EndpointError(
                 f"none of {self._num_unusable} answers of {url} could be used ({because}); "
-                f"they are kept: see what it says, mend the model or its options, then `pairsight retry RUN`"
+                f"they are kept: see what it says, correct the model or its options, then `pairsight retry RUN`"
             )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:

@@ -21,7 +21,7 @@ def check_model(reference: str | Path, adapter: str | Path | None = None) -> Non
     template, and whether an adapter is one and belongs to this base.
 
     Raises:
-        ModelError: what is missing or wrong, and how to mend it.
+        ModelError: what is missing or wrong, and how to fix it.
     """
     folder = local_folder(reference)
     if folder is not None:

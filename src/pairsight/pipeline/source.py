@@ -17,6 +17,12 @@ from pairsight.store.codec import encode
 Made = Callable[[Recipe, RecipeModels, StageRunner], Iterable[Candidates | Dropped]]
 
 
+_OF_PROMPTS = (
+    "question", "sources", "questions_per_dialogue", "per_source", "strip_short_answer", "dataset_answers",
+)  # fmt: skip
+"""Options of `build` that say which prompts are read from `prompts`, and how."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Prompts (or candidates) with images, what reading dropped, and the dataset's own answers by prompt id."""
@@ -59,8 +65,13 @@ def read_source(options: BuildOptions) -> Source:
 
     Raises:
         DataError: a bad file, row or image.
-        ConfigError: both prompts and completions.
+        ConfigError: both prompts and completions, or an option of reading prompts without prompts.
     """
+    if options.prompts is None:
+        fields = BuildOptions.model_fields
+        unused = [name for name in _OF_PROMPTS if getattr(options, name) != fields[name].default]
+        if unused:
+            raise ConfigError(f"{' and '.join(map(repr, unused))} choose among --prompts FILE, and there is none")
     if options.completions is not None:
         if options.prompts is not None:
             raise ConfigError("give --prompts or --completions, not both")

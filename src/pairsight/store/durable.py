@@ -143,7 +143,7 @@ def sync_folder(folder: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The error of a write that failed, and what to do."""
     reason = error.strerror or str(error)
-    return RunError(f"cannot write {path}: {reason}; mend that and run the same command again, it goes on from here")
+    return RunError(f"cannot write {path}: {reason}; fix that and run the same command again, it goes on from here")
 
 
 def file_sha256(path: Path) -> str:

@@ -299,6 +299,6 @@ class Ledger:
     def _broken(self, error: Exception) -> RunError:
         what = " ".join(str(error).split())
         return RunError(
-            f"ledger {self.path}: {what}; what was committed is kept: mend the cause and run again, "
+            f"ledger {self.path}: {what}; what was committed is kept: remove the cause and run again, "
             f"`pairsight status RUN --verify` says whether the file is damaged"
         )

@@ -138,8 +138,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         connection.close()
-        mend = "it was made by a newer Pairsight: upgrade" if version > SCHEMA_VERSION else "it is no ledger of a run"
-        raise RunError(f"{path} has ledger version {version}, this Pairsight reads {SCHEMA_VERSION}; {mend}")
+        advice = "it was made by a newer Pairsight: upgrade" if version > SCHEMA_VERSION else "it is no ledger of a run"
+        raise RunError(f"{path} has ledger version {version}, this Pairsight reads {SCHEMA_VERSION}; {advice}")
     check_tables(connection)
 
 

@@ -84,6 +84,15 @@ def test_bad_json_names_file_and_line(capsys, world):
     assert "2" in error
 
 
+@pytest.mark.parametrize("given", [["--per-source", 3], ["--question", "What?"], ["--set", "dataset_answers=true"]])
+def test_what_chooses_among_prompts_is_refused_where_completions_are_given(capsys, world, given):
+    arguments = ["build", "feedback", "--completions", world / "c.jsonl", "--out", world / "run", "--model", "org/name"]
+    status, error = run(capsys, *arguments, "--annotator", "org/other", *given)
+    assert status == 1
+    assert one_line(error)
+    assert "choose among --prompts FILE, and there is none" in error
+
+
 @pytest.mark.parametrize("verb", ["build", "evaluate"])
 def test_a_missing_image_says_how_to_go_on_without_it(capsys, world, verb):
     (world / "a.png").unlink()

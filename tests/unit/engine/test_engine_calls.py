@@ -180,7 +180,7 @@ def test_refused_items_are_failures_of_their_own(tmp_path: Path) -> None:
 
 def test_when_all_items_are_refused_it_is_the_request_that_is_wrong(tmp_path: Path) -> None:
     server = Server(lambda word, before: httpx.Response(400, json={"error": {"message": "unknown option top_k"}}))
-    with pytest.raises(EndpointError, match=r"refused the first 5 items \(unknown option top_k\); mend the request"):
+    with pytest.raises(EndpointError, match=r"refused the first 5 items \(unknown option top_k\); correct the request"):
         run(tmp_path, server, WORDS)
     assert server.asked.total() < 10
 

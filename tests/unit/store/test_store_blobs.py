@@ -73,7 +73,7 @@ def test_what_a_killed_process_left_is_no_blob(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("a file in the way")
-    with pytest.raises(RunError, match=r"cannot write .*mend that and run the same command again"):
+    with pytest.raises(RunError, match=r"cannot write .*fix that and run the same command again"):
         BlobStore(tmp_path).add_bytes(png(), ".png")
 
 
