@@ -108,6 +108,7 @@ class RankOptions:
         import torch
 
         from pairsight.training.logps import Scoring
+        from pairsight.training.precision import Precision
         from pairsight.training.scorer import SequenceScorer, pass_limits
         from pairsight.training.tokens import token_example
 
@@ -115,8 +116,8 @@ class RankOptions:
         texts = [Completion(letter, item.prompt.id, text, "stop", "", 0, 0) for letter, text in item.options.items()]
         ids = [tokeniser.completion(text) for text in texts]
         example = token_example(item.prompt.id, [tokeniser.prompt(item.prompt)], ids, 1.0)
-        scoring = Scoring(family, tokeniser, True)
-        scorer = SequenceScorer([example], scoring, pass_limits(model, None), not family.obstacle)
+        scoring = Scoring(family, tokeniser, True, precision=Precision(model.dtype, model.dtype))
+        scorer = SequenceScorer([example], scoring, pass_limits(model, None, scoring.precision), not family.obstacle)
         with torch.no_grad():
             (rows,) = scorer.passes([0])
             sums = scorer.score(model, rows).sums_Q.tolist()

@@ -23,11 +23,15 @@ def cache_bytes(model: Any, num_tokens: int) -> int:
 
 
 def free_bytes(device: Any) -> int:
-    """Memory that is free on the device now; on a CPU by `/proc/meminfo`, or half of all where there is none."""
+    """Memory that is free on the device now; on a CPU by `/proc/meminfo`, or half of all where there is none.
+
+    On a GPU what PyTorch keeps for its own next tensors counts as free, though the driver takes it for used.
+    """
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - a pseudo-file
             fields = dict(line.split(":", 1) for line in lines)

@@ -1,5 +1,7 @@
 """Models from folders: safetensors only, with an adapter when asked, on the device at hand."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ def load_model(
     device: "torch.device | str | None" = None,
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    float32_modules: Sequence[str] = (),
 ) -> Any:
     """A model ready to run (`eval`, no gradients asked for), as `AutoModelForImageTextToText` or, text-only, causal.
 
@@ -31,6 +34,7 @@ def load_model(
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
         attn_implementation: transformers' own names; default: the model's choice (SDPA).
+        float32_modules: names of modules whose weights are read as float32, whatever `dtype` says.
 
     Raises:
         ModelError: the folder lacks something, its weights do not fit its config, or the adapter is another model's.
@@ -43,7 +47,7 @@ def load_model(
         options["device_map"] = {"": place}  # straight to the device, without a copy in main memory
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    with quiet():
+    with quiet(), _kept_in_float32(float32_modules):
         try:
             model, info = _auto_class(folder, trust_remote_code).from_pretrained(
                 str(folder), use_safetensors=True, output_loading_info=True, **options
@@ -62,6 +66,19 @@ def load_model(
         check_adapter(adapter, reference)
         model = _with_adapter(model, Path(adapter).expanduser(), reference)
     return model.to(place).eval()
+
+
+@contextmanager
+def _kept_in_float32(names: Sequence[str]) -> Iterator[None]:
+    """Let transformers read some modules as float32 without a detour through a shorter type."""
+    from transformers import PreTrainedModel
+
+    before = PreTrainedModel._keep_in_fp32_modules_strict
+    PreTrainedModel._keep_in_fp32_modules_strict = [*(before or ()), *names]
+    try:
+        yield
+    finally:
+        PreTrainedModel._keep_in_fp32_modules_strict = before
 
 
 def pick_device(device: "torch.device | str | None" = None) -> "torch.device":

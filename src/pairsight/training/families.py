@@ -9,6 +9,10 @@ from torch import Tensor
 
 Bidirectional = Literal["none", "image", "prompt"]
 
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+TOWERS = ("vision_tower", "vision_model", "visual")
+"""What families call the parts between pixels and language model."""
+
 _MASKED_BY_US = {"full_attention", "sliding_attention"}
 
 

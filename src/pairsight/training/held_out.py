@@ -13,10 +13,8 @@ from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path
 from pairsight.training.checkpoints import load_weights, save_weights
 from pairsight.training.examples import Record
-from pairsight.training.objective import Objective, loss_inputs
-from pairsight.training.reference import ReferenceStore, reference_sums
-from pairsight.training.scorer import SequenceScorer
-from pairsight.training.step_metrics import StepMetrics, preference_metrics
+from pairsight.training.preference_step import PreferenceStep
+from pairsight.training.step_metrics import StepMetrics
 
 
 @dataclass(slots=True)
@@ -33,9 +31,7 @@ class HeldOut:
 
     Args:
         numbers: the held-out examples.
-        scorer: the dataset and how to score it.
-        objective: the losses.
-        reference: log-probs under the reference; None when no loss needs them.
+        step: what training does with a pass.
         patience: measurements without a better margin before training stops; 0: never.
         folder: where the best weights are kept.
     """
@@ -43,32 +39,25 @@ class HeldOut:
     def __init__(
         self,
         numbers: Sequence[int],
-        scorer: SequenceScorer,
-        objective: Objective,
-        reference: ReferenceStore | None,
+        step: PreferenceStep,
         *,
         patience: int,
         folder: Path,
     ) -> None:
-        self._numbers, self._scorer, self._objective, self._reference = numbers, scorer, objective, reference
+        self._numbers, self._step = numbers, step
         self._patience = patience
         self._weights = folder / "best.safetensors"
         self.best = Best()
 
     def measure(self, model: Any) -> dict[str, float]:
         """Mean metrics of the held-out examples, named `eval_*`."""
-        metrics, total = StepMetrics(), 0.0
-        tokens = sum(self._scorer.examples[n].chosen_length for n in self._numbers)
+        metrics, total, scorer = StepMetrics(), 0.0, self._step.scorer
+        num_tokens = sum(scorer.examples[n].chosen_length for n in self._numbers)
         model.eval()
-        with torch.no_grad():
-            for rows in self._scorer.passes(self._numbers):
-                scores = self._scorer.score(model, rows)
-                examples = [self._scorer.examples[n] for n in scores.examples]
-                reference_Q = None if self._reference is None else reference_sums(self._reference, examples)
-                x = loss_inputs(examples, scores.sums_Q, reference_Q, {})
-                step = self._objective(x, len(self._numbers), tokens)
-                total += float(step.total)
-                metrics.add(preference_metrics(x, step.rewards_BK))
+        for scores in scorer.scored(model, self._numbers):
+            result = self._step.of_scores(scores, {}, len(self._numbers), num_tokens)
+            total += float(result.total)
+            metrics.add(result.metrics_B)
         model.train()
         return {f"eval_{name}": value for name, value in {"loss": total, **metrics.take()}.items()}
 

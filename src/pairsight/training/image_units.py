@@ -1,6 +1,5 @@
 """Images as a model's vision tower takes them: numbered, encoded once, their features kept while they cannot change."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,34 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
 from pairsight.models.processor import EncodedPrompt, encode
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.codec import encode as encode_record
 from pairsight.training.families import inner_model
-
-Tensors = dict[str, Tensor]
+from pairsight.training.vision_tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
 _CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run repeats every bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What the vision tower makes of one unit: token embeddings [tokens, D], and one more per deepstack layer.
-
-    `listed` says whether the model hands its features around as a list of images or as one tensor.
-    """
-
-    embeddings: Tensor
-    deepstack: tuple[Tensor, ...]
-    listed: bool
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory held."""
-        return sum(t.numel() * t.element_size() for t in (self.embeddings, *self.deepstack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +45,7 @@ class ImageUnits:
         self._units: list[_Unit] = []
         self._pixels: dict[int, Tensors] = {}
         self._features: dict[int, Features] = {}
+        self._tower_outputs: dict[int, TowerOutput] = {}
         self._all_fit: bool | None = None
 
     def __len__(self) -> int:
@@ -92,19 +73,37 @@ class ImageUnits:
         """Placeholder tokens of a unit."""
         return self._units[unit].num_tokens
 
-    def features(self, model: Any, units: Sequence[int], *, frozen: bool) -> list[Features]:
-        """Features of each unit; kept when `frozen` (nothing between pixels and language model is trained)."""
-        if not frozen:
-            return run_tower(model, [self._tensors(u) for u in units], [self.num_tokens(u) for u in units])
-        found: dict[int, Features] = {}
-        for unit in units:
-            if unit not in self._features and unit not in found:
-                found.update(self._frozen_features(model, unit))
-        return [self._features.get(u) or found[u] for u in units]
+    def features(
+        self, model: Any, units: Sequence[int], *, frozen: bool, projectors: Sequence[str] = ()
+    ) -> list[Features]:
+        """Features of each unit.
 
-    def forget(self) -> None:
-        """Drop all features, because weights between pixels and language model changed."""
-        self._features.clear()
+        Args:
+            model: whose tower and projector.
+            units: numbers of units.
+            frozen: nothing between pixels and language model is trained: features are kept.
+            projectors: full names of the projector's modules, where they are trained and the tower is not: what the
+                tower gives is kept, and the projector computed each time, unit by unit, in every packing alike.
+        """
+        if frozen:
+            found: dict[int, Features] = {}
+            for unit in units:
+                if unit not in self._features and unit not in found:
+                    found.update(self._frozen_features(model, unit))
+            return [self._features.get(u) or found[u] for u in units]
+        if projectors:
+            return [project(model, projectors, self._tower(model, projectors, u), self.num_tokens(u)) for u in units]
+        return run_tower(model, [self._tensors(u) for u in units], [self.num_tokens(u) for u in units])
+
+    def _tower(self, model: Any, projectors: Sequence[str], unit: int) -> TowerOutput:
+        if unit in self._tower_outputs:
+            return self._tower_outputs[unit]
+        output = record_tower(model, projectors, self._tensors(unit))
+        self._drop_pixels(unit)
+        if self._room >= output.num_bytes:
+            self._room -= output.num_bytes
+            self._tower_outputs[unit] = output
+        return output
 
     def _frozen_features(self, model: Any, unit: int) -> dict[int, Features]:
         if self._all_fit is None:
@@ -172,34 +171,6 @@ def split_by_image(tensors: Tensors, count: int) -> list[Tensors] | None:
     return None
 
 
-def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int]) -> list[Features]:
-    """Vision tower and projector on several units, together where their tensors have one shape.
-
-    Raises:
-        DataError: the tower gives another number of features than the prompt has placeholders.
-    """
-    inner = inner_model(model)
-    known = inspect.signature(inner.get_image_features).parameters
-    results: list[Features | None] = [None] * len(tensors)
-    waiting = list(range(len(tensors)))
-    while waiting:
-        shapes = {name: t.shape[1:] for name, t in tensors[waiting[0]].items()}
-        together = [u for u in waiting if {name: t.shape[1:] for name, t in tensors[u].items()} == shapes]
-        waiting = [u for u in waiting if u not in together]
-        joined = {name: torch.cat([tensors[u][name] for u in together]) for name in shapes if name in known}
-        joined = {
-            name: t.to(inner.device, inner.dtype if t.is_floating_point() else t.dtype) for name, t in joined.items()
-        }
-        out = inner.get_image_features(**joined, return_dict=True)
-        counts = [num_tokens[u] for u in together]
-        embeddings = _split(out.pooler_output, counts)
-        layers = [_split(layer, counts) for layer in getattr(out, "deepstack_features", None) or []]
-        for place, unit in enumerate(together):
-            deepstack = tuple(layer[place] for layer in layers)
-            results[unit] = Features(embeddings[place], deepstack, isinstance(out.pooler_output, (list, tuple)))
-    return [r for r in results if r is not None]
-
-
 def encoder_outputs(embeddings: Tensor, deepstack: Sequence[Tensor], *, listed: bool) -> dict[str, Any]:
     """Features in the order of a batch's placeholders [tokens, D], as a forward's `mm_encoder_outputs` takes them."""
     pooled: Any = [embeddings] if listed else embeddings[None]
@@ -210,11 +181,3 @@ def _bytes_per_token(model: Any) -> int:
     inner = inner_model(model)
     layers = 1 + len(getattr(getattr(inner.config, "vision_config", None), "deepstack_visual_indexes", None) or [])
     return int(inner.config.get_text_config().hidden_size * inner.dtype.itemsize * layers)
-
-
-def _split(features: Any, counts: list[int]) -> list[Tensor]:
-    pieces = list(features) if isinstance(features, (list, tuple)) else [features]
-    flat = torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in pieces])
-    if len(flat) != sum(counts):
-        raise DataError(f"the vision tower gives {len(flat)} features for {sum(counts)} image placeholders")
-    return list(torch.split(flat, counts))

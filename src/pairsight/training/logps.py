@@ -17,17 +17,28 @@ from pairsight.training.families import Family, base_model, inner_model
 from pairsight.training.head import head_logps
 from pairsight.training.image_units import encoder_outputs
 from pairsight.training.plain_layers import PACKED, has_plain_layers, packed
+from pairsight.training.precision import FLOAT32, Precision
 from pairsight.training.tokenise import Tokeniser
 from pairsight.training.tokens import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What every scoring of sequences uses: the model's family, its inputs, and whether image features can change."""
+    """What every scoring of sequences uses.
+
+    Args:
+        family: how the model sees a sequence.
+        tokeniser: its inputs.
+        vision_frozen: image features cannot change.
+        trained_projectors: full names of the projector's modules, where they are trained and the tower is not.
+        precision: what weights are kept in and products computed in.
+    """
 
     family: Family
     tokeniser: Tokeniser
     vision_frozen: bool
+    trained_projectors: tuple[str, ...] = ()
+    precision: Precision = FLOAT32
 
 
 def sequence_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> tuple[Tensor, Tensor]:
@@ -44,10 +55,12 @@ def sequence_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> tuple[Te
 def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tensor:
     """Log-prob of each predicted token of a packed batch, [P]."""
     inner = inner_model(model)
-    device, dtype = inner.device, inner.dtype
+    device = inner.device
     arguments = {}
     if batch.units:
-        features = scoring.tokeniser.units.features(model, batch.units, frozen=scoring.vision_frozen)
+        features = scoring.tokeniser.units.features(
+            model, batch.units, frozen=scoring.vision_frozen, projectors=scoring.trained_projectors
+        )
         places_F = batch.placeholders_F.to(device)
         layers = zip(*(f.deepstack for f in features), strict=True)
         arguments["mm_encoder_outputs"] = encoder_outputs(
@@ -57,7 +70,7 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         )
     positions_ARS = batch.positions_ARS.to(device)
     on_device = replace(batch, **{name: getattr(batch, name).to(device) for name in ("depth_RS", "end_RS", "block_RS")})
-    masks = attention_masks(on_device, scoring.family, dtype)
+    masks = attention_masks(on_device, scoring.family, scoring.precision.products)
     if isinstance(masks, Tensor) and has_plain_layers(model):
         setattr(masks, PACKED, packed(batch.needed_RN.to(device), getattr(masks, "tree", None)))
     hidden_RSD = inner(
@@ -72,17 +85,33 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
     return head_logps(base_model(model).get_output_embeddings(), hidden_PD, batch.target_P.to(device))
 
 
+def separate_logits(model: Any, sequence: TokenSequence, scoring: Scoring, padding: int = 0) -> Tensor:
+    """Logits of each completion token of one sequence by the model's own plain forward, [T, V], float32.
+
+    Args:
+        padding: masked tokens behind the sequence, which change nothing but the order of sums.
+    """
+    base = base_model(model)
+    inputs = scoring.tokeniser.separate_inputs(sequence, padding)
+    dtype = scoring.precision.weights
+    inputs = {name: t.to(base.device, dtype if t.is_floating_point() else t.dtype) for name, t in inputs.items()}
+    count = len(sequence) - sequence.prompt_length
+    can_cut = "logits_to_keep" in inspect.signature(base.forward).parameters
+    kept = {"logits_to_keep": count + 1 + padding} if can_cut else {}
+    logits_TV: Tensor = base(**inputs, **kept, use_cache=False).logits[0]
+    end = len(logits_TV) - padding - 1
+    return logits_TV[end - count : end].float()
+
+
 def separate_token_logps(model: Any, sequence: TokenSequence, scoring: Scoring) -> Tensor:
     """Log-prob of each completion token of one sequence by the model's own plain forward, [T]."""
-    base = base_model(model)
-    inputs = scoring.tokeniser.separate_inputs(sequence)
-    inputs = {name: t.to(base.device, base.dtype if t.is_floating_point() else t.dtype) for name, t in inputs.items()}
-    target_T = inputs["input_ids"][0, sequence.prompt_length :]
-    can_cut = "logits_to_keep" in inspect.signature(base.forward).parameters
-    kept = {"logits_to_keep": len(target_T) + 1} if can_cut else {}
-    logits_TV = base(**inputs, **kept, use_cache=False).logits[0, -len(target_T) - 1 : -1].float()
-    logps_T: Tensor = logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(1)
-    return logps_T
+    return target_logps(separate_logits(model, sequence, scoring), sequence)
+
+
+def target_logps(logits_TV: Tensor, sequence: TokenSequence) -> Tensor:
+    """Log-prob of each completion token of a sequence from its logits, [T]."""
+    target_T = torch.from_numpy(sequence.input_ids_T[sequence.prompt_length :]).to(logits_TV.device)
+    return logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(1)
 
 
 def separate_logps(model: Any, sequences: Sequence[TokenSequence], scoring: Scoring) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,9 @@ from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
 from pairsight.training.image_groups import ImageGroups
-from pairsight.training.objective import Objective, loss_inputs
 from pairsight.training.policy import parameter_groups
-from pairsight.training.reference import ReferenceStore, reference_sums
-from pairsight.training.scorer import SequenceScorer
-from pairsight.training.step_metrics import StepMetrics, offenders, preference_metrics
+from pairsight.training.preference_step import PreferenceStep, StepResult
+from pairsight.training.step_metrics import StepMetrics, offenders
 
 _LOG = logging.getLogger("pairsight.training")
 
@@ -37,9 +36,7 @@ class Loop(Trainer):  # type: ignore[misc]
         model: the policy, trainable parts marked.
         args: from `training_arguments`.
         config: the options args were made from.
-        scorer: the dataset and how to score it.
-        objective: the losses.
-        reference: log-probs under the reference; None when no loss needs them.
+        step: from a pass to its loss.
         metrics_file: one JSON line a logged step.
         train_numbers: the examples trained on.
         held_out: measures on the others.
@@ -54,21 +51,18 @@ class Loop(Trainer):  # type: ignore[misc]
         args: TrainingArguments,
         *,
         config: TrainingConfig,
-        scorer: SequenceScorer,
-        objective: Objective,
-        reference: ReferenceStore | None,
+        step: PreferenceStep,
         metrics_file: Path,
         train_numbers: Sequence[int],
         held_out: HeldOut | None = None,
         on_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> None:
         self.config = config
-        self._scorer, self._objective, self._reference = scorer, objective, reference
+        self._step, self._scorer = step, step.scorer
         self._metrics, self.metrics_file, self._on_step = StepMetrics(), metrics_file, on_step
         self.held_out = held_out
         self.loss_state: dict[str, float] = {}
-        self._state_sums: dict[str, float] = {}
-        self._step_ids: list[str] = []
+        self._window = _Window()
         super().__init__(
             model=model,
             args=args,
@@ -89,6 +83,22 @@ class Loop(Trainer):  # type: ignore[misc]
             self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
         return self.optimizer  # type: ignore[no-any-return]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1)."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        scheduler.lr_lambdas = [_rising(rule, warmup) for rule in scheduler.lr_lambdas]
+        for group, base, rule in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * rule(0)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        return scheduler
+
+    def _wrap_model(self, model: Any, *arguments: Any, **options: Any) -> Any:
+        """The model itself: training runs on one device."""
+        return model
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Examples in random order, or images in random order with their examples together."""
         if not self.config.group_by_image:
@@ -104,55 +114,69 @@ class Loop(Trainer):  # type: ignore[misc]
         return self.accelerator.reduce(torch.tensor([float(len(numbers)), float(tokens)], device=device))  # type: ignore[no-any-return]
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor) -> Tensor:
-        """Forward and backward of all passes of a batch; the gradient is that of the global batch's mean loss."""
+        """Forward and backward of all passes of a batch; the gradient is that of the global batch's mean loss.
+
+        Where memory does not hold a pass, the gradients of the global batch so far are dropped, for they may be those
+        of half a pass, and computed again in smaller passes.
+        """
         model.train()
         num_prompts, num_tokens = num_items_in_batch.tolist()
-        total = torch.zeros((), device=self.args.device)
-        for rows in self._scorer.passes(inputs["examples"].tolist()):
-            with self.compute_loss_context_manager():
-                loss = self._loss(model, rows, num_prompts, num_tokens)
-            self.accelerator.backward(loss)
-            total += loss.detach()
+        window = self._window
+        window.batches.append(inputs["examples"].tolist())
+        total = self._backward(model, window.batches[-1], num_prompts, num_tokens)
+        while total is None:
+            self._scorer.use_smaller_passes()
+            model.zero_grad()
+            window.results.clear()
+            totals = [self._backward(model, batch, num_prompts, num_tokens) for batch in window.batches]
+            total = None if any(one is None for one in totals) else totals[-1]
         return total
 
-    def _loss(self, model: Any, rows: Any, num_prompts: float, num_tokens: float) -> Tensor:
-        scores = self._scorer.score(model, rows)
-        examples = [self._scorer.examples[n] for n in scores.examples]
-        reference_Q = None if self._reference is None else reference_sums(self._reference, examples)
-        x = loss_inputs(examples, scores.sums_Q, reference_Q, self.loss_state)
-        step = self._objective(x, num_prompts, num_tokens)
-        ids = [example.id for example in examples]
-        self._step_ids += ids
-        if bad := offenders(ids, step.loss_B):
-            raise TrainingError(f"the loss is not finite at step {self.state.global_step + 1} for {_some(bad)}")
-        largest = float(step.loss_B.abs().max())
-        exploded = largest > _EXPLODED and self._objective.needs_reference
-        if exploded and largest > _EXPLODED * self._objective.at_reference(x):
-            worst = ids[int(step.loss_B.abs().argmax())]
-            raise TrainingError(
-                f"the loss exploded to {largest:.3g} at step {self.state.global_step + 1} for '{worst}'; "
-                "lower learning_rate"
-            )
-        self._metrics.add(preference_metrics(x, step.rewards_BK))
-        for name, value_B in step.state.items():
-            self._state_sums[name] = self._state_sums.get(name, 0.0) + float(value_B.sum()) / num_prompts
-        return step.total
+    def _backward(self, model: Any, numbers: list[int], num_prompts: float, num_tokens: float) -> Tensor | None:
+        """Gradients of a batch, and its part of the loss; None where memory was short."""
+        total = torch.zeros((), device=self.args.device)
+        try:
+            for rows in self._scorer.passes(numbers):
+                result = self._step.run(model, rows, self.loss_state, num_prompts, num_tokens)
+                self._check(result)
+                self.accelerator.backward(result.total)
+                result = replace(result, total=result.total.detach(), at_reference=float)
+                self._window.results.append(result)
+                total += result.total
+        except torch.OutOfMemoryError:
+            return None
+        return total
+
+    def _check(self, result: StepResult) -> None:
+        """Stop where a loss is not finite or has exploded.
+
+        Raises:
+            TrainingError: with the ids to blame.
+        """
+        loss_B, step = result.loss_B, self.state.global_step + 1
+        if bad := offenders(result.ids, loss_B):
+            raise TrainingError(f"the loss is not finite at step {step} for {_some(bad)}")
+        largest = float(loss_B.abs().max())
+        if largest > _EXPLODED and self._step.objective.needs_reference and largest > _EXPLODED * result.at_reference():
+            worst = result.ids[int(loss_B.abs().argmax())]
+            raise TrainingError(f"the loss exploded to {largest:.3g} at step {step} for '{worst}'; lower learning_rate")
 
     def finish_step(self) -> None:
         """After an optimizer step: running numbers of coupled losses move on."""
         done = self.state.global_step - 1
-        for name, mean in self._state_sums.items():
+        for name, mean in self._window.state_means().items():
             before = self.loss_state.get(name, 0.0)
-            running = self._objective.running[name]
+            running = self._step.objective.running[name]
             self.loss_state[name] = mean if running == "last" else before + (mean - before) / (done + 1)
-        self._state_sums.clear()
-        self._step_ids.clear()
+        for result in self._window.results:
+            self._metrics.add(result.metrics_B)
+        self._window = _Window()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise TrainingError(
-                f"the gradient is not finite at step {self.state.global_step + 1} for {_some(self._step_ids)}"
+                f"the gradient is not finite at step {self.state.global_step + 1} for {_some(self._window.ids)}"
             )
         return norm
 
@@ -196,6 +220,35 @@ class Loop(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
 
+def _rising(rule: Callable[[int], float], warmup: int) -> Callable[[int], float]:
+    """A schedule's factor by step; a warm-up that starts at zero is replaced by one that does not."""
+    if rule(0) > 0:
+        return rule
+    return lambda step: (step + 1) / (warmup + 1) if step < warmup else rule(step)
+
+
+@dataclass(slots=True)
+class _Window:
+    """The global batch at work: its batches of examples, and what their passes gave."""
+
+    batches: list[list[int]] = field(default_factory=list)
+    results: list[StepResult] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all examples so far."""
+        return [name for result in self.results for name in result.ids]
+
+    def state_means(self) -> dict[str, float]:
+        """Means over prompts of the losses' running numbers."""
+        sums: dict[str, float] = {}
+        for result in self.results:
+            for name, value_B in result.state.items():
+                sums[name] = sums.get(name, 0.0) + float(value_B.sum())
+        count = sum(len(batch) for batch in self.batches)
+        return {name: total / count for name, total in sums.items()}
+
+
 class _Marks(TrainerCallback):  # type: ignore[misc]
     """Moves running numbers on after each step, and measures on held-out examples."""
 
@@ -213,9 +266,9 @@ class _Marks(TrainerCallback):  # type: ignore[misc]
         control.should_log |= control.should_save
 
 
-def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool, autocast: bool) -> TrainingArguments:
+def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool) -> TrainingArguments:
     """Our options as `transformers` takes them; checkpoints go to `folder`."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -235,11 +288,12 @@ def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool, a
         logging_nan_inf_filter=False,
         report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
         use_cpu=use_cpu,
-        bf16=autocast,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else transformers copies the model to every GPU it sees
+    return arguments
 
 
 def resume_point(loop: Loop, checkpoint: checkpoints.Checkpoint | None) -> None:

@@ -8,10 +8,8 @@ from torch import nn
 
 from pairsight.errors import ConfigError
 from pairsight.training.config import TrainingConfig
-from pairsight.training.families import inner_model, language_model
-
-_PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
-_TOWERS = ("vision_tower", "vision_model", "visual")
+from pairsight.training.families import PROJECTORS, TOWERS, inner_model, language_model
+from pairsight.training.precision import keep_trained_in_float32
 
 
 def make_policy(model: Any, config: TrainingConfig) -> Any:
@@ -24,12 +22,13 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(config.seed)
-    whole = _open_parts(model, config)
+    whole = [name for names in open_parts(model, config).values() for name in names]
     if config.tuning == "full":
         for module in (language_model(model), model.get_output_embeddings()):
             module.requires_grad_(True)
         for name in whole:
             model.get_submodule(name).requires_grad_(True)
+        keep_trained_in_float32(model)
         return model
     from peft import LoraConfig, get_peft_model
 
@@ -41,7 +40,9 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
         modules_to_save=whole or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    policy = get_peft_model(model, settings)
+    keep_trained_in_float32(policy)
+    return policy
 
 
 def lora_targets(model: Any, asked: tuple[str, ...]) -> str:
@@ -81,36 +82,49 @@ def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, Any]
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in ordered]
 
 
-def vision_frozen(config: TrainingConfig) -> bool:
-    """Whether nothing between pixels and language model is trained, so that features can be kept."""
-    return config.projector_learning_rate is None and config.vision_learning_rate is None
+def num_trained(policy: Any) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in policy.parameters() if p.requires_grad)
 
 
-def _open_parts(model: Any, config: TrainingConfig) -> list[str]:
-    """Full names of the modules besides the language model that are trained whole."""
+def trained_in_part(config: TrainingConfig) -> tuple[str, ...]:
+    """Names of modules outside the language model that a config trains whole, as families call them."""
+    projector = PROJECTORS if config.projector_learning_rate is not None else ()
+    return (*projector, *(TOWERS if config.vision_learning_rate is not None else ()))
+
+
+def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
+    """Part ("projector", "vision") -> full names of its modules that are trained whole; only parts that are trained.
+
+    Raises:
+        ConfigError: a part that this model does not have.
+    """
     wanted = {"projector": config.projector_learning_rate, "vision": config.vision_learning_rate}
-    inner = inner_model(model)
-    language = language_model(model)
-    inside_language = {id(module) for module in language.modules()}
-    opened: list[str] = []
+    inside_language = {id(module) for module in language_model(model).modules()}
+    opened: dict[str, list[str]] = {}
     for part, rate in wanted.items():
         if rate is None:
             continue
-        names = [
-            name
+        found = {
+            name: module
             for name, module in model.named_modules()
-            if name.rpartition(".")[2] in (_PROJECTORS if part == "projector" else _TOWERS)
+            if name.rpartition(".")[2] in (PROJECTORS if part == "projector" else TOWERS)
             and id(module) not in inside_language
-        ]
-        names = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+        }
+        names = [n for n in found if not any(n.startswith(f"{other}.") for other in found)]
         if not names:
-            raise ConfigError(f"{part}_learning_rate: {type(inner).__name__} has no {part}")
-        opened += names
+            raise ConfigError(f"{part}_learning_rate: {type(inner_model(model)).__name__} has no {part}")
+        opened[part] = [member for name in names for member in _members(name, found[name])]
     return opened
+
+
+def _members(name: str, module: nn.Module) -> list[str]:
+    """A list of modules cannot be trained as one: its members are."""
+    return [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
 
 
 def _part(name: str) -> str:
     pieces = name.split(".")
-    if any(piece in _PROJECTORS for piece in pieces):
+    if any(piece in PROJECTORS for piece in pieces):
         return "projector"
-    return "vision" if any(piece in _TOWERS for piece in pieces) else "language"
+    return "vision" if any(piece in TOWERS for piece in pieces) else "language"

@@ -121,20 +121,17 @@ def compute_reference(
     training = model.training
     model.eval()
     written = time.monotonic()
-    with torch.no_grad():
-        for start in range(0, len(missing), _CHUNK):
-            chunk = missing[start : start + _CHUNK]
-            for rows in scorer.passes(chunk):
-                scores = scorer.score(model, rows)
-                logps_T = scores.token_logps_T.cpu().numpy()
-                number_T = scores.sequence_T.cpu().numpy()
-                sequences = [s for n in scores.examples for s in scorer.examples[n].sequences]
-                for place, sequence in enumerate(sequences):
-                    store.add(sequence.key, logps_T[number_T == place])
-                advance(len(scores.examples), 0)
-            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
-                store.save()
-                written = time.monotonic()
+    for start in range(0, len(missing), _CHUNK):
+        for scores in scorer.scored(model, missing[start : start + _CHUNK]):
+            logps_T = scores.token_logps_T.cpu().numpy()
+            number_T = scores.sequence_T.cpu().numpy()
+            sequences = [s for n in scores.examples for s in scorer.examples[n].sequences]
+            for index, sequence in enumerate(sequences):
+                store.add(sequence.key, logps_T[number_T == index])
+            advance(len(scores.examples), 0)
+        if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+            store.save()
+            written = time.monotonic()
     if missing:
         store.save()
     model.train(training)

@@ -1,7 +1,7 @@
 """What is logged of a training step, under the field's names; means over prompts of all batches since the last line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class StepMetrics:
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, values_B: dict[str, Tensor]) -> None:
+    def add(self, values_B: Mapping[str, Tensor]) -> None:
         """Take in numbers of B prompts, metric -> [B]; NaN means that a prompt has none."""
         for name, value_B in values_B.items():
             known_B = ~torch.isnan(value_B)

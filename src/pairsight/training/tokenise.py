@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pairsight.images.source import ImageSource
 from pairsight.models.processor import EncodedPrompt, completion_ids, encode, stop_ids
@@ -70,8 +71,8 @@ class Tokeniser:
         ids = completion_ids(self._processor, self._generation_config, completion.text, completion.finish_reason)
         return np.array(ids, np.int64)
 
-    def separate_inputs(self, sequence: TokenSequence) -> dict[str, Tensor]:
-        """What the model's own forward takes for one sequence alone, a batch of one."""
+    def separate_inputs(self, sequence: TokenSequence, padding: int = 0) -> dict[str, Tensor]:
+        """What the model's own forward takes for one sequence alone, a batch of one, with masked tokens behind it."""
         encoded = encode(self._processor, self._prompts[sequence.prompt], self._images)
         count = len(sequence) - sequence.prompt_length
         inputs = {"input_ids": torch.from_numpy(sequence.input_ids_T)[None], **encoded.tensors}
@@ -79,6 +80,11 @@ class Tokeniser:
         suffix_type = {"token_type_ids": int(self._family.bidirectional == "prompt")}
         for name, values in encoded.token_inputs.items():
             inputs[name] = torch.tensor([values + [suffix_type.get(name, 0)] * count])
+        if padding:
+            inputs["attention_mask"] = pad(inputs["attention_mask"], (0, padding))
+            inputs["input_ids"] = pad(inputs["input_ids"], (0, padding), value=int(inputs["input_ids"][0, -1]))
+            for name in encoded.token_inputs:
+                inputs[name] = torch.cat([inputs[name], inputs[name][:, -1:].expand(-1, padding)], dim=1)
         return inputs
 
     def _positions(self, encoded: EncodedPrompt) -> Ints:

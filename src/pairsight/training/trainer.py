@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pairsight.training.config import TrainingConfig
     from pairsight.training.examples import Prepared
     from pairsight.training.objective import Objective
+    from pairsight.training.precision import Precision
+    from pairsight.training.preference_step import PreferenceStep
     from pairsight.training.scorer import SequenceScorer
 
 _LOG = logging.getLogger("pairsight.training")
@@ -123,26 +125,37 @@ class PreferenceTrainer:
         from pairsight.models.processor import load_processor
         from pairsight.training.fused_lora import fuse_lora
         from pairsight.training.plain_layers import use_plain_layers
-        from pairsight.training.policy import make_policy
+        from pairsight.training.policy import make_policy, num_trained, trained_in_part
+        from pairsight.training.precision import Precision
+        from pairsight.training.preference_step import PreferenceStep
+        from pairsight.training.scorer import pass_limits
         from pairsight.training.tree_attention import use_tree_attention
 
         config = self.config
         device = pick_device()
-        in_bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
-        dtype = "bfloat16" if in_bf16 and config.tuning == "lora" else "float32"
-        model = load_model(self.model, dtype=dtype, device=device)
+        precision = Precision.choose(config, device)
+        model = load_model(
+            self.model, dtype=precision.weights, device=device, float32_modules=trained_in_part(config)
+        ).requires_grad_(False)
         use_tree_attention(model)
         use_plain_layers(model)
         processor = load_processor(self.model)
-        prepared, scorer = self._prepare(model, processor, images, examples, objective)
-        reference = self._reference(model, scorer, origin, dtype) if objective.needs_reference else None
+        prepared, scorer = self._prepare(model, processor, images, examples, objective=objective, precision=precision)
+        reference = self._reference(model, scorer, origin) if objective.needs_reference else None
         policy = make_policy(model, config)
         fuse_lora(policy)
+        scorer.limits = pass_limits(
+            policy,
+            config.max_tokens_per_pass,
+            precision,
+            num_trained=num_trained(policy),
+            checkpointing=config.gradient_checkpointing,
+        )
         if config.check_first_batch:
             scorer.check(policy)
         records = {record.id: record for record in examples}
         kept = [records[example.id] for example in prepared.examples]
-        best = self._run_loop(policy, scorer, kept, objective, reference, autocast=in_bf16 and dtype == "float32")
+        best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
         counts = {"examples": len(prepared.examples), "cut completions": prepared.cut}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
@@ -150,14 +163,7 @@ class PreferenceTrainer:
         write_adapter(policy, processor, self.out, origin, card)
 
     def _run_loop(
-        self,
-        policy: Any,
-        scorer: "SequenceScorer",
-        examples: "Sequence[PreferencePair | Demonstration]",
-        objective: "Objective",
-        reference: Any,
-        *,
-        autocast: bool,
+        self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"
     ) -> int | None:
         """Train; returns the step whose weights were put back as the best, if not the last.
 
@@ -174,24 +180,20 @@ class PreferenceTrainer:
         resume = newest_complete(checkpoints)
         with self._progress.task("train") as task:
 
-            def on_step(step: int, metrics: Mapping[str, float]) -> None:
+            def on_step(number: int, metrics: Mapping[str, float]) -> None:
                 task.total = loop.state.max_steps
-                task.advance(step - task.counted)
+                task.advance(number - task.counted)
                 margin = f", margin {metrics['rewards/margins']:.3f}" if "rewards/margins" in metrics else ""
                 task.describe(f"loss {metrics['loss']:.3f}{margin}")
 
             loop = Loop(
                 policy,
-                training_arguments(config, checkpoints, use_cpu=policy.device.type == "cpu", autocast=autocast),
+                training_arguments(config, checkpoints, use_cpu=policy.device.type == "cpu"),
                 config=config,
-                scorer=scorer,
-                objective=objective,
-                reference=reference,
+                step=step,
                 metrics_file=self.out / "metrics.jsonl",
                 train_numbers=train,
-                held_out=HeldOut(held, scorer, objective, reference, patience=patience, folder=checkpoints)
-                if held
-                else None,
+                held_out=HeldOut(held, step, patience=patience, folder=checkpoints) if held else None,
                 on_step=on_step,
             )
             resume_point(loop, resume)
@@ -208,13 +210,15 @@ class PreferenceTrainer:
         processor: Any,
         images: ImageSource,
         examples: "Sequence[PreferencePair | Demonstration]",
+        *,
         objective: "Objective",
+        precision: "Precision",
     ) -> "tuple[Prepared, SequenceScorer]":
         from pairsight.models.quiet import quiet
         from pairsight.training.examples import prepare
         from pairsight.training.families import describe
         from pairsight.training.logps import Scoring
-        from pairsight.training.policy import vision_frozen
+        from pairsight.training.policy import open_parts
         from pairsight.training.scorer import SequenceScorer, pass_limits
         from pairsight.training.tokenise import Tokeniser
 
@@ -242,15 +246,17 @@ class PreferenceTrainer:
         if family.obstacle:
             _LOG.warning("prefixes are not shared, one sequence at a time: %s", family.obstacle)
         shares = config.share_prefixes and not family.obstacle
-        scoring = Scoring(family, tokeniser, vision_frozen(config))
-        return prepared, SequenceScorer(
-            prepared.examples, scoring, pass_limits(model, config.max_tokens_per_pass), shares
-        )
+        opened = open_parts(model, config)
+        projectors = () if "vision" in opened else tuple(opened.get("projector", ()))
+        scoring = Scoring(family, tokeniser, not opened, projectors, precision)
+        limits = pass_limits(model, config.max_tokens_per_pass, precision)
+        return prepared, SequenceScorer(prepared.examples, scoring, limits, shares)
 
-    def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin, dtype: str) -> Any:
+    def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin) -> Any:
         from pairsight.training import reference
 
-        store = reference.ReferenceStore(self._reference_folder(), json.dumps([origin.base_fingerprint, dtype]))
+        key = json.dumps([origin.base_fingerprint, scorer.scoring.precision.key])
+        store = reference.ReferenceStore(self._reference_folder(), key)
         with self._progress.task("reference", len(scorer.examples)) as task:
             reference.compute_reference(model, scorer, store, lambda done, reused: task.advance(done, reused=reused))
         return store

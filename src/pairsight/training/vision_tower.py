@@ -1,0 +1,216 @@
+"""The vision tower and projector of any family, run on images; and the projector alone, on what the tower gave before.
+
+Shapes: D width of the language model.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pairsight.errors import DataError
+from pairsight.training.families import TOWERS, base_model, inner_model
+
+Tensors = dict[str, Tensor]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named arguments of one call of a module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the vision tower makes of one unit: token embeddings [tokens, D], and one more per deepstack layer.
+
+    `listed` says whether the model hands its features around as a list of images or as one tensor.
+    """
+
+    embeddings: Tensor
+    deepstack: tuple[Tensor, ...]
+    listed: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return sum(t.numel() * t.element_size() for t in (self.embeddings, *self.deepstack))
+
+
+def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int]) -> list[Features]:
+    """Vision tower and projector on several units, together where their tensors have one shape.
+
+    Raises:
+        DataError: the tower gives another number of features than the prompt has placeholders.
+    """
+    inner = inner_model(model)
+    known = inspect.signature(inner.get_image_features).parameters
+    results: list[Features | None] = [None] * len(tensors)
+    waiting = list(range(len(tensors)))
+    while waiting:
+        shapes = {name: t.shape[1:] for name, t in tensors[waiting[0]].items()}
+        together = [u for u in waiting if {name: t.shape[1:] for name, t in tensors[u].items()} == shapes]
+        waiting = [u for u in waiting if u not in together]
+        joined = {name: torch.cat([tensors[u][name] for u in together]) for name in shapes if name in known}
+        out = inner.get_image_features(**_placed(model, joined), return_dict=True)
+        counts = [num_tokens[u] for u in together]
+        embeddings = _split(out.pooler_output, counts)
+        layers = [_split(layer, counts) for layer in getattr(out, "deepstack_features", None) or []]
+        for place, unit in enumerate(together):
+            deepstack = tuple(layer[place] for layer in layers)
+            results[unit] = Features(embeddings[place], deepstack, isinstance(out.pooler_output, (list, tuple)))
+    return [r for r in results if r is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerOutput:
+    """What a frozen tower gives of one unit, just before the projector.
+
+    Args:
+        calls: the arguments of each call of a projector, in order.
+        inputs: what `get_image_features` takes, pixels replaced by constants of their shape.
+        layers_give_tuples: whether the tower's layers return a tuple or a tensor.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: Tensors
+    layers_give_tuples: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        tensors = [t for args, options in self.calls for t in (*args, *options.values()) if isinstance(t, Tensor)]
+        return sum(t.untyped_storage().nbytes() for t in (*tensors, *self.inputs.values()))
+
+
+def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> TowerOutput:
+    """Run the tower on one unit, without gradients, and keep what reaches its projectors.
+
+    Args:
+        model: with a frozen tower.
+        projectors: full names of the projector's modules.
+        tensors: the unit's, from the processor.
+    """
+    inner = inner_model(model)
+    known = inspect.signature(inner.get_image_features).parameters
+    inputs = _placed(model, {name: t for name, t in tensors.items() if name in known})
+    calls: list[Call] = []
+    tuples: list[bool] = []
+
+    def keep(module: nn.Module, args: Any, options: Any) -> None:
+        calls.append((tuple(_detached(a) for a in args), {name: _detached(a) for name, a in options.items()}))
+
+    def look(module: nn.Module, args: Any, out: Any) -> None:
+        tuples.append(isinstance(out, tuple))
+
+    hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in _modules(model, projectors)]
+    hooks += [layer.register_forward_hook(look) for layer in _tower_layers(model, projectors)[:1]]
+    try:
+        with torch.no_grad(), _evaluating(inner):
+            inner.get_image_features(**inputs, return_dict=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return TowerOutput(tuple(calls), {name: _stand_in(t) for name, t in inputs.items()}, any(tuples))
+
+
+def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_tokens: int) -> Features:
+    """Features of one unit from what its tower gave: the projector and what follows run, the tower's layers do not.
+
+    Raises:
+        DataError: the projector is not called as it was, or gives another number of features.
+    """
+    inner = inner_model(model)
+    waiting = list(output.calls)
+
+    def replace(module: nn.Module, args: Any, options: Any) -> Call:
+        if not waiting:
+            raise DataError("the projector is called more often than when the tower's output was kept")
+        return waiting.pop(0)
+
+    hooks = [m.register_forward_pre_hook(replace, with_kwargs=True) for m in _modules(model, projectors)]
+    try:
+        with _passing_through(_tower_layers(model, projectors), output.layers_give_tuples):
+            out = inner.get_image_features(**output.inputs, return_dict=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if waiting:
+        raise DataError("the projector is called less often than when the tower's output was kept")
+    (embeddings,) = _split(out.pooler_output, [num_tokens])
+    layers = [_split(layer, [num_tokens])[0] for layer in getattr(out, "deepstack_features", None) or []]
+    return Features(embeddings, tuple(layers), isinstance(out.pooler_output, (list, tuple)))
+
+
+def _placed(model: Any, tensors: Tensors) -> Tensors:
+    """Tensors on the model's device, pixels in the type of the tower's weights."""
+    inner = inner_model(model)
+    tower = next((getattr(inner, name) for name in TOWERS if hasattr(inner, name)), inner)
+    dtype = next(p.dtype for p in tower.parameters() if p.is_floating_point())
+    return {name: t.to(inner.device, dtype if t.is_floating_point() else t.dtype) for name, t in tensors.items()}
+
+
+def _modules(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
+    return [base_model(model).get_submodule(name) for name in projectors]
+
+
+def _tower_layers(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
+    """The transformer layers of the vision tower: members of its lists of modules, the projector's aside."""
+    inside_projector = {id(m) for module in _modules(model, projectors) for m in module.modules()}
+    inner = inner_model(model)
+    towers = [getattr(inner, name) for name in TOWERS if hasattr(inner, name)]
+    lists = [m for tower in towers for m in tower.modules() if isinstance(m, nn.ModuleList)]
+    members = [layer for modules in lists for layer in modules if id(layer) not in inside_projector]
+    nested = {id(m) for layer in members for m in layer.modules() if m is not layer}
+    return [layer for layer in members if id(layer) not in nested]
+
+
+@contextmanager
+def _passing_through(layers: Sequence[nn.Module], give_tuples: bool) -> Iterator[None]:
+    """Let layers hand on their first argument instead of computing."""
+
+    def hand_on(hidden: Tensor, *args: Any, **options: Any) -> Any:
+        return (hidden,) if give_tuples else hidden
+
+    before = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = hand_on
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """A constant of a tensor's shape in place of pixels; images that are all 0 are padding to some models and stay."""
+    if not tensor.is_floating_point():
+        return tensor
+    if bool((tensor.flatten(max(0, tensor.ndim - 3)) == 0).all(-1).any()):
+        return tensor
+    return torch.ones((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _split(features: Any, counts: list[int]) -> list[Tensor]:
+    pieces = list(features) if isinstance(features, (list, tuple)) else [features]
+    flat = torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in pieces])
+    if len(flat) != sum(counts):
+        raise DataError(f"the vision tower gives {len(flat)} features for {sum(counts)} image placeholders")
+    return list(torch.split(flat, counts))

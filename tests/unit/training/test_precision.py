@@ -1,0 +1,148 @@
+"""One precision for step, reference and held-out: masters in float32, policy equal to reference at the start, masks too."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from pairsight.engine.progress import Progress
+from pairsight.errors import TrainingError
+from pairsight.training import loop as loop_module
+from pairsight.training.trainer import PreferenceTrainer
+
+MODES = {
+    "fp32": {},
+    "bf16-lora": {"bf16": True, "projector_learning_rate": 1e-5},
+    "bf16-full": {"bf16": True, "tuning": "full"},
+}
+OPTIONS = {"lora_r": 4, "lora_alpha": 8.0, "report_to": (), "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+
+
+def train(small, out: Path, **options) -> tuple[Path, list[dict]]:
+    trainer = PreferenceTrainer(
+        small.model, out=out, images=small.images, progress=Progress("quiet"), **{**OPTIONS, **options}
+    )
+    folder = trainer.train(small.pairs(6))
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_policy_and_reference_are_equal_to_the_bit_before_the_first_step(small, tmp_path: Path, mode: str):
+    """One example a pass packs both alike; held-out examples are measured after a step too small to matter."""
+    options = {"per_device_train_batch_size": 1, "max_steps": 1, "learning_rate": 1e-12, "max_tokens_per_pass": 64}
+    held = {"eval_fraction": 0.5, "eval_steps": 1}
+    _, lines = train(small, tmp_path / "a", **options, **held, **MODES[mode])
+    (step,) = [line for line in lines if "loss" in line]
+    (measured,) = [line for line in lines if "eval_loss" in line]
+    assert step["drift/chosen"] == 0.0
+    assert step["rewards/margins"] == 0.0
+    assert abs(measured["eval_rewards/margins"]) < 1e-6
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_bf16_reaches_the_step(small, tmp_path: Path, tuning: str, monkeypatch):
+    """The language model's products are bfloat16 in the pass itself, and its loss is not."""
+    seen = []
+    real = loop_module.PreferenceStep.run
+
+    def run(self, model, rows, *arguments):
+        layer = next(m for n, m in model.named_modules() if n.endswith("layers.0.mlp.down_proj"))
+        handle = layer.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+        result = real(self, model, rows, *arguments)
+        handle.remove()
+        assert result.total.dtype == torch.float32
+        return result
+
+    monkeypatch.setattr(loop_module.PreferenceStep, "run", run)
+    _, lines = train(small, tmp_path / tuning, bf16=True, tuning=tuning, learning_rate=3e-3, max_steps=6)
+    assert set(seen) == {torch.bfloat16}
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def movement(small, folder: Path) -> torch.Tensor:
+    """How far the projector's weights went from the base's, all in one vector."""
+    base = AutoModelForImageTextToText.from_pretrained(small.model).model.multi_modal_projector.state_dict()
+    saved = {k.split("multi_modal_projector.")[1]: t for k, t in load_file(folder / "adapter_model.safetensors").items()
+             if "multi_modal_projector" in k}  # fmt: skip
+    assert saved.keys() == base.keys()
+    return torch.cat([(saved[name].double() - base[name].double()).flatten() for name in sorted(base)])
+
+
+def test_a_projector_in_bf16_moves_as_far_as_in_float32_at_sevas_rate(small, tmp_path: Path):
+    options = {"learning_rate": 2e-6, "projector_learning_rate": 2e-6, "max_steps": 8, "per_device_train_batch_size": 6}
+    exact, _ = train(small, tmp_path / "fp32", **options)
+    short, _ = train(small, tmp_path / "bf16", bf16=True, **options)
+    far, near = movement(small, exact), movement(small, short)
+    assert near.abs().mean() == pytest.approx(float(far.abs().mean()), rel=0.05)
+    assert float((near != 0).double().mean()) > 0.95 * float((far != 0).double().mean())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_trained_is_float32_and_saved_so(small, tmp_path: Path, mode: str):
+    folder, _ = train(small, tmp_path / mode, max_steps=1, learning_rate=1e-4, **MODES[mode])
+    (file,) = folder.glob("*model.safetensors")
+    assert {t.dtype for t in load_file(file).values()} == {torch.float32}
+
+
+def test_completions_that_see_each_other_fail_the_check_in_bf16_too(small, tmp_path: Path, monkeypatch):
+    from pairsight.training.spans import Span
+
+    def leaking(parent_S):
+        return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
+
+    monkeypatch.setattr("pairsight.training.attention.spans_of", leaking)
+    with pytest.raises(TrainingError, match="packed log-probs differ"):
+        train(small, tmp_path / "dpo", bf16=True)
+
+
+def short_of_memory(monkeypatch, limit: int, *, backward: bool) -> list[int]:
+    """Let passes of more than `limit` sequences find no memory, in the forward or half-way through the backward pass."""
+    widths: list[int] = []
+    real = loop_module.PreferenceStep.run
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            raise torch.OutOfMemoryError("no memory left")
+
+    def run(self, model, rows, *arguments):
+        result = real(self, model, rows, *arguments)
+        widths.append(len(result.ids))
+        if len(result.ids) <= limit:
+            return result
+        if not backward:
+            raise torch.OutOfMemoryError("no memory left")
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for weight in weights[: len(weights) // 2]:  # as when the pass had reached these already
+            weight.grad = torch.ones_like(weight)
+        return replace(result, total=Fails.apply(result.total))
+
+    monkeypatch.setattr(loop_module.PreferenceStep, "run", run)
+    return widths
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_step_out_of_memory_is_taken_again_in_smaller_passes(small, tmp_path: Path, monkeypatch, backward: bool):
+    options = {"learning_rate": 1e-2, "max_steps": 3, "per_device_train_batch_size": 3}
+    options |= {"gradient_accumulation_steps": 2}
+    _, expected = train(small, tmp_path / "a", **options)
+    widths = short_of_memory(monkeypatch, 1, backward=backward)
+    _, lines = train(small, tmp_path / "b", **options)
+    assert max(widths) > 1
+    assert widths[-6:] == [1] * 6
+    for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen"):
+        assert [line[name] for line in lines] == [pytest.approx(line[name], rel=1e-4, abs=1e-6) for line in expected]
+
+
+def test_one_example_that_memory_does_not_hold_is_said(small, tmp_path: Path, monkeypatch):
+    short_of_memory(monkeypatch, 0, backward=False)
+    with pytest.raises(TrainingError, match=r"memory does not hold one example \(the largest has \d+ tokens\)"):
+        train(small, tmp_path / "a", max_steps=1)
