@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path

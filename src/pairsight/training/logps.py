@@ -45,11 +45,13 @@ def sequence_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> tuple[Te
     """Log-probs of every sequence's completion in a packed batch, in one forward pass.
 
     Returns:
-        Sums over completion tokens, [Q], and per token, [T] in the order of `batch.token_T`; float32.
+        Sums over completion tokens, [Q], added up in float64, as a reference's are; and per token, [T] in the order
+        of `batch.token_T`; float32.
     """
     token_logps_T = packed_token_logps(model, batch, scoring)[batch.token_T.to(model.device)]
-    sums_Q = torch.zeros(batch.num_sequences, device=token_logps_T.device)
-    return sums_Q.index_add(0, batch.sequence_T.to(token_logps_T.device), token_logps_T), token_logps_T
+    zeros_Q = torch.zeros(batch.num_sequences, dtype=torch.float64, device=token_logps_T.device)
+    sums_Q = zeros_Q.index_add(0, batch.sequence_T.to(token_logps_T.device), token_logps_T.double())
+    return sums_Q.float(), token_logps_T
 
 
 def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tensor:
@@ -117,4 +119,4 @@ def target_logps(logits_TV: Tensor, sequence: TokenSequence) -> Tensor:
 def separate_logps(model: Any, sequences: Sequence[TokenSequence], scoring: Scoring) -> tuple[Tensor, Tensor]:
     """As `sequence_logps`, one sequence at a time: for models whose prefixes cannot be shared."""
     pieces = [separate_token_logps(model, sequence, scoring) for sequence in sequences]
-    return torch.stack([piece.sum() for piece in pieces]), torch.cat(pieces)
+    return torch.stack([piece.double().sum().float() for piece in pieces]), torch.cat(pieces)

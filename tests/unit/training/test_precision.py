@@ -1,4 +1,4 @@
-"""One precision for step, reference and held-out: masters in float32, policy equal to reference at the start, masks too."""
+"""One precision for step, reference and held-out: masters in float32, the policy equal to the reference at first."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from pairsight.training.trainer import PreferenceTrainer
 
 MODES = {
     "fp32": {},
-    "bf16-lora": {"bf16": True, "projector_learning_rate": 1e-5},
+    "bf16-lora": {"bf16": True, "projector_learning_rate": 1e-12},
     "bf16-full": {"bf16": True, "tuning": "full"},
 }
 OPTIONS = {"lora_r": 4, "lora_alpha": 8.0, "report_to": (), "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
@@ -100,7 +100,7 @@ def test_completions_that_see_each_other_fail_the_check_in_bf16_too(small, tmp_p
 
 
 def short_of_memory(monkeypatch, limit: int, *, backward: bool) -> list[int]:
-    """Let passes of more than `limit` sequences find no memory, in the forward or half-way through the backward pass."""
+    """Let passes of more than `limit` examples find no memory, in the forward or half-way through the backward pass."""
     widths: list[int] = []
     real = loop_module.PreferenceStep.run
 
