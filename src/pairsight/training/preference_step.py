@@ -72,6 +72,6 @@ class PreferenceStep:
         x = loss_inputs(examples, scores.sums_Q, reference_Q, state)
         loss = self.objective(x, num_prompts, num_tokens)
         metrics = preference_metrics(x, loss.rewards_BK.detach())
-        state = {name: value_B.detach() for name, value_B in loss.state.items()}
+        moved = {name: value_B.detach() for name, value_B in loss.state.items()}
         ids = tuple(e.id for e in examples)
-        return StepResult(loss.total, loss.loss_B, ids, metrics, state, lambda: self.objective.at_reference(x))
+        return StepResult(loss.total, loss.loss_B, ids, metrics, moved, lambda: self.objective.at_reference(x))
