@@ -64,6 +64,8 @@ class Registry:
             piece = getattr(importlib.import_module(module), attribute)
         except AttributeError:
             raise ConfigError(f"{self.kind} '{name}': {module} defines no '{attribute}'") from None
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{self.kind} '{name}': {module} cannot be imported ({error})") from error
         return self._checked(name, piece)
 
     def _checked(self, name: str, piece: Any) -> Any:
@@ -157,6 +159,8 @@ scorers = Registry(
         "sequence": "pairsight.models.sequence_reward:SequenceReward",
         "vlm": "pairsight.models.vlm_judge:VlmJudge",
     },
+    needs=("score",),
+    expected="a class whose objects have columns and score(items), as pairsight.models.protocols.Scorer says",
 )
 losses = Registry(
     "loss",

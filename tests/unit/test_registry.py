@@ -55,6 +55,7 @@ def pieces(tmp_path: Path) -> Path:
         ("recipes", "plain", "is a function without .*candidates.*; it must be a class derived from .*BaseConfig"),
         ("recipes", "HalfRecipe", "without default_strategy, default_training, candidates; it must be"),
         ("studies", "plain", "it must be a class derived from .*BaseConfig with results"),
+        ("scorers", "plain", "is a function without score; it must be a class whose objects have columns and score"),
         ("losses", "absent", "pieces.py defines no 'absent'"),
     ],
 )
@@ -81,6 +82,12 @@ def test_an_entry_point_that_names_nothing_is_refused():
         table.get("gone")
 
 
+def test_an_entry_point_whose_package_is_not_installed_is_refused():
+    table = registry.Registry("loss", {"gone": "no_package_of_this_name.losses:gone"})
+    with pytest.raises(ConfigError, match=r"loss 'gone': no_package_of_this_name\.losses cannot be imported"):
+        table.get("gone")
+
+
 @pytest.mark.parametrize("verb", ["build", "align", "align --strategy"])
 def test_no_verb_answers_a_plain_function_with_a_traceback(pieces: Path, capsys, verb: str):
     piece = f"{pieces}:plain"
@@ -96,7 +103,7 @@ def test_no_verb_answers_a_plain_function_with_a_traceback(pieces: Path, capsys,
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("table", ["recipes", "strategies", "losses", "studies"])
+@pytest.mark.parametrize("table", ["recipes", "strategies", "scorers", "losses", "studies"])
 def test_what_is_built_in_is_of_its_kind(table: str):
     known = getattr(registry, table)
     for name in known.names():

@@ -138,5 +138,9 @@ def split(
 
 def recipe_class(name: str) -> type[BaseConfig]:
     """The recipe's config class, by name or `file.py:Class`."""
+    if not name:
+        raise ConfigError(
+            f"build: option 'recipe' is missing; it is one of {', '.join(recipes.names())}, or file.py:Class"
+        )
     found: type[BaseConfig] = recipes.get(name)
     return found

@@ -3,12 +3,15 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from pairsight.config import with_settings
 from pairsight.pipeline.align import parse_align
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.selection.steerlm import SteerLM
 from pairsight.training.config import TrainingConfig
+from pairsight.training.presets import training_config
 
 
 def settings(words):
@@ -22,6 +25,14 @@ def test_the_align_command_gives_the_same_training_on_any_model():
     assert words[:3] == ["pairsight", "align", "a b"]
     assert words[words.index("--name") + 1] == "se cond"
     _, parsed = parse_align({"data": "a b", "model": "m", **settings(words)}, recipe="seva")
+    assert parsed == training
+
+
+@pytest.mark.parametrize("options", [{"loss": "simpo"}, {"loss": "simpo", "beta": 2.5}, {"loss": "sft"}, {"beta": 0.2}])
+def test_the_align_command_of_another_loss_keeps_that_losss_own_options(options):
+    training = training_config(options, None, SeVa.default_training)
+    (command,) = align_command(Path("r"), "n", {"model": "m", "training": training.to_plain()}, "seva")
+    _, parsed = parse_align({"data": "r", "model": "m", **settings(shlex.split(command))}, recipe="seva")
     assert parsed == training
 
 
