@@ -153,7 +153,7 @@ def score(name: str, questions: Path, given: Path, out: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "answers": content["benchmarks"][name]["rows"],
+        "answers": content.sections[0].settings["rows"],
     }
 
 

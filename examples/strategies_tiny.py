@@ -118,7 +118,7 @@ def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]
         }
     )  # fmt: skip
     found: Figures = {}
-    for name, system in evaluated["systems"].items():
+    for name, system in evaluated.to_plain()["systems"].items():
         metrics = system["benchmarks"]["tiny"]["metrics"]
         found[f"dpo, {name}"] = {metric: {**row, "value": row["aligned"]} for metric, row in metrics.items()}
     return found

@@ -72,7 +72,7 @@ def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> Mapping[str, An
             "model": model, "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
             "images": str(world / "images"), "out": str(out / "evaluate"), "batch_size": 256, "seed": seed,
         }
-    )["systems"]  # fmt: skip
+    ).to_plain()["systems"]  # fmt: skip
     print(f"\nseed {seed}: base, aligned, 95 % interval of the paired difference")
     print(f"| metric | base | {' | '.join(found)} |\n|{'---|' * (len(found) + 2)}")
     for metric in SHOWN:

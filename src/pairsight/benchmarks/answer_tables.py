@@ -1,7 +1,8 @@
 """What a model answered and what each parser made of it, as Parquet that a person can open; complete or absent."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 GROUPS_PER_BATCH = 8192
 
 
-def write_answers(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
+def write_answers(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[str] = ()) -> None:
     """One row per sample: question, answer, and how each parser read it; samples that failed have an error.
+
+    Rows of the benchmarks in `keep` that are in the file already and not in `parts` stay.
 
     Columns: benchmark, id, cluster, prompt, answer, finish_reason, error, target (JSON), and for each parser
     prediction (JSON), correct, parsed.
@@ -33,11 +36,15 @@ def write_answers(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
     for parser in ("official", "robust"):
         columns += [(f"{parser}_prediction", text), (f"{parser}_correct", number), (f"{parser}_parsed", pa.bool_())]
     schema = pa.schema(columns)
-    _write(path, schema, (_answer_batch(part, span, schema) for part in parts for span in _spans(len(part.groups))))
+    old = _kept(path, schema, set(keep) - {part.name for part in parts})
+    new = (_answer_batch(part, span, schema) for part in parts for span in _spans(len(part.groups)))
+    _write(path, schema, chain(old, new))
 
 
-def write_scores(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
+def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[str] = ()) -> None:
     """One row per scored group and parser: its sums, ready to be resampled; the columns' names are in the metadata.
+
+    Rows of the benchmarks in `keep` that are in the file already and not in `parts` stay.
 
     Columns: benchmark, parser, group (its first sample's id), cluster, num_items, num_unparsed, sums, categories.
 
@@ -46,7 +53,8 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
     """
     import pyarrow as pa
 
-    names = {part.name: list(part.benchmark.columns) for part in parts}
+    own = {part.name: list(part.benchmark.columns) for part in parts}
+    names = {name: known for name, known in score_columns(path).items() if name in keep and name not in own} | own
     schema = pa.schema(
         [
             ("benchmark", pa.string()),
@@ -66,7 +74,35 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark]) -> None:
         for table in part.tables.values()
         for span in _spans(len(part.scored))
     )
-    _write(path, schema, batches)
+    _write(path, schema, chain(_kept(path, schema, set(keep) - set(own)), batches))
+
+
+def score_columns(path: Path) -> dict[str, list[str]]:
+    """Benchmark -> what its sums are, from a table of scores; nothing where there is no table."""
+    there = _schema(path)
+    metadata = (there.metadata if there is not None else None) or {}
+    return dict(json.loads(metadata.get(b"pairsight.columns", b"{}")))
+
+
+def _schema(path: Path) -> "pa.Schema | None":
+    """A table's columns; None where there is no table that can be read."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _kept(path: Path, schema: "pa.Schema", names: Collection[str]) -> "Iterator[pa.RecordBatch]":
+    """The rows of some benchmarks in a table that another call wrote; none where it has other columns."""
+    import pyarrow.parquet as pq
+
+    there = _schema(path)
+    if not names or there is None or not there.equals(schema):
+        return
+    table = pq.read_table(path, filters=[("benchmark", "in", list(names))])
+    yield from table.replace_schema_metadata(schema.metadata).to_batches()
 
 
 def _answer_batch(part: ScoredBenchmark, span: range, schema: "pa.Schema") -> "pa.RecordBatch":

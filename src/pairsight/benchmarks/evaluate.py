@@ -1,5 +1,6 @@
 """Evaluate a base model and its adapters on benchmarks: every answer kept, every difference with its interval."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,17 +11,18 @@ from pairsight.benchmarks.answer_files import write_answers as write_official
 from pairsight.benchmarks.answer_tables import write_answers, write_scores
 from pairsight.benchmarks.answering import answer_all
 from pairsight.benchmarks.likelihood import RankOptions
-from pairsight.benchmarks.results import update_results
+from pairsight.benchmarks.results import Results, Section, System
+from pairsight.benchmarks.results_file import merged, results_at, update_results
 from pairsight.benchmarks.sample_images import EvaluationImages
 from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark
 from pairsight.benchmarks.sections import EvaluationSettings, section
-from pairsight.benchmarks.tasks import BenchmarkTask, LoadedTask, load_with_images
+from pairsight.benchmarks.tasks import BenchmarkTask, LoadedTask, load_tasks, read_tasks, sources_of
 from pairsight.config import BaseConfig
 from pairsight.engine.engine import Engine
 from pairsight.engine.progress import Progress
 from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Stage
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, RunError
 from pairsight.images.source import ImageSource
 from pairsight.models.protocols import Sampling
 from pairsight.records import Completion, CompletionRequest
@@ -48,19 +50,19 @@ def evaluate_models(
     engine: Engine | None = None,
     progress: Progress | None = None,
     caller: "Caller | None" = None,
-) -> dict[str, Any]:
+) -> Results:
     """Answer all benchmarks with the base and each adapter, score them, and compare on the same items.
 
     Every answer is kept in OUT's own ledger, so that running again goes on where it stopped. Written to OUT:
-    `answers-<model>.parquet`, `scores-<model>.parquet` and `results.json` (into which a later call with other
-    adapters merges). A sample that fails for any model leaves the comparison of all, is counted and listed.
+    `answers-<model>.parquet`, `scores-<model>.parquet` and `results.json`, into which a later call with other adapters
+    or benchmarks merges. A sample that fails for any model leaves the comparison of all, is counted and listed.
 
     Args:
         model: the base model's reference.
         tasks: the benchmarks; see `make_tasks`.
         make_stage: (adapter or None, sampling, images) -> the stage that answers.
         out: the evaluation's folder.
-        adapters: name -> adapter folder.
+        adapters: name -> the folder of an adapter or of a full model.
         images: the folder that image names refer to; None: where each benchmark's file lies.
         export: a folder for each model's answers as the official script or server wants them.
         settings: parser, limit, seed, batch size, what bad samples do.
@@ -69,31 +71,39 @@ def evaluate_models(
         caller: what sends calls where a model is behind an endpoint, with their limits.
 
     Returns:
-        `results.json`'s content as far as this call made it: {"schema", "systems": {adapter: {"models",
-        "benchmarks"}}}, or {"schema", "models", "benchmarks"} when there is no adapter.
+        What this call made: a system per adapter, or sections of the base where there is no adapter.
 
     Raises:
-        DataError: a bad file, row or image, before any model loads.
+        DataError: a bad file, row or image, before any model loads; what they name is read before OUT is made.
         RunError: OUT belongs to another evaluation.
     """
     chosen = replace(settings or EvaluationSettings(), model=model)
-    models: dict[str, str | None] = {BASE: None, **{name: str(path) for name, path in (adapters or {}).items()}}
-    _check(tasks, adapters or {})
-    folder = RunFolder.create(out, _identity(model, tasks, images, chosen), free=("images",))
+    models = _models(tasks, adapters or {})
+    identity = _identity(model, tasks, images, chosen)
+    known = _known_identity(Path(out), identity)
+    root, skip_bad = Path(images) if images is not None else None, chosen.on_error == "skip"
+    read = read_tasks(tasks, root, limit=chosen.limit, skip_bad=skip_bad)
+    folder = RunFolder.create(out, known or identity, free=("images",))
     with folder.lock("evaluate"), folder.log(), folder.ledger() as ledger:
-        root, skip_bad = Path(images) if images is not None else None, chosen.on_error == "skip"
-        loaded, sources = load_with_images(tasks, root, folder.blobs, limit=chosen.limit, skip_bad=skip_bad)
+        _add_benchmarks(folder, identity["benchmarks"])
+        loaded = load_tasks(read, folder.blobs, skip_bad=skip_bad)
         runner = Runner(ledger, engine, progress, caller=caller)
-        source = EvaluationImages(sources, folder.blobs)
+        source = EvaluationImages(sources_of(read), folder.blobs)
         answers, fingerprints = {}, {}
         for name, adapter in models.items():
-            made = {task.answered_by: make_stage(adapter, task.sampling, source) for task in tasks}
-            stages = {kind: RankOptions.of(stage) if kind is None else stage for kind, stage in made.items()}
-            answers[name] = answer_all(loaded, stages, runner, chosen.seed)
-            fingerprints[name] = _fingerprint(next(iter(made.values()))) or adapter or model
+            stages = {task.answered_by: make_stage(adapter, task.sampling, source) for task in tasks}
+            answers[name] = answer_all(loaded, _ranking(stages), runner, chosen.seed)
+            fingerprints[name] = _fingerprint(next(iter(stages.values()))) or adapter or model
     if export is not None:
         _export(Path(export), loaded, answers)
     return _keep(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=chosen)
+
+
+def _ranking(
+    stages: Mapping[Sampling | None, Stage[CompletionRequest, Completion]],
+) -> dict[Sampling | None, Stage[Any, Completion]]:
+    """The stages, with the one for None ranking options instead of writing answers."""
+    return {kind: RankOptions.of(stage) if kind is None else stage for kind, stage in stages.items()}
 
 
 def _fingerprint(stage: Stage[Any, Completion]) -> str:
@@ -108,15 +118,26 @@ def _keep(
     fingerprints: Mapping[str, str],
     models: Mapping[str, str | None],
     settings: EvaluationSettings,
-) -> dict[str, Any]:
+) -> Results:
     """Score all answers and write the tables and `results.json`; returns what was added to it."""
     scored = {name: _score_all(loaded, answers, name) for name in models}
+    found = _results(loaded, scored, fingerprints, models, settings)
+    whole, _ = merged(results_at(folder / "results.json"), found)
     for name, parts in scored.items():
-        write_answers(folder / f"answers-{name}.parquet", parts)
-        write_scores(folder / f"scores-{name}.parquet", parts)
-    content = _content(loaded, scored, fingerprints, models, settings)
-    update_results(folder / "results.json", content)
-    return content
+        kept = _measured(whole, name, fingerprints)
+        write_answers(folder / f"answers-{name}.parquet", parts, keep=kept)
+        write_scores(folder / f"scores-{name}.parquet", parts, keep=kept)
+    update_results(folder / "results.json", found)
+    return found
+
+
+def _measured(whole: Results, name: str, fingerprints: Mapping[str, str]) -> set[str]:
+    """The benchmarks that results still hold of a model: its rows of these stay in the tables."""
+    systems = whole.systems.values() if name == BASE else [whole.systems[name]]
+    sections = [section for system in systems for section in system.sections]
+    sections += whole.sections if name == BASE else ()
+    role = "base" if name == BASE else "aligned"
+    return {section.name for section in sections if section.models.get(role, fingerprints[name]) == fingerprints[name]}
 
 
 def _export(
@@ -147,31 +168,41 @@ def _score_all(
     return parts
 
 
-def _content(
+def _results(
     loaded: Sequence[LoadedTask],
     scored: Mapping[str, Sequence[ScoredBenchmark]],
     fingerprints: Mapping[str, str],
     models: Mapping[str, str | None],
     settings: EvaluationSettings,
-) -> dict[str, Any]:
-    def sections(name: str | None) -> dict[str, Any]:
+) -> Results:
+    base = fingerprints[BASE]
+
+    def sections(name: str | None) -> tuple[Section, ...]:
         others = scored[name] if name else [None] * len(loaded)
-        return {
-            item.task.name: section(item, base, other, settings)
-            for item, base, other in zip(loaded, scored[BASE], others, strict=True)
-        }
+        measured = {"base": base, "aligned": fingerprints[name]} if name else {"base": base}
+        return tuple(
+            section(item, part, other, settings, models=measured)
+            for item, part, other in zip(loaded, scored[BASE], others, strict=True)
+        )
 
     if len(models) == 1:
-        return {"schema": 1, "models": {"base": fingerprints[BASE]}, "benchmarks": sections(None)}
-    systems = {
-        name: {"models": {"base": fingerprints[BASE], "aligned": adapter}, "benchmarks": sections(name)}
-        for name, adapter in models.items()
-        if name != BASE
-    }
-    return {"schema": 1, "systems": systems}
+        return Results(sections=sections(None), base=base)
+    aligned = {name: str(adapter) for name, adapter in models.items() if name != BASE}
+    return Results(
+        {
+            name: System(name, sections(name), base=base, aligned=adapter, adapter=name)
+            for name, adapter in aligned.items()
+        }
+    )
 
 
-def _check(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -> None:
+def is_system_name(name: str) -> bool:
+    """Whether an adapter can be called so: its name is part of files' names, and `base` is taken."""
+    return name != BASE and re.fullmatch(r"[\w.+-]+", name) is not None
+
+
+def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -> dict[str, str | None]:
+    """The base and the adapters by name, where names and folders can be used."""
     names = [task.name for task in tasks]
     if not names:
         raise ConfigError("evaluate needs at least one benchmark: --benchmark NAME=PATH")
@@ -179,16 +210,17 @@ def _check(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -
         if names.count(name) > 1:
             raise ConfigError(f"the benchmark '{name}' is asked for twice; give the second another name")
     for name, path in adapters.items():
-        if name == BASE or not re.fullmatch(r"[\w.+-]+", name):
+        if not is_system_name(name):
             raise ConfigError(f"an adapter cannot be named '{name}': use letters, digits, . _ + -, and not '{BASE}'")
         if not Path(path).is_dir():
             raise ConfigError(f"adapter '{name}': there is no folder {path}")
+    return {BASE: None, **{name: str(path) for name, path in adapters.items()}}
 
 
 def _identity(
     model: str, tasks: Sequence[BenchmarkTask], images: str | Path | None, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """What two evaluations in one folder must share; adapters may come later."""
+    """What an evaluation is; adapters and other benchmarks may join it later."""
     shown = {
         task.name: {
             "path": str(task.path),
@@ -199,7 +231,46 @@ def _identity(
         }
         for task in tasks
     }
-    return {
+    identity: dict[str, Any] = {
         "kind": "evaluate", "model": model, "benchmarks": shown, "images": str(images) if images else None,
         "limit": settings.limit, "seed": settings.seed,
     }  # fmt: skip
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _known_identity(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What the evaluation in a folder is; None where there is none. `asked` gets the benchmarks that are only there.
+
+    Raises:
+        RunError: what is asked differs from it in more than further benchmarks.
+    """
+    if not (out / "run.yaml").is_file():
+        return None
+    there = RunFolder.open(out).config
+    if there.get("kind") != "evaluate":
+        raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
+    known = dict(there.get("benchmarks") or {})
+    differing = [name for name in ("model", "limit", "seed") if there.get(name) != asked[name]]
+    differences = [f"{name} {there.get(name)!r} there, {asked[name]!r} here" for name in differing]
+    for name, task in asked["benchmarks"].items():
+        old = known.get(name, task)
+        differing = [part for part in task if part == "path" and not _same_file(old.get(part), task[part])]
+        differing += [part for part in task if part != "path" and old.get(part) != task[part]]
+        differences += [f"{part} of {name} {old.get(part)!r} there, {task[part]!r} here" for part in differing]
+    if differences:
+        raise RunError(
+            f"{out} holds another evaluation ({'; '.join(differences)}); choose another --name or --out for a new one "
+            "beside it, or the same options to go on with this one (further benchmarks may join it)"
+        )
+    asked["benchmarks"] = known | {name: task for name, task in asked["benchmarks"].items() if name not in known}
+    return dict(there)
+
+
+def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, Any]) -> None:
+    """Note benchmarks that join an evaluation."""
+    if folder.config.get("benchmarks", {}).keys() < benchmarks.keys():
+        RunFolder.create(folder.path, {**folder.config, "benchmarks": benchmarks}, update=True)
+
+
+def _same_file(there: object, here: str) -> bool:
+    return Path(str(there)).resolve() == Path(here).resolve()

@@ -10,7 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pairsight.benchmarks.results import Section
 
 _SIZES: Mapping[str, tuple[int, ...]] = {
     "amber": (15_220,), "chair": (500,), "gqa": (12_578,), "mmbench": (4_377,), "mmbench_cn": (4_329, 4_377),
@@ -45,6 +48,35 @@ class Published:
         return float(self.value.rstrip("%")) / self.scale
 
 
+@dataclass(frozen=True, slots=True)
+class PrintedFigure:
+    """What a paper printed of this model, in our unit, and which of our settings are not the print's."""
+
+    metric: str
+    value: float | None
+    paper: str = ""
+    table: str = ""
+    row: str = ""
+    note: str = ""
+    differs: tuple[str, ...] = ()
+
+    @classmethod
+    def from_plain(cls, row: Mapping[str, Any]) -> Self:
+        """One of `published` in `results.json`."""
+        texts = {name: str(row.get(name) or "") for name in ("metric", "paper", "table", "row", "note")}
+        value, differs = row.get("value"), row.get("differs")
+        return cls(
+            **texts,
+            value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
+            differs=tuple(map(str, differs)) if isinstance(differs, list) else (),
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The figure as JSON."""
+        shown = ("metric", "value", "paper", "table", "row", "note")
+        return {name: getattr(self, name) for name in shown} | {"differs": list(self.differs)}
+
+
 @functools.cache
 def published_cells() -> tuple[Published, ...]:
     """All cells of the three papers' tables."""
@@ -61,46 +93,39 @@ def known_model(reference: str) -> str:
     return next((model for pattern, model in _MODELS if pattern.search(name)), "")
 
 
-def published_beside(model: str, benchmark: str, section: Mapping[str, Any], own_suffix: str) -> list[dict[str, Any]]:
-    """The printed figures of a model on a benchmark, for its part of `results.json`.
+def published_beside(model: str, benchmark: str, section: "Section", own_suffix: str) -> tuple[PrintedFigure, ...]:
+    """The printed figures of a model on a benchmark, one per printed cell.
 
     Args:
         model: the base model's reference.
         benchmark: the benchmark's name.
-        section: our part: its settings and metrics.
+        section: ours: its settings and metrics.
         own_suffix: the benchmark's own prompt suffix.
-
-    Returns:
-        One mapping per printed cell: metric, value (our unit), paper, table, row, note, differs (which settings of ours
-        are not those of the print).
     """
     name = known_model(model)
     if not name:
-        return []
+        return ()
     differs = differing_settings(benchmark, section, own_suffix)
     found = []
     for cell in published_cells():
         theirs, _, metric = cell.metric.partition(".")
-        if cell.model == name and theirs == benchmark and metric in section["metrics"]:
-            found.append(
-                {"metric": metric, "value": cell.fraction, "paper": cell.paper, "table": cell.table, "row": cell.row,
-                 "note": cell.note, "differs": differs}
-            )  # fmt: skip
-    return found
+        if cell.model == name and theirs == benchmark and metric in section.metrics:
+            found.append(PrintedFigure(metric, cell.fraction, cell.paper, cell.table, cell.row, cell.note, differs))
+    return tuple(found)
 
 
-def differing_settings(benchmark: str, section: Mapping[str, Any], own_suffix: str) -> list[str]:
+def differing_settings(benchmark: str, section: "Section", own_suffix: str) -> tuple[str, ...]:
     """Which of our settings are not those under which LLaVA-1.5's figures are published, in words."""
-    differs = []
-    if section["parser"] != "official":
-        differs.append(f"parser {section['parser']}")
-    if section.get("temperature", 0) != 0:
-        differs.append(f"temperature {section['temperature']} instead of greedy")
-    if section.get("prompt_suffix", own_suffix) != own_suffix:
-        differs.append(f"prompt suffix {section['prompt_suffix']!r} instead of {own_suffix!r}")
+    differs, ours = [], section.settings
+    if ours["parser"] != "official":
+        differs.append(f"parser {ours['parser']}")
+    if ours.get("temperature", 0) != 0:
+        differs.append(f"temperature {ours['temperature']} instead of greedy")
+    if ours.get("prompt_suffix", own_suffix) != own_suffix:
+        differs.append(f"prompt suffix {ours['prompt_suffix']!r} instead of {own_suffix!r}")
     sizes = _SIZES.get(benchmark)
-    if sizes and section["rows"] not in sizes:
-        differs.append(f"{section['rows']} questions instead of {' or '.join(map(str, sizes))}")
-    if sum(section["failed"].values()):
+    if sizes and ours["rows"] not in sizes:
+        differs.append(f"{ours['rows']} questions instead of {' or '.join(map(str, sizes))}")
+    if sum(section.failed.values()):
         differs.append("some questions failed")
-    return differs
+    return tuple(differs)

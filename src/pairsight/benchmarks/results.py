@@ -1,84 +1,400 @@
-"""What an evaluation says: metrics with intervals, the paired differences, and the `results.json` they stand in."""
+"""What an evaluation found, as records, and their form in `results.json`; see docs/dataflow.md."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pairsight.benchmarks.protocol import Benchmark
-from pairsight.benchmarks.scoring import ScoreTable
-from pairsight.errors import RunError
-from pairsight.statistics import Resampled, differences, estimates
-from pairsight.store.durable import write_file
-from pairsight.store.lock import folder_lock
+from pairsight.benchmarks.published import PrintedFigure
+from pairsight.errors import DataError
 
-SCHEMA = 1
-Row = dict[str, Any]
+SCHEMA = 2
+"""What is written. Schema 1, whose benchmarks have no evaluation and no file, is read too."""
+
+Scalar = str | int | float | bool | None
+Verdict = Literal["better", "worse", "moved", "unclear", "unknown"]
+"""`moved`: changed, and neither direction is better. `unclear`: the interval includes zero. `unknown`: no interval."""
+
+_HOW_IT_RAN = ("batch_size", "answers")
+"""Settings that do not decide which questions were asked, or how."""
 
 
-def metric_rows(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Sequence[Resampled]) -> dict[str, Row]:
-    """Metric -> its row, from one model's table, or from the base's and the aligned model's.
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of the base and the aligned model, or of one model alone (`compared` False: its value is `base`).
 
-    One model: value, low, high. Two: base, aligned, difference, low, high (of the difference), p_value,
-    unparsed_base. Both: better, num_items, unparsed.
-
-    Args:
-        benchmark: whose metrics.
-        tables: one, or the base's and the aligned model's of the same groups.
-        resampled: the same tables, resampled together.
+    Fractions, never percent. `low` and `high` bound the difference at 95 %, or the value where nothing is compared.
+    None is what is undefined or not known.
     """
-    last = tables[-1]
-    counts: Row = {"num_items": int(last.num_items.sum()), "unparsed": int(last.num_unparsed.sum())}
-    rows: dict[str, Row] = {}
-    if len(tables) == 1:
-        for name, estimate in estimates(resampled[0]).items():
-            rows[name] = {field: finite(getattr(estimate, field)) for field in ("value", "low", "high")}
-    else:
-        counts["unparsed_base"] = int(tables[0].num_unparsed.sum())
-        for name, difference in differences(resampled[0], resampled[1]).items():
-            fields = ("base", "aligned", "difference", "low", "high", "p_value")
-            rows[name] = {field: finite(getattr(difference, field)) for field in fields}
-    return {name: {**row, "better": benchmark.better.get(name, "neither"), **counts} for name, row in rows.items()}
+
+    name: str
+    better: str = ""
+    base: float | None = None
+    aligned: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    num_items: int | None = None
+    unparsed: int | None = None
+    unparsed_base: int | None = None
+    temperature: float | None = None
+    compared: bool = True
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval allows one to say."""
+        if self.difference is None or self.low is None or self.high is None:
+            return "unknown"
+        if self.low <= 0.0 <= self.high:
+            return "unclear"
+        if self.better not in ("higher", "lower"):
+            return "moved"
+        return "better" if (self.difference > 0) == (self.better == "higher") else "worse"
+
+    @classmethod
+    def from_plain(cls, name: str, row: Mapping[str, Any]) -> Self:
+        """A row of `metrics` in `results.json`."""
+        return cls(
+            name=name,
+            better=str(row.get("better", "")),
+            base=_number(row.get("base", row.get("value"))),
+            aligned=_number(row.get("aligned")),
+            difference=_number(row.get("difference")),
+            low=_number(row.get("low")),
+            high=_number(row.get("high")),
+            p_value=_number(row.get("p_value")),
+            num_items=_count(row.get("num_items")),
+            unparsed=_count(row.get("unparsed")),
+            unparsed_base=_count(row.get("unparsed_base")),
+            temperature=_number(row.get("temperature")),
+            compared="value" not in row,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The row as JSON."""
+        row: dict[str, Any] = {"value": self.base, "low": self.low, "high": self.high}
+        if self.compared:
+            figures = ("base", "aligned", "difference", "low", "high", "p_value")
+            row = {figure: getattr(self, figure) for figure in figures}
+        row["better"] = self.better
+        counts = ("num_items", "unparsed", "unparsed_base", "temperature")
+        return row | {name: getattr(self, name) for name in counts if getattr(self, name) is not None}
 
 
-def update_results(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `content` into the `results.json` at `path`, atomically; what it does not mention stays.
+Metrics = Mapping[str, Metric]
+"""Metric's name -> metric."""
 
-    Mappings merge by name, all the way down to the benchmarks, each of which is replaced whole.
 
-    Returns:
-        The whole content as written.
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One benchmark on one file in one evaluation, with its settings.
 
-    Raises:
-        RunError: the file there is not JSON or has another schema.
+    Attributes:
+        name: the benchmark's name; "" for a system's figures that belong to no benchmark (schema 1).
+        metrics: by the chosen parser, on all that could be scored.
+        evaluation: the evaluation's name inside its run; "" where there is only one.
+        file: the benchmark's file or folder, as it was given; "" where it is not known (schema 1).
+        models: fingerprints of what was measured: `base` and `aligned`; `model`: whose answers were scored.
+        settings: how it was run: sha256 (of the file), rows, parser, prompt_suffix, temperature, limit and the like.
+        fallbacks: what stands in for the original's tools.
+        mean_words: model -> mean words of an answer.
+        failed: model -> how many samples have no answer.
+        failed_items: model -> the first of them, with the reason.
+        other_parser: (parser, its metrics).
+        categories: category -> metrics.
+        published: what papers printed of the base.
     """
-    with folder_lock(path.parent):
-        whole: dict[str, Any] = _merged(_read(path) if path.exists() else {"schema": SCHEMA}, content)
-        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_file(path, text.encode("utf-8", "backslashreplace"))
-    return whole
+
+    name: str
+    metrics: Metrics
+    evaluation: str = ""
+    file: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    mean_words: Mapping[str, float | None] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    failed_items: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    other_parser: tuple[str, Metrics] | None = None
+    categories: Mapping[str, Metrics] = field(default_factory=dict)
+    published: tuple[PrintedFigure, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What heads its tables: "pope (held-out, random.json)", as far as evaluation and file are known."""
+        model = self.models.get("model", "")
+        parts = [self.evaluation, Path(self.file).name, "" if model == "model" else model]
+        beside = ", ".join(part for part in parts if part)
+        return f"{self.name} ({beside})" if beside else self.name
+
+    def same_place(self, other: "Section") -> bool:
+        """Whether both are the same benchmark on the same file in the same evaluation, so that one replaces the other.
+
+        Where a file is not known (schema 1) its contents decide.
+        """
+        if self.name != other.name or self.models.get("model") != other.models.get("model"):
+            return False
+        if self.file and other.file:
+            return (self.evaluation, _where(self.file)) == (other.evaluation, _where(other.file))
+        mine, theirs = self.settings.get("sha256"), other.settings.get("sha256")
+        return mine == theirs or mine is None or theirs is None
+
+    def differs_from(self, other: "Section") -> str:
+        """What this section was measured with that makes it incomparable to another of the same place; "" for nothing.
+
+        Compared is what both know: the base model, the file's contents, and how questions were asked and answers read.
+        """
+        if "base" in self.models and self.models["base"] != other.models.get("base", self.models["base"]):
+            return "another base model"
+        for name, value in self.settings.items():
+            if name not in _HOW_IT_RAN and other.settings.get(name, value) != value:
+                return "another version of the file" if name == "sha256" else f"{name.replace('_', ' ')} {value}"
+        return ""
+
+    @classmethod
+    def from_plain(cls, key: str, plain: Mapping[str, Any]) -> Self:
+        """One of `benchmarks` in `results.json`, of either schema."""
+        other = plain.get("other_parser") or {}
+        own = ("evaluation", "benchmark", "file")
+        published = plain.get("published")
+        return cls(
+            name=str(plain.get("benchmark", key)),
+            metrics=_metrics(plain.get("metrics")),
+            evaluation=str(plain.get("evaluation", "")),
+            file=str(plain.get("file", "")),
+            models={str(role): str(model) for role, model in (plain.get("models") or {}).items()},
+            settings={name: value for name, value in plain.items() if _is_scalar(value) and name not in own},
+            fallbacks=_texts(plain.get("fallbacks")),
+            mean_words={model: _number(words) for model, words in (plain.get("mean_words") or {}).items()},
+            failed={model: _count(count) or 0 for model, count in (plain.get("failed") or {}).items()},
+            failed_items={model: _texts(items) for model, items in (plain.get("failed_items") or {}).items()},
+            other_parser=(str(other["parser"]), _metrics(other.get("metrics"))) if other.get("parser") else None,
+            categories={name: _metrics(rows) for name, rows in (plain.get("categories") or {}).items()},
+            published=tuple(
+                PrintedFigure.from_plain(row)
+                for row in (published if isinstance(published, list) else ())
+                if isinstance(row, Mapping)
+            ),
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The section as JSON."""
+        where = {"evaluation": self.evaluation, "benchmark": self.name, "file": self.file}
+        plain: dict[str, Any] = {name: value for name, value in where.items() if value}
+        plain |= {"models": dict(self.models)} if self.models else {}
+        plain |= self.settings
+        plain |= {
+            "fallbacks": list(self.fallbacks),
+            "mean_words": dict(self.mean_words),
+            "failed": dict(self.failed),
+            "failed_items": {model: list(items) for model, items in self.failed_items.items()},
+            "metrics": _plain_metrics(self.metrics),
+        }
+        if self.other_parser is not None:
+            plain["other_parser"] = {"parser": self.other_parser[0], "metrics": _plain_metrics(self.other_parser[1])}
+        if self.categories:
+            plain["categories"] = {name: _plain_metrics(rows) for name, rows in self.categories.items()}
+        if self.published:
+            plain["published"] = [figure.to_plain() for figure in self.published]
+        return plain
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); move it away and run again") from None
-    if not isinstance(whole, dict) or whole.get("schema") != SCHEMA:
-        found = whole.get("schema") if isinstance(whole, dict) else type(whole).__name__
-        raise RunError(f"{path} has schema {found!r}, this Pairsight writes {SCHEMA}: choose another --out")
-    return whole
+@dataclass(frozen=True, slots=True)
+class DataCounts:
+    """How many prompts and pairs an adapter's run has, and what was dropped by reason."""
+
+    prompts: int
+    pairs: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """A system's `data` in `results.json`."""
+        dropped = {str(reason): _count(count) or 0 for reason, count in (plain.get("dropped") or {}).items()}
+        return cls(_count(plain.get("prompts")) or 0, _count(plain.get("pairs")) or 0, dropped)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        return {"prompts": self.prompts, "pairs": self.pairs, "dropped": dict(self.dropped)}
 
 
-def _merged(there: Any, here: Any, name: str = "") -> Any:
-    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
-        return here
-    if name == "benchmarks":
-        return {**there, **here}
-    return {**there, **{key: _merged(there.get(key), value, key) for key, value in here.items()}}
+@dataclass(frozen=True, slots=True)
+class System:
+    """One aligned model beside its base.
+
+    Attributes:
+        name: unique in its file.
+        sections: its benchmarks; the first one's metrics are the system's.
+        base: the base's fingerprint.
+        aligned: the folder of the adapter or full model, seen from the run's where it lies inside.
+        adapter: the adapter's own name.
+        data: what it was trained from.
+        controls: other trainings that it is held against, by name.
+    """
+
+    name: str
+    sections: tuple[Section, ...] = ()
+    base: str = ""
+    aligned: str = ""
+    adapter: str = ""
+    data: DataCounts | None = None
+    controls: Mapping[str, "System"] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The first section's."""
+        return self.sections[0].metrics if self.sections else {}
+
+    @property
+    def figures(self) -> list[tuple[Section, Metric]]:
+        """All metrics with the section each belongs to."""
+        return [(section, metric) for section in self.sections for metric in section.metrics.values()]
+
+    def control(self, name: str, section: Section, metric: str) -> Metric | None:
+        """A control's figure for the same benchmark and file, where it was taken."""
+        beside = self.controls[name].sections if name in self.controls else ()
+        return next((one.metrics.get(metric) for one in beside if one.same_place(section)), None)
+
+    @classmethod
+    def from_plain(cls, name: str, plain: Mapping[str, Any]) -> Self:
+        """One of `systems`, or of a system's `controls`, in `results.json`.
+
+        Metrics of its own that repeat no benchmark's become a section without a name.
+        """
+        sections = [Section.from_plain(key, one) for key, one in (plain.get("benchmarks") or {}).items()]
+        own = _metrics(plain.get("metrics"))
+        if own and all(section.metrics != own for section in sections):
+            sections.insert(0, Section("", own))
+        models, data = plain.get("models") or {}, plain.get("data")
+        controls = {key: System.from_plain(key, one) for key, one in (plain.get("controls") or {}).items()}
+        return cls(
+            name=name,
+            sections=tuple(sections),
+            base=str(models.get("base", "")),
+            aligned=str(models.get("aligned", "")),
+            adapter=str(plain.get("adapter", "")),
+            data=DataCounts.from_plain(data) if isinstance(data, Mapping) else None,
+            controls={key: control for key, control in controls.items() if control.sections},
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The system as JSON."""
+        models = {"base": self.base, "aligned": self.aligned}
+        plain: dict[str, Any] = {"adapter": self.adapter} if self.adapter else {}
+        plain |= {"models": {role: model for role, model in models.items() if model}}
+        plain |= {"data": self.data.to_plain()} if self.data is not None else {}
+        plain |= {"metrics": _plain_metrics(self.metrics), "benchmarks": _plain_sections(self.sections)}
+        if self.controls:
+            plain["controls"] = {name: control.to_plain() for name, control in self.controls.items()}
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The content of a `results.json`: systems beside their base, and sections of one model alone.
+
+    Attributes:
+        systems: by name, in the order in which they came.
+        sections: of a model that nothing was compared with.
+        base: that model's fingerprint.
+        run: the run's name.
+        primary: the system whose metrics are the file's.
+    """
+
+    systems: Mapping[str, System] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+    base: str = ""
+    run: str = ""
+    primary: str = ""
+
+    @property
+    def primary_first(self) -> tuple[System, ...]:
+        """All systems, the primary one first."""
+        return tuple(sorted(self.systems.values(), key=lambda system: system.name != self.primary))
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """A file's content, of either schema.
+
+        Raises:
+            DataError: another schema, or a part has another shape.
+        """
+        schema = plain.get("schema", 1) if isinstance(plain, Mapping) else type(plain).__name__
+        if schema not in (1, SCHEMA):
+            raise DataError(f"schema {schema!r}, this Pairsight reads 1 and {SCHEMA}")
+        try:
+            systems = {name: System.from_plain(name, one) for name, one in plain.get("systems", {}).items()}
+            alone = System.from_plain("", plain).sections
+            return cls(
+                systems=systems,
+                sections=tuple(section for section in alone if section.name or not systems),
+                base=str((plain.get("models") or {}).get("base", "")),
+                run=str(plain.get("run", "")),
+                primary=str(plain.get("primary", "")),
+            )
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"a part has an unexpected shape: {error}") from None
+
+    def to_plain(self) -> dict[str, Any]:
+        """The content as JSON."""
+        plain: dict[str, Any] = {"schema": SCHEMA}
+        plain |= {"run": self.run} if self.run else {}
+        if self.primary:
+            plain |= {"primary": self.primary, "metrics": _plain_metrics(self.systems[self.primary].metrics)}
+        plain |= {"models": {"base": self.base}} if self.base else {}
+        if self.sections:
+            plain["benchmarks"] = _plain_sections(self.sections)
+        if self.systems:
+            plain["systems"] = {name: system.to_plain() for name, system in self.systems.items()}
+        return plain
 
 
 def finite(value: float) -> float | None:
     """The number for JSON, None where it is undefined."""
     return float(value) if math.isfinite(value) else None
+
+
+def _plain_sections(sections: Sequence[Section]) -> dict[str, Any]:
+    """Sections by a key that says which they are: EVALUATION/NAME, or NAME where there is only one evaluation."""
+    plain: dict[str, Any] = {}
+    for section in sections:
+        if not section.name:
+            continue
+        key = f"{section.evaluation}/{section.name}" if section.evaluation else section.name
+        file, model = Path(section.file).name, section.models.get("model", "")
+        ways = (key, f"{key} ({file})", f"{key} ({file}, {model})", f"{key} ({section.file}, {model})")
+        free = next((way for way in ways if way not in plain), f"{ways[-1]} {len(plain)}")
+        plain[free] = section.to_plain()
+    return plain
+
+
+def _plain_metrics(metrics: Metrics) -> dict[str, Any]:
+    return {name: metric.to_plain() for name, metric in metrics.items()}
+
+
+def _metrics(plain: Any) -> Metrics:
+    return {str(name): Metric.from_plain(str(name), row) for name, row in (plain or {}).items()}
+
+
+def _where(file: str) -> str:
+    return str(Path(file).expanduser().resolve())
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, list | tuple) else ()
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _number(value: Any) -> float | None:
+    if value is None or isinstance(value, bool):
+        return None
+    return finite(float(value))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

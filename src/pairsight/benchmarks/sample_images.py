@@ -46,11 +46,11 @@ class CheckedImages:
 
     Args:
         checked: name -> reference, or what is wrong with the image.
-        blobs: where embedded images are kept.
+        blobs: where embedded images are kept; None: they are only verified.
         skip_bad: give a reference that `is_seen` refuses instead of raising.
     """
 
-    def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: "BlobStore", skip_bad: bool) -> None:
+    def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: "BlobStore | None", skip_bad: bool) -> None:
         self._checked = checked
         self._blobs = blobs
         self._skip_bad = skip_bad
@@ -73,6 +73,8 @@ class CheckedImages:
         except DataError as error:
             return self._bad(name, error)
         picture.close()
+        if self._blobs is None:
+            return ImageRef(_UNSEEN + name)
         return self._blobs.add_bytes(data, _extension(data))
 
     def _bad(self, name: str, error: DataError) -> ImageRef:

@@ -9,7 +9,8 @@ from typing import Any
 from pairsight.benchmarks.answer_files import read_answers
 from pairsight.benchmarks.answer_tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
-from pairsight.benchmarks.results import update_results
+from pairsight.benchmarks.results import Results
+from pairsight.benchmarks.results_file import update_results
 from pairsight.benchmarks.scoring import Answer, collector_paused, score_benchmark
 from pairsight.benchmarks.sections import EvaluationSettings, section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
@@ -25,7 +26,7 @@ def score_answers(
     options: Mapping[str, Any] | None = None,
     settings: EvaluationSettings | None = None,
     model: str = "model",
-) -> dict[str, Any]:
+) -> Results:
     """Score an answers file in a benchmark's official answer format.
 
     Args:
@@ -38,7 +39,7 @@ def score_answers(
         model: whose answers they are: the tables are called so, and published figures of it stand beside.
 
     Returns:
-        {"schema": 1, "benchmarks": {name: {…, "metrics": {metric: {value, low, high, …}}}}}.
+        The benchmark's section; OUT's `results.json` keeps those of other benchmarks, files and models beside it.
 
     Raises:
         DataError: a bad file, or an id that is wrong, missing or there twice.
@@ -58,10 +59,10 @@ def score_answers(
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)
     write_answers(folder / f"answers-{name}.parquet", [scored])
     write_scores(folder / f"scores-{name}.parquet", [scored])
-    found = section(loaded, scored, None, chosen, made_here=False)
-    content = {"schema": 1, "benchmarks": {task.name: {**found, "answers": str(answers)}}}
-    update_results(folder / "results.json", content)
-    return content
+    found = section(loaded, scored, None, chosen, models={"model": model}, answers=str(answers))
+    results = Results(sections=(found,))
+    update_results(folder / "results.json", results)
+    return results
 
 
 def _answer(text: str | None, made: dict[str | None, Answer]) -> Answer:

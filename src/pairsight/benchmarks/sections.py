@@ -1,16 +1,16 @@
-"""A benchmark's part of `results.json`: its settings, what failed, and its metrics by both parsers and by category."""
+"""A benchmark's section of the results: its settings, what failed, and its metrics by both parsers and by category."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from pairsight.benchmarks.protocol import Parser
+from pairsight.benchmarks.protocol import Benchmark, Parser
 from pairsight.benchmarks.published import published_beside
-from pairsight.benchmarks.results import Row, finite, metric_rows
-from pairsight.benchmarks.scoring import ScoredBenchmark
+from pairsight.benchmarks.results import Metric, Scalar, Section, finite
+from pairsight.benchmarks.scoring import ScoredBenchmark, ScoreTable
 from pairsight.benchmarks.tasks import LoadedTask
-from pairsight.statistics import NUM_RESAMPLES, resample
+from pairsight.statistics import NUM_RESAMPLES, Difference, Resampled, differences, estimates, resample
 
 _LISTED = 20
 _LOG = logging.getLogger("pairsight.benchmarks")
@@ -38,8 +38,9 @@ def section(
     other: ScoredBenchmark | None,
     settings: EvaluationSettings,
     *,
-    made_here: bool = True,
-) -> dict[str, Any]:
+    models: Mapping[str, str],
+    answers: str | None = None,
+) -> Section:
     """One benchmark of one base, or of a base and an aligned model.
 
     Args:
@@ -47,48 +48,93 @@ def section(
         base: the base's answers and scores.
         other: the aligned model's; None when only one model was evaluated.
         settings: what is recorded, the parser of `metrics`, and the bootstrap's seed.
-        made_here: whether we know how the answers were made: prompt, decoding and batch size.
-
-    Returns:
-        sha256, rows, parser, fallbacks, prompt_suffix, batch_size, temperature, max_new_tokens, limit, mean_words,
-        failed, failed_items, metrics, other_parser {parser, metrics}; where the benchmark names some, categories; where
-        papers printed figures of this model, published.
+        models: fingerprints of what was measured, by role.
+        answers: the file of answers that were made elsewhere, with a prompt and decoding that we do not know.
     """
     sampling = item.task.sampling
     counted = {"base": base, "aligned": other} if other else {"base": base}
     beside: Parser = "robust" if settings.parser == "official" else "official"
-    fallbacks = list(getattr(item.task.benchmark, "fallbacks", ()))
+    fallbacks = tuple(getattr(item.task.benchmark, "fallbacks", ()))
     shown = {parser: _shown(parser, fallbacks) for parser in ("official", "robust")}
-    comparison = _Comparison(sampling.temperature if made_here else None, list(counted.values()), settings)
+    comparison = _Comparison(sampling.temperature if answers is None else None, list(counted.values()), settings)
     metrics = comparison.metrics(range(len(base.scored)), (settings.parser, beside))
-    found: dict[str, Any] = {
-        "sha256": item.sha256,
-        "rows": sum(len(group) for group in item.groups),
-        "parser": shown[settings.parser],
-        "fallbacks": fallbacks,
-        **(_made(item, settings) if made_here else {}),
-        "limit": settings.limit,
-        "mean_words": {name: _mean_words(part) for name, part in counted.items()},
-        "failed": {name: len(_failures(part)) for name, part in counted.items()},
-        "failed_items": {name: _failures(part)[:_LISTED] for name, part in counted.items()},
-        "metrics": metrics[settings.parser],
-        "other_parser": {"parser": shown[beside], "metrics": metrics[beside]},
-    }
-    categories = {
-        name: comparison.metrics(members, (settings.parser,))[settings.parser]
-        for name, members in _categories(base, settings.parser).items()
-    }
-    if categories:
-        found["categories"] = categories
+    found = Section(
+        name=item.task.name,
+        metrics=metrics[settings.parser],
+        file=str(item.task.path),
+        models=models,
+        settings={
+            "sha256": item.sha256,
+            "rows": sum(len(group) for group in item.groups),
+            "parser": shown[settings.parser],
+            **(_made(item, settings) if answers is None else {}),
+            "limit": settings.limit,
+            **({} if answers is None else {"answers": answers}),
+        },
+        fallbacks=fallbacks,
+        mean_words={name: _mean_words(part) for name, part in counted.items()},
+        failed={name: len(_failures(part)) for name, part in counted.items()},
+        failed_items={name: tuple(_failures(part)[:_LISTED]) for name, part in counted.items()},
+        other_parser=(shown[beside], metrics[beside]),
+        categories={
+            name: comparison.metrics(members, (settings.parser,))[settings.parser]
+            for name, members in _categories(base, settings.parser).items()
+        },
+    )
     published = published_beside(settings.model, item.task.benchmark.name, found, item.task.benchmark.prompt_suffix)
-    if published:
-        found["published"] = published
-        for difference in published[0]["differs"]:
-            _LOG.warning("%s: not as published: %s", item.task.name, difference)
+    for difference in published[0].differs if published else ():
+        _LOG.warning("%s: not as published: %s", item.task.name, difference)
+    return replace(found, published=published)
+
+
+def metrics_of(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Sequence[Resampled]) -> dict[str, Metric]:
+    """Metrics by name, from one model's table, or from the base's and the aligned model's.
+
+    Args:
+        benchmark: whose metrics.
+        tables: one, or the base's and the aligned model's of the same groups.
+        resampled: the same tables, resampled together.
+    """
+    num_items, unparsed = int(tables[-1].num_items.sum()), int(tables[-1].num_unparsed.sum())
+    found: dict[str, Metric] = {}
+    if len(tables) == 1:
+        for name, value in estimates(resampled[0]).items():
+            found[name] = Metric(
+                name,
+                benchmark.better.get(name, "neither"),
+                base=finite(value.value),
+                low=finite(value.low),
+                high=finite(value.high),
+                num_items=num_items,
+                unparsed=unparsed,
+                compared=False,
+            )
+        return found
+    for name, one in differences(resampled[0], resampled[1]).items():
+        found[name] = replace(
+            difference_metric(name, one, benchmark.better.get(name, "neither")),
+            num_items=num_items,
+            unparsed=unparsed,
+            unparsed_base=int(tables[0].num_unparsed.sum()),
+        )
     return found
 
 
-def _made(item: LoadedTask, settings: EvaluationSettings) -> dict[str, Any]:
+def difference_metric(name: str, found: Difference, better: str) -> Metric:
+    """A paired difference as a metric."""
+    return Metric(
+        name,
+        better,
+        base=finite(found.base),
+        aligned=finite(found.aligned),
+        difference=finite(found.difference),
+        low=finite(found.low),
+        high=finite(found.high),
+        p_value=finite(found.p_value),
+    )
+
+
+def _made(item: LoadedTask, settings: EvaluationSettings) -> dict[str, Scalar]:
     """How the answers were made."""
     return {
         "prompt_suffix": item.task.suffix,
@@ -106,7 +152,7 @@ class _Comparison:
     parts: Sequence[ScoredBenchmark]
     settings: EvaluationSettings
 
-    def metrics(self, members: Sequence[int], parsers: Sequence[Parser]) -> dict[Parser, dict[str, Row]]:
+    def metrics(self, members: Sequence[int], parsers: Sequence[Parser]) -> dict[Parser, dict[str, Metric]]:
         """Parser -> metrics on some of the scored groups, all tables resampled together."""
         benchmark = self.parts[0].benchmark
         tables = [part.tables[parser].take(members) for parser in parsers for part in self.parts]
@@ -117,12 +163,11 @@ class _Comparison:
             num_resamples=self.settings.num_resamples,
             seed=self.settings.seed,
         )
-        found: dict[Parser, dict[str, Row]] = {}
+        found: dict[Parser, dict[str, Metric]] = {}
         for index, parser in enumerate(parsers):
             mine = slice(index * len(self.parts), (index + 1) * len(self.parts))
-            rows = metric_rows(benchmark, tables[mine], resampled[mine])
-            known = {} if self.temperature is None else {"temperature": self.temperature}
-            found[parser] = {name: {**row, **known} for name, row in rows.items()}
+            metrics = metrics_of(benchmark, tables[mine], resampled[mine])
+            found[parser] = {name: replace(one, temperature=self.temperature) for name, one in metrics.items()}
         return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from pairsight.benchmarks.protocol import Benchmark, Sample
 from pairsight.benchmarks.sample_images import CheckedImages, NamedImages, unseen_name
 from pairsight.benchmarks.scoring import check_unique
 from pairsight.config import BaseConfig
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, DataError
 from pairsight.images.files import FileImages
 from pairsight.models.protocols import Sampling
-from pairsight.records import IMAGE_MARK, Prompt
+from pairsight.records import IMAGE_MARK, ImageRef, Prompt
 from pairsight.registry import benchmarks as registered
 from pairsight.store.blobs import BlobStore
 
@@ -66,6 +67,17 @@ class LoadedTask:
     sha256: str
     groups: tuple[tuple[Sample, ...], ...]
     errors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """A task whose file was read: its hash and length, and the images it names, each a reference or what is wrong."""
+
+    task: BenchmarkTask
+    sha256: str
+    num_groups: int
+    found: Mapping[str, ImageRef | DataError]
+    source: FileImages | None
 
 
 def make_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Benchmark:
@@ -135,41 +147,60 @@ def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTas
     return LoadedTask(task, sha256_of(task.path), tuple(groups), {}), images
 
 
-def load_with_images(
-    tasks: Sequence[BenchmarkTask],
-    folder: Path | None,
-    blobs: BlobStore,
-    *,
-    limit: int | None = None,
-    skip_bad: bool = False,
-) -> tuple[list[LoadedTask], list[FileImages]]:
-    """Read all tasks, then verify and hash all their images.
+def read_tasks(
+    tasks: Sequence[BenchmarkTask], folder: Path | None, *, limit: int | None = None, skip_bad: bool = False
+) -> list[ReadTask]:
+    """Read all tasks' files, then verify and hash the images that they name; nothing is written.
 
     Args:
         tasks: the tasks.
         folder: what image names are relative to; None: the folder in which a task's file lies.
-        blobs: where images inside the files are kept.
         limit: only the first so many groups of each.
-        skip_bad: list a bad image's samples in `LoadedTask.errors` instead of raising.
+        skip_bad: keep what is wrong with an image instead of raising.
 
     Raises:
         DataError: a bad file, row or image, with file, line and id.
     """
-    loaded, sources = [], {}
+    read, sources = [], dict[Path, FileImages]()
     for task in tasks:
         first, named = load_named(task, limit)
         root = task.images or folder or (task.path if task.path.is_dir() else task.path.parent)
         if named.names and root not in sources:
             sources[root] = FileImages(root)
         found = sources[root].refs(named.names) if named.names else {}
-        checked = CheckedImages(found, blobs, skip_bad)
-        groups: list[tuple[Sample, ...]] = []
-        for group in task.benchmark.load(task.path, checked):
-            if len(groups) == len(first.groups):
-                break
-            groups.append(group)
-        loaded.append(LoadedTask(task, first.sha256, tuple(groups), _bad_samples(groups, checked)))
-    return loaded, list(sources.values())
+        one = ReadTask(task, first.sha256, len(first.groups), found, sources[root] if named.names else None)
+        if not skip_bad and any(isinstance(ref, DataError) for ref in found.values()):
+            _groups(one, CheckedImages(found, None, skip_bad))  # says where the first bad one is asked about
+        read.append(one)
+    return read
+
+
+def load_tasks(read: Sequence[ReadTask], blobs: BlobStore, *, skip_bad: bool = False) -> list[LoadedTask]:
+    """The groups of all tasks with their images.
+
+    Args:
+        read: the tasks as read.
+        blobs: where images inside the files are kept.
+        skip_bad: list a bad image's samples in `LoadedTask.errors` instead of raising.
+
+    Raises:
+        DataError: a bad image inside a file, with file, line and id.
+    """
+    loaded = []
+    for one in read:
+        checked = CheckedImages(one.found, blobs, skip_bad)
+        groups = _groups(one, checked)
+        loaded.append(LoadedTask(one.task, one.sha256, tuple(groups), _bad_samples(groups, checked)))
+    return loaded
+
+
+def sources_of(read: Sequence[ReadTask]) -> list[FileImages]:
+    """The folders of the images that tasks name, each once."""
+    return list(dict.fromkeys(one.source for one in read if one.source is not None))
+
+
+def _groups(read: ReadTask, images: CheckedImages) -> list[tuple[Sample, ...]]:
+    return list(islice(read.task.benchmark.load(read.task.path, images), read.num_groups))
 
 
 def _bad_samples(groups: Sequence[tuple[Sample, ...]], images: CheckedImages) -> dict[str, str]:

@@ -24,4 +24,4 @@ def demo(
     from pairsight.cli.show import print_demo
     from pairsight.tiny.demo import run_demo
 
-    print_demo(run_demo(out, system=system, quiet=quiet))
+    print_demo(*run_demo(out, system=system, quiet=quiet))

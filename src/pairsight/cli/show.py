@@ -1,13 +1,13 @@
 """What a verb prints when it is done: short tables on standard output."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pairsight.benchmarks.results import Metric, Metrics, Results, Section
     from pairsight.pipeline.align import Aligned
     from pairsight.pipeline.build import Built
     from pairsight.store.attempts import Spent
@@ -49,59 +49,60 @@ def print_align(aligned: "Aligned") -> None:
         print(f"{aligned.merged}: the full model")
 
 
-def print_results(results: Mapping[str, Any]) -> None:
-    """One table per system: every metric of base and aligned models, and the difference with its interval."""
+def print_results(results: "Results") -> None:
+    """One table per system and benchmark: every metric of base and aligned models, the difference with its interval."""
     console = _console()
-    for name, system in results.get("systems", {}).items():
-        for benchmark, found in system.get("benchmarks", {}).items():
-            _print_metrics(console, f"{name}: {_ruled(benchmark, found)}", found.get("metrics", {}))
-    if "systems" not in results and "benchmarks" in results:
+    for system in results.systems.values():
+        for section in system.sections:
+            _print_metrics(console, f"{system.name}: {_ruled(section)}", section.metrics)
+    if not results.systems:
         print_scores(results)
 
 
-def print_scores(results: Mapping[str, Any]) -> None:
+def print_scores(results: "Results") -> None:
     """One table per benchmark of one model's metrics with their intervals."""
     console = _console()
-    for benchmark, found in results["benchmarks"].items():
-        table = Table(title=_ruled(benchmark, found), title_justify="left")
+    for section in results.sections:
+        table = Table(title=_ruled(section), title_justify="left")
         for column in ("metric", "value", "95 % interval", "items", "unparsed"):
             table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=column == "metric")
-        for metric, row in found["metrics"].items():
-            interval = f"{_number(row['low'])} … {_number(row['high'])}"
-            table.add_row(metric, _number(row["value"]), interval, str(row["num_items"]), str(row["unparsed"]))
+        for metric in section.metrics.values():
+            interval = f"{_number(metric.low)} … {_number(metric.high)}"
+            counts = (str(metric.num_items), str(metric.unparsed))
+            table.add_row(metric.name, _number(metric.base), interval, *counts)
         console.print(table)
 
 
-def _ruled(benchmark: str, found: Mapping[str, Any]) -> str:
-    """A benchmark's name with the rule that read its answers, so that a fallback is never taken for the original."""
-    return f"{benchmark}, {found['parser']}" if found.get("parser") else benchmark
+def _ruled(section: "Section") -> str:
+    """A benchmark and its file with the rule that read its answers: a fallback is never taken for the original."""
+    parser = section.settings.get("parser")
+    return f"{section.title}, {parser}" if parser else section.title
 
 
-def print_demo(results: Mapping[str, Any]) -> None:
+def print_demo(results: "Results", report: Path) -> None:
     """The demo's closing table: base and systems side by side, then where the report is."""
     console = _console()
     console.print(side_by_side(results))
-    print(f"report: {results['report']}")
+    print(f"report: {report}")
 
 
 _SHORT = ("accuracy", "f1", "yes_rate", "chair_i", "recall", "caption_length", "text_accuracy")
 """What the closing table shows, where it was measured; the report has everything."""
 
 
-def side_by_side(results: Mapping[str, Any]) -> Table:
+def side_by_side(results: "Results") -> Table:
     """Base and every system (controls after their system) by metric, with intervals of the paired differences."""
-    systems = results["systems"]
-    columns = []
-    for name, system in systems.items():
-        columns.append((name, system["metrics"]))
-        columns += [(f"{name}: {control}", part["metrics"]) for control, part in system.get("controls", {}).items()]
+    columns: list[tuple[str, Metrics]] = []
+    for name, system in results.systems.items():
+        columns.append((name, system.metrics))
+        columns += [(f"{name}: {control}", part.metrics) for control, part in system.controls.items()]
     table = Table(title="held-out scenes, greedy; below: 95 % interval of the difference to base", title_justify="left")
     table.add_column("metric")
     table.add_column("base", justify="right")
     for name, _ in columns:
         table.add_column(name.replace(": ", "\n").replace("_", " "), justify="right")
     for metric in (metric for metric in _SHORT if columns and metric in columns[0][1]):
-        cells = [_number(columns[0][1][metric]["base"])]
+        cells = [_number(columns[0][1][metric].base)]
         cells += [_cell(metrics.get(metric)) for _, metrics in columns]
         table.add_row(metric.replace("_", " "), *cells)
     return table
@@ -156,24 +157,22 @@ def print_verification(found: "Verification") -> None:
         raise RunError(f"{len(found.problems)} problems found; `pairsight salvage RUN` rebuilds damaged ledgers")
 
 
-def _print_metrics(console: Console, title: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_metrics(console: Console, title: str, metrics: "Metrics") -> None:
     table = Table(title=title, title_justify="left")
     for column in ("metric", "base", "aligned", "difference", "95 % interval", "better"):
         left = column in ("metric", "better")
         table.add_column(column, justify="left" if left else "right", no_wrap=column == "metric")
-    for metric, row in metrics.items():
-        interval = f"{_signed(row.get('low'))} … {_signed(row.get('high'))}" if "difference" in row else ""
-        base = row.get("base", row.get("value"))
-        aligned = _number(row["aligned"]) if "aligned" in row else ""
-        difference = _signed(row.get("difference")) if "difference" in row else ""
-        table.add_row(metric, _number(base), aligned, difference, interval, row.get("better", ""))
+    for metric in metrics.values():
+        interval = f"{_signed(metric.low)} … {_signed(metric.high)}"
+        compared = (_number(metric.aligned), _signed(metric.difference), interval) if metric.compared else ("", "", "")
+        table.add_row(metric.name, _number(metric.base), *compared, metric.better)
     console.print(table)
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
+def _cell(metric: "Metric | None") -> str:
+    if metric is None:
         return "–"
-    return f"{_number(row['aligned'])}\n{_short(row['low'])}…{_short(row['high'])}"
+    return f"{_number(metric.aligned)}\n{_short(metric.low)}…{_short(metric.high)}"
 
 
 def _number(value: float | None) -> str:
@@ -192,4 +191,4 @@ def _short(value: float | None) -> str:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=False)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False)

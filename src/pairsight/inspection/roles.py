@@ -1,10 +1,12 @@
 """Which model plays which part in a run, and a warning where one plays two that should be apart."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pairsight.benchmarks.results_file import read_results
+from pairsight.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,14 @@ def _listed(value: Any) -> list[str]:
 
 
 def _judges(path: Path) -> Iterator[str]:
-    """Every value called `judge` in a results file; a damaged file names none."""
+    """The judges of all benchmarks in a results file; a damaged file names none."""
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        results = read_results(path)
+    except DataError:
         return
-    waiting: list[Any] = [whole]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            judge = part.get("judge")
-            if isinstance(judge, str) and judge:
-                yield judge
-            waiting += part.values()
+    systems = list(results.systems.values())
+    systems += [control for system in systems for control in system.controls.values()]
+    for section in (*results.sections, *(section for system in systems for section in system.sections)):
+        judge = section.settings.get("judge")
+        if isinstance(judge, str) and judge:
+            yield judge

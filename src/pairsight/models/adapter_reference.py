@@ -1,4 +1,4 @@
-"""A model reference that names a PEFT adapter: the base it was trained on, with the adapter on top."""
+"""What a folder is that names an aligned model: a PEFT adapter of some base, or a full model."""
 
 from pathlib import Path
 
@@ -32,3 +32,15 @@ def base_of_adapter(reference: str | Path) -> str | None:
             "as base_model_name_or_path to adapter_config.json"
         ) from None
     return named
+
+
+def is_full_model(folder: str | Path) -> bool:
+    """Whether a folder holds a model of its own, as full fine-tuning leaves, and no adapter."""
+    path = Path(folder).expanduser()
+    return (path / "config.json").is_file() and not (path / "adapter_config.json").is_file()
+
+
+def trained_from(folder: str | Path) -> str:
+    """The fingerprint of the base that a full model was trained from, as our trainings note it; "" where unknown."""
+    note = Path(folder).expanduser() / "pairsight.json"
+    return str(read_json(note).get("base_fingerprint", "")) if note.is_file() else ""

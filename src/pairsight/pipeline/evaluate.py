@@ -1,18 +1,28 @@
 """Base and adapters on benchmarks: what `evaluate` does, with or without a run."""
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pairsight.benchmarks.results import DataCounts, Results, System
+from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.engine.progress import Progress
-from pairsight.errors import ConfigError, RunError
+from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.pipeline.models import check_reference, stage_maker
 from pairsight.pipeline.options import EvaluateOptions, ScoreOptions
+from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
+_LOG = logging.getLogger("pairsight.evaluate")
 
-def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> dict[str, Any]:
-    """Evaluate with the flat options of `EvaluateOptions`; returns what was added to `results.json`.
+
+def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> Results:
+    """Evaluate with the flat options of `EvaluateOptions`.
+
+    Returns:
+        The run's results with what was evaluated now; without a run, only that.
 
     Raises:
         PairsightError: an unknown option, a bad file, or a folder that cannot be used.
@@ -21,12 +31,11 @@ def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> dic
     if options.run is None:
         return _evaluate(options, options.adapters, Path(_required_out(options)), quiet)
     run = RunFolder.open(options.run)
-    adapters = options.adapters or run_adapters(run)
-    if not adapters:
-        raise RunError(f"{run.path} has no finished adapter yet: run pairsight align {run.path}, or give --adapter")
+    adapters = _distinct(options.adapters) or run_adapters(run, options.model)
     out = Path(options.out) if options.out is not None else run.evaluate(options.name)
-    content = _evaluate(options, adapters, out, quiet)
-    return _publish(run, content, adapters)
+    found = _evaluate(options, adapters, out, quiet)
+    name = options.name if options.out is None else _seen_from(run, out)
+    return publish(run, found, name)
 
 
 def evaluate(
@@ -44,7 +53,7 @@ def evaluate(
 
     Args:
         model: the base, always evaluated.
-        adapters: name -> adapter folder.
+        adapters: name -> the folder of an adapter or of a full model.
         benchmarks: benchmark name -> its official file or folder.
         images: the folder that image names refer to.
         out: where answers and results go; default: RUN/evaluate/held-out, or `evaluate` beside the first adapter.
@@ -62,10 +71,11 @@ def evaluate(
         "model": str(model), "adapters": named, "images": images and str(images), "out": out and str(out),
         "run": run and str(run), "benchmarks": {name: str(path) for name, path in benchmarks.items()}, **options,
     }  # fmt: skip
-    return evaluate_from_options({name: value for name, value in values.items() if value is not None}, quiet)
+    given = {name: value for name, value in values.items() if value is not None}
+    return evaluate_from_options(given, quiet).to_plain()
 
 
-def score_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
+def score_from_options(values: Mapping[str, Any]) -> Results:
     """Score answers made elsewhere, with the flat options of `ScoreOptions`.
 
     Raises:
@@ -105,13 +115,41 @@ def parse_evaluate(values: Mapping[str, Any]) -> EvaluateOptions:
     return options
 
 
-def run_adapters(run: RunFolder) -> dict[str, str]:
-    """The finished adapters of a run by name."""
-    finished = sorted((run.path / "align").glob("*/pairsight.json"))
-    return {file.parent.name: str(file.parent) for file in finished}
+def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
+    """The finished trainings of a run by name, adapters and full models; what cannot be evaluated is named in the log.
+
+    Args:
+        run: the run.
+        model: the base that they are compared with.
+
+    Raises:
+        RunError: there is none that can be evaluated.
+    """
+    from pairsight.benchmarks.evaluate import is_system_name
+
+    found, left_out = {}, []
+    for folder in sorted(path for path in (run.path / "align").glob("*") if path.is_dir()):
+        try:
+            if not (folder / "pairsight.json").is_file():
+                raise RunError("it is not finished (no pairsight.json)")
+            if not is_system_name(folder.name):
+                raise RunError("its name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
+            check_reference(model, folder)
+        except PairsightError as error:
+            left_out.append(f"{folder} is left out: {error}")
+        else:
+            found[folder.name] = str(folder)
+    for line in left_out:
+        _LOG.warning("%s", line)
+    if not found:
+        ready = "has no finished adapter yet" if not left_out else "has no adapter that can be evaluated"
+        raise RunError(
+            f"{run.path} {ready}: run pairsight align {run.path} --model {model}, or give --adapter NAME=DIR"
+        )
+    return found
 
 
-def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, quiet: bool) -> dict[str, Any]:
+def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, quiet: bool) -> Results:
     from pairsight.benchmarks.evaluate import evaluate_models
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import make_tasks
@@ -146,28 +184,75 @@ def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, 
         )
 
 
-def _publish(run: RunFolder, content: dict[str, Any], adapters: Mapping[str, str]) -> dict[str, Any]:
-    """Write an evaluation into the run's `results.json`, each adapter as a system of the run's recipe."""
-    from pairsight.benchmarks.results import update_results
+def _distinct(adapters: Mapping[str, str]) -> Mapping[str, str]:
+    """The adapters, each of which has one name."""
+    names: dict[Path, str] = {}
+    for name, folder in adapters.items():
+        first = names.setdefault(Path(folder).expanduser().resolve(), name)
+        if first != name:
+            raise ConfigError(f"adapters '{first}' and '{name}' are the same folder {folder}: give it one name")
+    return adapters
 
-    recipe = str(run.config.get("recipe", "run"))
+
+def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
+    """Merge an evaluation into the run's `results.json`.
+
+    A system is an adapter: it is called as the run's recipe where it is the only one, else `recipe:adapter`.
+
+    Args:
+        run: the run.
+        found: what was evaluated: systems by their adapters' names.
+        evaluation: its name inside the run.
+
+    Returns:
+        All results of the run.
+    """
+    recipe, path = str(run.config.get("recipe", "run")), run.path / "results.json"
+    data = data_counts(run)
     systems = {}
-    for name, system in content.get("systems", {}).items():
-        first = next(iter(system["benchmarks"].values()))
-        named = recipe if len(adapters) == 1 else f"{recipe}:{name}"
-        systems[named] = {**system, "data": data_counts(run), "metrics": first["metrics"]}
-    primary = next(iter(systems))
-    whole = {
-        "schema": 1,
-        "run": run.path.name,
-        "primary": primary,
-        "metrics": systems[primary]["metrics"],
-        "systems": systems,
-    }
-    return update_results(run.path / "results.json", whole)
+    for system in found.systems.values():
+        sections = tuple(replace(section, evaluation=evaluation) for section in system.sections)
+        name, aligned = f"{recipe}:{system.adapter}", _seen_from(run, Path(system.aligned))
+        systems[name] = replace(system, name=name, sections=sections, aligned=aligned, data=data)
+    with folder_lock(run.path):
+        old = _by_adapter(results_at(path), run, recipe)
+        whole, removed = merged(old, Results(systems=systems, run=run.path.name))
+        whole = replace(whole, primary=whole.primary or next(iter(whole.systems)))
+        if len(whole.systems) == 1:
+            (only,) = whole.systems.values()
+            whole = replace(whole, systems={recipe: replace(only, name=recipe)}, primary=recipe)
+        write_results(path, whole)
+    for line in removed:
+        _LOG.warning("%s", line)
+    return whole
 
 
-def data_counts(run: RunFolder) -> dict[str, Any]:
+def _by_adapter(results: Results, run: RunFolder, recipe: str) -> Results:
+    """Results with each system of the recipe called `recipe:adapter`, and its folder as seen from the run's."""
+    names: dict[str, str] = {}
+    systems: dict[str, System] = {}
+    for name, system in results.systems.items():
+        adapter = system.adapter or Path(system.aligned).name
+        own = names[name] = f"{recipe}:{adapter}" if name == recipe and adapter else name
+        beside = systems[own].sections if own in systems else ()  # an older Pairsight gave one adapter two names
+        sections = tuple(one for one in beside if not any(one.same_place(section) for section in system.sections))
+        aligned = _seen_from(run, Path(system.aligned)) if system.aligned else ""
+        systems[own] = replace(system, name=own, sections=(*system.sections, *sections), aligned=aligned)
+    return replace(results, systems=systems, primary=names.get(results.primary, ""))
+
+
+def _seen_from(run: RunFolder, folder: Path) -> str:
+    """A folder seen from the run's where it lies inside, else in full; the run may have been moved since."""
+    full, root = folder.expanduser().resolve(), run.path.resolve()
+    if full.is_relative_to(root):
+        return full.relative_to(root).as_posix()
+    inside = folder if not folder.is_absolute() else Path(*folder.parts[-2:])
+    if not full.is_dir() and inside.parts[:1] == ("align",) and (root / inside).is_dir():
+        return inside.as_posix()
+    return str(full)
+
+
+def data_counts(run: RunFolder) -> DataCounts:
     """How many prompts and pairs a run has, and what was dropped by reason."""
     from collections import Counter
 
@@ -177,11 +262,11 @@ def data_counts(run: RunFolder) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     if "dropped" in rows:
         dropped.update(read_sealed(run.data, "dropped").column("reason").to_pylist())
-    return {
-        "prompts": int(run.config.get("num_prompts", rows.get("candidates", 0))),
-        "pairs": rows.get("pairs", rows.get("demonstrations", 0)),
-        "dropped": dict(sorted(dropped.items())),
-    }
+    return DataCounts(
+        prompts=int(run.config.get("num_prompts", rows.get("candidates", 0))),
+        pairs=rows.get("pairs", rows.get("demonstrations", 0)),
+        dropped=dict(sorted(dropped.items())),
+    )
 
 
 def _required_out(options: EvaluateOptions) -> str:

@@ -6,13 +6,14 @@ from pathlib import Path
 from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
-from pairsight.models.adapter_reference import base_of_adapter
+from pairsight.models.adapter_reference import base_of_adapter, is_full_model, trained_from
 from pairsight.models.check import check_model
 from pairsight.models.endpoint import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.endpoint_options import EndpointOptions
 from pairsight.models.local_vlm import LocalVLM
 from pairsight.models.prompt_suffix import Suffixed, read_prompt_suffix
 from pairsight.models.protocols import Annotator, Generator, Sampling
+from pairsight.models.reference import local_folder
 from pairsight.recipes.protocol import RecipeModels
 from pairsight.records import Completion, CompletionRequest
 from pairsight.store.blobs import BlobStore
@@ -23,17 +24,34 @@ Reference = str | Path
 def check_reference(reference: Reference, adapter: Reference | None = None) -> None:
     """Refuse a reference that cannot work, without loading or calling anything.
 
+    Args:
+        reference: the model.
+        adapter: what is compared with it: an adapter's folder, or that of a full model trained from it.
+
     Raises:
-        ModelError: a folder that is no model, or an adapter of another one, or one on top of another.
+        ModelError: a folder that is no model, or an aligned model of another base, or an adapter on top of another.
         ConfigError: a malformed endpoint, or an adapter for one.
     """
     if not is_endpoint(reference):
+        if adapter is not None and is_full_model(adapter):
+            _check_full(reference, adapter)
+            return
         base, layers = _with_base(reference, adapter)
         check_model(base, layers)
         return
     parse_endpoint(str(reference))
     if adapter is not None:
         raise ConfigError(f"{reference} is an endpoint: adapter {adapter} needs its base model's folder as --model")
+
+
+def _check_full(reference: Reference, model: Reference) -> None:
+    from pairsight.models.fingerprint import fingerprint
+
+    check_reference(reference)
+    check_model(model)
+    base = trained_from(model)
+    if base and local_folder(reference) is not None and fingerprint(reference) != base:
+        raise ModelError(f"model {model} was trained from another model than {reference}: give that as --model")
 
 
 def open_generator(
@@ -111,14 +129,15 @@ def open_models(
 def stage_maker(
     model: Reference, batch_size: int, trust_remote_code: bool = False, endpoint: EndpointOptions | None = None
 ) -> Callable[[str | None, Sampling, ImageSource], Stage[CompletionRequest, Completion]]:
-    """What makes the stage that answers a benchmark with the base (no adapter) or with an adapter."""
+    """What makes the stage that answers a benchmark with the base (no adapter), an adapter or a full model."""
     from pairsight.models.stages import GenerateCompletions
 
     def make(adapter: str | None, sampling: Sampling, images: ImageSource) -> Stage[CompletionRequest, Completion]:
+        full = adapter is not None and is_full_model(adapter)
         generator = open_generator(
-            model,
+            adapter if adapter is not None and full else model,
             images,
-            adapter=adapter,
+            adapter=None if full else adapter,
             batch_size=batch_size,
             endpoint=endpoint,
             trust_remote_code=trust_remote_code,

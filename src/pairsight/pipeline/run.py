@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
+from pairsight.benchmarks.results import Results
 from pairsight.config import BaseConfig, read_yaml, with_settings
 from pairsight.errors import ConfigError
 
@@ -65,11 +66,11 @@ def plan(config: RunConfig) -> str:
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 
-def run_all(config: RunConfig, quiet: bool = False) -> dict[str, Any]:
+def run_all(config: RunConfig, quiet: bool = False) -> Results:
     """Do all parts in order, then write the report; each part resumes where it stopped.
 
     Returns:
-        The content of `results.json`; empty when nothing was evaluated.
+        The run's results; empty when nothing was evaluated.
     """
     from pairsight.pipeline.align import align_from_options
     from pairsight.pipeline.build import build_from_options
@@ -79,6 +80,6 @@ def run_all(config: RunConfig, quiet: bool = False) -> dict[str, Any]:
     build_from_options(config.build_values(), quiet=quiet)
     if config.align is not None:
         align_from_options(config.align_values(), quiet=quiet)
-    results = evaluate_from_options(config.evaluate_values(), quiet=quiet) if config.evaluate is not None else {}
+    results = evaluate_from_options(config.evaluate_values(), quiet=quiet) if config.evaluate is not None else Results()
     write_report(Path(config.out))
     return results

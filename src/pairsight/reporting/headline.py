@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from pairsight.reporting.results import Change, Group, System, Verdict
-from pairsight.reporting.words import CONTROLS, control_title, group_title, interval, label, number, system_title
+from pairsight.benchmarks.results import Metric, Section, System, Verdict
+from pairsight.reporting.words import CONTROLS, control_title, interval, label, number, section_title, system_title
 
 _UNREADABLE = 0.05
 """More unreadable answers than this share deserve a word of caution (ours)."""
@@ -36,35 +36,35 @@ class Headline:
 
 def headline(system: System) -> Headline:
     """What the intervals of one system support."""
-    compared = [group for group in system.groups if any(change.aligned is not None for change in group.changes)]
+    compared = [one for one in system.sections if any(m.aligned is not None for m in one.metrics.values())]
     if not compared:
         sentence = "Not evaluated yet: the aligned model has no measures."
         return Headline(system_title(system.name), sentence, "", _by_verdict([]), ())
     first, *others = compared
-    findings = [_finding(system, first, change) for change in first.changes if change.aligned is not None]
+    findings = [_finding(system, first, metric) for metric in first.metrics.values() if metric.aligned is not None]
     return Headline(
         system=system_title(system.name),
         sentence=_sentence(first),
         caution=_caution(compared),
         findings=_by_verdict(findings),
-        others=tuple((group_title(group.name), _short(group)) for group in others),
+        others=tuple((section_title(section), _short(section)) for section in others),
     )
 
 
 def control_sentences(system: System) -> list[str]:
     """For each control, which gains of the first benchmark it shares and which stand beside it."""
-    if not system.groups:
+    if not system.sections:
         return []
-    first = system.groups[0]
-    gains = [change for change in first.changes if change.verdict == "better"]
+    first = system.sections[0]
+    gains = [metric for metric in first.metrics.values() if metric.verdict == "better"]
     sentences = []
     for name in system.controls:
         shared: list[str] = []
         absent: list[str] = []
-        for change in gains:
-            other = system.control(name, first.name, change.name)
+        for metric in gains:
+            other = system.control(name, first, metric.name)
             if other is not None:
-                (shared if other.verdict == "better" else absent).append(label(change.name))
+                (shared if other.verdict == "better" else absent).append(label(metric.name))
         sentences.append(_control_sentence(name, shared, absent, bool(gains)))
     return sentences
 
@@ -92,8 +92,8 @@ def _by_verdict(findings: Sequence[Finding]) -> Mapping[Verdict, tuple[Finding, 
     return {verdict: tuple(f for f in findings if f.verdict == verdict) for verdict in get_args(Verdict)}
 
 
-def _sentence(group: Group) -> str:
-    verdicts = [change.verdict for change in group.changes if change.aligned is not None]
+def _sentence(section: Section) -> str:
+    verdicts = [metric.verdict for metric in section.metrics.values() if metric.aligned is not None]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     if not better and not worse:
         return f"No gain and no loss is shown on any of {len(verdicts)} measures."
@@ -101,49 +101,46 @@ def _sentence(group: Group) -> str:
     return f"Of {len(verdicts)} measures, {found}: there the 95 % interval of the difference excludes zero."
 
 
-def _caution(groups: Sequence[Group]) -> str:
+def _caution(sections: Sequence[Section]) -> str:
     """Benchmarks many of whose answers could not be read: their figures say little about the model."""
     named = []
-    for group in groups:
-        shares = [_share(change, "unparsed") for change in group.changes]
-        shares += [_share(change, "unparsed_base") for change in group.changes]
+    for section in sections:
+        shares = [_share(metric.unparsed, metric.num_items) for metric in section.metrics.values()]
+        shares += [_share(metric.unparsed_base, metric.num_items) for metric in section.metrics.values()]
         if max(shares, default=0.0) > _UNREADABLE:
-            named.append(f"{max(shares):.0%} of the answers{f' to {group_title(group.name)}' if group.name else ''}")
+            named.append(f"{max(shares):.0%} of the answers{f' to {section_title(section)}' if section.name else ''}")
     return f"Could not be read by the scoring rule: {', '.join(named)}. See by the other parser." if named else ""
 
 
-def _share(change: Change, name: str) -> float:
-    count, of = change.notes.get(name), change.notes.get("num_items")
-    if not isinstance(count, int | float) or not isinstance(of, int | float):
-        return 0.0
-    return count / of if of > 0 else 0.0
+def _share(count: int | None, of: int | None) -> float:
+    return count / of if count and of else 0.0
 
 
-def _short(group: Group) -> str:
+def _short(section: Section) -> str:
     """Names of what is better and worse, with differences."""
     parts = []
     for verdict in ("better", "worse"):
         named = [
-            f"{label(change.name)} {number(change.difference, signed=True)}"
-            for change in group.changes
-            if change.verdict == verdict
+            f"{label(metric.name)} {number(metric.difference, signed=True)}"
+            for metric in section.metrics.values()
+            if metric.verdict == verdict
         ]
         parts += [f"{verdict} on {', '.join(named)}"] if named else []
     return "; ".join(parts) or "no gain and no loss is shown"
 
 
-def _finding(system: System, group: Group, change: Change) -> Finding:
+def _finding(system: System, section: Section, metric: Metric) -> Finding:
     remarks = []
     for name in system.controls:
-        other = system.control(name, group.name, change.name)
-        if other is not None and change.verdict == "better":
+        other = system.control(name, section, metric.name)
+        if other is not None and metric.verdict == "better":
             by = number(other.difference, signed=True)
             remarks.append(f"{control_title(name)} {by} ({interval(other.low, other.high)})")
     return Finding(
-        label=label(change.name),
-        verdict=change.verdict,
-        values=f"{number(change.base)} → {number(change.aligned)}",
-        difference=number(change.difference, signed=True),
-        interval=interval(change.low, change.high),
+        label=label(metric.name),
+        verdict=metric.verdict,
+        values=f"{number(metric.base)} → {number(metric.aligned)}",
+        difference=number(metric.difference, signed=True),
+        interval=interval(metric.low, metric.high),
         remark="; ".join(remarks),
     )

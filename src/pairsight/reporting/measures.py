@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pairsight import plots
-from pairsight.reporting.results import Change, System, Verdict
+from pairsight.benchmarks.results import Metric, Section, System, Verdict
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import (
     MEANINGS,
@@ -15,6 +15,7 @@ from pairsight.reporting.words import (
     interval,
     label,
     number,
+    section_title,
     share,
     system_title,
 )
@@ -50,13 +51,15 @@ class Part:
 
     title: str
     rows: tuple[Row, ...]
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Measures as rows; columns are systems, or one system and its controls.
 
-    `repeats` are parts with the measures of the first one, taken otherwise (at another temperature): folded away.
+    `repeats` are parts with the measures of the first one on the same file, taken otherwise (at another temperature):
+    folded away.
     """
 
     columns: tuple[str, ...]
@@ -76,30 +79,33 @@ def side_by_side(systems: Sequence[System]) -> Table | None:
     """All systems beside the base they share; None for a single one, or when their bases differ."""
     if len(systems) < 2:
         return None
-    groups = dict.fromkeys(group.name for system in systems for group in system.groups)
+    places: list[Section] = []
+    for section in (one for system in systems for one in system.sections):
+        if not any(place.same_place(section) for place in places):
+            places.append(section)
     parts = []
-    for group in groups:
-        measures = dict.fromkeys(c.name for system in systems for g, c in system.changes if g.name == group)
+    for place in places:
+        beside = [_section(system, place) for system in systems]
         rows = []
-        for measure in measures:
-            found = [_find(system, group, measure) for system in systems]
-            known = [change for change in found if change is not None]
-            if len({number(change.base) for change in known}) > 1:
+        for name in dict.fromkeys(name for section in beside if section is not None for name in section.metrics):
+            found = [section.metrics.get(name) if section is not None else None for section in beside]
+            known = [metric for metric in found if metric is not None]
+            if len({number(metric.base) for metric in known}) > 1:
                 return None
-            rows.append(_row(known[0], [_cell(change) for change in found]))
-        parts.append(_part(group, rows))
+            rows.append(_row(known[0], [_cell(metric) for metric in found]))
+        parts.append(_part(section_title(place), rows, place))
     return _table([system_title(system.name) for system in systems], parts)
 
 
 def system_table(system: System) -> Table | None:
     """One system and its controls; None without measures."""
     parts = []
-    for group in system.groups:
+    for section in system.sections:
         rows = []
-        for change in group.changes:
-            beside = [system.control(name, group.name, change.name) for name in system.controls]
-            rows.append(_row(change, [_cell(change), *map(_cell, beside)]))
-        parts.append(_part(group.name, rows))
+        for metric in section.metrics.values():
+            beside = [system.control(name, section, metric.name) for name in system.controls]
+            rows.append(_row(metric, [_cell(metric), *map(_cell, beside)]))
+        parts.append(_part(section_title(section), rows, section))
     return _table(["aligned", *map(control_title, system.controls)], parts)
 
 
@@ -109,38 +115,40 @@ def detail_tables(system: System) -> list[tuple[str, Table]]:
     A model that was scored alone has no columns: each measure's interval stands in its notes.
     """
     tables = []
-    for group in system.groups:
-        compared = any(change.aligned is not None for changes in group.details.values() for change in changes)
+    for section in system.sections:
+        details = {f"{section.other_parser[0]} parser": section.other_parser[1]} if section.other_parser else {}
+        details |= section.categories
+        compared = any(metric.aligned is not None for metrics in details.values() for metric in metrics.values())
         parts, left = [], _MOST_DETAILS
-        for name, changes in group.details.items():
-            rows = [_row(change, [_cell(change)]) if compared else _alone(change) for change in changes[:left]]
+        for name, metrics in details.items():
+            shown = list(metrics.values())[:left]
+            rows = [_row(metric, [_cell(metric)]) if compared else _alone(metric) for metric in shown]
             left -= len(rows)
             if rows:
-                parts.append(_part(name, [replace(row, meaning="") for row in rows]))
+                parts.append(_part(group_title(name), [replace(row, meaning="") for row in rows]))
         if parts:
-            tables.append((group_title(group.name), Table(("aligned",) if compared else (), tuple(parts))))
+            tables.append((section_title(section), Table(("aligned",) if compared else (), tuple(parts))))
     return tables
 
 
 def forest_plot(system: System) -> str:
     """Differences with intervals of the first fractions, the system and its controls; empty when there are none."""
-    all_shown = [(g, c) for g, c in system.changes if _is_fraction(c) and _estimate(c) is not None]
+    all_shown = [(s, m) for s, m in system.figures if _is_fraction(m) and _estimate(m) is not None]
     if not all_shown:
         return ""
-    first = all_shown[0][0].name
-    own = {change.name for group, change in all_shown if group.name == first}
-    shown = [(g, c) for g, c in all_shown if g.name == first or c.name not in own][:_MOST_PLOTTED]
-    series = {"aligned": [_estimate(change) for _, change in shown]}
+    first = all_shown[0][0]
+    own = {metric.name for section, metric in all_shown if section is first}
+    shown = [(s, m) for s, m in all_shown if s is first or s.file != first.file or m.name not in own][:_MOST_PLOTTED]
+    series = {"aligned": [_estimate(metric) for _, metric in shown]}
     for name in system.controls:
-        beside = [system.control(name, group.name, change.name) for group, change in shown]
-        series[control_title(name)] = [_estimate(change) for change in beside]
+        series[control_title(name)] = [_estimate(system.control(name, section, m.name)) for section, m in shown]
     labels = [
-        label(change.name, change.better) if group.name == first else f"{group_title(group.name)} {label(change.name)}"
-        for group, change in shown
+        label(metric.name, metric.better) if section is first else f"{section_title(section)} {label(metric.name)}"
+        for section, metric in shown
     ]
     alt = "Differences to the base with 95 % intervals: " + "; ".join(
-        f"{text} {number(change.difference, signed=True)} ({interval(change.low, change.high)})"
-        for text, (_, change) in zip(labels, shown, strict=True)
+        f"{text} {number(metric.difference, signed=True)} ({interval(metric.low, metric.high)})"
+        for text, (_, metric) in zip(labels, shown, strict=True)
     )
     return plots.intervals(labels, series, x_label="difference to the base", alt=alt)
 
@@ -148,48 +156,44 @@ def forest_plot(system: System) -> str:
 def group_settings(system: System) -> list[GroupSettings]:
     """The settings of each benchmark that are plain values, and what failed."""
     found = []
-    for group in system.groups:
-        values = [
-            (visible(name, 40).replace("_", " "), _setting(name, value))
-            for name, value in group.settings.items()
-            if not isinstance(value, dict | list)
-        ]
-        fallbacks = group.settings.get("fallbacks")
-        if isinstance(fallbacks, list) and fallbacks:
-            values.append(("stands in for the original's tools", visible("; ".join(map(str, fallbacks)), 300)))
-        failed = group.settings.get("failed")
-        for model, count in failed.items() if isinstance(failed, dict) else ():
-            values += [(f"unanswered by the {visible(model, 40)} model", visible(count, 20))] if count else []
-        found += [GroupSettings(group_title(group.name), tuple(values))] if values else []
+    for section in system.sections:
+        values = [("file", visible(section.file, 200))] if section.file else []
+        values += [(visible(name, 40).replace("_", " "), _setting(name, v)) for name, v in section.settings.items()]
+        if section.fallbacks:
+            values.append(("stands in for the original's tools", visible("; ".join(section.fallbacks), 300)))
+        for model, count in section.failed.items():
+            values += [(f"unanswered by the {visible(model, 40)} model", str(count))] if count else []
+        found += [GroupSettings(section_title(section), tuple(values))] if values else []
     return found
 
 
-def unparsed(change: Change) -> str:
+def unparsed(metric: Metric) -> str:
     """How many answers the scoring rule could not read, the base's too where it was compared."""
-    items = change.notes.get("num_items")
-    own, base = share(change.notes.get("unparsed"), items), share(change.notes.get("unparsed_base"), items)
+    own, base = share(metric.unparsed, metric.num_items), share(metric.unparsed_base, metric.num_items)
     return f"{own or 0}, base's {base}" if base else own
 
 
-def _find(system: System, group: str, measure: str) -> Change | None:
-    return next((c for g, c in system.changes if g.name == group and c.name == measure), None)
+def _section(system: System, place: Section) -> Section | None:
+    return next((section for section in system.sections if section.same_place(place)), None)
 
 
 def _table(columns: Sequence[str], parts: Sequence[Part]) -> Table | None:
     kept = [part for part in parts if part.rows]
     if not kept:
         return None
-    measures = {row.label for row in kept[0].rows}
-    repeats = [part for part in kept[1:] if {row.label for row in part.rows} == measures]
+    first = kept[0]
+    measures = {row.label for row in first.rows}
+    repeats = [part for part in kept[1:] if part.file == first.file and {row.label for row in part.rows} == measures]
     return Table(tuple(columns), tuple(part for part in kept if part not in repeats), tuple(repeats))
 
 
-def _part(group: str, rows: Iterable[Row]) -> Part:
+def _part(title: str, rows: Iterable[Row], section: Section | None = None) -> Part:
     kept = tuple(rows)
     notes = {row.notes for row in kept}
     shared = notes.pop() if len(notes) == 1 else ""
-    title = " · ".join(text for text in (group_title(group), shared) if text)
-    return Part(title, tuple(replace(row, notes="") for row in kept) if shared else kept)
+    title = " · ".join(text for text in (title, shared) if text)
+    file = section.file if section is not None else ""
+    return Part(title, tuple(replace(row, notes="") for row in kept) if shared else kept, file)
 
 
 def _setting(name: str, value: object) -> str:
@@ -200,43 +204,43 @@ def _setting(name: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else visible(value, 80)
 
 
-def _row(change: Change, cells: Sequence[Cell | None]) -> Row:
+def _row(metric: Metric, cells: Sequence[Cell | None]) -> Row:
     notes = []
-    if "num_items" in change.notes:
-        notes.append(f"{visible(change.notes['num_items'], 20)} items")
-    notes += [f"{text} unparsed" for text in [unparsed(change)] if text]
-    if change.notes.get("temperature") is not None:
-        notes.append(f"temperature {_setting('temperature', change.notes['temperature'])}")
+    if metric.num_items is not None:
+        notes.append(f"{metric.num_items} items")
+    notes += [f"{text} unparsed" for text in [unparsed(metric)] if text]
+    if metric.temperature is not None:
+        notes.append(f"temperature {metric.temperature:g}")
     return Row(
-        label=label(change.name, change.better),
-        meaning=MEANINGS.get(change.name, ""),
-        base=number(change.base),
+        label=label(metric.name, metric.better),
+        meaning=MEANINGS.get(metric.name, ""),
+        base=number(metric.base),
         cells=tuple(cells),
         notes=", ".join(notes),
     )
 
 
-def _alone(change: Change) -> Row:
-    row = _row(change, ())
-    return replace(row, notes=f"{between(change.low, change.high)}, {row.notes}".strip(", "))
+def _alone(metric: Metric) -> Row:
+    row = _row(metric, ())
+    return replace(row, notes=f"{between(metric.low, metric.high)}, {row.notes}".strip(", "))
 
 
-def _cell(change: Change | None) -> Cell | None:
-    if change is None or change.aligned is None:
+def _cell(metric: Metric | None) -> Cell | None:
+    if metric is None or metric.aligned is None:
         return None
     return Cell(
-        number(change.aligned),
-        number(change.difference, signed=True),
-        ", ".join(filter(None, (interval(change.low, change.high), chance(change.notes.get("p_value"))))),
-        change.verdict,
+        number(metric.aligned),
+        number(metric.difference, signed=True),
+        ", ".join(filter(None, (interval(metric.low, metric.high), chance(metric.p_value)))),
+        metric.verdict,
     )
 
 
-def _estimate(change: Change | None) -> plots.Estimate:
-    if change is None or change.difference is None or change.low is None or change.high is None:
+def _estimate(metric: Metric | None) -> plots.Estimate:
+    if metric is None or metric.difference is None or metric.low is None or metric.high is None:
         return None
-    return (change.difference, change.low, change.high)
+    return (metric.difference, metric.low, metric.high)
 
 
-def _is_fraction(change: Change) -> bool:
-    return all(value is not None and 0.0 <= value <= 1.0 for value in (change.base, change.aligned))
+def _is_fraction(metric: Metric) -> bool:
+    return all(value is not None and 0.0 <= value <= 1.0 for value in (metric.base, metric.aligned))

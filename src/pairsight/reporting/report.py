@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pairsight
+from pairsight.benchmarks.results import Metric, System
+from pairsight.benchmarks.results_file import read_results
 from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.reporting.headline import control_sentences, headline
@@ -20,10 +22,9 @@ from pairsight.reporting.measures import (
 )
 from pairsight.reporting.page import render
 from pairsight.reporting.printed import Printed, printed_beside
-from pairsight.reporting.results import Change, System, read_results
 from pairsight.reporting.run_view import RunView, view_run
 from pairsight.reporting.visible import visible
-from pairsight.reporting.words import between, group_title, label, number, system_title
+from pairsight.reporting.words import between, label, number, section_title, system_title
 from pairsight.store.durable import write_file
 
 _NUM_CARDS = 12
@@ -75,7 +76,7 @@ def report_html(run: Path) -> str:
     """The page as text; see `write_report`."""
     systems, notes = _systems(run)
     runs = _views(find_runs(run), systems)
-    compared = [system for system in systems if any(change.aligned is not None for _, change in system.changes)]
+    compared = [system for system in systems if any(metric.aligned is not None for _, metric in system.figures)]
     if systems and not compared:
         notes.append("One model was scored alone: its values stand below, and nothing is compared.")
     overview = side_by_side(compared)
@@ -140,22 +141,24 @@ def _systems(run: Path) -> tuple[tuple[System, ...], list[str]]:
     if not path.is_file():
         return (), ["Not evaluated yet: nothing can be said about what changed."]
     try:
-        return read_results(path), []
+        results = read_results(path)
+        alone = System(visible(results.run or run.resolve().name, 80), results.sections)
+        return results.primary_first or (alone,), []
     except DataError as error:
         return (), [f"The results cannot be shown. {visible(error, 400)}"]
 
 
 def _view_system(system: System, shared: bool) -> SystemView:
     """`shared`: the measures stand side by side already, so that only controls need a table of their own."""
-    alone = all(change.aligned is None for _, change in system.changes)
+    alone = all(metric.aligned is None for _, metric in system.figures)
     single = [
         SingleRow(
-            f"{group_title(group.name)} {label(change.name, change.better)}",
-            number(change.base),
-            between(change.low, change.high),
-            _notes(change),
+            f"{section_title(section)} {label(metric.name, metric.better)}",
+            number(metric.base),
+            between(metric.low, metric.high),
+            _notes(metric),
         )
-        for group, change in system.changes
+        for section, metric in system.figures
         if alone
     ]
     return SystemView(
@@ -170,9 +173,9 @@ def _view_system(system: System, shared: bool) -> SystemView:
     )
 
 
-def _notes(change: Change) -> str:
-    texts = [f"{visible(change.notes['num_items'], 20)} items"] if "num_items" in change.notes else []
-    return ", ".join([*texts, *(f"{text} unparsed" for text in [unparsed(change)] if text)])
+def _notes(metric: Metric) -> str:
+    texts = [f"{metric.num_items} items"] if metric.num_items is not None else []
+    return ", ".join([*texts, *(f"{text} unparsed" for text in [unparsed(metric)] if text)])
 
 
 def _subtitle(runs: Sequence[RunView], systems: Sequence[System], compared: Sequence[System]) -> str:

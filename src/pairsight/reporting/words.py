@@ -1,5 +1,6 @@
 """How the page names systems, controls and measures, and writes their figures."""
 
+from pairsight.benchmarks.results import Section
 from pairsight.reporting.visible import visible
 
 SYSTEMS = {"seva": "SeVa", "feedback": "Feedback", "synthetic": "Synthetic"}
@@ -53,8 +54,14 @@ def control_title(name: str) -> str:
 
 
 def group_title(name: str) -> str:
-    """A benchmark's name for people."""
+    """A category's or benchmark's name for people."""
     return visible(name, 60).replace("_", " ")
+
+
+def section_title(section: Section) -> str:
+    """A benchmark's name for people, with the evaluation and the file where they are known."""
+    beside = section.title.removeprefix(section.name)
+    return f"{group_title(section.name)}{visible(beside, 120)}".strip()
 
 
 def label(name: str, better: str = "") -> str:

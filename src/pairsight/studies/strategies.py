@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from pairsight.benchmarks.results import finite
+from pairsight.benchmarks.results import Metric
+from pairsight.benchmarks.sections import difference_metric
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
 from pairsight.pipeline.evaluate import evaluate_from_options
@@ -20,8 +21,8 @@ from pairsight.studies.paired_scores import compare_scores
 from pairsight.studies.result import Cell, StudyResult
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
 
-Rows = Mapping[str, Mapping[str, Any]]
-"""`BENCHMARK.METRIC` -> {base, aligned, difference, low, high, p_value, better}."""
+Rows = Mapping[str, Metric]
+"""`BENCHMARK.METRIC` -> the system beside the base."""
 
 
 class StrategiesStudy(BaseConfig):
@@ -145,10 +146,10 @@ def best_by_setting(trained: Sequence[Training], tried: Mapping[str, Rows], choo
 
     def goodness(one: Training) -> float:
         rows = tried[one.name]
-        if choose_by not in rows or rows[choose_by]["aligned"] is None:
+        value = rows[choose_by].aligned if choose_by in rows else None
+        if value is None:
             raise ConfigError(f"choose_by: there is no '{choose_by}'; choose one of {', '.join(sorted(rows))}")
-        row = rows[choose_by]
-        return -float(row["aligned"]) if row["better"] == "lower" else float(row["aligned"])
+        return -value if rows[choose_by].better == "lower" else value
 
     return [max(group, key=goodness) for group in groups.values()]
 
@@ -169,13 +170,9 @@ def _evaluate(
 ) -> dict[str, Rows]:
     """System -> its figures beside the base's, all on the same items."""
     values = _evaluation(config, config.model, benchmarks, out) | {"adapters": dict(adapters)}
-    systems = evaluate_from_options(values, quiet)["systems"]
+    systems = evaluate_from_options(values, quiet).systems
     return {
-        name: {
-            f"{benchmark}.{metric}": row
-            for benchmark, section in system["benchmarks"].items()
-            for metric, row in section["metrics"].items()
-        }
+        name: {f"{section.name}.{metric.name}": metric for section, metric in system.figures}
         for name, system in systems.items()
     }
 
@@ -189,22 +186,15 @@ def _other_model(
     asked = {benchmark: config.benchmarks[benchmark] for benchmark in benchmarks}
     folder = out / f"held-out-{name}"
     evaluate_from_options(_evaluation(config, model, asked, folder), quiet)
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Metric] = {}
     options = {key: value for key, value in config.benchmark_options.items() if key in asked}
     for task in make_tasks(asked, options):
         differences = compare_scores(
             out / "held-out" / "scores-base.parquet", folder / "scores-base.parquet", task.name, task.benchmark
         )
         for metric, one in differences.items():
-            found[f"{task.name}.{metric}"] = {
-                "base": finite(one.base),
-                "aligned": finite(one.aligned),
-                "difference": finite(one.difference),
-                "low": finite(one.low),
-                "high": finite(one.high),
-                "p_value": finite(one.p_value),
-                "better": task.benchmark.better.get(metric, "neither"),
-            }
+            better = task.benchmark.better.get(metric, "neither")
+            found[f"{task.name}.{metric}"] = difference_metric(metric, one, better)
     return found
 
 
@@ -224,8 +214,8 @@ def _comparison(named: Mapping[str, Training], compared: Mapping[str, Rows]) -> 
         if one is not None:
             cost = (f"{one.learning_rate:g}", one.steps, one.tokens)
         for metric, row in figures.items():
-            fields = ("base", "aligned", "difference", "low", "high", "p_value", "better")
-            rows.append((system, *cost, metric, *(row[field] for field in fields)))
+            interval = (row.difference, row.low, row.high, row.p_value)
+            rows.append((system, *cost, metric, row.base, row.aligned, *interval, row.better))
     metrics = list(dict.fromkeys(metric for figures in compared.values() for metric in figures))
     clear = sum(1 for row in rows if _excludes_zero(row[8], row[9]))
     return StudyResult(
@@ -251,7 +241,7 @@ def _rates(
 ) -> StudyResult:
     rows = tuple(
         (one.strategy, one.setting, f"{one.learning_rate:g}", one.steps, one.tokens,
-         tried[one.name][choose_by]["aligned"], "yes" if one in chosen else "")
+         tried[one.name][choose_by].aligned, "yes" if one in chosen else "")
         for one in trained
     )  # fmt: skip
     return StudyResult(
@@ -269,10 +259,10 @@ def _rates(
     )
 
 
-def _point(row: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
-    if row is None or any(row[name] is None for name in ("difference", "low", "high")):
+def _point(row: Metric | None) -> tuple[float, float, float] | None:
+    if row is None or row.difference is None or row.low is None or row.high is None:
         return None
-    return (float(row["difference"]), float(row["low"]), float(row["high"]))
+    return (row.difference, row.low, row.high)
 
 
 def _excludes_zero(low: Cell, high: Cell) -> bool:

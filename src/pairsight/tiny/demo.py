@@ -1,9 +1,11 @@
 """The demo: the systems on the embedded default, each built, aligned and evaluated by the verbs a user has."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pairsight.benchmarks.results import Results, System
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.pipeline.align import align_from_options
@@ -22,7 +24,7 @@ MATCHED_WORDS = 0
 """The length-matched control keeps pairs whose chosen and rejected have equally many words."""
 
 
-def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> tuple[Results, Path]:
     """Build, align and evaluate; resumes where an earlier call stopped.
 
     Args:
@@ -31,7 +33,7 @@ def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> dict[
         quiet: show no progress.
 
     Returns:
-        The content of `results.json`, and the report's path as `report`.
+        The results, and the report's path.
 
     Raises:
         ConfigError: an unknown system.
@@ -46,7 +48,7 @@ def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> dict[
     for name in [system] if system else USUAL:
         adapters |= _train(name, world, out, quiet)
     results = _evaluate(adapters, world, out, quiet)
-    return {**results, "report": str(write_report(out))}
+    return results, write_report(out)
 
 
 def _train(system: str, world: Path, out: Path, quiet: bool) -> dict[str, Path]:
@@ -91,10 +93,10 @@ def _align(run: Path, world: Path, quiet: bool, **options: Any) -> Path:
     return align_from_options({"data": str(run), "model": str(world / "model"), **options}, quiet).adapter
 
 
-def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool) -> dict[str, Any]:
+def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool) -> Results:
     """One evaluation of the base and all adapters, greedy and sampled, published as systems with controls."""
     from pairsight.benchmarks.evaluate import evaluate_models
-    from pairsight.benchmarks.results import update_results
+    from pairsight.benchmarks.results_file import update_results
     from pairsight.benchmarks.tasks import BenchmarkTask
     from pairsight.pipeline.models import stage_maker
     from pairsight.tiny.benchmark import TinyWorld
@@ -117,32 +119,18 @@ def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool)
         )
     systems = {name: _system(name, adapters, content, out) for name in adapters if "/" not in name}
     primary = next(name for name in ("feedback", *SYSTEMS) if name in systems)
-    whole = {
-        "schema": 1,
-        "run": out.name,
-        "primary": primary,
-        "metrics": systems[primary]["metrics"],
-        "systems": systems,
-    }
-    return update_results(out / "results.json", whole)
+    return update_results(out / "results.json", Results(systems=systems, run=out.name, primary=primary))
 
 
-def _system(name: str, adapters: Mapping[str, Path], content: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """A system's part of `results.json`; its metrics are the greedy ones, the sampled ones stand as a benchmark."""
-    found = content["systems"][name]
-    controls = {
-        other.partition("/")[2]: {
-            "models": content["systems"][other.replace("/", "-")]["models"],
-            "metrics": content["systems"][other.replace("/", "-")]["benchmarks"]["tiny"]["metrics"],
-            "benchmarks": content["systems"][other.replace("/", "-")]["benchmarks"],
-        }
-        for other in adapters
-        if other.startswith(f"{name}/")
-    }
-    return {
-        "models": {**found["models"], "aligned": str(adapters[name].relative_to(out))},
-        "data": data_counts(RunFolder.open(out / name)),
-        "metrics": found["benchmarks"]["tiny"]["metrics"],
-        "benchmarks": found["benchmarks"],
-        "controls": controls,
-    }
+def _system(name: str, adapters: Mapping[str, Path], found: Results, out: Path) -> System:
+    """A system with its controls; its metrics are the greedy ones, the sampled ones are its second section."""
+    return replace(
+        found.systems[name],
+        aligned=str(adapters[name].relative_to(out)),
+        data=data_counts(RunFolder.open(out / name)),
+        controls={
+            other.partition("/")[2]: found.systems[other.replace("/", "-")]
+            for other in adapters
+            if other.startswith(f"{name}/")
+        },
+    )

@@ -25,7 +25,7 @@ def test_the_documented_benchmark_works_as_it_is_printed(tmp_path):
     answers = official.jsonl(tmp_path / "a.jsonl", [{"id": 0, "text": "Paris."}, {"id": 1, "text": "rome"}])
     name = f"{file}:Capitals"
     content = score_answers(name, path, answers, tmp_path / "out", settings=EvaluationSettings(num_resamples=20))
-    section = content["benchmarks"]["capitals"]
+    section = content.to_plain()["benchmarks"]["capitals"]
     assert section["metrics"]["accuracy"]["value"] == 0.5
     assert section["other_parser"]["metrics"]["accuracy"]["value"] == 1.0
     (task,) = make_tasks({name: path})

@@ -47,7 +47,7 @@ def groups_of(name, path):
 def score(name, path, rows, tmp_path, **more):
     answers = official.jsonl(tmp_path / "answers.jsonl", rows)
     content = score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more)
-    return content["benchmarks"][name]
+    return content.to_plain()["benchmarks"][name]
 
 
 def values(section, where="metrics"):
@@ -105,7 +105,9 @@ def test_mme_points_by_hand(make, tmp_path):
     texts = ["Yes", "No", "yes", "no", "Yes", "No", "Yes", "Yes", "Yes", "Yes", "YES!", "Yes, it is"]
     ids = [sample.id for group in groups for sample in group]
     write_answers(make_benchmark("mme"), tmp_path / "official", path, groups, dict(zip(ids, texts, strict=True)))
-    section = score_answers("mme", path, tmp_path / "official", tmp_path / "out", settings=FEW)["benchmarks"]["mme"]
+    section = score_answers("mme", path, tmp_path / "official", tmp_path / "out", settings=FEW).to_plain()[
+        "benchmarks"
+    ]["mme"]
     found = values(section)
     assert found == {"accuracy": 9 / 12, "existence": 200.0, "color": 125.0, "code_reasoning": 50.0}
     assert section["metrics"]["existence"]["better"] == "higher"
@@ -129,7 +131,9 @@ def test_mme_sums_perception_when_all_tasks_are_there(tmp_path):
     groups = groups_of("mme", path)
     texts = {sample.id: sample.target["label"] for group in groups for sample in group}
     write_answers(make_benchmark("mme"), tmp_path / "a", path, groups, texts)
-    found = values(score_answers("mme", path, tmp_path / "a", tmp_path / "o", settings=FEW)["benchmarks"]["mme"])
+    found = values(
+        score_answers("mme", path, tmp_path / "a", tmp_path / "o", settings=FEW).to_plain()["benchmarks"]["mme"]
+    )
     assert found["perception"] == 2000.0
     assert "cognition" not in found
 
@@ -241,7 +245,7 @@ def test_pope_rows_without_id_are_proved_by_their_question(make, tmp_path):
             {"question": f"Is there a thing {k} in the image?", "answer": "Yes" if k % 2 else "No"} for k in range(1, 5)
         ]
         official.jsonl(folder / f"{split}.json", rows)
-    found = values(score_answers("pope", path, folder, tmp_path / "out", settings=FEW)["benchmarks"]["pope"])
+    found = values(score_answers("pope", path, folder, tmp_path / "out", settings=FEW).to_plain()["benchmarks"]["pope"])
     assert found["f1"] == 1.0
     rows = rows[::-1]
     official.jsonl(folder / "random.json", rows)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pairsight.benchmarks.evaluate import evaluate_models
-from pairsight.benchmarks.results import update_results
+from pairsight.benchmarks.results import Results
+from pairsight.benchmarks.results_file import update_results
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.engine.stage import Resources
@@ -91,7 +92,7 @@ def run(world, out="out", *, adapters=("aligned",), asked=None, settings=None, *
         adapters=dict.fromkeys(adapters, world / "adapter"),
         images=world / "images",
         settings=settings or EvaluationSettings(num_resamples=300),
-    )
+    ).to_plain()
 
 
 def test_base_and_adapter_are_compared_on_the_same_items(world):
@@ -190,7 +191,9 @@ def test_limit_temperature_and_parser_are_settings(world):
 
 def test_another_evaluation_in_the_same_folder_is_refused(world):
     run(world)
-    with pytest.raises(RunError, match="belongs to another run"):
+    with pytest.raises(
+        RunError, match=r"holds another evaluation \(limit None there, 3 here\); choose another --name or --out"
+    ):
         run(world, settings=EvaluationSettings(limit=3))
 
 
@@ -207,15 +210,22 @@ def test_wrong_requests_are_one_line(world):
 
 def test_results_merge_by_name(tmp_path):
     path = tmp_path / "results.json"
-    update_results(path, {"run": "first", "systems": {"a": {"benchmarks": {"pope": {"rows": 1}}}}})
-    update_results(path, {"systems": {"a": {"metrics": {"x": 1}, "benchmarks": {"mme": {"rows": 2}}}, "b": {}}})
-    assert json.loads(path.read_text()) == {
-        "schema": 1, "run": "first",
-        "systems": {"a": {"benchmarks": {"pope": {"rows": 1}, "mme": {"rows": 2}}, "metrics": {"x": 1}}, "b": {}},
-    }  # fmt: skip
+
+    def update(plain):
+        return update_results(path, Results.from_plain(plain)).to_plain()
+
+    x = {"x": {"base": 0.5, "aligned": 0.6}}
+    update({"run": "first", "systems": {"a": {"benchmarks": {"pope": {"rows": 1, "metrics": x}}}}})
+    update({"systems": {"a": {"benchmarks": {"mme": {"rows": 2}}}, "b": {}}})
+    whole = json.loads(path.read_text())
+    assert (whole["schema"], whole["run"]) == (2, "first")
+    assert list(whole["systems"]) == ["a", "b"]
+    benchmarks = whole["systems"]["a"]["benchmarks"]
+    assert {name: section["rows"] for name, section in benchmarks.items()} == {"pope": 1, "mme": 2}
+    assert whole["systems"]["a"]["metrics"]["x"]["aligned"] == 0.6
     path.write_text('{"schema": 9}')
     with pytest.raises(RunError, match="schema 9"):
-        update_results(path, {})
+        update({})
 
 
 def test_answers_are_exported_as_the_official_script_reads_them(world):

@@ -80,7 +80,7 @@ def test_chair_by_hand(tmp_path):
     captions = {1: "A cat, a puppy and a puppy on two buses.", 2: "Two tables and chairs."}
     rows = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
     answers = official.jsonl(tmp_path / "answers.jsonl", rows)
-    section = score_answers("chair", path, answers, tmp_path / "out", settings=FEW)["benchmarks"]["chair"]
+    section = score_answers("chair", path, answers, tmp_path / "out", settings=FEW).to_plain()["benchmarks"]["chair"]
     found = values(section)
     assert found["chair_s"] == 1.0
     assert found["chair_i"] == pytest.approx(3 / 6)  # puppy twice and chair, of cat, puppy, puppy, bus, table, chair
@@ -92,7 +92,7 @@ def test_chair_by_hand(tmp_path):
 def test_figures_with_a_fallback_are_not_called_official(tmp_path):
     path = official.coco(tmp_path / "coco")
     answers = official.jsonl(tmp_path / "a.jsonl", [{"image_id": k, "caption": "x"} for k in (1, 2)])
-    section = score_answers("chair", path, answers, tmp_path / "out", settings=FEW)["benchmarks"]["chair"]
+    section = score_answers("chair", path, answers, tmp_path / "out", settings=FEW).to_plain()["benchmarks"]["chair"]
     fallbacks = make_benchmark("chair").fallbacks
     assert section["fallbacks"] == list(fallbacks)
     assert section["parser"] == ("official rule with fallbacks" if fallbacks else "official")
@@ -119,7 +119,7 @@ def test_object_halbench_counts_each_word_once(tmp_path):
         {"image_id": 2, "question": "Describe.", "answer": "Nothing to see."},
     ]
     answers = official.jsonl(tmp_path / "answers.jsonl", rows)
-    section = score_answers("object_halbench", path, answers, tmp_path / "out", settings=FEW)
+    section = score_answers("object_halbench", path, answers, tmp_path / "out", settings=FEW).to_plain()
     found = values(section["benchmarks"]["object_halbench"])
     assert found["chair_s"] == 1.0  # one answer mentions an object, and it hallucinates
     assert found["chair_i"] == pytest.approx(1 / 3)  # puppy, cat, kitten
@@ -217,7 +217,7 @@ def test_amber_in_whole(tmp_path):
     path = official.amber(tmp_path / "amber")
     texts = {1: "A man and a bird in the sky.", 2: "A puppy under the light."} | dict.fromkeys(range(3, 13), "No")
     answers = official.as_json(tmp_path / "a.json", [{"id": k, "response": text} for k, text in texts.items()])
-    section = score_answers("amber", path, answers, tmp_path / "out", settings=FEW)["benchmarks"]["amber"]
+    section = score_answers("amber", path, answers, tmp_path / "out", settings=FEW).to_plain()["benchmarks"]["amber"]
     found = values(section)
     # nouns of the vocabulary: man, bird, sky; puppy (light is safe but no vocabulary): bird is unsupported
     assert found["chair"] == 0.25
@@ -225,7 +225,7 @@ def test_amber_in_whole(tmp_path):
     assert found["amber_score"] == pytest.approx((1 - 0.25 + found["f1"]) / 2)
     assert section["categories"]["existence"]["existence_recall"]["value"] == 1.0
     part = score_answers("amber", path, answers_of(tmp_path, texts), tmp_path / "o2", settings=FEW,
-                         options={"part": "discriminative"})["benchmarks"]["amber"]  # fmt: skip
+                         options={"part": "discriminative"}).to_plain()["benchmarks"]["amber"]  # fmt: skip
     assert "chair" not in values(part)
     assert (part["parser"], part["fallbacks"]) == ("official", [])
 

@@ -75,7 +75,7 @@ def test_both_metrics_of_seed_bench_in_one_evaluation(world):
     content = evaluate_models(
         str(world / "model"), tasks, maker(world), out=world / "out", images=world,
         settings=EvaluationSettings(num_resamples=20),
-    )  # fmt: skip
+    ).to_plain()  # fmt: skip
     by_likelihood = content["benchmarks"]["seed_bench_likelihood"]
     assert set(by_likelihood["metrics"]) == {"likelihood_accuracy"}
     assert by_likelihood["metrics"]["likelihood_accuracy"]["unparsed"] == 0  # every answer is a letter

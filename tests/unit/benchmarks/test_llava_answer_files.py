@@ -30,7 +30,7 @@ def llava_row(name, text, prompt="", **more):
 
 
 def scored(name, path, answers, tmp_path, **more):
-    return score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more)["benchmarks"][name]
+    return score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more).to_plain()["benchmarks"][name]
 
 
 def values(section):

@@ -187,4 +187,4 @@ def test_answers_of_one_file_are_joined_by_plain_ids_where_these_are_unique(tmp_
     answers = [{"question_id": "b", "text": "no"}, {"question_id": "a", "text": "yes"}]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     found = score_answers("pope", tmp_path / "pope.jsonl", tmp_path / "answers.jsonl", tmp_path / "out")
-    assert found["benchmarks"]["pope"]["metrics"]["accuracy"]["value"] == 1.0
+    assert found.sections[0].metrics["accuracy"].base == 1.0

@@ -27,7 +27,7 @@ counts = pytest.mark.parametrize("count", [1_500, pytest.param(24_000, marks=LON
 
 def scored(name, path, answers, tmp_path, **more):
     """(metric -> value, category -> metric -> value, id -> (prediction, correct)) of the official parser."""
-    content = score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more)["benchmarks"][name]
+    content = score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more).to_plain()["benchmarks"][name]
     values = {metric: row["value"] for metric, row in content["metrics"].items()}
     categories = {c: {m: row["value"] for m, row in rows.items()} for c, rows in content.get("categories", {}).items()}
     table = pq.read_table(

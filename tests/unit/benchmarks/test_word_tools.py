@@ -36,7 +36,7 @@ for name, path, more in (("chair", "coco", {}), ("object_halbench", "hal/obj_hal
                          ("amber", "amber", {"vectors": str(folder / "vectors.txt")})):
     section = score_answers(name, folder / path, folder / f"{name}.json", folder / "out" / name,
                             options={"nltk_data": data, **more}, settings=EvaluationSettings(num_resamples=10))
-    section = section["benchmarks"][name]
+    section = section.to_plain()["benchmarks"][name]
     found[name] = {"parser": section["parser"], "fallbacks": section["fallbacks"],
                    "metrics": {n: row["value"] for n, row in section["metrics"].items()}}
 print(json.dumps(found))

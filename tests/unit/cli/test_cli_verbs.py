@@ -67,7 +67,7 @@ def test_a_run_leaves_what_the_readme_says(run):
 def test_results_compare_base_and_aligned(run):
     results = json.loads((run / "results.json").read_text())
     assert results["primary"] == "seva"
-    row = results["systems"]["seva"]["benchmarks"]["pope"]["metrics"]["accuracy"]
+    row = results["systems"]["seva"]["benchmarks"]["held-out/pope"]["metrics"]["accuracy"]
     assert row["difference"] == pytest.approx(row["aligned"] - row["base"])
     assert row["low"] <= row["difference"] <= row["high"]
 

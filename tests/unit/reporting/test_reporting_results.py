@@ -5,10 +5,10 @@ import math
 
 import pytest
 
+from pairsight.benchmarks.results_file import read_results
 from pairsight.errors import DataError
 from pairsight.reporting.headline import control_sentences, headline
 from pairsight.reporting.measures import detail_tables, forest_plot, group_settings, side_by_side, system_table
-from pairsight.reporting.results import read_results
 from pairsight.reporting.words import interval, label, number, system_title
 
 
@@ -26,8 +26,8 @@ def write(tmp_path, content):
 
 
 def one_system(tmp_path, metrics, **more):
-    (system,) = read_results(write(tmp_path, {"schema": 1, "systems": {"seva": {"metrics": metrics, **more}}}))
-    return system
+    content = {"schema": 1, "systems": {"seva": {"metrics": metrics, **more}}}
+    return read_results(write(tmp_path, content)).systems["seva"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def one_system(tmp_path, metrics, **more):
     ],
 )
 def test_the_verdict_follows_from_interval_and_direction(tmp_path, row, verdict):
-    ((_, found),) = one_system(tmp_path, {"m": row}).changes
+    ((_, found),) = one_system(tmp_path, {"m": row}).figures
     assert found.verdict == verdict
 
 
@@ -66,21 +66,22 @@ def test_the_primary_system_comes_first_and_benchmarks_follow_the_own_measures(t
                 },
             },
         )
-    )
+    ).primary_first
     assert [system.name for system in systems] == ["feedback", "seva"]
-    assert [(group.name, found.name) for group, found in systems[0].changes] == [("", "f1"), ("pope", "f1")]
-    assert systems[0].groups[1].settings == {"rows": 9}
+    assert [(section.name, found.name) for section, found in systems[0].figures] == [("", "f1"), ("pope", "f1")]
+    assert systems[0].sections[1].settings == {"rows": 9}
 
 
 def test_one_model_alone_is_read_too(tmp_path):
     content = {"schema": 1, "benchmarks": {"pope": {"metrics": {"f1": {"value": 0.83, "low": 0.8, "high": 0.86}}}}}
-    ((group, found),) = read_results(write(tmp_path, content))[0].changes
-    assert (group.name, found.base, found.aligned, found.verdict) == ("pope", 0.83, None, "unknown")
+    (section,) = read_results(write(tmp_path, content)).sections
+    found = section.metrics["f1"]
+    assert (section.name, found.base, found.aligned, found.verdict) == ("pope", 0.83, None, "unknown")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "systems": {"a": {"metrics": {"m": 3}}}}',
+    ["", "{", "[]", '{"schema": 3}', '{"schema": 1, "systems": {"a": {"metrics": {"m": 3}}}}',
      '{"schema": 1, "systems": []}', '{"schema": 1, "systems": {"a": {"metrics": {"m": {"base": "x"}}}}}'],
 )  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path, text):
@@ -154,7 +155,7 @@ def test_systems_stand_side_by_side_only_on_one_base(tmp_path):
                 "seva": {"metrics": {"f1": change(other_base, 0.6, 0.05, 0.15, num_items=9)}},
             },
         }
-        return read_results(write(tmp_path, content))
+        return read_results(write(tmp_path, content)).primary_first
 
     table = side_by_side(read(0.5))
     assert table.columns == ("Feedback", "SeVa")
@@ -204,7 +205,7 @@ def test_metrics_that_repeat_a_benchmark_are_shown_once(tmp_path):
     metrics = {"f1": change(0.5, 0.6, 0.05, 0.15)}
     sampled = {"metrics": {"f1": change(0.4, 0.3, -0.15, -0.05)}}
     system = one_system(tmp_path, metrics, benchmarks={"tiny": {"metrics": metrics}, "tiny_sampled": sampled})
-    assert [group.name for group in system.groups] == ["tiny", "tiny_sampled"]
+    assert [section.name for section in system.sections] == ["tiny", "tiny_sampled"]
     found = headline(system)
     assert [finding.label for finding in found.findings["better"]] == ["F1"]
     assert found.others == (("tiny sampled", "worse on F1 −0.100"),)

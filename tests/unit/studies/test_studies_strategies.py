@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pairsight.tiny.benchmark
+from pairsight.benchmarks.results import Metric
 from pairsight.errors import ConfigError, RunError
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.build import build
@@ -65,7 +66,7 @@ def test_steps_match_a_budget_of_tokens():
 def test_each_strategy_and_setting_has_its_own_best_rate(better, best):
     trained = [_training("a", setting, rate) for setting in (PAPER, MATCHED) for rate in (1e-4, 2e-4)]
     values = dict(zip((one.name for one in trained), (0.5, 0.6, 0.7, 0.8), strict=True))
-    tried = {name: {"pope.accuracy": {"aligned": value, "better": better}} for name, value in values.items()}
+    tried = {name: {"pope.accuracy": Metric("accuracy", better, aligned=value)} for name, value in values.items()}
     chosen = best_by_setting(trained, tried, "pope.accuracy")
     assert [(one.setting, one.learning_rate) for one in chosen] == [(PAPER, best[0]), (MATCHED, best[1])]
     with pytest.raises(ConfigError, match=r"there is no 'pope\.f1'; choose one of pope\.accuracy"):
