@@ -34,7 +34,8 @@ PHASES = {
     "_prepare": "tokenising, pixels",
     "_reference": "reference pass",
     "check": "first-batch check",
-    "run_tower": "vision tower (a part of the reference pass)",
+    "run_tower": "vision tower (a part of the other phases)",
+    "record_tower": "vision tower under a trained projector (a part of the other phases)",
     "_run_loop": "epochs",
 }
 
@@ -78,7 +79,7 @@ def phases(train: Callable[[], object]) -> None:
     print(f"\n| phase | share of {whole:.1f} s |\n|---|---|")
     for name, title in PHASES.items():
         print(f"| {title} | {seconds[name] / whole:.1%} |")
-    rest = whole - seconds.total() + seconds["run_tower"]
+    rest = whole - seconds.total() + seconds["run_tower"] + seconds["record_tower"]
     print(f"| all else (loading, writing) | {rest / whole:.1%} |")
 
 
