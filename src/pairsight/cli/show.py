@@ -44,7 +44,11 @@ def _to_align(reference: str) -> str:
 
 def print_align(aligned: "Aligned") -> None:
     """Where the adapter is and what to do next."""
-    print(f"{aligned.adapter}: aligned on {aligned.num_examples} examples")
+    summary = aligned.summary
+    counts = f"{aligned.num_examples} examples" if summary is None else str(summary)
+    print(f"{aligned.adapter}: aligned on {counts}")
+    for sentence in summary.sentences() if summary is not None else ():
+        print(f"  {sentence}")
     if aligned.merged is not None:
         print(f"{aligned.merged}: the full model")
 

@@ -18,6 +18,7 @@ from pairsight.selection.strategy import Strategy
 from pairsight.store.durable import write_file
 from pairsight.training.config import TrainingConfig
 from pairsight.training.presets import is_sft, training_config
+from pairsight.training.summary import TrainingSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Aligned:
     adapter: Path
     merged: Path | None
     num_examples: int
+    summary: TrainingSummary | None
 
 
 def align_from_options(values: Mapping[str, Any], quiet: bool = False) -> Aligned:
@@ -90,7 +92,7 @@ def align(
             merge(adapter, merged, options.model)
         if suffix:
             write_prompt_suffix(merged, suffix)
-    return Aligned(adapter, merged, len(examples))
+    return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
 
 
 def _selection(options: AlignOptions, strategy: Strategy | None) -> str:

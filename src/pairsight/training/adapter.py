@@ -1,7 +1,7 @@
 """The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -127,7 +127,13 @@ def base_notes(model: str) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def model_card(origin: Origin, config: TrainingConfig, counts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+def model_card(
+    origin: Origin,
+    config: TrainingConfig,
+    counts: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    notes: Sequence[str] = (),
+) -> str:
     """The README of an adapter: what it is, what it was trained on and how, and how to load it."""
     head = (
         f"---\nlibrary_name: peft\nbase_model: {origin.model}\ntags: [pairsight, {', '.join(config.loss_names)}]\n---\n"
@@ -153,7 +159,8 @@ def model_card(origin: Origin, config: TrainingConfig, counts: Mapping[str, Any]
         for title, rows in sections.items()
     )
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
-    return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{load}{body}"
+    warnings = "".join(f"- {note}\n" for note in notes) + "\n" if notes else ""
+    return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{warnings}{load}{body}"
 
 
 def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

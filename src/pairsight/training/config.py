@@ -28,10 +28,15 @@ class TrainingConfig(BaseConfig):
 
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
+    min_steps_per_epoch: int = Field(
+        10, ge=0, description="unless you set a batch size, it is lowered until an epoch has so many steps; 0: never"
+    )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    lr_scheduler_type: str = Field("cosine", description="a schedule of transformers: cosine, linear, constant, ...")
+    lr_scheduler_type: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+    ] = Field("cosine", description="how the learning rate goes, by transformers' names; a warm-up starts above zero")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     max_length: int = Field(2048, ge=8, description="tokens of prompt and completion; longer completions are cut")
@@ -61,6 +66,20 @@ class TrainingConfig(BaseConfig):
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         ("tensorboard",), description="where metrics go beside metrics.jsonl"
     )
+
+    @property
+    def global_batch(self) -> int:
+        """Prompts of an optimizer step, on one device."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def for_examples(self, count: int) -> Self:
+        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps an epoch."""
+        if not self.min_steps_per_epoch:
+            return self
+        wanted = min(self.global_batch, max(1, count // self.min_steps_per_epoch))
+        per_device = min(self.per_device_train_batch_size, wanted)
+        sizes = {"per_device_train_batch_size": per_device, "gradient_accumulation_steps": wanted // per_device}
+        return self.model_copy(update=sizes)
 
     @property
     def loss_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations import TensorBoardCallback
 
 from pairsight.errors import TrainingError
@@ -84,15 +84,19 @@ class Loop(Trainer):  # type: ignore[misc]
         return self.optimizer  # type: ignore[no-any-return]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1)."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.get_warmup_steps(num_training_steps)
+        """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1).
+
+        At least the last step is no warm-up.
+        """
+        warmup = min(self.args.get_warmup_steps(num_training_steps), num_training_steps - 1)
+        scheduler = get_scheduler(self.args.lr_scheduler_type, optimizer or self.optimizer, warmup, num_training_steps)
         scheduler.lr_lambdas = [_rising(rule, warmup) for rule in scheduler.lr_lambdas]
         for group, base, rule in zip(
             scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
         ):
             group["lr"] = base * rule(0)
         scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        self.lr_scheduler = scheduler
         return scheduler
 
     def _wrap_model(self, model: Any, *arguments: Any, **options: Any) -> Any:

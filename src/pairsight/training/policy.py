@@ -1,12 +1,13 @@
 """The model in training: which parts move, and at which learning rate."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, TrainingError
 from pairsight.training.config import TrainingConfig
 from pairsight.training.families import PROJECTORS, TOWERS, inner_model, language_model
 from pairsight.training.precision import keep_trained_in_float32
@@ -85,6 +86,29 @@ def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, Any]
 def num_trained(policy: Any) -> int:
     """How many numbers are trained."""
     return sum(p.numel() for p in policy.parameters() if p.requires_grad)
+
+
+def weight_sums(policy: Any) -> dict[str, int]:
+    """A number of each trained tensor's bits, by name: another one when any of its values changed (but for chance)."""
+    return {
+        name: int(p.detach().view(torch.int32).sum(dtype=torch.int64))
+        for name, p in policy.named_parameters()
+        if p.requires_grad
+    }
+
+
+def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[str, ...]:
+    """Parts ("language", "projector", "vision") of which no trained tensor changed.
+
+    Raises:
+        TrainingError: nothing changed at all.
+    """
+    moved = {_part(name) for name in before if before[name] != after[name]}
+    if not moved:
+        raise TrainingError(
+            "the training changed no weight; see the losses and gradients in metrics.jsonl, and raise learning_rate"
+        )
+    return tuple(sorted({_part(name) for name in before} - moved))
 
 
 def trained_in_part(config: TrainingConfig) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ def training_config(
     for defaults in (recipe, model_preset(model, names)):
         theirs = set(loss_names(defaults.get("loss", _USUAL_LOSS))) == set(names)
         merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
+    if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
+        merged["min_steps_per_epoch"] = 0  # a batch size of one's own is kept
     config = TrainingConfig.parse({**merged, **options}, "training")
     Objective(config)  # so that an option which no loss takes is found before any data is read
     return config

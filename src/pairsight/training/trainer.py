@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -14,10 +15,13 @@ from pairsight.errors import ConfigError, DataError
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.store.codec import encode as encode_record
+from pairsight.store.durable import write_file
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim, model_card, write_adapter
 from pairsight.training.presets import training_config
+from pairsight.training.summary import FILE as SUMMARY
+from pairsight.training.summary import TrainingSummary
 
 if TYPE_CHECKING:
     from pairsight.training.config import TrainingConfig
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from pairsight.training.scorer import SequenceScorer
 
 _LOG = logging.getLogger("pairsight.training")
+
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+"""What a launcher sets that would shard the model behind the trainer's back."""
 
 
 class PreferenceTrainer:
@@ -61,6 +68,7 @@ class PreferenceTrainer:
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
+        _refuse_several_processes()
         if run is None and out is None:
             raise ConfigError("say where the adapter goes: run=RUN, or out=DIR")
         if loss is not None:
@@ -91,6 +99,7 @@ class PreferenceTrainer:
             TrainingError: a loss that is not finite, or log-probs that fail their own check.
         """
         from pairsight.models.fingerprint import fingerprint
+        from pairsight.models.residence import release_memory
         from pairsight.training.objective import Objective
 
         images = self._image_source(examples)
@@ -112,6 +121,7 @@ class PreferenceTrainer:
                 _LOG.info("%s is finished already", self.out)
                 return self.out
             self._train(examples, images, objective, origin)
+        release_memory()
         return self.out
 
     def _train(
@@ -121,6 +131,8 @@ class PreferenceTrainer:
         objective: "Objective",
         origin: Origin,
     ) -> None:
+        import torch
+
         from pairsight.models.load import load_model, pick_device
         from pairsight.models.processor import load_processor
         from pairsight.training.fused_lora import fuse_lora
@@ -133,6 +145,8 @@ class PreferenceTrainer:
 
         config = self.config
         device = pick_device()
+        if device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
+            _LOG.info("%d GPUs are visible; training runs on the first", count)
         precision = Precision.choose(config, device)
         model = load_model(
             self.model, dtype=precision.weights, device=device, float32_modules=trained_in_part(config)
@@ -155,17 +169,21 @@ class PreferenceTrainer:
             scorer.check(policy)
         records = {record.id: record for record in examples}
         kept = [records[example.id] for example in prepared.examples]
-        best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
+        summary, best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
+        for sentence in summary.sentences():
+            _LOG.warning("%s: %s", self.out, sentence)
         counts = {"examples": len(prepared.examples), "cut completions": prepared.cut}
+        counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
-        card = model_card(origin, config, counts, _last_metrics(self.out / "metrics.jsonl"))
+        card = model_card(origin, config, counts, _last_metrics(self.out / "metrics.jsonl"), summary.sentences())
+        write_file(self.out / SUMMARY, summary.to_json())
         write_adapter(policy, processor, self.out, origin, card)
 
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"
-    ) -> int | None:
-        """Train; returns the step whose weights were put back as the best, if not the last.
+    ) -> tuple[TrainingSummary, int | None]:
+        """Train; returns what it did, and the step whose weights were put back as the best, if not the last.
 
         `examples` are the records that the scorer's examples were made from, in the same order.
         """
@@ -173,9 +191,11 @@ class PreferenceTrainer:
         from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
         from pairsight.training.held_out import HeldOut, split_held_out
         from pairsight.training.loop import Loop, resume_point, training_arguments
+        from pairsight.training.policy import unchanged_parts, weight_sums
 
-        config, checkpoints = self.config, self.out / "checkpoints"
-        train, held = split_held_out(examples, config.eval_fraction, config.seed)
+        train, held = split_held_out(examples, self.config.eval_fraction, self.config.seed)
+        config, checkpoints = self.config.for_examples(len(train)), self.out / "checkpoints"
+        before = weight_sums(policy)
         patience = config.early_stopping_patience
         resume = newest_complete(checkpoints)
         with self._progress.task("train") as task:
@@ -202,7 +222,10 @@ class PreferenceTrainer:
             else:
                 with quiet():
                     loop.train(resume_from_checkpoint=None if resume is None else str(resume.folder))
-        return None if loop.held_out is None else loop.held_out.restore_best(policy)
+        best = None if loop.held_out is None else loop.held_out.restore_best(policy)
+        unchanged = unchanged_parts(before, weight_sums(policy))
+        steps, batch = loop.state.global_step, config.global_batch
+        return TrainingSummary(len(train), steps, batch, self.config.global_batch, unchanged), best
 
     def _prepare(
         self,
@@ -276,6 +299,16 @@ class PreferenceTrainer:
         if self._run is not None:
             return self._run.blobs
         raise ConfigError("say where the images are: images=DIR")
+
+
+def _refuse_several_processes() -> None:
+    launched = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", *_SHARDING)}
+    several = [f"{name} is {value}" for name, value in launched.items() if value.lower() not in ("", "0", "1", "false")]
+    if several:
+        raise ConfigError(
+            f"{several[0]}: training runs in one process on one device; start it without torchrun or "
+            "`accelerate launch`, and choose the GPU with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _last_metrics(file: Path) -> dict[str, float]:

@@ -146,3 +146,48 @@ def test_one_example_that_memory_does_not_hold_is_said(small, tmp_path: Path, mo
     short_of_memory(monkeypatch, 0, backward=False)
     with pytest.raises(TrainingError, match=r"memory does not hold one example \(the largest has \d+ tokens\)"):
         train(small, tmp_path / "a", max_steps=1)
+
+
+def test_nothing_of_a_training_stays(small, tmp_path: Path, monkeypatch):
+    """So that an evaluation in the same process has the device for itself."""
+    import gc
+    import weakref
+
+    from pairsight.training import policy as policy_module
+
+    made = []
+    real = policy_module.make_policy
+
+    def make(model, config):
+        policy = real(model, config)
+        made.extend(weakref.ref(p) for p in policy.parameters())
+        return policy
+
+    monkeypatch.setattr(policy_module, "make_policy", make)
+    train(small, tmp_path / "a", max_steps=1)
+    gc.collect()
+    assert made
+    assert not [ref for ref in made if ref() is not None]
+
+
+def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
+    """On a GPU of 1 GiB free (half of it only kept by PyTorch): 12 bytes a trained number, half the rest for a pass."""
+    from types import SimpleNamespace
+
+    from pairsight.training.precision import Precision
+    from pairsight.training.scorer import pass_limits
+
+    gpu = torch.device("cuda")
+    config = SimpleNamespace(hidden_size=64, intermediate_size=128, num_hidden_layers=4)
+    model = SimpleNamespace(model=SimpleNamespace(config=config), device=gpu)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**29, 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**29)
+    bf16 = Precision(torch.bfloat16, torch.bfloat16)
+    trained = 20_000_000
+    free = (2**30 - 12 * trained) / 2
+    limits = pass_limits(model, None, bf16, num_trained=trained)
+    assert limits.row == limits.joined == int(free // ((12 * 64 + 4 * 128) * 4 * 2))
+    again = pass_limits(model, None, bf16, num_trained=trained, checkpointing=True)
+    assert again.row == int(free // ((12 * 64 + 4 * 128 + 4 * 64) * 2))
+    assert pass_limits(model, None, bf16, num_trained=10**9).row == 64

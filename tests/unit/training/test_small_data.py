@@ -1,0 +1,120 @@
+"""Few examples still train: no step at rate zero, a batch that fits the data, and what did nothing is said."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pairsight.engine.progress import Progress
+from pairsight.errors import ConfigError, TrainingError
+from pairsight.recipes.seva import SeVa
+from pairsight.training.config import TrainingConfig
+from pairsight.training.presets import training_config
+from pairsight.training.summary import TrainingSummary
+from pairsight.training.trainer import PreferenceTrainer
+
+SMALL = {"lora_r": 4, "lora_alpha": 8.0, "report_to": ()}
+
+
+def train(small, out: Path, count: int, **options) -> tuple[Path, list[dict]]:
+    folder = PreferenceTrainer(
+        small.model, out=out, images=small.images, progress=Progress("quiet"), **{**SMALL, **options}
+    ).train(small.pairs(count))
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("count", [1, 6, 30])
+def test_sevas_own_settings_train_on_a_handful(small, tmp_path: Path, count: int):
+    """The paper's global batch is 128: with so few pairs its only step was one at rate zero."""
+    folder, lines = train(small, tmp_path / "a", count, defaults=SeVa.default_training)
+    assert len(lines) == min(count, 10)
+    assert all(line["learning_rate"] > 0 for line in lines)
+    moved = [
+        name for name, t in load_file(folder / "adapter_model.safetensors").items() if "lora_B" in name and t.any()
+    ]
+    assert len(moved) == 14
+    summary = TrainingSummary.read(folder)
+    assert summary == TrainingSummary(count, min(count, 10), max(1, count // 10), 128)
+    card = (folder / "README.md").read_text()
+    assert f"lowered from 128 to {max(1, count // 10)}" in card
+    assert (f"only {count} optimizer step" in card) == (count < 10)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, (1, 1)), (30, (3, 1)), (79, (7, 1)), (100, (8, 1)), (250, (8, 3)), (1279, (8, 15)), (1280, (8, 16))],
+)
+def test_the_batch_is_lowered_until_an_epoch_has_ten_steps(count: int, sizes: tuple[int, int]):
+    config = training_config({}, None, SeVa.default_training).for_examples(count)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == sizes
+    assert count / config.global_batch >= min(count, 10)
+
+
+@pytest.mark.parametrize("own", [{"per_device_train_batch_size": 8}, {"gradient_accumulation_steps": 16}])
+def test_a_batch_of_ones_own_is_kept(own: dict):
+    config = training_config(own, None, SeVa.default_training)
+    assert config.for_examples(5) == config
+    again = training_config(config.model_dump())  # as a verb hands it on
+    assert again == config
+    kept = training_config(training_config({}, None, SeVa.default_training).model_dump())
+    assert kept.for_examples(30).global_batch == 3
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "polynomial", "constant_with_warmup", "inverse_sqrt"])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.03), (4, 0.5), (3, 0.9)])
+def test_no_step_has_rate_zero(small, tmp_path: Path, schedule: str, steps: int, warmup: float):
+    options = {"max_steps": steps, "warmup_ratio": warmup, "lr_scheduler_type": schedule, "learning_rate": 1e-3}
+    _, lines = train(small, tmp_path / "a", 3, per_device_train_batch_size=3, **options)
+    rates = [line["learning_rate"] for line in lines]
+    assert min(rates) > 0
+    assert max(rates) <= 1e-3
+    number = min(math.ceil(steps * warmup), steps - 1)
+    rising = [1e-3 * (i + 1) / (number + 1) for i in range(number)]
+    assert rates[: len(rising)] == [pytest.approx(rate) for rate in rising]
+
+
+def test_a_constant_rate_has_no_warmup(small, tmp_path: Path):
+    _, lines = train(small, tmp_path / "a", 3, max_steps=3, warmup_ratio=0.9, lr_scheduler_type="constant")
+    assert {line["learning_rate"] for line in lines} == {5e-6}
+
+
+def test_a_training_that_changed_nothing_is_an_error(small, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    with pytest.raises(TrainingError, match="changed no weight"):
+        train(small, tmp_path / "a", 3)
+    assert not (tmp_path / "a" / "pairsight.json").exists()
+
+
+def test_a_part_that_did_not_move_is_said(small, tmp_path: Path):
+    folder, _ = train(small, tmp_path / "a", 3, learning_rate=1e-2, projector_learning_rate=1e-46)
+    assert TrainingSummary.read(folder).unchanged == ("projector",)
+    assert "no weight of the projector changed" in (folder / "README.md").read_text()
+
+
+def test_a_schedule_that_is_not_one_is_refused_before_anything_loads():
+    with pytest.raises(ConfigError, match="lr_scheduler_type"):
+        TrainingConfig.parse({"lr_scheduler_type": "cosin"})
+
+
+def test_several_processes_are_refused_in_one_sentence(small, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* one device"):
+        train(small, tmp_path / "a", 3)
+    assert not (tmp_path / "a").exists()
+
+
+def test_several_gpus_do_not_wrap_the_model(tmp_path: Path, monkeypatch):
+    from transformers import TrainingArguments
+
+    from pairsight.training.loop import training_arguments
+
+    def two(self):
+        self._n_gpu = 2
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two))
+    assert TrainingArguments(output_dir=str(tmp_path), use_cpu=True).n_gpu == 2
+    assert training_arguments(TrainingConfig(), tmp_path, use_cpu=True).n_gpu == 1
