@@ -228,6 +228,7 @@ def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, So
         raise ConfigError(f"build needs {' and '.join(missing)}")
     options = BuildOptions.parse(mine, "build")
     recipe = recipe_type.parse(rest, options.recipe)
+    _refuse_what_the_recipe_does_not_use(options, recipe_type)
     for reference in [*options.models, options.annotator, options.writer]:
         if reference is not None:
             check_reference(reference)
@@ -237,3 +238,13 @@ def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, So
     if not source.given.items and options.writer is None:
         raise DataError("there are no prompts to build from: --prompts FILE")
     return options, recipe, strategy, source
+
+
+def _refuse_what_the_recipe_does_not_use(options: BuildOptions, recipe: Any) -> None:
+    """ConfigError for a model or completions that the recipe would leave aside."""
+    roles = getattr(recipe, "roles", ("annotator", "writer"))  # a plug-in need not say
+    for role in ("annotator", "writer"):
+        if getattr(options, role) is not None and role not in roles:
+            raise ConfigError(f"recipe '{recipe.name}' uses no {role}: leave --{role} out")
+    if options.completions is not None and not hasattr(recipe, "annotate"):
+        raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")

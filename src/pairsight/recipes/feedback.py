@@ -33,6 +33,7 @@ class Feedback(BaseConfig):
 
     name: ClassVar[str] = "feedback"
     default_strategy: ClassVar[str] = "preference_rule"
+    roles: ClassVar[tuple[str, ...]] = ("annotator",)
     default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "loss": "dpo",

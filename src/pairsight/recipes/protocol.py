@@ -57,6 +57,8 @@ class Recipe(Protocol):
     name: ClassVar[str]
     default_strategy: ClassVar[str]
     default_training: ClassVar[Mapping[str, Any]]
+    roles: ClassVar[tuple[str, ...]]
+    """Which of "annotator" and "writer" it uses; a recipe that does not say may use both."""
 
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner

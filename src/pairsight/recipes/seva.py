@@ -30,6 +30,7 @@ class SeVa(BaseConfig):
 
     name: ClassVar[str] = "seva"
     default_strategy: ClassVar[str] = "clean_over_distorted"
+    roles: ClassVar[tuple[str, ...]] = ()
     default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "loss": "dpo",

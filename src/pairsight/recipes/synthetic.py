@@ -29,6 +29,7 @@ class Synthetic(BaseConfig):
 
     name: ClassVar[str] = "synthetic"
     default_strategy: ClassVar[str] = "best_over_worst"
+    roles: ClassVar[tuple[str, ...]] = ("writer",)
     default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "loss": "dpo",

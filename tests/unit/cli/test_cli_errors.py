@@ -93,6 +93,23 @@ def test_what_chooses_among_prompts_is_refused_where_completions_are_given(capsy
     assert "choose among --prompts FILE, and there is none" in error
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "message"),
+    [
+        ("seva", "--annotator", "recipe 'seva' uses no annotator: leave --annotator out"),
+        ("seva", "--writer", "recipe 'seva' uses no writer"),
+        ("feedback", "--writer", "recipe 'feedback' uses no writer"),
+        ("seva", "--completions", "recipe 'seva' makes its own completions; --completions is for feedback"),
+    ],
+)
+def test_a_model_or_completions_that_the_recipe_leaves_aside_are_refused(capsys, world, recipe, given, message):
+    status, error = run(capsys, "build", recipe, "--out", world / "run", "--model", "org/name", given, "org/x")
+    assert status == 1
+    assert one_line(error)
+    assert message in error
+    assert not (world / "run").exists()
+
+
 @pytest.mark.parametrize("verb", ["build", "evaluate"])
 def test_a_missing_image_says_how_to_go_on_without_it(capsys, world, verb):
     (world / "a.png").unlink()
