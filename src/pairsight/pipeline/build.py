@@ -86,6 +86,7 @@ def build(
         RunError: the folder belongs to another run.
         ConfigError, ModelError: something that cannot work, found before any model loads.
     """
+    _refuse_unused_models(recipe, annotator=annotator, writer=writer)
     references = [model] if isinstance(model, (str, Path)) else list(model)
     for reference in [*references, annotator, writer]:
         if isinstance(reference, (str, Path)):
@@ -228,7 +229,9 @@ def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, So
         raise ConfigError(f"build needs {' and '.join(missing)}")
     options = BuildOptions.parse(mine, "build")
     recipe = recipe_type.parse(rest, options.recipe)
-    _refuse_what_the_recipe_does_not_use(options, recipe_type)
+    _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
+    if options.completions is not None and not hasattr(recipe, "annotate"):
+        raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
     for reference in [*options.models, options.annotator, options.writer]:
         if reference is not None:
             check_reference(reference)
@@ -240,11 +243,8 @@ def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, So
     return options, recipe, strategy, source
 
 
-def _refuse_what_the_recipe_does_not_use(options: BuildOptions, recipe: Any) -> None:
-    """ConfigError for a model or completions that the recipe would leave aside."""
-    roles = getattr(recipe, "roles", ("annotator", "writer"))  # a plug-in need not say
-    for role in ("annotator", "writer"):
-        if getattr(options, role) is not None and role not in roles:
+def _refuse_unused_models(recipe: Any, **given: object) -> None:
+    """ConfigError for an annotator or a writer that the recipe would leave aside."""
+    for role, model in given.items():
+        if model is not None and role not in getattr(recipe, "roles", given):  # a plug-in need not say
             raise ConfigError(f"recipe '{recipe.name}' uses no {role}: leave --{role} out")
-    if options.completions is not None and not hasattr(recipe, "annotate"):
-        raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")

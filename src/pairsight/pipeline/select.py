@@ -69,11 +69,14 @@ def select(
         Pairs (or demonstrations, as the strategy says) with their images, and everything dropped with its reason.
 
     Raises:
-        ConfigError: an unknown strategy or option, or none and the candidates know no run.
+        ConfigError: an unknown strategy or option, options without a strategy's name, or no strategy and the candidates
+            know no run.
     """
     from pairsight.selection.select import select as choose
 
     own = candidates.strategy if isinstance(candidates, CandidateSet) else None
+    if options and not isinstance(strategy, str):
+        raise ConfigError(f"say which strategy takes {', '.join(options)}: strategy='NAME'")
     chosen = make_strategy(strategy, options) if isinstance(strategy, str) else strategy or own
     if chosen is None:
         raise ConfigError(f"name a strategy: {', '.join(strategies.names())}")

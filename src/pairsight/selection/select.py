@@ -27,8 +27,11 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
         options: its options, when a name is given.
 
     Raises:
-        ConfigError: an unknown strategy or option, or one that chooses something else than it says.
+        ConfigError: an unknown strategy or option, options beside a strategy that is made already, or one that chooses
+            something else than it says.
     """
+    if options and not isinstance(strategy, str):
+        raise ConfigError(f"strategy '{strategy.name}' is made already: give {', '.join(options)} to it, not to select")
     choose = (
         strategies.get(strategy).parse(options, f"strategy '{strategy}'") if isinstance(strategy, str) else strategy
     )

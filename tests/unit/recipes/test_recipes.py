@@ -236,3 +236,13 @@ def test_recipes_are_found_by_name_and_their_training_defaults_exist(name):
     training = TrainingConfig.parse(recipe.default_training)
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
     assert training.lora_alpha == 2 * training.lora_r
+
+
+def test_an_annotator_that_a_recipe_does_not_use_is_refused_from_python_too(tmp_path):
+    from pairsight.images.source import WithImages
+    from pairsight.images.unpacked import UnpackedImages
+    from pairsight.pipeline.build import build
+
+    with pytest.raises(ConfigError, match="recipe 'seva' uses no annotator"):
+        build(SeVa(), WithImages((), UnpackedImages()), model="m", run=tmp_path / "run", annotator="x")
+    assert not (tmp_path / "run").exists()

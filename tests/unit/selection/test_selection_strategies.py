@@ -217,6 +217,21 @@ def test_length_matching_keeps_what_is_about_as_long():
     assert len(match_lengths(pairs, 9)[0]) == 3
 
 
+def test_options_that_reach_no_strategy_are_refused():
+    from pairsight.images.source import WithImages
+    from pairsight.images.unpacked import UnpackedImages
+    from pairsight.pipeline.select import CandidateSet
+    from pairsight.pipeline.select import select as select_from
+
+    with pytest.raises(ConfigError, match="'preference_rule' is made already: give min_margin to it"):
+        select([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
+    made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), strategy=PreferenceRule())
+    with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
+        select_from(made, min_margin=3)
+    with pytest.raises(ConfigError, match="say which strategy takes min_margin"):
+        select_from(WithImages(made.items, made.images), PreferenceRule(), min_margin=3)
+
+
 def test_select_counts_every_prompt():
     lost = Dropped("q", "generate", "too_long")
     candidates = [scored(("a", 12), ("b", 1), name="p1"), lost, scored(("a", 12), name="p2")]
