@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pairsight import plots
 from pairsight.reporting.visible import visible
+from pairsight.training.summary import TrainingSummary
 
 QUANTITIES = {
     "loss": (None, "the loss per prompt"),
@@ -28,6 +29,11 @@ class Training:
     name: str
     series: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     settings: str
+    summary: TrainingSummary | None = None
+
+    def sentences(self) -> tuple[str, ...]:
+        """What it was trained on and how far, and what is worth knowing of it."""
+        return () if self.summary is None else (f"{self.name}: {self.summary}", *self.summary.sentences())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ def read_trainings(run: Path) -> list[Training]:
     for folder in sorted(path for path in (run / "align").glob("*") if path.is_dir()):
         settings = folder / "align.yaml"
         text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
-        trainings.append(Training(visible(folder.name, 60), _series(folder / "metrics.jsonl"), text))
+        series, summary = _series(folder / "metrics.jsonl"), TrainingSummary.read(folder)
+        trainings.append(Training(visible(folder.name, 60), series, text, summary))
     return trainings
 
 

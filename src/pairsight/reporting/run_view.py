@@ -37,6 +37,7 @@ class RunView:
     dropped: tuple[tuple[str, int], ...]
     sections: tuple[Section, ...]
     curves: tuple[Curve, ...]
+    trained: tuple[str, ...]
     no_training: str
     cards: tuple[PairCard, ...]
     no_pairs: str
@@ -69,6 +70,7 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
         dropped=_dropped(inspection.dropped) if inspection else (),
         sections=(*found, *_control_sections(controls or {})),
         curves=tuple(draw_curves([*own, *_renamed(beside)])),
+        trained=tuple(sentence for training in own for sentence in training.sentences()),
         no_training=_no_training(own),
         cards=tuple(pair_cards(evenly_spaced(pairs, num_cards), dataset.images if dataset else None)),
         no_pairs=problem or "No pair was made from these prompts; see what was left out above.",

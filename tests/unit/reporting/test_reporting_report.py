@@ -9,6 +9,7 @@ import pytest
 import run_folders
 from pairsight.errors import RunError
 from pairsight.reporting.report import find_runs, report_html, write_report
+from pairsight.training.summary import TrainingSummary
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,18 @@ def test_a_run_that_was_only_built_says_what_is_missing(tmp_path):
     assert "Not evaluated yet: nothing can be said about what changed." in text
     assert "Not aligned yet" in text
     assert "What is in the picture?" in text
+
+
+def test_a_training_says_how_far_it_went(tmp_path):
+    run = run_folders.write_run(tmp_path / "first", "seva", num_pairs=3)
+    run_folders.write_training(run, "dpo")
+    (run / "align" / "dpo" / "training.json").write_bytes(TrainingSummary(3, 3, 1, 128).to_json())
+    text = words(report_html(run))
+    assert "dpo: 3 examples in 3 optimizer steps of up to 1." in text
+    assert "lowered from 128 to 1" in text
+    assert "only 3 optimizer steps" in text
+    (run / "align" / "dpo" / "training.json").write_text("[]")
+    assert "optimizer steps" not in words(report_html(run))
 
 
 def test_a_run_that_is_not_built_yet_says_so(tmp_path):
