@@ -83,7 +83,7 @@ def align_command(
     except PairsightError:
         given = {}
     defaults = TrainingConfig.parse(given).to_plain()
-    preset = {option for options in PRESETS.values() for option in options}
+    preset = {option for options in PRESETS.values() for option in options} | {"min_steps_per_epoch"}
     defaults = {option: value for option, value in defaults.items() if option not in preset}
     words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
     for option, value in {**_selection(selection or {}, built_with), **_different(training, defaults)}.items():
