@@ -286,8 +286,7 @@ class System:
         plain |= {"models": {role: model for role, model in models.items() if model}}
         plain |= {"data": self.data.to_plain()} if self.data is not None else {}
         plain |= {"metrics": _plain_metrics(self.metrics), "benchmarks": _plain_sections(self.sections)}
-        if self.controls:
-            plain["controls"] = {name: control.to_plain() for name, control in self.controls.items()}
+        plain["controls"] = {name: control.to_plain() for name, control in self.controls.items()}
         return plain
 
 

@@ -89,7 +89,7 @@ def merged(old: Results, new: Results) -> tuple[Results, list[str]]:
         if now is None and before is not None and before.sections and not kept:
             continue
         systems[name] = _joined(name, before, now, kept)
-    alone = [section for section in old.sections if not _stale(section, None, None, fresh)]
+    alone = [section for section in old.sections if not _stale(section, old, new, fresh)]
     primary = new.primary or next((name for name, system in known.items() if system.name == old.primary), "")
     return (
         Results(
@@ -142,11 +142,13 @@ def _joined(name: str, before: System | None, now: System | None, kept: Sequence
     )
 
 
-def _stale(section: Section, before: System | None, now: System | None, fresh: Sequence[Section]) -> str:
+def _stale(
+    section: Section, before: System | Results | None, now: System | Results | None, fresh: Sequence[Section]
+) -> str:
     """Why a section cannot stay beside fresh ones; "" when it can, or is replaced."""
-    if before is not None and now is not None:
-        if any(one.same_place(section) for one in now.sections):
-            return ""
+    if now is not None and any(one.same_place(section) for one in now.sections):
+        return ""
+    if isinstance(before, System) and isinstance(now, System):
         old = section.models.get("aligned")
         own = next((one.models["aligned"] for one in now.sections if "aligned" in one.models), None)
         if old is not None and own is not None and old != own:

@@ -74,6 +74,7 @@ def test_two_test_sets_of_one_benchmark_stand_side_by_side(run, world, capsys):
     for title in ("pope (held-out, random.jsonl)", "pope (popular, popular.jsonl)"):
         assert title in printed
         assert title in page
+    assert "measures of pope (held-out, random.jsonl)" in page
     assert "The same measures" not in page  # neither test set is folded away
 
 
