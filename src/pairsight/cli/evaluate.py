@@ -18,7 +18,8 @@ def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the run whose adapters are meant")] = None,
     model: flags.Model = None,
     adapter: Annotated[
-        list[str] | None, typer.Option("--adapter", metavar="NAME=DIR", help="an adapter or full model beside the base; repeatable")
+        list[str] | None,
+        typer.Option("--adapter", metavar="NAME=DIR", help="an adapter or full model to compare; repeatable"),
     ] = None,
     benchmark: Annotated[
         list[str] | None, typer.Option("--benchmark", metavar="NAME=PATH", help="an official file; repeatable")

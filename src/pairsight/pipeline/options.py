@@ -73,7 +73,7 @@ class EvaluateOptions(BaseConfig):
 
     run: str | None = Field(None, description="the run whose adapters and results.json are meant")
     model: str = Field(description="the base model, always evaluated")
-    adapters: dict[str, str] = Field({}, description="name -> folder of an adapter or full model; default: all of the run's")
+    adapters: dict[str, str] = Field({}, description="name -> adapter or full model; default: all of the run's")
     benchmarks: dict[str, str] = Field(description="benchmark name -> its official file or folder")
     images: str | None = Field(None, description="the folder that image names refer to")
     out: str | None = Field(None, description="default: RUN/evaluate/NAME")
