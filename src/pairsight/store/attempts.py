@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pairsight.store.checksums import text_checksum
 from pairsight.store.ledger import Ledger
+from pairsight.store.replay import as_kept, attempt_record
 
 REPLACED_TEXT = "replaced_text"
 """Marks an answer with bytes or escapes that are no Unicode character; what is read from it has U+FFFD there."""
@@ -70,7 +71,9 @@ class Attempts:
                 "VALUES (?, ?, ?, ?, 'sent', ?, ?)",
                 (item, endpoint, model, time.time(), estimated_tokens, estimated_cost),
             )
-        return int(cursor.lastrowid or 0)
+            attempt = int(cursor.lastrowid or 0)
+            self._ledger.journal.append(attempt_record(db, attempt))
+        return attempt
 
     def answered(
         self, attempt: int, raw: bytes, http_status: int, finish_reason: str, usage: Usage, *, mark: str = ""
@@ -91,12 +94,14 @@ class Attempts:
                 "UPDATE attempts SET checksum = ?, finish_reason = ? WHERE id = ?",
                 (text_checksum(raw), finish_reason, attempt),
             )
-            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, _as_text(raw)))
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, as_kept(raw)))
+            self._ledger.journal.append(attempt_record(db, attempt), raw, durably=True)
 
     def echoed_key(self, attempt: int, http_status: int, usage: Usage, detail: str) -> None:
         """An answer came that held the key: it is not kept, but what it used is."""
         with self._ledger.transaction() as db:
             self._used(db, attempt, "echoed_key", http_status, usage, detail=detail)
+            self._ledger.journal.append(attempt_record(db, attempt))
 
     def refused(self, attempt: int, http_status: int | None, detail: str) -> None:
         """The server said no, or was never reached: nothing was charged."""
@@ -160,16 +165,9 @@ class Attempts:
                 "cost = CASE ?1 WHEN 'refused' THEN 0 ELSE cost END WHERE id = ?5",
                 (outcome, time.time(), http_status, detail, attempt),
             )
+            self._ledger.journal.append(attempt_record(db, attempt))
 
 
 def as_unicode(raw: str | bytes) -> str:
     """The text of a raw answer as it is kept, with U+FFFD for bytes that are not UTF-8."""
     return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
-
-
-def _as_text(raw: bytes) -> str | bytes:
-    """The bytes as text, if that loses nothing, also in SQLite's own functions (which end a text at a zero byte)."""
-    try:
-        return raw if b"\0" in raw else raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw

@@ -13,6 +13,8 @@ from pairsight.errors import RunError
 from pairsight.records import ItemError
 from pairsight.store.checksums import has_checksum, row_checksum, text_checksum
 from pairsight.store.codec import encode
+from pairsight.store.journal import Journal, journal_files
+from pairsight.store.replay import catch_up, copy_to_journal, results_record, retry_record
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading, open_for_writing
 
 Status = Literal["pending", "done", "failed"]
@@ -60,15 +62,28 @@ class Row:
 
 
 class Ledger:
-    """The SQLite file of one run (or of one evaluation). Hold the run's lock before opening it for writing."""
+    """The SQLite file of one run (or of one evaluation). Hold the run's lock before opening it for writing.
+
+    What is committed also goes to the journal beside it, from which a lost or damaged ledger is rebuilt.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.journal = Journal(path.parent / "journal")
         self._connection = open_for_reading(path) if read_only else open_for_writing(path)
+        if not read_only:
+            try:
+                self._join_journal()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Close the file; everything committed is already durable."""
-        self._connection.close()
+        try:
+            self.journal.close()
+        finally:
+            self._connection.close()
 
     def __enter__(self) -> "Ledger":
         return self
@@ -178,6 +193,7 @@ class Ledger:
             db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", results)
             db.executemany("INSERT OR REPLACE INTO payloads VALUES (?, ?)", payloads)
             db.executemany("DELETE FROM payloads WHERE item = ?", failed)
+            self.journal.append(results_record(db, results, payloads))
 
     def page(self, plan: int, start: int, length: int) -> list[Row]:
         """The items at positions `start` … `start + length − 1` of a plan, with their results."""
@@ -214,7 +230,10 @@ class Ledger:
                 "AND (?2 IS NULL OR r.reason = ?2)) RETURNING item",
                 (stage, reason),
             ).fetchall()
-            db.executemany("UPDATE attempts SET outcome = 'set_aside' WHERE outcome = 'answered' AND item = ?", items)
+            set_aside = "UPDATE attempts SET outcome = 'set_aside' WHERE outcome = 'answered' AND item = ? RETURNING id"
+            attempts = [attempt for item in items for (attempt,) in db.execute(set_aside, item).fetchall()]
+            if items:
+                self.journal.append(retry_record(db, [item for (item,) in items], attempts), durably=True)
         return len(items)
 
     # looking ----------------------------------------------------------------------------------------------------
@@ -288,6 +307,14 @@ class Ledger:
             return self._connection.execute(sql, values).fetchall()
         except DATABASE_ERRORS as error:
             raise self._broken(error) from None
+
+    def _join_journal(self) -> None:
+        """Apply what only the journal holds; a ledger of a time without journals writes its paid calls to a new one."""
+        with self.transaction() as db:
+            if journal_files(self.journal.folder):
+                catch_up(db, self.journal.folder)
+            elif db.execute("SELECT 1 FROM attempts LIMIT 1").fetchone():
+                copy_to_journal(db, self.journal, results=False)
 
     def _damaged(self, item: int) -> RunError:
         names = self.read("SELECT name FROM items WHERE id = ?", (item,))

@@ -1,0 +1,206 @@
+"""Between a ledger and its journal: rows as records, and records as rows again. Applying a record twice changes nothing.
+
+Records: `results` (rows of items with their results), `attempt` (a paid call as it stands, with its raw answer if it has
+one) and `retry` (items whose failures were forgotten). Each names its items by key, stage and name, so that it can be
+applied to an empty ledger.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any
+
+from pairsight.errors import RunError
+from pairsight.store.checksums import row_checksum, text_checksum
+from pairsight.store.journal import Gap, Journal, Record, journal_files, last_record, read_journal
+
+_ATTEMPT = (
+    "id", "item", "endpoint", "model", "sent_s", "ended_s", "outcome", "http_status", "detail", "finish_reason",
+    "estimated_tokens", "prompt_tokens", "completion_tokens", "cost", "checksum",
+)  # fmt: skip
+_ROWS_AT_ONCE = 256
+
+
+# rows as records ----------------------------------------------------------------------------------------------------
+
+
+def results_record(
+    db: sqlite3.Connection, results: Sequence[Sequence[Any]], payloads: Iterable[tuple[int, str]]
+) -> dict[str, Any]:
+    """The record of rows of `results` that were committed together, and of the payloads of those that are done.
+
+    Its rows: item, key, stage (as its place in `stages`), name, parser version, then the payload, or reason, detail
+    and whether it may be retried.
+    """
+    named, texts, stages, rows = _named(db, [row[0] for row in results]), dict(payloads), dict[str, int](), []
+    for item, status, reason, detail, retryable, parser, *_ in results:
+        if item in named:
+            key, stage, name = named[item]
+            what = (texts.get(item, ""),) if status == 1 else (reason, detail, retryable)
+            rows.append((item, key, stages.setdefault(stage, len(stages)), name, parser, *what))
+    return {"kind": "results", "at_s": results[0][8] if results else 0, "stages": list(stages), "rows": rows}
+
+
+def attempt_record(db: sqlite3.Connection, attempt: int) -> dict[str, Any]:
+    """The record of a paid call as its row stands now."""
+    row = db.execute(f"SELECT {', '.join(_ATTEMPT)} FROM attempts WHERE id = ?", (attempt,)).fetchone()  # noqa: S608
+    return {"kind": "attempt", "named": _named(db, [row[1]]).get(row[1], ()), "row": row}
+
+
+def retry_record(db: sqlite3.Connection, items: Sequence[int], attempts: Sequence[int]) -> dict[str, Any]:
+    """The record of items whose failures were just forgotten, and of calls whose answers were set aside."""
+    keys = [key for key, _, _ in _named(db, items).values()]
+    return {"kind": "retry", "at_s": time.time(), "keys": keys, "attempts": list(attempts)}
+
+
+def copy_to_journal(db: sqlite3.Connection, journal: Journal, *, results: bool = True) -> None:
+    """Write all that a ledger holds to a new journal, and put it on disk."""
+    if results:
+        rows = db.execute(
+            "SELECT r.*, l.payload FROM results r LEFT JOIN payloads l ON l.item = r.item ORDER BY r.item"
+        )
+        for _, together in groupby(rows, key=lambda row: row[8]):
+            for some in iter(lambda: list(islice(together, _ROWS_AT_ONCE)), []):
+                journal.append(results_record(db, some, ((row[0], row[9] or "") for row in some)))
+    ids = [attempt for (attempt,) in db.execute("SELECT id FROM attempts ORDER BY id")]
+    for attempt in ids:
+        raw = db.execute("SELECT raw FROM answers WHERE attempt = ?", (attempt,)).fetchone()
+        journal.append(attempt_record(db, attempt), b"" if raw is None else _bytes(raw[0]))
+    journal.close()
+
+
+# records as rows ----------------------------------------------------------------------------------------------------
+
+
+def catch_up(db: sqlite3.Connection, folder: Path) -> int:
+    """Bring a ledger up to its journal, where a crash or a lost write-ahead log left it behind; records applied.
+
+    The files whose last record the ledger does not hold are applied as they are; in a run that was left in order that is
+    none, and costs one look at the end of the last file.
+    """
+    behind: list[Path] = []
+    for file in reversed(journal_files(folder)):
+        last = last_record(file)
+        if last is not None and _holds(db, last):
+            break
+        behind.insert(0, file)
+    return replay(db, chain.from_iterable(map(read_journal, behind)))
+
+
+def replay(db: sqlite3.Connection, records: Iterable[Record | Gap]) -> int:
+    """Apply records in order to a ledger, inside the caller's transaction; what it holds that is newer stays."""
+    count = 0
+    for record in records:
+        if isinstance(record, Gap):
+            continue
+        count += 1
+        about = record.about
+        try:
+            if about["kind"] == "results":
+                for row in about["rows"]:
+                    _apply_result(db, about, row)
+            elif about["kind"] == "attempt":
+                _apply_attempt(db, about, record.raw)
+            elif about["kind"] == "retry":
+                _apply_retry(db, about)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise RunError(f"a record of the journal is of another version ({error}): upgrade Pairsight") from None
+    return count
+
+
+def _holds(db: sqlite3.Connection, record: Record) -> bool:
+    """Whether the ledger knows of a record (by its last row)."""
+    about = record.about
+    if about.get("kind") == "attempt":
+        row = dict(zip(_ATTEMPT, about["row"], strict=False))
+        found = db.execute("SELECT ended_s, outcome FROM attempts WHERE id = ?", (row["id"],)).fetchone()
+        return found is not None and (row["ended_s"] is None or found[0] is not None)
+    if about.get("kind") == "results":
+        last = about["rows"][-1][:1] if about["rows"] else ()
+        found = db.execute("SELECT committed_s FROM results WHERE item = ?", last).fetchone() if last else (0,)
+        return found is not None and found[0] >= about["at_s"]
+    return about.get("kind") == "retry" and not _forgotten(db, about)
+
+
+def _apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any]) -> None:
+    old, key, stage, name, parser, *what = row
+    item, committed = _item(db, old, key, about["stages"][stage], name), about["at_s"]
+    found = db.execute("SELECT committed_s FROM results WHERE item = ?", (item,)).fetchone()
+    if found is not None and found[0] >= committed:
+        return
+    db.execute("DELETE FROM payloads WHERE item = ?", (item,))
+    if len(what) == 1:
+        values = (item, 1, "", "", 0, parser, text_checksum(what[0]))
+        db.execute("INSERT INTO payloads VALUES (?, ?)", (item, what[0]))
+    else:
+        values = (item, 2, *what, parser, 0)
+    checked = (*values, row_checksum(*values), committed)
+    db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", checked)
+
+
+def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
+    row = dict(zip(_ATTEMPT, about["row"], strict=True))
+    if not about["named"]:  # a call of no item: its ledger was damaged when this was written
+        return
+    row["item"] = _item(db, row["item"], *about["named"])
+    attempt, has_answer = row["id"], row["outcome"] in ("answered", "set_aside")
+    found = db.execute("SELECT ended_s FROM attempts WHERE id = ?", (attempt,)).fetchone()
+    kept = db.execute("SELECT 1 FROM answers WHERE attempt = ?", (attempt,)).fetchone()
+    if found is None or (row["ended_s"] or 0) > (found[0] or 0) or (has_answer and kept is None):
+        marks = ", ".join("?" * len(_ATTEMPT))
+        db.execute(f"INSERT OR REPLACE INTO attempts ({', '.join(_ATTEMPT)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+        if has_answer:
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (attempt, as_kept(raw)))
+
+
+def _apply_retry(db: sqlite3.Connection, about: Any) -> None:
+    db.executemany("DELETE FROM results WHERE item = ?", [(item,) for item in _forgotten(db, about)])
+    db.executemany("UPDATE attempts SET outcome = 'set_aside' WHERE id = ?", [(one,) for one in about["attempts"]])
+
+
+def _forgotten(db: sqlite3.Connection, about: Any) -> list[int]:
+    """Items whose failures a `retry` record forgot and that are still there."""
+    query = "SELECT r.item FROM items i JOIN results r ON r.item = i.id WHERE i.key = ? AND r.status = 2 AND r.committed_s < ?"
+    found = (db.execute(query, (bytes.fromhex(key), about["at_s"])).fetchone() for key in about["keys"])
+    return [row[0] for row in found if row is not None]
+
+
+def _item(db: sqlite3.Connection, old: int, key: str, stage: str, name: str) -> int:
+    """The row of an item, made (with its old number, if that is free) where it is lost."""
+    db.execute("INSERT INTO stages (name) VALUES (?) ON CONFLICT DO NOTHING", (stage,))
+    (stage_id,) = db.execute("SELECT id FROM stages WHERE name = ?", (stage,)).fetchone()
+    data = bytes.fromhex(key)
+    found = db.execute("SELECT id, stage FROM items WHERE key = ?", (data,)).fetchone()
+    if found is not None:
+        if found[1] != stage_id:
+            db.execute("UPDATE items SET stage = ? WHERE id = ?", (stage_id, found[0]))
+        return int(found[0])
+    taken = db.execute("SELECT 1 FROM items WHERE id = ?", (old,)).fetchone()
+    row = (None if taken else old, stage_id, data, name)
+    return int(db.execute("INSERT INTO items (id, stage, key, name) VALUES (?, ?, ?, ?)", row).lastrowid or 0)
+
+
+def as_kept(raw: bytes) -> str | bytes:
+    """Bytes as `answers` holds them: as text, if that loses nothing, also in SQLite's own functions.
+
+    SQLite's functions end a text at a zero byte.
+    """
+    try:
+        return raw if b"\0" in raw else raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw
+
+
+def _bytes(raw: str | bytes) -> bytes:
+    return raw.encode() if isinstance(raw, str) else raw
+
+
+def _named(db: sqlite3.Connection, items: Sequence[int]) -> dict[int, tuple[str, str, str]]:
+    """item -> (key in hex, stage, name)."""
+    stages = dict(db.execute("SELECT id, name FROM stages"))
+    query = "SELECT id, key, stage, name FROM items WHERE id IN (SELECT value FROM json_each(?))"
+    rows = db.execute(query, (json.dumps(items),))
+    return {item: (key.hex(), stages[stage], name) for item, key, stage, name in rows if stage in stages}
