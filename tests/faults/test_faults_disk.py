@@ -41,7 +41,7 @@ def test_a_blob_that_cannot_be_written_is_absent_and_can_be_added_later(
     store.add_bytes(b"first", ".png")
     with monkeypatch.context() as patch:
         patch.setattr(durable, step, failing(code, 0, getattr(durable, step)))
-        with pytest.raises(RunError, match=rf"cannot write .*{os.strerror(code)}; fix that and run the same command"):
+        with pytest.raises(RunError, match=rf"cannot write .*{os.strerror(code)}; mend that and run the same command"):
             store.add_bytes(b"second", ".png")
     ref = store.add_bytes(b"second", ".png")
     assert store.path(ref).read_bytes() == b"second"
@@ -98,7 +98,9 @@ def test_a_full_disk_under_the_ledger_loses_nothing_that_was_committed(tmp_path:
         with ledger.transaction() as db:
             (pages,) = db.execute("PRAGMA page_count").fetchone()
         ledger._connection.execute(f"PRAGMA max_page_count = {pages}")  # as if the disk were full
-        with pytest.raises(RunError, match="full; what was committed is kept: remove the cause and run again"):
+        with pytest.raises(
+            RunError, match="full; what was committed is kept: fix the cause and run the same command again"
+        ):
             ledger.commit([Outcome(b.item, ImageRef("b" * 100_000))])
         ledger._connection.execute("PRAGMA max_page_count = 1000000")
         ledger.commit([Outcome(b.item, ImageRef("b"))])

@@ -1,4 +1,4 @@
-"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, repair damage."""
+"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, mend damage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -71,19 +71,26 @@ def retry(
 
 
 def salvage(run: Run) -> None:
-    """Rebuild damaged ledgers from what is intact; the damaged files are kept aside."""
+    """Rebuild lost or damaged ledgers from their journals and what can still be read; damaged files are kept aside."""
     from pairsight.store.mend import salvage_run
 
     salvaged = salvage_run(run)
     for one in salvaged:
-        if one.damaged is None:
-            print(f"{one.ledger}: intact, {one.num_kept} results")
-        else:
-            print(f"{one.ledger}: rebuilt, {one.num_kept} results kept, {one.num_lost} to be made again")
+        kept = f"{one.num_kept} results" + (f" and {one.num_answers} paid answers" if one.num_answers else "")
+        if one.what != "rebuilt":
+            print(f"{one.ledger}: {one.what}, {kept}")
+            continue
+        print(f"{one.ledger}: rebuilt, {kept} kept, {one.num_lost} to be made again")
+        if one.unreadable:
+            print(f"nothing of the damaged ledger could be read ({one.unreadable}); all of this is from its journal")
+        if one.damaged is not None:
             print(f"the damaged ledger is kept as {one.damaged}")
-    if any(one.damaged is not None for one in salvaged):
+        if not one.num_kept and not one.num_answers:
+            print("nothing was left to rebuild it from, so that going on makes, and pays for, everything again: if you")
+            print("have a backup of the ledger or its journal, restore that first")
+    if any(one.what == "rebuilt" for one in salvaged):
         print("run the same build or evaluate command to go on")
-    else:
+    elif all(one.what == "intact" for one in salvaged):
         print(
             f"no ledger is damaged, nothing was changed; `pairsight status {run} --verify` checks images and tables too"
         )

@@ -1,7 +1,7 @@
-"""The journal beside a ledger: every result and every paid call once more, append-only, so that a lost ledger is rebuilt.
+"""The journal beside a ledger: every result and paid call once more, append-only, so that a lost ledger is rebuilt.
 
-`journal/00001.journal`, `00002.journal`…: one file for each process that wrote the ledger, so that none is ever written
-by two and only the end of one can be torn. A record is
+`journal/00001.journal`, `00002.journal`…: one file for each process that wrote the ledger, so that none is ever
+written by two and only the end of one can be torn. A record is
 
     b"PSJ1" | length of the body, u32 | CRC-32 of the body, u32 | body = a JSON object, "\\n", the raw answer's bytes
 
@@ -153,11 +153,13 @@ def last_record(file: Path) -> Record | None:
 
 
 def journal_problems(folder: Path) -> tuple[int, list[str]]:
-    """The number of records and what is wrong, one line a problem; a torn end is what a crash leaves, and no problem."""
+    """The number of records, and one line a problem; a torn end is what a crash leaves, and no problem."""
     count, problems = 0, []
     files = journal_files(folder)
     numbers = [int(file.stem) for file in files]
-    problems += [f"{folder}: file {n:05d}.journal is missing" for n in sorted({*range(1, len(files))} - {*numbers})]
+    problems += [
+        f"{folder}: file {n:05d}.journal is missing" for n in sorted({*range(1, max(numbers, default=0))} - {*numbers})
+    ]
     for file in files:
         try:
             for found in read_journal(file):

@@ -320,12 +320,13 @@ class Ledger:
         names = self.read("SELECT name FROM items WHERE id = ?", (item,))
         name = names[0][0] if names else item
         return RunError(
-            f"{self.path}: the result of item '{name}' is damaged; `pairsight status RUN --verify` lists all that is"
+            f"{self.path}: the result of item '{name}' is damaged; `pairsight salvage {self.path.parent}` restores it"
         )
 
     def _broken(self, error: Exception) -> RunError:
         what = " ".join(str(error).split())
+        folder = self.path.parent
         return RunError(
-            f"ledger {self.path}: {what}; what was committed is kept: remove the cause and run again, "
-            f"`pairsight status RUN --verify` says whether the file is damaged"
+            f"ledger {self.path}: {what}; what was committed is kept: fix the cause and run the same command again; if "
+            f"the file is damaged (`pairsight status {folder} --verify`), `pairsight salvage {folder}` rebuilds it"
         )

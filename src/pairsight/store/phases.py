@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pairsight.store.lock import Holder, exclusive_lock, lock_holder
 from pairsight.store.run_folder import RunFolder
+from pairsight.store.schema import traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,13 @@ class Phase:
 
 
 def phases(run: RunFolder) -> list[Phase]:
-    """The phases of a run that have begun; a folder that `evaluate --out` wrote is one evaluation."""
+    """The phases of a run that have begun, their ledgers lost or not; what `evaluate --out` wrote is one evaluation."""
     own = "evaluate" if run.config.get("kind") == "evaluate" else "build"
-    found = [_phase(own, run.path / "ledger.sqlite", own)]
-    found += [_phase(f"evaluate-{f.parent.name}", f, "evaluate") for f in run.path.glob("evaluate/*/ledger.sqlite")]
-    return sorted((phase for phase in found if phase.ledger.is_file()), key=lambda phase: phase.name)
+    found = [_phase(own, run.path, own)]
+    found += [_phase(f"evaluate-{folder.name}", folder, "evaluate") for folder in run.path.glob("evaluate/*/")]
+    begun = (phase for phase in found if phase.ledger.is_file() or traces(phase.ledger))
+    return sorted(begun, key=lambda phase: phase.name)
 
 
-def _phase(name: str, ledger: Path, lock: str) -> Phase:
-    return Phase(name, ledger, ledger.parent / ".locks" / lock)
+def _phase(name: str, folder: Path, lock: str) -> Phase:
+    return Phase(name, folder / "ledger.sqlite", folder / ".locks" / lock)

@@ -1,14 +1,14 @@
-"""Between a ledger and its journal: rows as records, and records as rows again. Applying a record twice changes nothing.
+"""Between a ledger and its journal: rows as records, and records as rows again. Applying one twice changes nothing.
 
-Records: `results` (rows of items with their results), `attempt` (a paid call as it stands, with its raw answer if it has
-one) and `retry` (items whose failures were forgotten). Each names its items by key, stage and name, so that it can be
-applied to an empty ledger.
+Records: `results` (items with their results), `attempt` (a paid call as its row is, with its raw answer if it has one)
+and `retry` (items whose failures were forgotten). Each names its items by key, stage and name, so that an empty ledger
+can take it.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def copy_to_journal(db: sqlite3.Connection, journal: Journal, *, results: bool =
             "SELECT r.*, l.payload FROM results r LEFT JOIN payloads l ON l.item = r.item ORDER BY r.item"
         )
         for _, together in groupby(rows, key=lambda row: row[8]):
-            for some in iter(lambda: list(islice(together, _ROWS_AT_ONCE)), []):
+            while some := list(islice(together, _ROWS_AT_ONCE)):
                 journal.append(results_record(db, some, ((row[0], row[9] or "") for row in some)))
     ids = [attempt for (attempt,) in db.execute("SELECT id FROM attempts ORDER BY id")]
     for attempt in ids:
@@ -72,14 +72,28 @@ def copy_to_journal(db: sqlite3.Connection, journal: Journal, *, results: bool =
     journal.close()
 
 
+def raw_answers_missing(db: sqlite3.Connection, folder: Path) -> list[str]:
+    """The names of items with raw answers that the ledger holds and its journal, in `folder`, does not."""
+    kept = db.execute(
+        "SELECT a.id, a.checksum, i.name FROM attempts a JOIN items i ON i.id = a.item "
+        "WHERE a.outcome IN ('answered', 'set_aside') AND a.checksum != 0 ORDER BY a.id"
+    ).fetchall()  # before the journal is read, which has an answer earlier than the ledger
+    held = dict[int, int]()
+    for record in chain.from_iterable(map(read_journal, journal_files(folder))) if kept else ():
+        if isinstance(record, Record) and record.about.get("kind") == "attempt" and record.raw:
+            row = dict(zip(_ATTEMPT, record.about["row"], strict=False))
+            held[row["id"]] = row["checksum"]
+    return [name for attempt, checksum, name in kept if held.get(attempt) != checksum]
+
+
 # records as rows ----------------------------------------------------------------------------------------------------
 
 
 def catch_up(db: sqlite3.Connection, folder: Path) -> int:
     """Bring a ledger up to its journal, where a crash or a lost write-ahead log left it behind; records applied.
 
-    The files whose last record the ledger does not hold are applied as they are; in a run that was left in order that is
-    none, and costs one look at the end of the last file.
+    Files are applied whose last record the ledger does not hold: none in a run that was closed in order, which costs
+    one look at the end of the last file.
     """
     behind: list[Path] = []
     for file in reversed(journal_files(folder)):
@@ -163,7 +177,10 @@ def _apply_retry(db: sqlite3.Connection, about: Any) -> None:
 
 def _forgotten(db: sqlite3.Connection, about: Any) -> list[int]:
     """Items whose failures a `retry` record forgot and that are still there."""
-    query = "SELECT r.item FROM items i JOIN results r ON r.item = i.id WHERE i.key = ? AND r.status = 2 AND r.committed_s < ?"
+    query = (
+        "SELECT r.item FROM items i JOIN results r ON r.item = i.id "
+        "WHERE i.key = ? AND r.status = 2 AND r.committed_s < ?"
+    )
     found = (db.execute(query, (bytes.fromhex(key), about["at_s"])).fetchone() for key in about["keys"])
     return [row[0] for row in found if row is not None]
 

@@ -70,14 +70,15 @@ class RunFolder:
                         folder / "run.yaml", yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode()
                     )
                 return cls(folder, wanted)
-            # versions.json alone is a run whose creation was cut short
+            # these alone are a run whose creation was cut short
             names = sorted(entry.name for entry in folder.iterdir())
-            others = [name for name in names if not name.startswith(".") and name != "versions.json"]
+            others = [name for name in names if not name.startswith((".", "ledger.sqlite")) and name != "versions.json"]
             if others:
                 raise RunError(
                     f"{folder} is not empty ({', '.join(others[:3])}) and holds no run (run.yaml); choose another --out"
                 )
             write_file(folder / "versions.json", _versions().encode())
+            Ledger(folder / "ledger.sqlite").close()  # before run.yaml, beside which a missing ledger is a lost one
             cls(folder, wanted)._write_config()
         return cls(folder, wanted)
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from pairsight.errors import RunError
+from pairsight.store.journal import journal_files
 
 SCHEMA_VERSION = 1
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
@@ -86,12 +87,18 @@ CREATE TABLE answers (
 """
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The one writing connection of a ledger, made if it is not there.
+def open_for_writing(path: Path, *, rebuilt: bool = False) -> sqlite3.Connection:
+    """The one writing connection of a ledger; made if it is not there and its folder shows no trace of an earlier one.
+
+    Args:
+        path: the ledger.
+        rebuilt: make it whatever its folder holds, to rebuild a lost one.
 
     Raises:
-        RunError: it cannot be written, is damaged, or belongs to a newer version.
+        RunError: it cannot be written, is lost or damaged, or belongs to a newer version.
     """
+    if not rebuilt:
+        _refuse_lost(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
@@ -102,7 +109,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -65536")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version == 0 and (rebuilt or not traces(path)):
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         _check(connection, path)
     except DATABASE_ERRORS as error:
@@ -117,6 +124,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises:
         RunError: there is no ledger, it is damaged, or belongs to a newer version.
     """
+    _refuse_lost(path)
     if not path.is_file():
         raise RunError(f"there is no ledger {path}; build the run first")
     # a folder that nobody writes and that has no write-ahead log needs no shared-memory file beside the ledger
@@ -138,9 +146,31 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         connection.close()
-        advice = "it was made by a newer Pairsight: upgrade" if version > SCHEMA_VERSION else "it is no ledger of a run"
+        newer, salvage = "it was made by a newer Pairsight: upgrade", f"`pairsight salvage {path.parent}` rebuilds it"
+        advice = newer if version > SCHEMA_VERSION else salvage
         raise RunError(f"{path} has ledger version {version}, this Pairsight reads {SCHEMA_VERSION}; {advice}")
     check_tables(connection)
+    # SQLite itself does not notice a last page that is cut; with a write-ahead log the file may be shorter
+    ((pages,), (size,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    log = path.with_name(path.name + "-wal")
+    if not (log.is_file() and log.stat().st_size) and path.stat().st_size < pages * size:
+        raise sqlite3.DatabaseError("the file is shorter than its pages")
+
+
+def traces(path: Path) -> list[str]:
+    """What lies beside a ledger and is written only after one was begun: then a ledger that is not there is lost."""
+    named = [name for name in ("run.yaml", "manifest.json", "data/manifest.json") if (path.parent / name).exists()]
+    return [*named, *(["journal"] if journal_files(path.parent / "journal") else [])]
+
+
+def _refuse_lost(path: Path) -> None:
+    is_file = path.is_file()
+    if (not is_file or path.stat().st_size == 0) and (beside := traces(path)):
+        what = "is empty" if is_file else "is missing"
+        raise RunError(
+            f"the ledger {path} {what}, though {beside[0]} beside it says that there was one; "
+            f"`pairsight salvage {path.parent}` rebuilds it from its journal, so that nothing is bought or made again"
+        )
 
 
 def check_tables(connection: sqlite3.Connection) -> None:
@@ -158,4 +188,7 @@ def _expected_schema() -> list[tuple[str, str]]:
 
 def _unusable(path: Path, error: Exception) -> RunError:
     what = " ".join(str(error).split())
-    return RunError(f"cannot use the ledger {path}: {what}; `pairsight status RUN --verify` says what is damaged")
+    return RunError(
+        f"cannot use the ledger {path}: {what}; if it is damaged, `pairsight salvage {path.parent}` rebuilds it "
+        f"(`pairsight status {path.parent} --verify` says what is damaged)"
+    )

@@ -2,13 +2,16 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairsight.errors import RunError
 from pairsight.store.blobs import is_intact
 from pairsight.store.checksums import has_checksum, row_checksum
+from pairsight.store.journal import journal_files, journal_problems
 from pairsight.store.phases import phases
+from pairsight.store.replay import raw_answers_missing
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, sealed_tables
@@ -37,6 +40,7 @@ def verify_run(path: str | Path) -> Verification:
         count, found = check_ledger(phase.ledger)
         num_results += count
         problems += found
+        problems += check_journal(phase.ledger)
     blobs = list(run.blobs.files())
     problems += [f"{blob}: damaged, its hash is not the one in its name" for blob in blobs if not is_intact(blob)]
     num_files, found = _check_tables(run.path)
@@ -74,6 +78,20 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
     finally:
         db.close()
     return count, problems
+
+
+def check_journal(ledger: Path) -> list[str]:
+    """The problems of the journal beside a ledger; none where there is no journal, which the next run writes."""
+    folder = ledger.parent / "journal"
+    if not journal_files(folder):
+        return []
+    _, problems = journal_problems(folder)
+    try:
+        with closing(open_for_reading(ledger)) as db:
+            missing = raw_answers_missing(db, folder)
+    except (RunError, *DATABASE_ERRORS, OSError):  # the ledger's own problems are told by `check_ledger`
+        missing = []
+    return problems + [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
 
 
 def _dangling(db: sqlite3.Connection) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Verify finds any damage; retry and salvage let a run go on."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,6 +110,7 @@ def test_after_a_damaged_page_the_rest_is_salvaged_and_the_run_goes_on(tmp_path:
     names = [f"item{i}" for i in range(3000)]
     with run.ledger() as ledger:
         fill(ledger, names)
+    shutil.rmtree(run.path / "journal")
     file = run.path / "ledger.sqlite"
     data = bytearray(file.read_bytes())
     page = int(len(data) * share) // 4096 * 4096
@@ -134,6 +136,7 @@ def test_what_is_intact_is_left_as_it_is_and_not_called_damaged(run: RunFolder, 
     assert "no ledger is damaged, nothing was changed" in printed
     assert "the damaged ledger" not in printed
     assert "go on" not in printed
+    shutil.rmtree(run.path / "journal")
     flip(run.path / "ledger.sqlite", b"cccccccc")
     evaluation = run.evaluate("held-out") / "ledger.sqlite"
     assert main(["salvage", str(run.path)]) == 0
@@ -144,7 +147,15 @@ def test_what_is_intact_is_left_as_it_is_and_not_called_damaged(run: RunFolder, 
     assert evaluation.read_bytes() == before[evaluation]
 
 
-def test_a_flipped_payload_is_made_again_after_salvage(run: RunFolder) -> None:
+def test_a_flipped_payload_comes_from_the_journal(run: RunFolder) -> None:
+    flip(run.path / "ledger.sqlite", b"cccccccc")
+    own, evaluation = salvage_run(run.path)
+    assert (own.num_kept, own.num_lost, evaluation.num_kept, evaluation.num_lost) == (3, 0, 2, 0)
+    assert verify_run(run.path).problems == ()
+
+
+def test_without_a_journal_a_flipped_payload_is_made_again_after_salvage(run: RunFolder) -> None:
+    shutil.rmtree(run.path / "journal")  # as in a run of a time before journals
     flip(run.path / "ledger.sqlite", b"cccccccc")
     own, evaluation = salvage_run(run.path)
     assert (own.num_kept, own.num_lost, evaluation.num_kept, evaluation.num_lost) == (2, 1, 2, 0)
@@ -154,8 +165,13 @@ def test_a_flipped_payload_is_made_again_after_salvage(run: RunFolder) -> None:
         assert [p.status for p in planned] == ["done", "failed", "pending"]
 
 
-def test_a_ledger_of_which_nothing_is_left_says_so(run: RunFolder) -> None:
+def test_a_ledger_of_which_nothing_is_left_says_so_and_the_run_can_go_on(run: RunFolder) -> None:
+    shutil.rmtree(run.path / "journal")
     (run.path / "ledger.sqlite").write_bytes(b"gone" * 1000)
-    with pytest.raises(RunError, match="nothing can be read"):
-        salvage_run(run.path)
-    assert (run.path / "ledger.sqlite").exists()
+    own, _ = salvage_run(run.path)
+    assert (own.num_kept, own.unreadable) == (0, "file is not a database")
+    assert own.damaged is not None
+    assert own.damaged.read_bytes() == b"gone" * 1000
+    with run.ledger() as ledger:
+        fill(ledger, ["a", "bx", "c"])
+    assert verify_run(run.path).problems == ()
