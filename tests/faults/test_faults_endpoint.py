@@ -35,7 +35,10 @@ FAULTS: tuple[Fault, ...] = (
 def client(folder: Path, url: str, point: int | None = None) -> subprocess.CompletedProcess[str]:
     """The paid build in a process of its own, which imports as the tests do."""
     arguments = [sys.executable, str(PROGRAM), str(folder), url, *([] if point is None else [str(point)])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1]), *sys.path]),
+    }
     return subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -100,7 +103,10 @@ def test_after_a_kill_at_every_point_at_most_the_calls_in_flight_are_repeated(tm
 
 
 def test_after_ctrl_c_the_calls_in_flight_are_finished_and_kept(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1]), *sys.path]),
+    }
     with FaultServer(delay_s=0.3) as server:
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM), str(tmp_path / "run"), server.url], env=environment,
