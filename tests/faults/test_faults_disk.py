@@ -41,7 +41,7 @@ def test_a_blob_that_cannot_be_written_is_absent_and_can_be_added_later(
     store.add_bytes(b"first", ".png")
     with monkeypatch.context() as patch:
         patch.setattr(durable, step, failing(code, 0, getattr(durable, step)))
-        with pytest.raises(RunError, match=rf"cannot write .*{os.strerror(code)}; mend that and run the same command"):
+        with pytest.raises(RunError, match=rf"cannot write .*{os.strerror(code)}; fix that and run the same command"):
             store.add_bytes(b"second", ".png")
     ref = store.add_bytes(b"second", ".png")
     assert store.path(ref).read_bytes() == b"second"
