@@ -81,7 +81,7 @@ def retry_run(path: str | Path, stage: str | None = None, reason: str | None = N
 
 
 def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
-    """Rebuild each lost or damaged ledger from its journal and the rows that can still be read; runs make the rest again.
+    """Rebuild lost or damaged ledgers from their journals and the rows that can still be read; runs make the rest.
 
     A ledger that passes every check stays as it is. A damaged file stays beside the new one as
     `ledger.sqlite.damaged`, a damaged journal as `journal.damaged`. Rows are copied in ranges that are halved around
