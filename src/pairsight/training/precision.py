@@ -32,8 +32,9 @@ class Precision:
 
     @classmethod
     def choose(cls, config: TrainingConfig, device: torch.device) -> "Precision":
-        """What a config asks for; by default bfloat16 on a GPU and float32 on a CPU."""
-        in_bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
+        """What a config asks for; by default bfloat16 on a GPU that computes in it, else float32."""
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        in_bf16 = can if config.bf16 is None else config.bf16
         if not in_bf16:
             return cls()
         return cls(torch.bfloat16 if config.tuning == "lora" else torch.float32, torch.bfloat16)

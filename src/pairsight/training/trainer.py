@@ -219,6 +219,7 @@ class PreferenceTrainer:
             resume_point(loop, resume)
             if resume is not None and resume.ended:
                 load_weights(policy, resume.folder / WEIGHTS)
+                loop.state.global_step = resume.step
             else:
                 with quiet():
                     loop.train(resume_from_checkpoint=None if resume is None else str(resume.folder))
