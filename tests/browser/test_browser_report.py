@@ -132,7 +132,8 @@ def test_a_benchmark_is_told_whole(browser, tmp_path):
     }  # fmt: skip
     folder = tmp_path / "compared"
     folder.mkdir()
-    whole = {"schema": 1, "systems": {"aligned": {"benchmarks": {"gqa": gqa}}}}
+    gqa |= {"evaluation": "held-out", "benchmark": "gqa", "file": f"data/{'testdev_balanced_questions_' * 3}.json"}
+    whole = {"schema": 2, "systems": {"aligned": {"benchmarks": {"held-out/gqa": gqa}}}}
     (folder / "results.json").write_text(json.dumps(whole))
     visit = Visit(browser, write_report(folder), viewport={"width": 400, "height": 900})
     for details in visit.page.locator("details").all():

@@ -222,6 +222,22 @@ def test_a_mistyped_images_folder_claims_none_either(world, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_elsewhere_is_called_after_its_folder(run, world, tmp_path):
+    assert evaluate(run, world) == 0
+    assert evaluate(run, world, "popular", "--out", tmp_path / "there") == 0
+    benchmarks = plain(run)["systems"]["seva"]["benchmarks"]
+    assert list(benchmarks) == ["held-out/pope", f"{tmp_path / 'there'}/pope"]
+    alone = json.loads((tmp_path / "there" / "results.json").read_text())
+    assert list(alone["systems"]["dpo"]["benchmarks"]) == ["pope"]
+
+
+def test_one_folder_has_one_name_in_a_call(run, world, capsys):
+    adapter = run / "align" / "dpo"
+    assert evaluate(run, world, "random", "--adapter", f"a={adapter}", "--adapter", f"b={adapter}") == 1
+    assert "adapters 'a' and 'b' are the same folder" in capsys.readouterr().err
+    assert not (run / "evaluate").exists()
+
+
 def test_results_of_schema_1_are_taken_over(run, world, caplog):
     assert evaluate(run, world, "random") == 0
     whole = plain(run)
