@@ -31,6 +31,7 @@ def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> Res
     if options.run is None:
         return _evaluate(options, options.adapters, Path(_required_out(options)), quiet)
     run = RunFolder.open(options.run)
+    results_at(run.path / "results.json")  # one that cannot be read is said before hours of answers, not after
     adapters = _distinct(options.adapters) or run_adapters(run, options.model)
     out = Path(options.out) if options.out is not None else run.evaluate(options.name)
     found = _evaluate(options, adapters, out, quiet)
