@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
@@ -117,6 +119,77 @@ class FaultServer:
                 pass
 
         return Handler
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it came."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def key(self) -> str:
+        """The key that was sent."""
+        return self.headers.get("authorization", "").removeprefix("Bearer ")
+
+    @property
+    def question(self) -> str:
+        """The text of the last message."""
+        return last_text(json.loads(self.body))
+
+
+class RawServer:
+    """Answers each request with bytes of the test's choice, whatever HTTP says of them, and closes the connection.
+
+    Args:
+        respond: a request -> the bytes of the response, at once or piece by piece.
+    """
+
+    def __init__(self, respond: Callable[[Asked], bytes | Iterable[bytes]]) -> None:
+        self.respond = respond
+        self.requests: list[Asked] = []
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    @property
+    def url(self) -> str:
+        """The API's base URL."""
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection, connection.makefile("rb") as file:
+            line, *lines = iter(lambda: file.readline().decode("latin-1").strip(), "")
+            headers = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines)}
+            asked = Asked(line, headers, file.read(int(headers.get("content-length", 0))))
+            self.requests.append(asked)
+            response = self.respond(asked)
+            for piece in [response] if isinstance(response, bytes) else response:
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+
+
+def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """The bytes of an HTTP response with these header lines."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    if not any(line.lower().startswith("content-type") for line in headers):
+        lines.append("Content-Type: application/json")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def answer(text: str, finish_reason: str = "stop") -> dict[str, Any]:

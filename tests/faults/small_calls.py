@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crash_points import NUMBER_OF, crash_at
 
-from pairsight.engine.call_options import CallOptions, Price
+from pairsight.engine.call_options import CallOptions
 from pairsight.engine.calls import Caller
 from pairsight.engine.runner import Runner
 from pairsight.models.endpoint import EndpointModel
@@ -24,13 +24,12 @@ QUESTIONS = tuple(f"question {i}" for i in range(9))
 MAX_CONCURRENCY = 3
 
 
-def build(folder: Path, url: str, max_attempts: int = 8) -> list[str]:
-    """The texts that the endpoint answers, in order of the questions."""
+def build(folder: Path, url: str, **more: object) -> list[str]:
+    """The texts that the endpoint answers, in order of the questions; `more` are call options."""
     run = RunFolder.create(folder, {"questions": len(QUESTIONS)})
-    options = CallOptions(
-        max_concurrency=MAX_CONCURRENCY, max_attempts=max_attempts, timeout_s=1.0,
-        prices={"m": Price(prompt=1e6, completion=1e6)},
-    )  # fmt: skip
+    price = {"prompt": 1e6, "completion": 1e6}
+    fixed = {"max_concurrency": MAX_CONCURRENCY, "max_attempts": 8, "timeout_s": 1.0, "prices": {"m": price}}
+    options = CallOptions.parse({**fixed, **more})
     model = EndpointModel(f"endpoint:m@{url}", run.blobs)
     stage = GenerateCompletions(generator=model, sampling=Sampling(max_new_tokens=10))
     requests = [CompletionRequest(Prompt(q, (Message("user", q),))) for q in QUESTIONS]

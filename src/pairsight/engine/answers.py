@@ -1,6 +1,5 @@
 """What an HTTP answer of an OpenAI-compatible endpoint means: an answer, come again, not this item, or not at all."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,9 +7,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from pairsight.engine.call_options import Price
+from pairsight.engine.receive import Received, is_nested_deeper, one_line, read_json
 from pairsight.store.attempts import Usage
 
-Kind = Literal["answer", "busy", "broken", "refused", "fatal"]
+Kind = Literal["answer", "busy", "broken", "refused", "unusable", "fatal"]
 _BUSY = (429, 503, 529)
 _BROKEN = (408, 409, 425, 500, 502, 504, 520, 522, 524)
 _FATAL = {
@@ -20,6 +20,9 @@ _FATAL = {
     404: "does not know this model or address",
     405: "takes no such calls at this address",
 }
+LONGEST_ENDING = 100
+"""Characters of a server's word for how an answer ended (ours)."""
+DEEPEST_ERROR = 100
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached", "credit balance is too low")
 _FILTERED = ("content_filter", "content_policy", "content management policy", "safety system", "prohibited_content")
 
@@ -29,7 +32,8 @@ class Verdict:
     """What to do with an HTTP answer.
 
     `answer`: keep and parse it. `busy`: the same again, later and slower. `broken`: the same again. `refused`: this
-    item never. `fatal`: nothing more of this endpoint. `reason` is a word to count by.
+    item never. `unusable`: it came and could not be taken in, this item fails. `fatal`: nothing more of this endpoint.
+    `reason` is a word to count by.
     """
 
     kind: Kind
@@ -47,8 +51,8 @@ def judge_answer(status: int, headers: Mapping[str, str], text: str) -> Verdict:
     if status in _FATAL or (status == 429 and any(word in said for word in _SPENT)):
         return Verdict("fatal", f"http_{status}", f"{_FATAL.get(status, 'says that its quota is spent')} ({detail})")
     if 300 <= status < 400:
-        place = " ".join(headers.get("location", "?").split())[:200]
-        return Verdict("fatal", f"http_{status}", f"points elsewhere ({place}): name that URL")
+        location = one_line(headers.get("location", "?"), 200)
+        return Verdict("fatal", f"http_{status}", f"points elsewhere ({location}): name that URL")
     if status in _BUSY or status in _BROKEN or status >= 500:
         return Verdict("busy" if status in _BUSY else "broken", f"http_{status}", detail, retry_after_s(headers))
     filtered = any(word in said for word in _FILTERED)
@@ -76,11 +80,11 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
         return seconds if 0 <= seconds < float("inf") else None
     try:
         date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, TypeError, IndexError):
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
 def usage_of(text: str, price: Price | None) -> Usage:
@@ -98,17 +102,28 @@ def finish_reason_of(text: str) -> str:
     choices = _object(text).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else {}
     reason = first.get("finish_reason") if isinstance(first, dict) else None
-    return reason if isinstance(reason, str) else ""
+    return one_line(reason, LONGEST_ENDING) if isinstance(reason, str) else ""
+
+
+def is_replaced(received: Received) -> bool:
+    """Whether U+FFFD stands for something in what is read from an answer."""
+    if received.text.encode() != received.raw:
+        return True
+    try:
+        return read_json(received.text)[1]
+    except (ValueError, RecursionError):
+        return False
 
 
 def error_message(text: str) -> str:
     """The message in an error answer, on one line; the beginning of the text when it is no JSON."""
-    error = _object(text).get("error")
+    answer = {} if is_nested_deeper(text, DEEPEST_ERROR) else _object(text)
+    error = answer.get("error")
     if isinstance(error, dict):
         error = error.get("message") or error.get("code") or error
-    detail = _object(text).get("detail")  # as FastAPI servers say it
+    detail = answer.get("detail")  # as FastAPI servers say it
     message = error or detail or ("" if is_json(text) else text)
-    return " ".join(str(message).split())[:300]
+    return one_line(str(message))
 
 
 def is_json(text: str) -> bool:
@@ -118,7 +133,7 @@ def is_json(text: str) -> bool:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value, _ = read_json(text)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

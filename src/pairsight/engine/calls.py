@@ -8,34 +8,47 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
 
-from pairsight.engine.answers import Verdict, finish_reason_of, judge_answer, usage_of
+from pairsight.engine.answers import Verdict, finish_reason_of, is_replaced, judge_answer, usage_of
 from pairsight.engine.budget import Budget
 from pairsight.engine.call_options import CallOptions
 from pairsight.engine.clock import Clock, RealClock
 from pairsight.engine.gate import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Gate
-from pairsight.engine.keys import key_for, key_variable
+from pairsight.engine.keys import Keys
 from pairsight.engine.model_list import is_listed, model_names
+from pairsight.engine.receive import (
+    ACCEPTED,
+    Received,
+    UnusableAnswerError,
+    is_nested_deeper,
+    one_line,
+    open_client,
+    receive,
+)
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
 from pairsight.records import ItemError
-from pairsight.store.attempts import Attempts, Usage
+from pairsight.store.attempts import REPLACED_TEXT, Attempts, Usage
 
 In = TypeVar("In")
 Keep = Callable[[int, Any, object], None]
-CONNECT_TIMEOUT_S = 10.0
 GRACE_S = 10.0
 """How long answers under way are waited for after Ctrl-C; a second Ctrl-C waits no longer."""
 REFUSALS_TO_STOP = 5
 """When the first so many items are all refused, it is the request that is wrong, not the items."""
 UNUSABLE_TO_STOP = 20
 """When so many answers came and none could be read, more should not be bought."""
+ECHOED_KEY = (
+    "sent the key back in an answer, which is not kept (what it used is counted); no more calls are sent there: see "
+    "whether it is the service that you mean, then run the same command again"
+)
 _LOG = logging.getLogger("pairsight.engine")
 
 
@@ -55,6 +68,7 @@ class Caller:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.options = options or CallOptions()
+        self.keys = Keys(self.options)
         self._clock = clock or RealClock()
         self._transport = transport
         self._gates: dict[tuple[str, str], Gate] = {}
@@ -110,6 +124,7 @@ class CallRun:
     ) -> None:
         self._caller = caller
         self._options = caller.options
+        self._keys = caller.keys
         self._call = call
         self._attempts = attempts
         self._budget = Budget(caller.options, attempts)
@@ -127,14 +142,13 @@ class CallRun:
 
     async def run(self, items: Iterator[tuple[int, Any]], transport: httpx.AsyncBaseTransport | None) -> None:
         """Keep as many calls under way as the gates allow, until there are no items or something ends the work."""
-        limits = httpx.Limits(max_connections=self._options.max_concurrency)
-        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        async with httpx.AsyncClient(transport=transport, limits=limits, timeout=timeout) as client:
-            try:
-                await self._all(client, items)
-            except BaseException as error:
-                await self._finish(error)
-                raise
+        with self._keys.hidden_in_logs():
+            async with open_client(self._options.max_concurrency, transport) as client:
+                try:
+                    await self._all(client, items)
+                except BaseException as error:
+                    await self._finish(error)
+                    raise
 
     async def _all(self, client: httpx.AsyncClient, items: Iterator[tuple[int, Any]]) -> None:
         more = True
@@ -171,7 +185,7 @@ class CallRun:
         """One item: a kept answer is parsed for free; else the call is sent until it is answered or given up."""
         kept = self._attempts.raw_answer(row)
         if kept is not None:
-            result = self._call.parse(item, kept)
+            result = self._parse(item, kept)
             self._num_usable += not isinstance(result, ItemError)
             self._keep(row, item, result)
             return
@@ -184,13 +198,18 @@ class CallRun:
         while not self._stopping:
             verdict, raw = await self._attempt(client, row, request)
             if verdict.kind == "answer":
-                result = self._call.parse(item, raw)
+                result = self._parse(item, raw)
                 self._keep(row, item, result)
                 self._check_usable(request.url, result)
                 return
             if verdict.kind == "refused":
                 self._keep(row, item, ItemError(verdict.reason, verdict.detail, retryable=False))
                 self._check_refusals(request.url, verdict)
+                return
+            if verdict.kind == "unusable":
+                result = ItemError(verdict.reason, verdict.detail)
+                self._keep(row, item, result)
+                self._check_usable(request.url, result)
                 return
             if verdict.kind == "broken":
                 num_failures += 1
@@ -199,10 +218,17 @@ class CallRun:
                     return
                 await self._clock.sleep(min(LONGEST_BACKOFF_S, 2.0**num_failures) * random.uniform(0.5, 1.0))
 
+    def _parse(self, item: Any, raw: str) -> object:
+        """What is read in a raw answer; of one nested too deeply nothing is."""
+        most = self._options.max_answer_nesting
+        if is_nested_deeper(raw, most):
+            return ItemError("too_nested", f"the answer's JSON is nested deeper than max_answer_nesting ({most})")
+        return self._call.parse(item, raw)
+
     async def _attempt(self, client: httpx.AsyncClient, row: int, request: Request) -> tuple[Verdict, str]:
         """Send a call once; returns what is to be done, and the raw answer."""
         model = str(request.body.get("model", ""))
-        key = key_for(request.url, self._options)
+        key = self._keys.headers(request.url)
         price = self._options.price_of(model)
         cost = price.cost(request.prompt_tokens, request.completion_tokens) if price else None
         tokens = request.prompt_tokens + request.completion_tokens
@@ -250,40 +276,60 @@ class CallRun:
             await self._settled.wait()
 
     async def _send(
-        self, client: httpx.AsyncClient, request: Request, key: str | None, attempt: int, cost: float | None
+        self, client: httpx.AsyncClient, request: Request, key: Mapping[str, str], attempt: int, cost: float | None
     ) -> tuple[Verdict, str, Usage]:
         """Post a request and keep whatever comes back before anything else is done with it."""
         task = asyncio.current_task()
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         body = json.dumps(request.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        headers = {"Content-Type": "application/json", **ACCEPTED, **key}
         assert task is not None
         self._sending.add(task)
         try:
             async with asyncio.timeout(self._options.timeout_s):
-                response = await client.post(request.url, content=body, headers=headers)
+                post = client.build_request("POST", request.url, content=body, headers=headers)
+                received = await receive(client, post, self._options.max_answer_bytes, self._keys.hide)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
-            detail = f"cannot be reached: {_one_line(error)}"
+            detail = f"cannot be reached: {self._said(error)}"
             self._attempts.refused(attempt, None, detail)
             self._budget.settle(cost, 0.0)
             return Verdict("broken", "unreachable", detail), "", Usage()
+        except UnusableAnswerError as error:
+            detail = self._said(error)
+            self._attempts.lost(attempt, detail)
+            return Verdict("unusable", error.reason, detail), "", Usage()
         except (TimeoutError, httpx.HTTPError) as error:
             late = isinstance(error, TimeoutError | httpx.TimeoutException)
-            detail = f"no answer in {self._options.timeout_s:g} s" if late else f"connection lost: {_one_line(error)}"
+            detail = f"no answer in {self._options.timeout_s:g} s" if late else f"connection lost: {self._said(error)}"
             self._attempts.lost(attempt, detail)
             return Verdict("broken", "timeout" if late else "disconnected", detail), "", Usage()
         finally:
             self._sending.discard(task)
             self._settled.set()
-        raw = response.text.replace(key, "***") if key else response.text
-        verdict = judge_answer(response.status_code, response.headers, raw)
-        usage = usage_of(raw, self._options.price_of(str(request.body.get("model", ""))))
-        if verdict.kind == "answer":
-            self._attempts.answered(attempt, raw.encode(), response.status_code, finish_reason_of(raw), usage)
-            self._budget.settle(cost, usage.cost)
-        else:
-            self._attempts.refused(attempt, response.status_code, verdict.detail)
+        return self._received(received, attempt, str(request.body.get("model", "")), cost)
+
+    def _received(self, received: Received, attempt: int, model: str, cost: float | None) -> tuple[Verdict, str, Usage]:
+        """Keep an answer that came: its body as it is, or, of an error, what it says with keys masked."""
+        status, text = received.status, received.text
+        usage = usage_of(text, self._options.price_of(model))
+        holds_key = self._keys.are_in(text)
+        verdict = judge_answer(status, received.headers, self._keys.hide(text) if holds_key else text)
+        verdict = replace(verdict, detail=self._keys.hide(verdict.detail))
+        if verdict.kind != "answer":
+            self._attempts.refused(attempt, status, verdict.detail)
             self._budget.settle(cost, 0.0)
-        return verdict, raw, usage
+            return verdict, "", usage
+        if holds_key:
+            self._attempts.echoed_key(attempt, status, usage, "the answer held the key and is not kept")
+            verdict, text = Verdict("fatal", "echoed_key", ECHOED_KEY), ""
+        else:
+            mark = REPLACED_TEXT if is_replaced(received) else ""
+            self._attempts.answered(attempt, received.raw, status, finish_reason_of(text), usage, mark=mark)
+        self._budget.settle(cost, usage.cost)
+        return verdict, text, usage
+
+    def _said(self, error: BaseException) -> str:
+        """An error's message, masked, on one line; its name when it has none."""
+        return one_line(self._keys.hide(str(error))) or type(error).__name__
 
     async def _look_up_model(self, client: httpx.AsyncClient, gate: Gate, request: Request) -> None:
         """Some servers answer 500 for a model that they do not have: see once whether they list it."""
@@ -291,9 +337,9 @@ class CallRun:
             return
         self._looked_up.add(gate)
         model = str(request.body.get("model", ""))
-        names = await model_names(client, request.url, key_for(request.url, self._options))
+        names = await model_names(client, request.url, self._keys.headers(request.url), self._keys.hide)
         if names is not None and not is_listed(model, names):
-            listed = did_you_mean(model, names) if names else "; the list is empty"
+            listed = one_line(did_you_mean(model, names), 500) if names else "; the list is empty"
             raise EndpointError(
                 f"{request.url} answers every call with HTTP 500, and its models list does not name '{model}'{listed}"
             )
@@ -319,12 +365,8 @@ class CallRun:
             )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:
-        hint = f"; check the environment variable {key_variable(url, self._options)}" if "401" in verdict.reason else ""
+        hint = f"; {self._keys.hint(url)}" if verdict.reason == "http_401" else ""
         return EndpointError(f"{url} (model {model}) {verdict.detail}{hint}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _in_thread(work: Coroutine[Any, Any, None]) -> None:

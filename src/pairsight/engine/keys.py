@@ -1,9 +1,16 @@
-"""Keys of endpoints: from the environment only, each sent only to the host it belongs to."""
+"""Keys of endpoints: read from the environment only, each sent to one host, over https or to this machine."""
 
+import logging
 import os
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
 
 from pairsight.engine.call_options import CallOptions
+from pairsight.engine.mask import Mask
+from pairsight.engine.receive import LOOPBACK_HOSTS
 from pairsight.errors import ConfigError
 
 KEY_OF_HOST = {
@@ -14,23 +21,154 @@ KEY_OF_HOST = {
     "api.anthropic.com": "ANTHROPIC_API_KEY",
 }
 """Each service's own convention."""
-OTHER_KEY = "PAIRSIGHT_API_KEY"
-"""For all other hosts, e.g. a server of one's own; they may need none."""
+LOCAL_KEY = "PAIRSIGHT_API_KEY"
+"""For servers on this machine, which may need none; other hosts get it only if `key_env` says so."""
+SHORTEST_SECRET = 8
+"""Characters. Local servers take any word for a key, such as EMPTY, which then stands in many an answer (ours)."""
+_CLIENT_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+_LOG = logging.getLogger("pairsight.engine")
 
 
-def key_variable(url: str, options: CallOptions) -> str:
-    """The environment variable whose key goes to this URL."""
-    return options.key_env or KEY_OF_HOST.get(urlsplit(url).hostname or "", OTHER_KEY)
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and the environment variable it came from."""
+
+    variable: str
+    value: str = field(repr=False)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it is masked: it is long enough not to stand in texts by chance."""
+        return len(self.value) >= SHORTEST_SECRET
 
 
-def key_for(url: str, options: CallOptions) -> str | None:
-    """The key for this URL; None for a host that may need none.
+class Keys:
+    """The keys of a run: one a host, read and checked when the host is first called, and hidden in what is written.
+
+    Args:
+        options: `key_env` names variables.
+    """
+
+    def __init__(self, options: CallOptions) -> None:
+        self._options = options
+        self._of_host: dict[str, Key | None] = {}
+        self._mask = Mask()
+
+    def headers(self, url: str) -> dict[str, str]:
+        """The header that carries the key for this URL; empty for a host that gets none.
+
+        Raises:
+            ConfigError: see `key_for`; or `key_env` names one variable for all hosts, and this is the second host.
+        """
+        key = self._for(httpx.URL(url).host, url)
+        return {} if key is None else {"Authorization": f"Bearer {key.value}"}
+
+    def hint(self, url: str) -> str:
+        """What to do where a call was refused for its key, or for having none."""
+        host = httpx.URL(url).host
+        key = self._for(host, url)
+        if key is not None:
+            return f"check the environment variable {key.variable}"
+        if host in LOOPBACK_HOSTS:
+            return f"no key was sent: set the environment variable {LOCAL_KEY}"
+        return f"no key was sent: name the variable that holds it, calls: {{key_env: {{{host}: VARIABLE}}}}, over https"
+
+    def hide(self, text: str) -> str:
+        """The text with `***` for every secret key, in whatever rendering."""
+        return self._mask.hide(text)
+
+    def are_in(self, text: str) -> bool:
+        """Whether a secret key is in the text, in whatever rendering; as UTF-16 too."""
+        return self._mask.is_needed(text) or ("\0" in text and self._mask.is_needed(text.replace("\0", "")))
+
+    @contextmanager
+    def hidden_in_logs(self) -> Iterator[None]:
+        """Mask what the HTTP client logs of requests and responses while inside."""
+        loggers = [logging.getLogger(name) for name in _CLIENT_LOGGERS]
+        for logger in loggers:
+            logger.addFilter(self._hide_in_record)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(self._hide_in_record)
+
+    def _hide_in_record(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.hide(record.getMessage()), None
+        return True
+
+    def _for(self, host: str, url: str) -> Key | None:
+        if host not in self._of_host:
+            if isinstance(self._options.key_env, str) and self._of_host:
+                (other, *_) = self._of_host
+                raise ConfigError(
+                    f"key_env names {self._options.key_env} for all hosts, but this run calls {other} and {host}; "
+                    f"name each host's own: calls: {{key_env: {{{other}: {self._options.key_env}, {host}: VARIABLE}}}}"
+                )
+            key = key_for(url, self._options)
+            self._of_host[host] = key
+            self._mask = Mask({one.value for one in self._of_host.values() if one is not None and one.is_secret})
+            self._say(host, key)
+        return self._of_host[host]
+
+    def _say(self, host: str, key: Key | None) -> None:
+        if key is not None and not key.is_secret:
+            _LOG.warning(
+                "the key in %s has fewer than %d characters and is no secret: it is sent to %s and never masked",
+                key.variable, SHORTEST_SECRET, host,
+            )  # fmt: skip
+        elif key is not None:
+            _LOG.info("%s gets the key in %s", host, key.variable)
+        elif os.environ.get(LOCAL_KEY, "").strip():
+            _LOG.warning(
+                "%s gets no key: %s goes to this machine only, or to https hosts that calls.key_env names",
+                host, LOCAL_KEY,
+            )  # fmt: skip
+
+
+def key_for(url: str, options: CallOptions) -> Key | None:
+    """The key for this URL; None for a host that gets none.
+
+    Args:
+        url: where the call goes. Its host's variable is the one that `key_env` names, else the service's own, else
+            `PAIRSIGHT_API_KEY` for this machine.
+        options: `key_env` names variables.
 
     Raises:
-        ConfigError: the host needs a key and its variable is not set.
+        ConfigError: the host needs a key and its variable is not set or another service's own, the key would travel
+            in clear text, or no HTTP header can carry it.
     """
-    variable = key_variable(url, options)
-    key = os.environ.get(variable, "").strip()
-    if not key and (options.key_env or variable != OTHER_KEY):
-        raise ConfigError(f"{urlsplit(url).hostname} needs a key: set the environment variable {variable}")
-    return key or None
+    host = httpx.URL(url).host
+    is_local = host in LOOPBACK_HOSTS
+    named = options.key_env if isinstance(options.key_env, str) else (options.key_env or {}).get(host)
+    variable = named or KEY_OF_HOST.get(host)
+    if variable is None:
+        return _read(LOCAL_KEY) if is_local else None
+    owners = [owner for owner, own in KEY_OF_HOST.items() if own == variable]
+    if owners and not is_local and not any(host == owner or host.endswith(f".{owner}") for owner in owners):
+        raise ConfigError(
+            f"{variable} is the key of {owners[0]} and goes to no other host; set {host}'s key under a name of its own "
+            f"and name that in key_env"
+        )
+    if not is_local and httpx.URL(url).scheme != "https":
+        raise ConfigError(
+            f"the key in {variable} would travel to {host} in clear text: name it as https://…, or, if it needs no "
+            f"key, take it out of key_env"
+        )
+    key = _read(variable)
+    if key is None:
+        raise ConfigError(f"{host} needs a key: set the environment variable {variable}")
+    return key
+
+
+def _read(variable: str) -> Key | None:
+    """The key in a variable, without space around it; None when it is empty or not set."""
+    value = os.environ.get(variable, "").strip()
+    for position, character in enumerate(value, start=1):
+        if not "!" <= character <= "~":
+            what = "space or line break" if character.isspace() else "character that is not printable ASCII"
+            raise ConfigError(
+                f"the key in {variable} has a {what} (character {position} of {len(value)}), which no HTTP header can "
+                f"carry; set it to the key alone"
+            )
+    return Key(variable, value) if value else None

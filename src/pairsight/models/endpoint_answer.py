@@ -1,8 +1,9 @@
 """What an OpenAI-compatible server answered, as a completion. Pure; every answer gives a completion or an error."""
 
-import json
 from typing import Any
 
+from pairsight.engine.answers import LONGEST_ENDING
+from pairsight.engine.receive import one_line, read_json
 from pairsight.models.requests import completion_id
 from pairsight.records import Completion, CompletionRequest, ItemError
 
@@ -14,7 +15,7 @@ def completion_of(raw: str, request: CompletionRequest, model: str) -> Completio
     """The first choice of a raw answer.
 
     Args:
-        raw: the body as it came.
+        raw: the body as it came; what its JSON escapes as half a surrogate pair is read as U+FFFD.
         request: what was asked.
         model: the name that the completion carries.
 
@@ -23,10 +24,10 @@ def completion_of(raw: str, request: CompletionRequest, model: str) -> Completio
         came instead.
     """
     try:
-        answer = json.loads(raw)
+        answer, _ = read_json(raw)
         choice = answer["choices"][0]
         message = choice["message"]
-        ending = str(choice.get("finish_reason") or "unknown")
+        ending = one_line(str(choice.get("finish_reason") or "unknown"), LONGEST_ENDING)
         text = _text(message.get("content"))
         refusal = message.get("refusal")
     except (ValueError, RecursionError):
@@ -58,4 +59,4 @@ def _text(content: Any) -> str | None:
 
 
 def _quoted(raw: str) -> str:
-    return " ".join(raw.split())[:200] or "nothing"
+    return one_line(raw, 200) or "nothing"

@@ -69,12 +69,14 @@ class Server:
         if request.method == "GET":
             self.num_lists += 1
             listed = {"object": "list", "data": [{"id": name} for name in self.models or ()]}
-            return httpx.Response(404) if self.models is None else httpx.Response(200, json=listed)
+            body = httpx.ByteStream(json.dumps(listed).encode())
+            return httpx.Response(404 if self.models is None else 200, stream=body)
         word = last_text(json.loads(request.content))
         self.asked[word] += 1
         self.keys.append(request.headers.get("Authorization"))
         await asyncio.sleep(0)
-        return self.respond(word, self.asked[word] - 1)
+        said = self.respond(word, self.asked[word] - 1)
+        return httpx.Response(said.status_code, headers=said.headers, stream=httpx.ByteStream(said.content))
 
 
 def well(word: str, before: int) -> httpx.Response:
@@ -290,7 +292,7 @@ def test_when_no_answer_can_be_read_no_more_are_bought(tmp_path: Path) -> None:
 
 def test_the_key_is_sent_and_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIRSIGHT_API_KEY", "top-secret")
-    server = Server(lambda word, before: httpx.Response(200, json=answer("your key is top-secret")))
+    server = Server()
     run(tmp_path, server, ["a"])
     assert server.keys == ["Bearer top-secret"]
     server.respond = lambda word, before: httpx.Response(401, json={"error": {"message": "top-secret is no key"}})

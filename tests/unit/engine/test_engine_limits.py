@@ -11,7 +11,7 @@ from fake_clock import FakeClock
 from pairsight.engine.budget import Budget
 from pairsight.engine.call_options import CallOptions, Price
 from pairsight.engine.gate import LONGEST_PAUSE_S, OPEN_S, REFUSALS_TO_GIVE_UP, Gate
-from pairsight.engine.keys import key_for
+from pairsight.engine.keys import Keys, key_for
 from pairsight.engine.rates import BURST_S, TokenBucket
 from pairsight.errors import BudgetError, ConfigError, EndpointError
 from pairsight.store.attempts import Attempts, Usage
@@ -228,14 +228,79 @@ def test_a_budget_needs_prices_of_the_models_used() -> None:
     assert CallOptions().price_of("other") is None
 
 
-def test_keys_go_only_to_the_host_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-o")
+SERVICE = "https://api.openai.com/v1/chat/completions"
+OTHER = "https://models.example.org/v1/chat/completions"
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "PAIRSIGHT_API_KEY", "MY_KEY"):
+        monkeypatch.setenv(name, f"the-key-in-{name}")
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
-    monkeypatch.delenv("PAIRSIGHT_API_KEY", raising=False)
-    assert key_for("https://api.openai.com/v1/chat/completions", CallOptions()) == "sk-o"
-    assert key_for(URL, CallOptions()) is None
-    assert key_for(URL, CallOptions(key_env="OPENAI_API_KEY")) == "sk-o"
-    with pytest.raises(ConfigError, match="set the environment variable GEMINI_API_KEY"):
-        key_for("https://generativelanguage.googleapis.com/v1beta/openai/chat/completions", CallOptions())
-    with pytest.raises(ConfigError, match="set the environment variable MY_KEY"):
-        key_for(URL, CallOptions(key_env="MY_KEY"))
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("url", "key_env", "variable"),
+    [
+        (SERVICE, None, "OPENAI_API_KEY"),
+        (SERVICE.replace("api", "API"), None, "OPENAI_API_KEY"),
+        (URL, None, "PAIRSIGHT_API_KEY"),
+        ("http://localhost:8000/v1/chat/completions", None, "PAIRSIGHT_API_KEY"),
+        ("http://[::1]:8000/v1/chat/completions", None, "PAIRSIGHT_API_KEY"),
+        (OTHER, None, None),
+        ("http://10.0.0.1:8000/v1/chat/completions", None, None),
+        ("http://127.0.0.1.example.org/v1/chat/completions", None, None),
+        ("https://api.openai.com.example.org/v1/chat/completions", None, None),
+        (OTHER, {"models.example.org": "MY_KEY"}, "MY_KEY"),
+        (OTHER, {"MODELS.example.org": "PAIRSIGHT_API_KEY"}, "PAIRSIGHT_API_KEY"),
+        (OTHER, {"other.example.org": "MY_KEY"}, None),
+        (OTHER, "MY_KEY", "MY_KEY"),
+        (SERVICE, {"models.example.org": "MY_KEY"}, "OPENAI_API_KEY"),
+        (SERVICE, {"api.openai.com": "MY_KEY"}, "MY_KEY"),
+        (SERVICE.replace("api", "eu.api"), {"eu.api.openai.com": "OPENAI_API_KEY"}, "OPENAI_API_KEY"),
+        (URL, {"127.0.0.1": "OPENAI_API_KEY"}, "OPENAI_API_KEY"),
+    ],
+)
+def test_a_key_goes_only_to_the_host_it_belongs_to(url: str, key_env: object, variable: str | None) -> None:
+    key = key_for(url, CallOptions.parse({"key_env": key_env}))
+    assert (key and key.value) == (variable and f"the-key-in-{variable}")
+    assert "the-key" not in repr(key)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("url", "key_env", "says"),
+    [
+        (SERVICE.replace("https", "http"), None, "would travel to api.openai.com in clear text: name it as https://"),
+        (OTHER.replace("https", "http"), "MY_KEY", "in clear text"),
+        ("http://10.0.0.1/v1/chat/completions", {"10.0.0.1": "MY_KEY"}, "in clear text"),
+        (OTHER, "OPENAI_API_KEY", "is the key of api.openai.com and goes to no other host"),
+        (OTHER, {"models.example.org": "GEMINI_API_KEY"}, "is the key of generativelanguage.googleapis.com"),
+        (URL, "NO_SUCH_KEY", "needs a key: set the environment variable NO_SUCH_KEY"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai/chat/completions", None, "variable GEMINI_API_KEY"),
+    ],
+)
+def test_a_key_that_would_go_elsewhere_or_is_not_there_is_one_clear_error(url: str, key_env: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        key_for(url, CallOptions.parse({"key_env": key_env}))
+
+
+@pytest.mark.usefixtures("keys")
+def test_one_variable_for_all_hosts_is_for_one_host() -> None:
+    keys = Keys(CallOptions(key_env="MY_KEY"))
+    assert keys.headers(OTHER) == keys.headers(OTHER + "2") == {"Authorization": "Bearer the-key-in-MY_KEY"}
+    with pytest.raises(
+        ConfigError, match=r"this run calls models\.example\.org and api\.openai\.com; name each host's own"
+    ):
+        keys.headers(SERVICE)
+    keys = Keys(CallOptions(key_env={"models.example.org": "MY_KEY"}))
+    assert keys.headers(OTHER) == {"Authorization": "Bearer the-key-in-MY_KEY"}
+    assert keys.headers(SERVICE) == {"Authorization": "Bearer the-key-in-OPENAI_API_KEY"}
+    assert keys.hide("the-key-in-MY_KEY, the-key-in-OPENAI_API_KEY") == "***, ***"
+
+
+@pytest.mark.parametrize("key_env", ["sk-abc", {"h": "sk-abc"}, {"https://h/v1": "MY_KEY"}, {"": "MY_KEY"}, {"h": 3}])
+def test_what_names_no_host_or_variable_is_refused_when_it_is_read(key_env: object) -> None:
+    with pytest.raises(ConfigError, match="key_env"):
+        CallOptions.parse({"key_env": key_env})
