@@ -44,7 +44,7 @@ def headline(system: System) -> Headline:
     findings = [_finding(system, first, metric) for metric in first.metrics.values() if metric.aligned is not None]
     return Headline(
         system=system_title(system.name),
-        sentence=_sentence(first, any(section.file != first.file for section in others)),
+        sentence=_sentence(first),
         caution=_caution(compared),
         findings=_by_verdict(findings),
         others=tuple((section_title(section), _short(section)) for section in others),
@@ -92,10 +92,10 @@ def _by_verdict(findings: Sequence[Finding]) -> Mapping[Verdict, tuple[Finding, 
     return {verdict: tuple(f for f in findings if f.verdict == verdict) for verdict in get_args(Verdict)}
 
 
-def _sentence(section: Section, is_named: bool) -> str:
+def _sentence(section: Section) -> str:
     verdicts = [metric.verdict for metric in section.metrics.values() if metric.aligned is not None]
     better, worse = verdicts.count("better"), verdicts.count("worse")
-    of = f" of {section_title(section)}" if is_named else ""
+    of = f" of {section_title(section)}" if section.file else ""
     if not better and not worse:
         return f"No gain and no loss is shown on any of {len(verdicts)} measures{of}."
     found = f"better on {better or 'none'} and worse on {worse or 'none'}"
