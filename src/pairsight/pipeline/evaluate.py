@@ -124,12 +124,14 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
         model: the base that they are compared with.
 
     Raises:
+        ModelError: the base cannot be used.
         RunError: there is none that can be evaluated.
     """
     from pairsight.benchmarks.evaluate import is_system_name
 
+    check_reference(model)
     found, left_out = {}, []
-    for folder in sorted(path for path in (run.path / "align").glob("*") if path.is_dir()):
+    for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
             if not (folder / "pairsight.json").is_file():
                 raise RunError("it is not finished (no pairsight.json)")

@@ -173,12 +173,14 @@ def test_what_cannot_be_evaluated_is_skipped_with_a_line(run, world, caplog):
     foreign = train(run, "foreign", "careful")
     (foreign / "pairsight.json").write_text(json.dumps({"base_fingerprint": "sha256:another"}))
     (run / "align" / "begun").mkdir()
+    (run / "align" / ".locks").mkdir()
     train(run, "an odd name", "careful")
     assert evaluate(run, world) == 0
     assert list(plain(run)["systems"]) == ["seva"]
     assert f"{foreign} is left out: adapter {foreign} was trained on another model" in caplog.text
     assert "begun is left out: it is not finished" in caplog.text
     assert "an odd name is left out: its name" in caplog.text
+    assert caplog.text.count("is left out") == 3
     assert evaluate(run, world, "random", "--adapter", f"foreign={foreign}") == 1, "asked for by name it is an error"
 
 
@@ -188,6 +190,13 @@ def test_without_one_that_can_be_evaluated_it_is_an_error_before_anything_is_wri
     error = capsys.readouterr().err
     assert "has no adapter that can be evaluated" in error
     assert not (run / "evaluate").exists()
+
+
+def test_a_mistyped_base_is_named_not_the_adapters(run, world, capsys, caplog):
+    given = ["evaluate", str(run), "--model", str(world / "nowhere"), "--benchmark", f"pope={world / 'random.jsonl'}"]
+    assert main(given) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert "left out" not in caplog.text
 
 
 def test_a_full_model_is_a_system(run, world):
