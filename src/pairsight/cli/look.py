@@ -50,12 +50,18 @@ def status(
 ) -> None:
     """Say how far a run is: per stage what is done, failed and waiting; works while it is going."""
     from pairsight.cli.show import print_status, print_verification
+    from pairsight.errors import RunError
     from pairsight.store.status import run_status
     from pairsight.store.verify import verify_run
 
-    print_status(run_status(run))
-    if verify:
-        print_verification(verify_run(run))
+    if not verify:
+        print_status(run_status(run))
+        return
+    try:
+        print_status(run_status(run))
+    except RunError as error:  # a damaged ledger has no status, but is among what is found
+        print(error)
+    print_verification(verify_run(run))
 
 
 def retry(

@@ -158,7 +158,8 @@ def print_verification(found: "Verification") -> None:
     for problem in found.problems:
         print(f"damaged: {problem}")
     if found.problems:
-        raise RunError(f"{len(found.problems)} problems found; `pairsight salvage RUN` rebuilds damaged ledgers")
+        what = "problem" if len(found.problems) == 1 else "problems"
+        raise RunError(f"{len(found.problems)} {what} found, each with what to do about it")
 
 
 def _print_metrics(console: Console, title: str, metrics: "Metrics") -> None:

@@ -36,9 +36,16 @@ class HashCache:
             return None
         return known[2]
 
-    def put(self, name: str, status: os.stat_result, sha256: str) -> None:
-        """Remember a checked image; kept on disk by the next `flush`."""
-        if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+    def put(self, name: str, status: os.stat_result, sha256: str, *, settled: bool = False) -> None:
+        """Remember a checked image; kept on disk by the next `flush`.
+
+        Args:
+            name: relative to the root.
+            status: of the file, from before it was read.
+            sha256: of its bytes.
+            settled: nobody changes the file any more, however new it is.
+        """
+        if not settled and time.time_ns() - status.st_mtime_ns < SETTLED_NS:
             return
         self._known[name] = (status.st_size, status.st_mtime_ns, sha256)
         self._new.append(json.dumps([name, status.st_size, status.st_mtime_ns, sha256]) + "\n")

@@ -19,11 +19,13 @@ from pairsight.pipeline.seal import seal_build
 from pairsight.pipeline.select import CandidateSet, load_candidates, make_strategy
 from pairsight.pipeline.source import Source, read_source
 from pairsight.recipes.protocol import Recipe, RecipeModels
-from pairsight.records import Prompt
+from pairsight.records import ImageCandidate, Prompt
 from pairsight.registry import strategies
 from pairsight.selection.strategy import Strategy
 from pairsight.store.attempts import Attempts, Spent
 from pairsight.store.blobs import BlobStore
+from pairsight.store.codec import decode
+from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
 
 _LOG = logging.getLogger("pairsight.run")
@@ -175,6 +177,7 @@ def build_run(
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(engine_name, workers) as engine:
+            _forget_lost_images(ledger, folder.blobs)
             runner = Runner(ledger, engine, progress, caller=Caller(calls))
             made = source.candidates(recipe, models, runner)
             first = list(islice(made, 1))  # the stages do all their work before the first candidates come
@@ -208,13 +211,29 @@ def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: St
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:
     """Copy every image into the run, so that it needs the user's folder no more."""
     refs = {ref.sha256: ref for prompt in source.prompts() for ref in prompt.images}
-    missing = folder.blobs.missing(refs.values())
-    if missing:
+    lost = folder.blobs.lost(refs.values())
+    if lost:
         with progress.task("images", len(refs)) as task:
-            task.advance(0, reused=len(refs) - len(missing))
-            for ref in missing:
+            task.advance(0, reused=len(refs) - len(lost))
+            for ref in lost:
                 folder.blobs.add_file(source.given.images.path(ref))
                 task.advance()
+        folder.blobs.remember(lost)
+
+
+def _forget_lost_images(ledger: Ledger, blobs: BlobStore) -> None:
+    """Let generated images be made again that are no longer among the blobs, or are damaged."""
+    rows = ledger.read(
+        "SELECT i.id, l.payload FROM payloads l JOIN items i ON i.id = l.item JOIN stages s ON s.id = i.stage "
+        "WHERE s.name = 'generate_images'",
+        (),
+    )
+    images = {item: decode(ImageCandidate, payload).image for item, payload in rows}
+    lost = {ref.sha256 for ref in blobs.lost(images.values())}
+    again = [item for item, ref in images.items() if ref.sha256 in lost]
+    if again:
+        _LOG.warning("%d generated images are lost or damaged and are made again", len(again))
+        ledger.forget(again)
 
 
 def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, Source]:

@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairsight.errors import DataError
+from pairsight.images.hashes import HashCache
 from pairsight.records import ImageRef
 from pairsight.store.durable import file_sha256, write_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_RESTORE = "the same build or evaluate command with --images restores it (a generated image is made again)"
+
 
 class BlobStore:
-    """The blobs of one run; an `ImageSource`. Adding is durable before it returns; the same bytes are kept once."""
+    """The blobs of one run; an `ImageSource`. Adding is durable before it returns; the same bytes are kept once.
+
+    A blob that is damaged is replaced when its bytes are added again.
+    """
 
     def __init__(self, run: str | Path) -> None:
         self.folder = Path(run) / "blobs" / "sha256"
         self._verified: set[str] = set()
+        self._hashes: HashCache | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "_verified": set()}
+        return {"folder": self.folder, "_verified": set(), "_hashes": None}
 
     def add_bytes(self, data: bytes, extension: str) -> ImageRef:
         """Keep an image file's bytes; returns its reference.
@@ -33,8 +40,10 @@ class BlobStore:
             extension: its suffix, e.g. ".png".
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._find(sha256) is None:
-            write_file(self._folder_of(sha256) / f"{sha256}.{extension.lower().lstrip('.')}", data)
+        found = self._find(sha256)
+        name = f"{sha256}.{extension.lower().lstrip('.')}" if found is None else found.name
+        if found is None or not _holds(found, data):
+            write_file(self._folder_of(sha256) / name, data)
         return ImageRef(sha256)
 
     def add_file(self, path: str | Path) -> ImageRef:
@@ -68,13 +77,52 @@ class BlobStore:
             return image
         return distort(image, ref.distortion)
 
-    def missing(self, refs: Iterable[ImageRef]) -> list[ImageRef]:
-        """Those that are not here, by hash; a resumed run asks for all its images, so each folder is listed once."""
+    def lost(self, refs: Iterable[ImageRef]) -> list[ImageRef]:
+        """Those that are not here, or not with the bytes that they were kept with, by hash.
+
+        A resumed run asks for all its images, so each folder is listed once, and a file is read only if it has changed
+        since it was last found intact.
+        """
         found = []
         for start, group in groupby(sorted(refs, key=lambda ref: ref.sha256), key=lambda ref: ref.sha256[:4]):
             names = self._listed(start)
-            found += [ref for ref in group if _named(ref.sha256, names) is None]
+            for ref in group:
+                name = _named(ref.sha256, names)
+                if name is None or not self.is_intact(self._folder_of(ref.sha256) / name, unread=True):
+                    found.append(ref)
+        self.flush()
         return found
+
+    def is_intact(self, blob: Path, *, unread: bool = False) -> bool:
+        """Whether a blob's bytes have the hash in its name.
+
+        Args:
+            blob: the file.
+            unread: believe what is remembered of a file that has not changed since.
+        """
+        self._hashes = self._hashes or HashCache(self.folder.resolve())
+        try:
+            status = blob.stat()
+            known = self._hashes.get(blob.name, status) if unread else None
+            if known is None:
+                known = file_sha256(blob)
+                self._hashes.put(blob.name, status, known)
+        except OSError:
+            return False
+        return known == blob.stem
+
+    def remember(self, refs: Iterable[ImageRef]) -> None:
+        """Remember images that were just added, so that `lost` need not read them."""
+        self._hashes = self._hashes or HashCache(self.folder.resolve())
+        for ref in refs:
+            if (file := self._find(ref.sha256)) is not None:
+                self._hashes.put(file.name, file.stat(), ref.sha256, settled=True)
+        self.flush()
+
+    def flush(self) -> None:
+        """Keep what was learnt of the blobs in the user's cache of hashes."""
+        if self._hashes is not None:
+            self._hashes.flush()
 
     def files(self) -> Iterator[Path]:
         """All blobs, by hash; what a killed process left unfinished is passed over."""
@@ -87,7 +135,7 @@ class BlobStore:
     def _file(self, ref: ImageRef) -> Path:
         found = self._find(ref.sha256)
         if found is None:
-            message = f"image {ref.sha256} is not in {self.folder}: the run's blobs are incomplete"
+            message = f"image {ref.sha256} is not in {self.folder}: {_RESTORE}"
             raise DataError(message, reason="missing_image")
         return found
 
@@ -98,7 +146,9 @@ class BlobStore:
         except OSError as error:
             raise DataError(f"image {file}: {error.strerror}", reason="missing_image") from None
         if hashlib.sha256(data).hexdigest() != ref.sha256:
-            message = f"image {file} is damaged: its bytes no longer have the hash in its name; restore the file"
+            self.is_intact(file)  # so that it is remembered as damaged
+            self.flush()
+            message = f"image {file} is damaged, its bytes no longer have the hash in its name: {_RESTORE}"
             raise DataError(message, reason="changed_image")
         return data
 
@@ -118,6 +168,8 @@ def _named(sha256: str, names: Sequence[str]) -> str | None:
     return next((name for name in names if name.startswith(f"{sha256}.")), None)
 
 
-def is_intact(blob: Path) -> bool:
-    """Whether a blob's bytes have the hash in its name."""
-    return file_sha256(blob) == blob.stem
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    except OSError:
+        return False

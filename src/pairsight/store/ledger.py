@@ -236,6 +236,14 @@ class Ledger:
                 self.journal.append(retry_record(db, [item for (item,) in items], attempts), durably=True)
         return len(items)
 
+    def forget(self, items: Sequence[int]) -> None:
+        """Forget results, so that the next run makes them again."""
+        rows = [(item,) for item in items]
+        with self.transaction() as db:
+            db.executemany("DELETE FROM results WHERE item = ?", rows)
+            db.executemany("DELETE FROM payloads WHERE item = ?", rows)
+            self.journal.append(retry_record(db, items, ()), durably=True)
+
     # looking ----------------------------------------------------------------------------------------------------
 
     def length(self, plan: int) -> int:

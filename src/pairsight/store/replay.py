@@ -1,7 +1,7 @@
 """Between a ledger and its journal: rows as records, and records as rows again. Applying one twice changes nothing.
 
 Records: `results` (items with their results), `attempt` (a paid call as its row is, with its raw answer if it has one)
-and `retry` (items whose failures were forgotten). Each names its items by key, stage and name, so that an empty ledger
+and `retry` (items whose results were forgotten). Each names its items by key, stage and name, so that an empty ledger
 can take it.
 """
 
@@ -51,7 +51,7 @@ def attempt_record(db: sqlite3.Connection, attempt: int) -> dict[str, Any]:
 
 
 def retry_record(db: sqlite3.Connection, items: Sequence[int], attempts: Sequence[int]) -> dict[str, Any]:
-    """The record of items whose failures were just forgotten, and of calls whose answers were set aside."""
+    """The record of items whose results were just forgotten, and of calls whose answers were set aside."""
     keys = [key for key, _, _ in _named(db, items).values()]
     return {"kind": "retry", "at_s": time.time(), "keys": keys, "attempts": list(attempts)}
 
@@ -171,16 +171,15 @@ def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
 
 
 def _apply_retry(db: sqlite3.Connection, about: Any) -> None:
-    db.executemany("DELETE FROM results WHERE item = ?", [(item,) for item in _forgotten(db, about)])
+    forgotten = [(item,) for item in _forgotten(db, about)]
+    db.executemany("DELETE FROM results WHERE item = ?", forgotten)
+    db.executemany("DELETE FROM payloads WHERE item = ?", forgotten)
     db.executemany("UPDATE attempts SET outcome = 'set_aside' WHERE id = ?", [(one,) for one in about["attempts"]])
 
 
 def _forgotten(db: sqlite3.Connection, about: Any) -> list[int]:
-    """Items whose failures a `retry` record forgot and that are still there."""
-    query = (
-        "SELECT r.item FROM items i JOIN results r ON r.item = i.id "
-        "WHERE i.key = ? AND r.status = 2 AND r.committed_s < ?"
-    )
+    """Items whose results a `retry` record forgot and that are still there."""
+    query = "SELECT r.item FROM items i JOIN results r ON r.item = i.id WHERE i.key = ? AND r.committed_s < ?"
     found = (db.execute(query, (bytes.fromhex(key), about["at_s"])).fetchone() for key in about["keys"])
     return [row[0] for row in found if row is not None]
 

@@ -1,20 +1,31 @@
-"""Checks everything a run keeps: its ledgers, its blobs and its sealed tables. Reads only; repairs nothing."""
+"""Checks everything a run keeps: ledgers, journals, images, tables, checkpoints and adapters. Repairs nothing.
 
+Each problem says what to do about it. The run is only read; a damaged image is remembered in the user's own cache of
+hashes, so that the next build replaces it.
+"""
+
+import json
+import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairsight.errors import RunError
-from pairsight.store.blobs import is_intact
+from pairsight.store.blobs import BlobStore
 from pairsight.store.checksums import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
+from pairsight.store.markers import damaged_file, read_marker
 from pairsight.store.phases import phases
 from pairsight.store.replay import raw_answers_missing
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, sealed_tables
+
+_IMAGE = re.compile(r'"sha256":"([0-9a-f]{64})"')
+_RESTORED = "the same {verb} command with --images restores it (a generated image is made again)"
+_SEALED_ANEW = "the same build command seals it anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +52,11 @@ def verify_run(path: str | Path) -> Verification:
         num_results += count
         problems += found
         problems += check_journal(phase.ledger)
-    blobs = list(run.blobs.files())
-    problems += [f"{blob}: damaged, its hash is not the one in its name" for blob in blobs if not is_intact(blob)]
-    num_files, found = _check_tables(run.path)
-    return Verification(num_results, len(blobs), num_files, (*problems, *found))
+    num_blobs, found = _check_images(run)
+    problems += found
+    num_files, found = _check_tables(run)
+    problems += [*found, *_check_evaluations(run), *_check_trainings(run.path)]
+    return Verification(num_results, num_blobs, num_files, tuple(problems))
 
 
 def check_ledger(path: Path) -> tuple[int, list[str]]:
@@ -53,7 +65,7 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
         db = open_for_reading(path)
     except RunError as error:
         return 0, [str(error)]
-    count, problems = 0, []
+    count, problems, advice = 0, [], f"`pairsight salvage {path.parent}` rebuilds what can be rebuilt"
     try:
         for (line,) in db.execute("PRAGMA integrity_check(20)"):
             if line != "ok":
@@ -77,7 +89,7 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
         problems.append(f"{path}: {' '.join(str(error).split())}")
     finally:
         db.close()
-    return count, problems
+    return count, [f"{problem}; {advice}" for problem in problems]
 
 
 def check_journal(ledger: Path) -> list[str]:
@@ -91,7 +103,8 @@ def check_journal(ledger: Path) -> list[str]:
             missing = raw_answers_missing(db, folder)
     except (RunError, *DATABASE_ERRORS, OSError):  # the ledger's own problems are told by `check_ledger`
         missing = []
-    return problems + [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
+    problems += [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
+    return [f"{problem}; `pairsight salvage {ledger.parent}` writes the journal anew" for problem in problems]
 
 
 def _dangling(db: sqlite3.Connection) -> Iterator[str]:
@@ -102,15 +115,119 @@ def _dangling(db: sqlite3.Connection) -> Iterator[str]:
             yield f"{count} rows of {table} belong to no item"
 
 
-def _check_tables(run: Path) -> tuple[int, list[str]]:
-    count, problems = 0, []
-    for manifest in sorted([*run.glob(f"data/{MANIFEST}"), *run.glob(f"evaluate/*/{MANIFEST}")]):
-        try:
-            tables = sealed_tables(manifest.parent)
-        except RunError as error:
-            problems.append(str(error))
-            continue
-        shards = [shard for table in tables.values() for shard in table]
-        count += len(shards)
-        problems += [problem for shard in shards if (problem := damage(manifest.parent, shard))]
+def _check_images(run: RunFolder) -> tuple[int, list[str]]:
+    """Every blob against its name, and every image that the ledger or a table names against the blobs."""
+    count, problems, present = 0, [], set[str]()
+    for folder in [run.path, *sorted(run.path.glob("evaluate/*/"))]:
+        blobs = BlobStore(folder)
+        verb = "build" if folder == run.path and run.config.get("kind") != "evaluate" else "evaluate"
+        for file in blobs.files():
+            count += 1
+            present.add(file.stem)
+            if not blobs.is_intact(file):
+                problems.append(f"{file}: its bytes do not have the hash in its name; {_RESTORED.format(verb=verb)}")
+        blobs.flush()
+    if run.config.get("kind") != "evaluate":  # evaluations read their images from the user's folders
+        for sha256 in sorted(_named_images(run) - present):
+            problems.append(f"{run.blobs.folder}: image {sha256} is missing; {_RESTORED.format(verb='build')}")
     return count, problems
+
+
+def _named_images(run: RunFolder) -> set[str]:
+    """The hashes of all images that intact results and tables refer to."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    with suppress(RunError, *DATABASE_ERRORS), closing(open_for_reading(run.path / "ledger.sqlite")) as db:
+        for (payload,) in db.execute("SELECT payload FROM payloads WHERE payload LIKE '%\"sha256\":%'"):
+            found.update(_IMAGE.findall(payload))
+    with suppress(RunError):
+        for shard in (shard for shards in sealed_tables(run.data).values() for shard in shards):
+            if damage(run.data, shard):
+                continue
+            with pq.ParquetFile(run.data / shard.file) as file:
+                if "record" in file.schema_arrow.names:
+                    for batch in file.iter_batches(1024, columns=["record"]):
+                        for record in batch.column(0).to_pylist():
+                            found.update(_IMAGE.findall(record or ""))
+    return found
+
+
+def _check_tables(run: RunFolder) -> tuple[int, list[str]]:
+    """Every sealed file against the manifest: its hash, its rows, and whether the manifest lists it."""
+    import pyarrow.parquet as pq
+
+    try:
+        tables = sealed_tables(run.data)
+    except RunError as error:
+        return 0, [str(error)]
+    shards, problems = [shard for table in tables.values() for shard in table], []
+    for shard in shards:
+        problem = damage(run.data, shard)
+        if not problem:
+            with pq.ParquetFile(run.data / shard.file) as file:
+                rows = file.metadata.num_rows
+            if rows != shard.rows:
+                problem = f"{run.data / shard.file} has {rows} rows, {MANIFEST} says {shard.rows}"
+        problems += [f"{problem}; {_SEALED_ANEW}"] if problem else []
+    if run.locked_by("build") is None:  # a build at work names its files before it lists them
+        listed = {shard.file for shard in shards}
+        unlisted = [file for file in sorted(run.data.glob("*.parquet")) if file.name not in listed]
+        problems += [f"{file} is not listed in {MANIFEST}; {_SEALED_ANEW}" for file in unlisted]
+    return len(shards), problems
+
+
+def _check_evaluations(run: RunFolder) -> list[str]:
+    """The tables and results of evaluations, which have no manifest, can be read from beginning to end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    problems = []
+    own = [run.path] if run.config.get("kind") == "evaluate" else []
+    for folder in [*own, *sorted(run.path.glob("evaluate/*/"))]:
+        for file in [*sorted(folder.glob("*.parquet")), *folder.glob("results.json")]:
+            try:
+                if file.suffix == ".json":
+                    json.loads(file.read_bytes())
+                else:
+                    pq.read_table(file)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                why = " ".join(str(error).split())[:200]
+                problems.append(f"{file} cannot be read ({why}); remove it, the same evaluate command writes it anew")
+    return problems
+
+
+def _check_trainings(run: Path) -> list[str]:
+    """Checkpoints and adapters against the markers beside them, and the structure of all weights."""
+    problems = []
+    for marker in sorted((*run.glob("align/**/complete.json"), *run.glob("align/**/pairsight.json"))):
+        is_checkpoint = marker.name == "complete.json"
+        advice = "the training passes over it" if is_checkpoint else f"remove {marker.parent} and run align again"
+        try:
+            files = read_marker(marker, checksum=is_checkpoint)["files"]
+            damaged = damaged_file(marker.parent, files)
+        except RunError as error:
+            damaged = "" if "earlier version" in str(error) else str(error)
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            damaged = f"{marker.name} is damaged ({error})"
+        problems += [f"{marker.parent}: {damaged}; {advice}"] if damaged else []
+    weights = [*run.glob("align/**/*.safetensors"), *run.glob("references/*.safetensors")]
+    return problems + [
+        f"{file} is cut short or damaged; remove its folder and run align again"
+        if file.parent.name != "references"
+        else f"{file} is cut short or damaged; remove it, the next training computes it again"
+        for file in sorted(weights)
+        if not file.name.startswith(".") and not _is_complete(file) and not any(str(file.parent) in p for p in problems)
+    ]
+
+
+def _is_complete(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says (safetensors' format: header length, JSON, data)."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, file.stat().st_size)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return file.stat().st_size == 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False

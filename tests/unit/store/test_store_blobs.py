@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -84,10 +85,48 @@ def test_image_space_distortions_are_applied_and_normalised_ones_are_not(tmp_pat
     assert store.open(normalised).tobytes() == store.open(ref).tobytes()
 
 
-def test_what_is_missing_is_named_by_hash(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_what_is_lost_is_named_by_hash(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
     kept = store.add_bytes(png(), ".png")
     beside = ImageRef(kept.sha256[:4] + "0" * 60)  # the same folder, another file
     elsewhere = ImageRef("f" * 64)
-    assert store.missing([elsewhere, kept, beside]) == sorted([elsewhere, beside], key=lambda ref: ref.sha256)
-    assert store.missing([]) == store.missing([kept]) == []
+    assert store.lost([elsewhere, kept, beside]) == sorted([elsewhere, beside], key=lambda ref: ref.sha256)
+    assert store.lost([]) == store.lost([kept]) == []
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("damaged", [b"", b"other bytes", b"cut"])
+def test_a_damaged_blob_is_lost_until_its_bytes_are_added_again(
+    tmp_path: Path, remembered: bool, damaged: bytes
+) -> None:
+    data = png()
+    ref = BlobStore(tmp_path).add_bytes(data, ".png")
+    if remembered:
+        BlobStore(tmp_path).remember([ref])
+    file = BlobStore(tmp_path).path(ref)
+    file.write_bytes(data[: len(data) // 2] if damaged == b"cut" else damaged)
+    assert BlobStore(tmp_path).lost([ref]) == [ref]
+    assert BlobStore(tmp_path).add_bytes(data, ".jpg") == ref
+    assert BlobStore(tmp_path).path(ref).read_bytes() == data
+    assert BlobStore(tmp_path).lost([ref]) == []
+
+
+def test_a_byte_that_changed_without_a_trace_is_lost_once_it_was_noticed(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    ref = store.add_bytes(png(), ".png")
+    file = store.path(ref)
+    os.utime(file, (1e9, 1e9))
+    store.remember([ref])
+    data = bytearray(file.read_bytes())
+    data[50] ^= 1
+    file.write_bytes(data)
+    os.utime(file, (1e9, 1e9))  # a failing disk changes no time
+    assert BlobStore(tmp_path).lost([ref]) == []
+    with pytest.raises(DataError, match="same build or evaluate command with --images restores it"):
+        BlobStore(tmp_path).open(ref)
+    assert BlobStore(tmp_path).lost([ref]) == [ref]

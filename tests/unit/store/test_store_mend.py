@@ -65,7 +65,7 @@ def test_each_kind_of_damage_is_found(run: RunFolder) -> None:
     problems = verify_run(run.path).problems
     assert len(problems) == 3
     assert "the result of item 'c' is damaged" in problems[0]
-    assert "its hash is not the one in its name" in problems[1]
+    assert "its bytes do not have the hash in its name" in problems[1]
     assert "pairs-00000.parquet is damaged" in problems[2]
 
 
