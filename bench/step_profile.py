@@ -93,7 +93,7 @@ def kinds(train: Callable[[], object]) -> None:
     named = {name: kind for kind, names in KINDS.items() for name in names}
     shares: Counter[str] = Counter()
     for event in events:
-        shares[named.get(event.key, "all else: element by element, copies, the optimiser, Python")] += (
+        shares[named.get(event.key, "all else: element by element, copies, the optimizer, Python")] += (
             event.self_cpu_time_total
         )
     for kind, share in shares.most_common():
@@ -123,8 +123,8 @@ def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int =
             found[name].append(time.perf_counter() - began)
     blocked_attention._KEPT = bound
     seen = sum(place + 1 for place in tree.depth_S)
-    needed = 2 * heads * width * seen * (2 + 4)  # two products on the way forth, four on the way back
-    print(f"\n| attention of {len(tree)} tokens, forth and back | ms, median | GFLOP/s of needed arithmetic |")
+    needed = 2 * heads * width * seen * (2 + 4)  # two products forward, four backward
+    print(f"\n| attention of {len(tree)} tokens, forward and backward | ms, median | GFLOP/s of needed arithmetic |")
     print("|---|---|---|")
     for name, times in found.items():
         middle = statistics.median(times)
