@@ -10,7 +10,14 @@ from pairsight.images.hashes import SETTLED_NS, cache_folder
 from pairsight.models.reference import resolve
 
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "chat_templates/*.jinja")
-_NO_PART = {"pairsight.json", "results.json", "trainer_state.json", "versions.json", "all_results.json"}
+_NO_PART = {
+    "pairsight.json",
+    "training.json",
+    "results.json",
+    "trainer_state.json",
+    "versions.json",
+    "all_results.json",
+}
 _CHUNK = 1 << 22
 
 

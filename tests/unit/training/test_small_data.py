@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, TrainingError
+from pairsight.models.fingerprint import fingerprint
 from pairsight.recipes.seva import SeVa
 from pairsight.training.config import TrainingConfig
 from pairsight.training.presets import training_config
@@ -92,6 +93,13 @@ def test_a_part_that_did_not_move_is_said(small, tmp_path: Path):
     folder, _ = train(small, tmp_path / "a", 3, learning_rate=1e-2, projector_learning_rate=1e-46)
     assert TrainingSummary.read(folder).unchanged == ("projector",)
     assert "no weight of the projector changed" in (folder / "README.md").read_text()
+
+
+def test_what_a_training_says_of_itself_is_no_part_of_its_identity(small, tmp_path: Path):
+    folder, _ = train(small, tmp_path / "a", 3, max_steps=1)
+    before = fingerprint(small.model, folder)
+    (folder / "training.json").write_text("{}")
+    assert fingerprint(small.model, folder) == before
 
 
 def test_a_schedule_that_is_not_one_is_refused_before_anything_loads():
