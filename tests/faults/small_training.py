@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import peft.peft_model
+import pytest
 import safetensors.torch
 import torch
 import transformers.modeling_utils
@@ -24,7 +25,8 @@ from PIL import Image
 import families
 from pairsight.engine.progress import Progress
 from pairsight.images.files import FileImages
-from pairsight.training import loop as _loop  # noqa: F401 - imported before the first fork
+from pairsight.training import trainer
+from pairsight.training.loop import Loop
 from pairsight.training.trainer import PreferenceTrainer
 from preference_pairs import NUM_IMAGES, pair
 
@@ -107,6 +109,28 @@ def same(folder: Path, other: Path) -> bool:
     """Whether two trainings left the same names and, to the bit, the same tensors."""
     ours, theirs = weights(folder), weights(other)
     return bool(ours) and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Stopped(BaseException):
+    """Stands for a kill: nothing of ours may catch it."""
+
+
+def stopped_at(step: int, base_folder: Path, out: Path, kind: str, **options: Any) -> None:
+    """Train until `step` steps are done and saved, then stop; STEPS: before the final weights are written."""
+    real = Loop.training_step
+
+    def until(self: Loop, *arguments: Any) -> torch.Tensor:
+        if self.state.global_step == step:
+            raise Stopped
+        return real(self, *arguments)
+
+    def not_written(*_arguments: Any) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Loop, "training_step", until)
+        patch.setattr(trainer, "write_adapter", not_written)
+        train(base_folder, out, kind, **options)
 
 
 def forked(work: Callable[[], object], point: int | None) -> int:

@@ -11,9 +11,10 @@ import pytest
 import small_training
 import torch
 from safetensors.torch import load_file
-from small_training import KINDS, STEPS, same, train
+from small_training import KINDS, STEPS, same, stopped_at, train
 
-from pairsight.training import trainer
+from pairsight.errors import LockedError
+from pairsight.store.run_folder import RunFolder
 from pairsight.training.loop import Loop
 
 
@@ -35,29 +36,6 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory):
     return of
 
 
-class Stopped(BaseException):
-    """Stands for a kill: nothing of ours may catch it."""
-
-
-def stopped_at(step: int, base: Path, out: Path, kind: str) -> None:
-    """Train until `step` steps are done and saved, then stop; STEPS: before the final weights are written."""
-    with pytest.MonkeyPatch.context() as patch:
-        real = Loop.training_step
-
-        def until(self, *arguments):
-            if self.state.global_step == step:
-                raise Stopped
-            return real(self, *arguments)
-
-        def not_written(*_arguments):
-            raise Stopped
-
-        patch.setattr(Loop, "training_step", until)
-        patch.setattr(trainer, "write_adapter", not_written)
-        with pytest.raises(Stopped):
-            train(base, out, kind)
-
-
 SHORT = {"lora", "full", "lora and projector", "mpo"}
 
 
@@ -70,6 +48,7 @@ def test_a_training_stopped_after_every_checkpoint_ends_in_the_same_weights(base
     out = train(base, tmp_path / "out", kind)
     assert same(out, whole(kind))
     assert _losses(out) == _losses(whole(kind))
+    assert (out / "training.json").read_bytes() == (whole(kind) / "training.json").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -83,6 +62,26 @@ def test_a_full_training_stopped_after_its_last_checkpoint_is_no_base(base, tmp_
     ours = load_file(train(base, tmp_path / "out", "full") / "model.safetensors")
     theirs = load_file(base / "model" / "model.safetensors")
     assert any(not torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_trainings_of_one_run_cannot_write_one_folder(base, tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", {"recipe": "none"})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    refused: list[str] = []
+    real = Loop.training_step
+
+    def with_another_beside_it(self, *arguments):
+        if not refused:
+            with pytest.raises(LockedError) as found:
+                train(base, tmp_path / "link", "lora", run=run.path, name="second")
+            refused.append(str(found.value))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Loop, "training_step", with_another_beside_it)
+    out = train(base, tmp_path / "out", "lora", run=run.path, name="first")
+    assert f"process {os.getpid()} on" in refused[0]
+    assert (out / "adapter_model.safetensors").is_file()
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:

@@ -10,14 +10,13 @@ from pairsight.errors import ModelError
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.reference import local_folder, read_json
 from pairsight.records import Completion, CompletionRequest, ItemError
-from pairsight.store.durable import write_file
 
 FILE = "inference.json"
 
 
-def write_prompt_suffix(folder: str | Path, line: str) -> None:
-    """Note in an adapter's or model's folder the line that ends every question asked of it."""
-    write_file(Path(folder) / FILE, json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode())
+def encode(line: str) -> bytes:
+    """The content of `FILE`: the line that ends every question asked of the model beside it."""
+    return json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode()
 
 
 def read_prompt_suffix(reference: str | Path) -> str:

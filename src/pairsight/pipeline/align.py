@@ -15,7 +15,6 @@ from pairsight.pipeline.options import AlignOptions, recipe_class, split
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, make_strategy, select
 from pairsight.records import PreferencePair
 from pairsight.selection.strategy import Strategy
-from pairsight.store.durable import write_file
 from pairsight.training.config import TrainingConfig
 from pairsight.training.presets import is_sft, training_config
 from pairsight.training.summary import TrainingSummary
@@ -65,8 +64,8 @@ def align(
     Where the strategy has a line that must end every question, it is left in the adapter's folder and the merged
     model's, and applied wherever these are asked.
     """
-    from pairsight.models.prompt_suffix import write_prompt_suffix
-    from pairsight.training.adapter import merge
+    from pairsight.models import prompt_suffix
+    from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 
     out = Path(options.out) if options.out is not None else None
@@ -80,18 +79,11 @@ def align(
         progress=Progress("quiet" if quiet else "auto"),
         **training.model_dump(),
     )
-    adapter = trainer.train(examples)
-    write_file(adapter / "selection.yaml", _selection(options, strategy).encode())
-    suffix = strategy.inference_suffix() if strategy is not None else ""
-    if suffix:
-        write_prompt_suffix(adapter, suffix)
-    merged = None
-    if options.merge:
-        merged = adapter / "merged"
-        if not (merged / "config.json").is_file():
-            merge(adapter, merged, options.model)
-        if suffix:
-            write_prompt_suffix(merged, suffix)
+    beside = {"selection.yaml": _selection(options, strategy).encode()}
+    if suffix := strategy.inference_suffix() if strategy is not None else "":
+        beside[prompt_suffix.FILE] = prompt_suffix.encode(suffix)
+    adapter = trainer.train(examples, beside)
+    merged = merged_model(adapter, options.model) if options.merge else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
 
 

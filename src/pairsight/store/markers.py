@@ -44,13 +44,13 @@ def write_marker(marker: Path, values: Mapping[str, Any], names: Iterable[str], 
 
 
 def read_marker(marker: Path, *, checksum: bool = False) -> dict[str, Any]:
-    """What a marker says; its files are not looked at.
+    """What a marker says; its files are not looked at. One of an earlier version has no `files`.
 
     Args:
-        checksum: the marker was written with its own checksum.
+        checksum: the marker must have its own checksum.
 
     Raises:
-        RunError: it is missing, damaged, or of an earlier version, whose markers list no files.
+        RunError: it is missing or damaged.
     """
     try:
         content = json.loads(marker.read_bytes())
@@ -58,12 +58,11 @@ def read_marker(marker: Path, *, checksum: bool = False) -> dict[str, Any]:
         raise RunError(f"{marker.name} cannot be read: {error.strerror}") from None
     except ValueError:
         content = None
-    if not isinstance(content, dict):
-        raise RunError(f"{marker.name} is damaged: it holds no JSON object")
-    if not isinstance(content.get("files"), dict):
-        raise RunError(f"{marker.name} lists no files: an earlier version of Pairsight wrote it")
+    if not isinstance(content, dict) or not _is_listing(content.get("files", {})):
+        raise RunError(f"{marker.name} is damaged: it is not what was written")
     if checksum and content.pop("sha256", None) != _checksum(content):
-        raise RunError(f"{marker.name} is damaged: its checksum differs")
+        earlier = "lists no files: an earlier version of Pairsight wrote it"
+        raise RunError(f"{marker.name} {'is damaged: its checksum differs' if 'files' in content else earlier}")
     return content
 
 
@@ -82,6 +81,17 @@ def damaged_file(folder: Path, files: Mapping[str, Any]) -> str:
             return f"{name} has {size} bytes instead of {listed['bytes']}"
     return next(
         (f"{name} was changed" for name, listed in files.items() if file_sha256(folder / name) != listed["sha256"]), ""
+    )
+
+
+def _is_listing(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(listed, dict)
+        and isinstance(listed.get("bytes"), int)
+        and isinstance(listed.get("sha256"), str)
+        and ".." not in Path(name).parts
+        and not Path(name).is_absolute()
+        for name, listed in files.items()
     )
 
 

@@ -1,6 +1,8 @@
 """The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
 
 import json
+import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -8,11 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.config import read_yaml
-from pairsight.errors import ModelError, RunError
-from pairsight.store.durable import write_file
+from pairsight.errors import ConfigError, ModelError, RunError
+from pairsight.models.check import check_model, read_header
+from pairsight.models.prompt_suffix import FILE as SUFFIX_FILE
+from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file
+from pairsight.store.lock import exclusive_lock
+from pairsight.store.markers import damaged_file, read_marker, write_marker
 from pairsight.training.config import TrainingConfig
 
+MARK = "pairsight.json"
+"""Written last: it says that a training, or a merged model, is complete, and vouches for its files."""
+
+_BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
+_NOT_OF_THE_BASE = {
+    "config.json",
+    "adapter_config.json",
+    "all_results.json",
+    "results.json",
+    "trainer_state.json",
+    "versions.json",
+    MARK,
+    SUFFIX_FILE,
+}
+_OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256"}
 _FREE = {"save_steps", "save_total_limit", "logging_steps", "report_to"}
+_LOG = logging.getLogger("pairsight.training")
 _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 
 
@@ -48,42 +70,80 @@ def claim(folder: Path, origin: Origin) -> bool:
 
     file = folder / "align.yaml"
     if file.is_file():
-        differences = _differences(read_yaml(file), asdict(origin))
+        differences = _differences(_read_origin(file), asdict(origin))
         if differences:
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
                 "same options to go on with it"
             )
-        return (folder / "pairsight.json").is_file()
+        return is_finished(folder)
     if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no training (align.yaml); choose another --name or --out")
     write_file(file, yaml.safe_dump(asdict(origin), sort_keys=False, allow_unicode=True).encode())
     return False
 
 
-def write_adapter(policy: Any, processor: Any, folder: Path, origin: Origin, card: str) -> None:
-    """Write weights, model card and, last, `pairsight.json`, which says that the training is finished.
+def is_finished(folder: Path) -> bool:
+    """Whether a training is finished and its weights are those it left; says so where they are not any more."""
+    if not (folder / MARK).exists():
+        return False
+    if damage := _damage(folder):
+        _LOG.warning("%s was finished, but %s: it goes on from its newest complete checkpoint", folder, damage)
+    return not damage
 
-    A full fine-tuning leaves a whole model with its processor instead of an adapter.
+
+def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str, bytes]) -> None:
+    """Write weights and all that belongs to them and, last, `pairsight.json`, which says that the training is finished.
+
+    A full fine-tuning leaves a whole model instead of an adapter, with the files of its base that are no weights.
+
+    Args:
+        beside: further files by name, among them the model card.
     """
-    policy.save_pretrained(folder)
+    from pairsight.models.quiet import quiet
+
+    (folder / MARK).unlink(missing_ok=True)
     adapter = hasattr(policy, "peft_config")
+    with quiet():
+        policy.save_pretrained(folder)
     if not adapter:
-        processor.save_pretrained(folder)
-    write_file(folder / "README.md", card.encode())
+        copy_base_files(origin.model, folder)
+    for name, content in beside.items():
+        write_file(folder / name, content)
     about = {
+        **(base_notes(origin.model) if not adapter else {}),
         "kind": "adapter" if adapter else "model",
         "base": origin.model,
         "base_fingerprint": origin.base_fingerprint,
         "loss": origin.training["loss"],
         "data_sha256": origin.data_sha256,
-        **(base_notes(origin.model) if not adapter else {}),
     }
-    write_file(folder / "pairsight.json", json.dumps(about, indent=2).encode())
+    write_marker(folder / MARK, about, _own_files(folder))
+
+
+def merged_model(adapter: Path, model: str | Path | None = None) -> Path:
+    """The adapter's `merged/` folder: as it is when it is complete, else written (again).
+
+    Args:
+        adapter: an adapter's folder.
+        model: the base; default: the one the adapter names.
+
+    Raises:
+        ModelError: not an adapter, or not this base's.
+        LockedError: another process trains or merges this adapter.
+    """
+    folder = adapter / "merged"
+    with exclusive_lock(adapter / ".lock", f"merging {adapter}"):
+        if folder.is_dir():
+            if not (damage := _merged_damage(folder)):
+                return folder
+            _LOG.warning("%s is not complete (%s): it is written again", folder, damage)
+            shutil.rmtree(folder)
+        return merge(adapter, folder, model)
 
 
 def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None) -> Path:
-    """Merge an adapter into its base: a full model folder that plain `transformers` loads.
+    """Merge an adapter into its base: a full model folder that plain `transformers` loads, complete or absent.
 
     Args:
         adapter: an adapter's folder.
@@ -92,39 +152,70 @@ def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None)
 
     Raises:
         ModelError: not an adapter, or not this base's.
-        RunError: `out` is not empty.
+        RunError: `out` is not empty, or cannot be written.
     """
-    import torch
-    from transformers import AutoConfig
-
-    from pairsight.models.load import load_model
-    from pairsight.models.processor import load_processor
-    from pairsight.models.quiet import quiet
-    from pairsight.models.reference import resolve
-
     folder = Path(out)
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; choose another folder for the merged model")
     config_file = Path(adapter) / "adapter_config.json"
     if not config_file.is_file():
         raise ModelError(f"adapter {adapter} has no adapter_config.json; it is no PEFT adapter")
-    base = model or json.loads(config_file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
-    merged.to(
-        AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
-    )  # merged exactly, kept as small as before
-    with quiet():
-        merged.save_pretrained(folder)
-        load_processor(base).save_pretrained(folder)
-    if notes := base_notes(str(base)):
-        write_file(folder / "pairsight.json", json.dumps(notes, indent=2).encode())
+    base = str(model or json.loads(config_file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    draft = folder.with_name(f".{folder.name}.draft")
+    with exclusive_lock(folder.with_name(f".{folder.name}.lock"), f"merging into {folder}"):
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        make_folder(draft)
+        try:
+            _write_merged(base, Path(adapter), draft)
+            publish_folder(draft, folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
     return folder
+
+
+def _write_merged(base: str, adapter: Path, folder: Path) -> None:
+    """The model with its adapter merged exactly, in float32, then kept as small as the base; all else is the base's."""
+    import torch
+    from transformers import AutoConfig
+
+    from pairsight.models.load import load_model
+    from pairsight.models.quiet import quiet
+    from pairsight.models.reference import resolve
+
+    merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
+    with quiet():
+        merged.to(AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32).save_pretrained(folder)
+    copy_base_files(base, folder)
+    if (adapter / SUFFIX_FILE).is_file():
+        copy_file(adapter / SUFFIX_FILE, folder / SUFFIX_FILE)
+    write_marker(folder / MARK, {**base_notes(base), "kind": "model", "base": base}, _own_files(folder))
+
+
+def copy_base_files(model: str, folder: Path) -> None:
+    """Copy what a model has beside weights and config, unchanged: processor, tokenizer, template, generation settings.
+
+    What is loaded here may lack a part that others need, e.g. the video processor where torchvision is missing.
+
+    Args:
+        model: the base: a folder or a hub name.
+        folder: where a model derived from it was saved.
+    """
+    from pairsight.models.reference import resolve
+
+    base = resolve(model)
+    for path in sorted(path for pattern in _BASE_FILES for path in base.glob(pattern)):
+        name = path.relative_to(base)
+        if path.is_file() and name.name not in _NOT_OF_THE_BASE and not name.name.endswith(".index.json"):
+            copy_file(path, folder / name)
 
 
 def base_notes(model: str) -> dict[str, Any]:
     """What the base's own `pairsight.json` says of how it wants to be used."""
-    file = Path(model) / "pairsight.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    file = Path(model) / MARK
+    notes = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return {name: value for name, value in notes.items() if name not in _OF_ONE_FOLDER}
 
 
 def model_card(
@@ -135,9 +226,9 @@ def model_card(
     notes: Sequence[str] = (),
 ) -> str:
     """The README of an adapter: what it is, what it was trained on and how, and how to load it."""
-    head = (
-        f"---\nlibrary_name: peft\nbase_model: {origin.model}\ntags: [pairsight, {', '.join(config.loss_names)}]\n---\n"
-    )
+    library = "transformers" if config.tuning == "full" else "peft"
+    names = ", ".join(config.loss_names)
+    head = f"---\nlibrary_name: {library}\nbase_model: {origin.model}\ntags: [pairsight, {names}]\n---\n"
     load = (
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
         f'model = AutoModelForImageTextToText.from_pretrained("{origin.model}")\n'
@@ -161,6 +252,53 @@ def model_card(
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
     warnings = "".join(f"- {note}\n" for note in notes) + "\n" if notes else ""
     return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{warnings}{load}{body}"
+
+
+def _read_origin(file: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(file)
+    except ConfigError as error:
+        raise RunError(
+            f"{error}: it says which training this folder holds; remove the folder to train anew, or choose another "
+            "--name or --out"
+        ) from None
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a finished training: changed weights, or a missing file of another kind; "" for nothing."""
+    try:
+        files = read_marker(folder / MARK).get("files")
+        if files is not None:
+            missing = (f"{name} is missing or empty" for name in files if not _has_bytes(folder / name))
+            weights = {name: listed for name, listed in files.items() if name.endswith(".safetensors")}
+            return next(missing, "") or damaged_file(folder, weights)
+        for path in folder.glob("*.safetensors"):
+            read_header(path)
+    except (RunError, ModelError) as error:
+        return str(error)
+    return "" if any(folder.glob("*.safetensors")) else "it has no weights"
+
+
+def _merged_damage(folder: Path) -> str:
+    """As `_damage`; a merged model of an earlier version, which has no mark, must be one that loads."""
+    if (folder / MARK).exists():
+        return _damage(folder)
+    try:
+        check_model(folder)
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _own_files(folder: Path) -> list[str]:
+    """What a mark vouches for: not people's text, nor what goes on changing."""
+    paths = [*folder.iterdir(), *folder.glob("*templates/*")]
+    names = [str(path.relative_to(folder)) for path in paths if path.is_file() and not path.name.startswith(".")]
+    return [name for name in names if name not in (MARK, "README.md", "metrics.jsonl")]
 
 
 def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

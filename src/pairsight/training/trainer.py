@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,16 @@ class PreferenceTrainer:
         self._images = images
         self._progress = progress or Progress("auto")
 
-    def train(self, examples: "Sequence[PreferencePair | Demonstration]") -> Path:
+    def train(
+        self,
+        examples: "Sequence[PreferencePair | Demonstration]",
+        beside: Mapping[str, bytes] | None = None,
+    ) -> Path:
         """Train, or go on where an earlier call stopped.
 
         Args:
             examples: pairs or demonstrations, e.g. with their images as `WithImages`.
+            beside: further files of the adapter's folder by name, written before it counts as finished.
 
         Returns:
             The adapter's folder.
@@ -111,16 +116,19 @@ class PreferenceTrainer:
             digest.update(encode_record(example).encode())
         training = self.config.to_plain()
         origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), training)
-        lock = (
-            exclusive_lock(self.out / ".lock", f"training in {self.out}")
-            if self._run is None
-            else self._run.lock(f"align-{self._name}")
-        )
-        with lock, self._progress, self._run.log() if self._run else nullcontext():
+        beside = dict(beside or {})
+        with ExitStack() as held:
+            held.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
+            if self._run is not None:
+                held.enter_context(self._run.lock(f"align-{self._name}"))
+                held.enter_context(self._run.log())
+            held.enter_context(self._progress)
             if claim(self.out, origin):
                 _LOG.info("%s is finished already", self.out)
+                for name in beside.keys() - {path.name for path in self.out.iterdir()}:
+                    write_file(self.out / name, beside[name])  # an earlier version wrote them after its mark
                 return self.out
-            self._train(examples, images, objective, origin)
+            self._train(examples, images, objective, origin, beside)
         release_memory()
         return self.out
 
@@ -130,6 +138,7 @@ class PreferenceTrainer:
         images: ImageSource,
         objective: "Objective",
         origin: Origin,
+        beside: Mapping[str, bytes],
     ) -> None:
         import torch
 
@@ -177,8 +186,8 @@ class PreferenceTrainer:
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
         card = model_card(origin, config, counts, _last_metrics(self.out / "metrics.jsonl"), summary.sentences())
-        write_file(self.out / SUMMARY, summary.to_json())
-        write_adapter(policy, processor, self.out, origin, card)
+        beside = {**beside, SUMMARY: summary.to_json(), "README.md": card.encode()}
+        write_adapter(policy, self.out, origin, beside)
 
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"

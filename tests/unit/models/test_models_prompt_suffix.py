@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from pairsight.errors import ModelError
-from pairsight.models.prompt_suffix import Suffixed, read_prompt_suffix, write_prompt_suffix
+from pairsight.models.prompt_suffix import FILE, Suffixed, encode, read_prompt_suffix
 from pairsight.models.protocols import Sampling
 from pairsight.records import Completion, CompletionRequest, ItemError, Message, Prompt
 
@@ -44,7 +44,7 @@ def test_fingerprints_tell_lines_and_models_apart():
 
 def test_a_folder_keeps_its_line(tmp_path):
     assert read_prompt_suffix(tmp_path) == ""
-    write_prompt_suffix(tmp_path, "Größe: {x}")
+    (tmp_path / FILE).write_bytes(encode("Größe: {x}"))
     assert read_prompt_suffix(tmp_path) == "Größe: {x}"
     assert read_prompt_suffix("owner/name") == ""
     (tmp_path / "inference.json").write_text('{"prompt_suffix": 3}')
