@@ -123,7 +123,10 @@ def parse_align(
             raise ConfigError(f"strategy '{strategy.name}' makes demonstrations, for --loss sft; found {rest['loss']}")
         options = options.model_copy(update={"name": options.name or strategy.name})
         defaults = getattr(recipe_class(recipe), "default_sft_training", defaults) if recipe else None
-    return options, training_config(rest, options.model, defaults)
+    training = training_config(rest, options.model, defaults)
+    if options.merge and training.tuning == "full":
+        raise ConfigError("merge: tuning=full leaves a whole model, there is no adapter to merge; leave --merge out")
+    return options, training
 
 
 def strategy_of(options: AlignOptions, built_with: Strategy | None) -> Strategy | None:

@@ -70,6 +70,7 @@ def copy_file(source: Path, target: Path) -> None:
     """
     draft = temporary_path(target)
     try:
+        make_folder(target.parent)
         shutil.copyfile(source, draft)
     except OSError as error:
         _discard(draft)
