@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from pairsight.errors import RunError
+from pairsight.store.hosts import refuse_other_writer
 from pairsight.store.journal import journal_files
 
 SCHEMA_VERSION = 1
@@ -124,6 +125,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises:
         RunError: there is no ledger, it is damaged, or belongs to a newer version.
     """
+    refuse_other_writer(path.parent)
     _refuse_lost(path)
     if not path.is_file():
         raise RunError(f"there is no ledger {path}; build the run first")
