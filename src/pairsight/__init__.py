@@ -18,6 +18,7 @@ _PUBLIC = {
     "Feedback": "pairsight.recipes.feedback",
     "PreferenceTrainer": "pairsight.training.trainer",
     "PairsightError": "pairsight.errors",
+    "plugins": "pairsight.registry",
 }
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "build",
     "evaluate",
+    "plugins",
     "read_prompts",
     "select",
 ]
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pairsight.pipeline.select import select
     from pairsight.recipes.feedback import Feedback
     from pairsight.recipes.seva import SeVa
+    from pairsight.registry import plugins
     from pairsight.training.trainer import PreferenceTrainer
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pairsight.bounded import MOST_YAML_BYTES, DuplicateKeyError, load_yaml, read_bounded
 from pairsight.errors import ConfigError, did_you_mean
 
 
@@ -49,21 +50,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, holds no mapping, or has a name twice in one mapping.
+        ConfigError: the file is missing, is not YAML, goes beyond the bounds of `load_yaml`, holds no mapping, or has a
+            name twice in one mapping.
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        repeated = _repeated_name(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = load_yaml(read_bounded(file, MOST_YAML_BYTES))
     except OSError as error:
         raise ConfigError(f"config {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {file} is not YAML: {' '.join(str(error).split())}") from None
+    except DuplicateKeyError as error:
+        raise ConfigError(f"config {file} has {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"config {file} is not YAML we can read: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config {file} must hold 'name: value' lines, found {type(values).__name__}")
-    if repeated is not None:
-        raise ConfigError(f"config {file} has '{repeated.value}' twice, again in line {repeated.start_mark.line + 1}")
+    for name in values:
+        if not isinstance(name, str):
+            raise ConfigError(f"config {file}: the name {name!r:.60} must be text, found {type(name).__name__}")
     return values
 
 
@@ -92,25 +95,10 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
             if not isinstance(place, dict):
                 raise ConfigError(f"--set '{setting}': '{'.'.join(path[:depth])}' is {place!r:.60} and has no parts")
         try:
-            place[path[-1]] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            place[path[-1]] = load_yaml(text)
+        except ValueError:
             raise ConfigError(f"--set '{setting}': the value is not YAML") from None
     return result
-
-
-def _repeated_name(node: Any) -> Any:
-    """The first key that stands twice in one mapping of a composed YAML document, else None."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                return key
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            if (found := _repeated_name(value)) is not None:
-                return found
-    elif isinstance(node, yaml.SequenceNode):
-        return next((found for one in node.value if (found := _repeated_name(one)) is not None), None)
-    return None
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:

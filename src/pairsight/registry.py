@@ -1,13 +1,18 @@
 """Names -> recipes, strategies, losses, benchmarks, formats. Built-ins are found by module, plug-ins by entry point.
 
 A user's own piece comes in by `pip` (an entry point in the group `pairsight.<kind>`) or straight from a file:
-wherever a name is asked for, `path/to/file.py:Attribute` works too.
+wherever a name is asked for, `path/to/file.py:Attribute` works too. Code is loaded only from files that the user names
+in this call (`plugins`): a config, a run folder or a data file that names one is text.
 """
 
 import hashlib
 import importlib
 import importlib.util
+import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +22,9 @@ from pairsight.errors import ConfigError, did_you_mean
 
 PLUGIN = "pairsight_plugin_"
 """How the names of modules begin that were loaded from files."""
+
+_NAMED: ContextVar[frozenset[Path]] = ContextVar("pairsight_plugins", default=frozenset())
+"""The files that the user named in this call."""
 
 
 class Registry:
@@ -51,10 +59,11 @@ class Registry:
         """The piece called `name`, or found at `file.py:Attribute`.
 
         Raises:
-            ConfigError: an unknown name (the message says the nearest right one and lists all), or a piece of another
-                kind, such as a plain function where a class is expected.
+            ConfigError: an unknown name (the message says the nearest right one and lists all), a piece of another
+                kind, such as a plain function where a class is expected, or a file that the user did not name in this
+                call.
         """
-        if ".py:" in name:
+        if is_file_name(name):
             return self._checked(name, _from_file(self.kind, name))
         self._read_plugins()
         if name not in self._targets:
@@ -85,8 +94,54 @@ class Registry:
                 self._targets.setdefault(point.name, point.value)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name is `file.py:Attribute`."""
+    return ".py:" in name
+
+
+@contextmanager
+def plugins(*words: Any) -> Iterator[None]:
+    """While inside, pieces may be loaded from the Python files that these words name.
+
+    Args:
+        words: what the user wrote in this call: `file.py`, `file.py:Attribute`, or lists and mappings with such names
+            in them. Files that were named before stay named.
+    """
+    token = _NAMED.set(_NAMED.get())
+    try:
+        name_plugins(*words)
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
+def name_plugins(*words: Any) -> None:
+    """As `plugins`, but until the `plugins` around it, or the program, ends."""
+    _NAMED.set(_NAMED.get() | {Path(file).resolve() for file in _files(words)})
+
+
+def _files(words: Any) -> Iterator[str]:
+    """The Python files named in text, lists and mappings (keys and values)."""
+    if isinstance(words, Path) or (isinstance(words, str) and "\0" not in words):
+        file = str(words).rpartition(":")[0] if is_file_name(str(words)) else str(words)
+        if file.endswith(".py"):
+            yield file
+    elif isinstance(words, Mapping):
+        for name, value in words.items():
+            yield from _files(name)
+            yield from _files(value)
+    elif isinstance(words, list | tuple):
+        for one in words:
+            yield from _files(one)
+
+
 def _from_file(kind: str, name: str) -> Any:
     file, _, attribute = name.rpartition(":")
+    if "\0" in file or Path(file).resolve() not in _NAMED.get():
+        raise ConfigError(
+            f"{kind} '{name}' is code, and only a file names it, not this command; if you trust it, add "
+            f"--plugin {shlex.quote(file)}"
+        )
     if not Path(file).is_file():
         raise ConfigError(f"{kind} '{name}': there is no file {file}")
     try:

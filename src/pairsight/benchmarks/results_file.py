@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pairsight.benchmarks.results import Results, Section, System
+from pairsight.bounded import read_json
 from pairsight.errors import DataError, RunError
 from pairsight.store.durable import write_file
 from pairsight.store.lock import folder_lock
@@ -21,7 +22,7 @@ def read_results(path: Path) -> Results:
         DataError: the file is not JSON, has another schema, or a part has another shape.
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from None
     try:

@@ -27,6 +27,7 @@ def align(
     beta: Annotated[float | None, typer.Option("--beta", help="how strongly the reference holds")] = None,
     limit: flags.Limit = None,
     seed: flags.Seed = None,
+    plugin: flags.Plugin = None,
     config: flags.Config = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
@@ -39,6 +40,7 @@ def align(
         "model": model, "out": out, "loss": loss[0] if loss and len(loss) == 1 else loss, "strategy": strategy,
         "name": name, "merge": merge, "learning_rate": learning_rate, "beta": beta, "limit": limit, "seed": seed,
     }  # fmt: skip
+    flags.trust(plugin)
     values = flags.merge(config, settings, given)
     values["data"] = str(data)
     print_align(align_from_options(values, quiet=quiet))

@@ -49,6 +49,7 @@ def build(
     update: Annotated[
         bool, typer.Option("--update", help="change a run's options: computes only what is then missing")
     ] = False,
+    plugin: flags.Plugin = None,
     config: flags.Config = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
@@ -65,6 +66,7 @@ def build(
         "per_source": per_source, "limit": limit, "seed": seed, "engine": engine, "workers": workers,
         "on_error": on_error, "keep_loaded": keep_loaded or None,
     }  # fmt: skip
+    flags.trust(plugin, recipe)
     values = flags.merge(config, settings, given)
     values["recipe"] = recipe
     print_build(build_from_options(values, update=update, quiet=quiet))

@@ -39,6 +39,7 @@ def evaluate(
     seed: flags.Seed = None,
     engine: flags.Engine = None,
     workers: flags.Workers = None,
+    plugin: flags.Plugin = None,
     config: flags.Config = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
@@ -53,6 +54,7 @@ def evaluate(
         "export_official": export_official, "parser": parser, "temperature": temperature, "limit": limit,
         "seed": seed, "engine": engine, "workers": workers, "on_error": on_error,
     }  # fmt: skip
+    flags.trust(plugin)
     print_results(evaluate_from_options(flags.merge(config, settings, given), quiet=quiet))
 
 
@@ -65,6 +67,7 @@ def score(
     model: Annotated[str | None, typer.Option("--model", help="whose answers they are")] = None,
     parser: Annotated[str | None, typer.Option("--parser", help="official (default) or robust")] = None,
     seed: flags.Seed = None,
+    plugin: flags.Plugin = None,
     config: flags.Config = None,
     settings: flags.Set = None,
 ) -> None:
@@ -76,4 +79,5 @@ def score(
         "answers": answers, "out": out, "benchmarks": flags.named_paths(benchmark, "benchmark"), "model": model,
         "parser": parser, "seed": seed,
     }  # fmt: skip
+    flags.trust(plugin)
     print_scores(score_from_options(flags.merge(config, settings, given)))

@@ -15,18 +15,39 @@ Engine = Annotated[str | None, typer.Option("--engine", help="local, processes o
 Workers = Annotated[int | None, typer.Option("--workers", help="how many workers the engine has")]
 Seed = Annotated[int | None, typer.Option("--seed", help="the seed of everything that is drawn")]
 Limit = Annotated[int | None, typer.Option("--limit", help="use only so many")]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="code that a config or a run names may run; repeatable"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
 
 def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """One mapping of options: the file's, then `--set`'s, then the flags that were given."""
     from pairsight.config import read_yaml, with_settings
+    from pairsight.registry import name_plugins
 
+    name_plugins(with_settings({}, settings or []), flags)
     values = with_settings(read_yaml(config) if config else {}, settings or [])
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value
     return values
+
+
+def trust(plugins: Sequence[Path] | None, *words: Any) -> None:
+    """Let this call run the code in the files of `--plugin`, and in those that its own arguments name.
+
+    Raises:
+        ConfigError: a `--plugin` that is no Python file.
+    """
+    from pairsight.errors import ConfigError
+    from pairsight.registry import name_plugins
+
+    for file in plugins or ():
+        if file.suffix != ".py" or not file.is_file():
+            raise ConfigError(f"--plugin {file} must be a Python file (FILE.py) that is there")
+    name_plugins(list(plugins or ()), *words)
 
 
 def named_paths(entries: Sequence[str] | None, flag: str) -> dict[str, str] | None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pairsight.cli import flags
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
 
@@ -17,10 +19,11 @@ def register(app: typer.Typer) -> None:
     app.command("salvage")(salvage)
 
 
-def report(run: Run) -> None:
+def report(run: Run, plugin: flags.Plugin = None) -> None:
     """Write RUN/report.html: what changed, with intervals, controls, curves and pairs to look at."""
     from pairsight.reporting.report import write_report
 
+    flags.trust(plugin)
     print(write_report(run))
 
 

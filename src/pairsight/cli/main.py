@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about their own next version
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        status = app(args=given or ["--help"], prog_name="pairsight", standalone_mode=False)
+        with registry.plugins():  # what one call names is not named in the next
+            status = app(args=given or ["--help"], prog_name="pairsight", standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into its status
             raise KeyboardInterrupt
     except UsageError as error:

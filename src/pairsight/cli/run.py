@@ -18,12 +18,15 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything and print the plan, run nothing")
     ] = False,
+    plugin: flags.Plugin = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
 ) -> None:
     """Build, align, evaluate and report from one file; each part resumes where it stopped."""
+    from pairsight.config import with_settings
     from pairsight.pipeline.run import RunConfig, plan, run_all
 
+    flags.trust(plugin, with_settings({}, settings or []))
     parsed = RunConfig.read(config, settings or [])
     print(plan(parsed))
     if not dry_run:

@@ -24,7 +24,9 @@ def print_build(built: "Built") -> None:
     for stage, spent in built.spent.items():
         print_spent(stage, spent)
     if built.num_pairs:
-        print(f"next: pairsight inspect {built.run}; pairsight align {built.run} --model {_to_align(built.model)}")
+        plugins = "".join(f" --plugin {shlex.quote(file)}" for file in built.plugins)
+        align = f"pairsight align {built.run} --model {_to_align(built.model)}{plugins}"
+        print(f"next: pairsight inspect {built.run}; {align}")
     else:
         print(
             f"there are no {built.examples} to align on; `pairsight inspect {built.run}` and the reasons above say why"

@@ -56,20 +56,23 @@ def read_dataset(path: Path) -> Dataset:
 
 def _read_run(run: Path) -> Dataset:
     from pairsight.store.blobs import BlobStore
+    from pairsight.store.run_folder import check_links
     from pairsight.store.sealed import sealed_tables
 
+    check_links(run)
     config = read_yaml(run / "run.yaml")
     data = run / "data"
     tables = {name: sum(shard.rows for shard in shards) for name, shards in sealed_tables(data).items()}
     if "pairs" not in tables and "demonstrations" not in tables:
         raise RunError(f"{run} is not built yet: it has no finished table of pairs; run the same build command again")
+    num_prompts = config.get("num_prompts")
     return Dataset(
         name=run.name,
         pairs=_pairs(run) if tables.get("pairs") else (),
         annotations=_annotations(data) if tables.get("annotations") else (),
         dropped=_dropped(data) if tables.get("dropped") else (),
         completions=_completions(data) if tables.get("annotations") else (),
-        num_prompts=int(config.get("num_prompts", tables.get("candidates", 0))),
+        num_prompts=num_prompts if isinstance(num_prompts, int) else tables.get("candidates", 0),
         num_completions=tables.get("completions", 0),
         num_demonstrations=tables.get("demonstrations", 0),
         images=BlobStore(run),

@@ -1,10 +1,10 @@
 """What a model reference means: a local folder, or a hub name whose snapshot becomes one."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from pairsight.bounded import read_json as read_any_json
 from pairsight.errors import ModelError
 from pairsight.models.quiet import one_line
 
@@ -50,7 +50,7 @@ def resolve(reference: str | Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from one of a model folder's files; ModelError when it is missing or none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_any_json(path)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
     except ValueError as error:

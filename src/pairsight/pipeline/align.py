@@ -14,10 +14,14 @@ from pairsight.images.source import WithImages
 from pairsight.pipeline.options import AlignOptions, recipe_class, split
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, make_strategy, select
 from pairsight.records import PreferencePair
+from pairsight.registry import is_file_name, losses
 from pairsight.selection.strategy import Strategy
 from pairsight.training.config import TrainingConfig
 from pairsight.training.presets import is_sft, training_config
 from pairsight.training.summary import TrainingSummary
+
+BuiltWith = Strategy | Mapping[str, Any] | None
+"""The strategy a run was built with or, as its `run.yaml` says it, its name and options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,8 @@ def align_from_options(values: Mapping[str, Any], quiet: bool = False) -> Aligne
 
     run = _run_of(values.get("data", ""))
     candidates = None if run is None else load_candidates(run)
-    built_with = None if candidates is None else candidates.strategy
-    options, training = parse_align(values, recipe=_recipe_name(run), built_with=built_with)
+    built_with = None if candidates is None else candidates.built_with
+    options, training = parse_align(values, recipe=recipe_name(run), built_with=built_with)
     check_model(options.model)
     chosen = strategy_of(options, built_with)
     examples = limited(_examples(options, candidates, chosen), options, training.seed)
@@ -92,12 +96,14 @@ def _selection(options: AlignOptions, strategy: Strategy | None) -> str:
     own = ("model", "out", "name", "merge", "strategy", "strategy_options")
     plain = {name: value for name, value in options.to_plain().items() if name not in own}
     if strategy is not None:
-        plain |= {"strategy": strategy.name, "strategy_options": strategy.to_plain()}
+        named = options.strategy or ""
+        name = str(Path(named).resolve()) if is_file_name(named) else strategy.name
+        plain |= {"strategy": name, "strategy_options": strategy.to_plain()}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def parse_align(
-    values: Mapping[str, Any], recipe: str = "", built_with: Strategy | None = None
+    values: Mapping[str, Any], recipe: str = "", built_with: BuiltWith = None
 ) -> tuple[AlignOptions, TrainingConfig]:
     """The options of `align` and, under the recipe's defaults and the model's preset, of the trainer.
 
@@ -126,20 +132,29 @@ def parse_align(
     training = training_config(rest, options.model, defaults)
     if options.merge and training.tuning == "full":
         raise ConfigError("merge: tuning=full leaves a whole model, there is no adapter to merge; leave --merge out")
+    for loss in training.loss_names:
+        if is_file_name(loss):
+            losses.get(loss)  # the trainer takes what it is given as the user's word
     return options, training
 
 
-def strategy_of(options: AlignOptions, built_with: Strategy | None) -> Strategy | None:
+def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None:
     """The strategy that chooses: the named one, else the build's own, with the options given on top; None for neither.
 
     Raises:
-        ConfigError: an unknown strategy, or an option it does not have.
+        ConfigError: an unknown strategy, one that is code the user does not name, or an option it does not have.
     """
-    name = options.strategy or (built_with.name if built_with is not None else None)
+    if isinstance(built_with, Strategy):
+        if options.strategy in (None, built_with.name):
+            given = {**built_with.to_plain(), **options.strategy_options}
+            return type(built_with).parse(given, f"strategy '{built_with.name}'")
+        built_with = None
+    own = dict(built_with or {})
+    usual = own.pop("name", None)
+    name = options.strategy or usual
     if name is None:
         return None
-    own = built_with.to_plain() if built_with is not None and built_with.name == name else {}
-    return make_strategy(name, {**own, **options.strategy_options})
+    return make_strategy(name, {**(own if name == usual else {}), **options.strategy_options})
 
 
 def limited(examples: Examples, options: AlignOptions, seed: int) -> Examples:
@@ -179,7 +194,7 @@ def _run_of(data: str) -> Path | None:
     return path if (path / "run.yaml").is_file() else None
 
 
-def _recipe_name(run: Path | None) -> str:
+def recipe_name(run: Path | None) -> str:
     """The recipe's name, or the `file.py:Class` that it came from."""
     if run is None:
         return ""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from pairsight.pipeline.select import CandidateSet, load_candidates, make_strate
 from pairsight.pipeline.source import Source, read_source
 from pairsight.recipes.protocol import Recipe, RecipeModels
 from pairsight.records import ImageCandidate, Prompt
-from pairsight.registry import strategies
+from pairsight.registry import is_file_name, plugins, strategies
 from pairsight.selection.strategy import Strategy
 from pairsight.store.attempts import Attempts, Spent
 from pairsight.store.blobs import BlobStore
@@ -31,7 +31,7 @@ from pairsight.store.run_folder import RunFolder
 _LOG = logging.getLogger("pairsight.run")
 FREE = (
     "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
-    "recipe_file",
+    "recipe_file", "strategy_file",
 )  # fmt: skip
 """What may differ when a run is resumed: places, engines and limits. Models, also a recipe's own (its
 `fingerprints()`), are told apart by their fingerprints."""
@@ -48,6 +48,8 @@ class Built:
     examples: Literal["pairs", "demonstrations"]
     dropped: Mapping[tuple[str, str], int]
     spent: Mapping[str, Spent]
+    plugins: tuple[str, ...] = ()
+    """Files that the recipe and the strategy came from."""
 
 
 def build(
@@ -94,7 +96,8 @@ def build(
         if isinstance(reference, (str, Path)):
             check_reference(reference)
     models = open_models(references, BlobStore(run), annotator=annotator, writer=writer)
-    chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
+    with plugins(strategy):
+        chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
     named = [str(one) for one in references]
     extra = {"model": named[0] if len(named) == 1 else named, "engine": engine, "workers": workers}
     if dataset_answers:
@@ -102,7 +105,7 @@ def build(
     answers = getattr(prompts, "answers", {}) if dataset_answers else {}
     source = Source(prompts, tuple(getattr(prompts, "dropped", ())), answers)
     build_run(recipe, source, models, chosen, run=Path(run), extra=extra, update=update, quiet=quiet)
-    return load_candidates(run)
+    return replace(load_candidates(run), built_with=chosen)
 
 
 def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: bool = False) -> Built:
@@ -122,8 +125,10 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
     )
     own = ("out", "strategy", "recipe")
     extra = {name: value for name, value in options.to_plain().items() if name not in own}
-    if ".py:" in options.recipe:
-        extra["recipe_file"] = str(Path(options.recipe).resolve())
+    for name in ("recipe", "strategy"):
+        given = getattr(options, name) or ""
+        if is_file_name(given):
+            extra[f"{name}_file"] = str(Path(given).resolve())
     return build_run(
         recipe,
         source,
@@ -190,7 +195,17 @@ def build_run(
     name = named if isinstance(named, str) else named[0]
     num_prompts = len(source.given) + len(source.dropped)
     examples: Literal["pairs", "demonstrations"] = "demonstrations" if strategy.makes_demonstrations else "pairs"
-    return Built(folder.path, str(name), num_prompts, kept.num_examples, examples, kept.dropped, spent)
+    files = (str(extra[one]).rpartition(":")[0] for one in ("recipe_file", "strategy_file") if one in extra)
+    return Built(
+        folder.path,
+        str(name),
+        num_prompts,
+        kept.num_examples,
+        examples,
+        kept.dropped,
+        spent,
+        tuple(dict.fromkeys(files)),
+    )
 
 
 def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: Strategy) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.pipeline.models import check_reference, stage_maker
 from pairsight.pipeline.options import EvaluateOptions, ScoreOptions
+from pairsight.registry import plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
@@ -73,7 +74,8 @@ def evaluate(
         "run": run and str(run), "benchmarks": {name: str(path) for name, path in benchmarks.items()}, **options,
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
-    return evaluate_from_options(given, quiet).to_plain()
+    with plugins(given):
+        return evaluate_from_options(given, quiet).to_plain()
 
 
 def score_from_options(values: Mapping[str, Any]) -> Results:
@@ -265,8 +267,9 @@ def data_counts(run: RunFolder) -> DataCounts:
     dropped: Counter[str] = Counter()
     if "dropped" in rows:
         dropped.update(read_sealed(run.data, "dropped").column("reason").to_pylist())
+    num_prompts = run.config.get("num_prompts")
     return DataCounts(
-        prompts=int(run.config.get("num_prompts", rows.get("candidates", 0))),
+        prompts=num_prompts if isinstance(num_prompts, int) else rows.get("candidates", 0),
         pairs=rows.get("pairs", rows.get("demonstrations", 0)),
         dropped=dict(sorted(dropped.items())),
     )

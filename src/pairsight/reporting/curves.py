@@ -1,11 +1,11 @@
 """Training curves from `align/*/metrics.jsonl`: one figure a quantity, one line a training."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairsight import plots
+from pairsight.bounded import MOST_JSON_BYTES, MOST_YAML_BYTES, load_json, text_start
 from pairsight.reporting.visible import visible
 from pairsight.training.summary import TrainingSummary
 
@@ -54,8 +54,7 @@ def read_trainings(run: Path) -> list[Training]:
     """
     trainings = []
     for folder in sorted(path for path in (run / "align").glob("*") if path.is_dir()):
-        settings = folder / "align.yaml"
-        text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+        text = text_start(folder / "align.yaml", MOST_YAML_BYTES)
         series, summary = _series(folder / "metrics.jsonl"), TrainingSummary.read(folder)
         trainings.append(Training(visible(folder.name, 60), series, text, summary))
     return trainings
@@ -78,11 +77,9 @@ def draw_curves(trainings: Sequence[Training]) -> list[Curve]:
 
 def _series(path: Path) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
     points: dict[str, dict[float, float]] = {}
-    if not path.is_file():
-        return {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
+    for number, line in enumerate(text_start(path, MOST_JSON_BYTES).split("\n")):
         try:
-            row = json.loads(line)
+            row = load_json(line)
         except ValueError:
             continue
         if not isinstance(row, dict):

@@ -26,6 +26,7 @@ from pairsight.reporting.run_view import RunView, view_run
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import between, label, number, section_title, system_title
 from pairsight.store.durable import write_file
+from pairsight.store.run_folder import check_links
 
 _NUM_CARDS = 12
 
@@ -74,6 +75,7 @@ def write_report(run: Path) -> Path:
 
 def report_html(run: Path) -> str:
     """The page as text; see `write_report`."""
+    check_links(run)
     systems, notes = _systems(run)
     runs = _views(find_runs(run), systems)
     compared = [system for system in systems if any(metric.aligned is not None for _, metric in system.figures)]
@@ -113,10 +115,12 @@ def find_runs(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Whether pairs are built here; evaluations have a run.yaml too, which says so."""
+    if not (folder / "run.yaml").is_file():
+        return False
     try:
         return read_yaml(folder / "run.yaml").get("kind") != "evaluate"
     except ConfigError:
-        return (folder / "run.yaml").is_file()
+        return True
 
 
 def _views(folders: Sequence[Path], systems: Sequence[System]) -> list[RunView]:

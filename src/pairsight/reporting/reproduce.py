@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import PairsightError
-from pairsight.registry import Registry, recipes, strategies
+from pairsight.registry import Registry, is_file_name, recipes, strategies
 from pairsight.reporting.visible import visible
 from pairsight.training.config import TrainingConfig
 from pairsight.training.presets import PRESETS
@@ -17,6 +17,7 @@ _NOT_ASKED = (
     "recipe_file",
     "options",
     "strategy",
+    "strategy_file",
     "model",
     "num_prompts",
     "prompts_sha256",
@@ -56,6 +57,14 @@ def recipe_of(config: Mapping[str, Any]) -> str:
     return str(config.get("recipe_file") or config.get("recipe") or "")
 
 
+def strategy_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The run's strategy as its name (`file.py:Class` where it came from a file) and its options; None for none."""
+    strategy = config.get("strategy")
+    if not isinstance(strategy, Mapping) or "name" not in strategy:
+        return None
+    return {**strategy, "name": str(config.get("strategy_file") or strategy["name"])}
+
+
 def align_command(
     run: Path,
     name: str,
@@ -73,7 +82,7 @@ def align_command(
         config: its `align.yaml`.
         recipe: the run's recipe.
         selection: its `selection.yaml`: how the examples were chosen.
-        built_with: the strategy in `run.yaml`.
+        built_with: the strategy in `run.yaml`, its name `file.py:Class` where it came from a file.
     """
     training = config.get("training")
     if not isinstance(training, Mapping) or "model" not in config:
@@ -86,9 +95,17 @@ def align_command(
     preset = {option for options in PRESETS.values() for option in options} | {"min_steps_per_epoch"}
     defaults = {option: value for option, value in defaults.items() if option not in preset}
     words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
-    for option, value in {**_selection(selection or {}, built_with), **_different(training, defaults)}.items():
+    chosen = _selection(selection or {}, built_with)
+    for option, value in {**chosen, **_different(training, defaults)}.items():
         words += ["--set", f"{option}={_yaml(value)}"]
-    return [_line(words)]
+    own = "" if "strategy" in chosen or not isinstance(built_with, Mapping) else str(built_with.get("name", ""))
+    return [_line([*words, *plugin_flags(recipe, own)])]
+
+
+def plugin_flags(*names: str) -> list[str]:
+    """`--plugin FILE` for each file that a run's own recipe or strategy comes from, once."""
+    files = dict.fromkeys(name.rpartition(":")[0] for name in names if is_file_name(name))
+    return [word for file in files for word in ("--plugin", file)]
 
 
 def _python_call(run: Path, recipe: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -113,12 +130,11 @@ def _models(config: Mapping[str, Any]) -> list[str]:
 
 
 def _strategy(config: Mapping[str, Any]) -> dict[str, Any]:
-    strategy = config.get("strategy")
-    if not isinstance(strategy, Mapping) or "name" not in strategy:
+    strategy = strategy_of(config)
+    if strategy is None:
         return {}
-    own = {name: value for name, value in strategy.items() if name != "name"}
-    name = str(strategy["name"])
-    return {"strategy": name, **_different(own, _defaults(strategies, name))}
+    name = strategy.pop("name")
+    return {"strategy": name, **_different(strategy, _defaults(strategies, name))}
 
 
 def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | None) -> dict[str, Any]:

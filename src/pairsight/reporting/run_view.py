@@ -1,13 +1,11 @@
 """One run folder as the page shows it: its data, trainings, settings, and what is missing in plain words."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pairsight.bounded import MOST_YAML_BYTES, load_yaml, read_json, text_start
 from pairsight.errors import PairsightError
 from pairsight.inspection.dataset import Dataset, read_dataset
 from pairsight.inspection.describe import lengths_in_words
@@ -16,7 +14,7 @@ from pairsight.inspection.inspect import inspect_dataset
 from pairsight.inspection.lengths import measure_lengths
 from pairsight.reporting.curves import Curve, Training, draw_curves, read_trainings
 from pairsight.reporting.gallery import PairCard, evenly_spaced, pair_cards
-from pairsight.reporting.reproduce import align_command, build_command, recipe_of
+from pairsight.reporting.reproduce import align_command, build_command, recipe_of, strategy_of
 from pairsight.reporting.visible import visible
 from pairsight.reporting.words import control_title, system_title
 
@@ -59,7 +57,7 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
     inspection = inspect_dataset(dataset) if dataset else None
     own = read_trainings(run)
     beside = {name: read_trainings(path) for name, path in (controls or {}).items()}
-    text = _read_text(run / "run.yaml")
+    text = text_start(run / "run.yaml", MOST_YAML_BYTES)
     config = _mapping(text)
     pairs = dataset.pairs if dataset else ()
     found = sections(inspection) if inspection and pairs else []
@@ -152,8 +150,8 @@ def _commands(run: Path, config: Mapping[str, Any], trainings: Sequence[Training
             training.name,
             _mapping(training.settings),
             recipe_of(config),
-            selection=_mapping(_read_text(run / "align" / training.name / "selection.yaml")),
-            built_with=config.get("strategy"),
+            selection=_mapping(text_start(run / "align" / training.name / "selection.yaml", MOST_YAML_BYTES)),
+            built_with=strategy_of(config),
         )
     return commands
 
@@ -165,7 +163,7 @@ def _files(settings: str, trainings: Sequence[Training]) -> list[tuple[str, str]
 
 def _versions(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     packages = content.get("packages") if isinstance(content, dict) else None
@@ -176,11 +174,9 @@ def _versions(path: Path) -> dict[str, str]:
 
 def _mapping(text: str) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        content = load_yaml(text)
+    except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return (
+        {name: value for name, value in content.items() if isinstance(name, str)} if isinstance(content, dict) else {}
+    )

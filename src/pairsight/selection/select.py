@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pairsight.errors import ConfigError
 from pairsight.records import Candidates, Demonstration, Dropped, PreferencePair
-from pairsight.registry import strategies
+from pairsight.registry import plugins, strategies
 from pairsight.selection.strategy import Strategy
 
 
@@ -32,9 +32,11 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
     """
     if options and not isinstance(strategy, str):
         raise ConfigError(f"strategy '{strategy.name}' is made already: give {', '.join(options)} to it, not to select")
-    choose = (
-        strategies.get(strategy).parse(options, f"strategy '{strategy}'") if isinstance(strategy, str) else strategy
-    )
+    if isinstance(strategy, str):
+        with plugins(strategy):
+            choose: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")
+    else:
+        choose = strategy
     pairs, demonstrations, dropped = list[PreferencePair](), list[Demonstration](), list[Dropped]()
     for one in candidates:
         chosen = one if isinstance(one, Dropped) else choose(one)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Self
 import yaml
 
 import pairsight
+from pairsight.bounded import read_json
 from pairsight.config import read_yaml
 from pairsight.errors import RunError
 from pairsight.store.blobs import BlobStore
@@ -54,6 +56,7 @@ class RunFolder:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file; a run needs a folder: choose another --out")
         with folder_lock(folder):
+            check_links(folder)
             if (folder / "run.yaml").exists():
                 run = cls.open(folder)
                 differences = _differences(run.config, wanted, free)
@@ -87,18 +90,19 @@ class RunFolder:
         """The run in a folder.
 
         Raises:
-            RunError: there is none, it is damaged, or a newer Pairsight made it.
+            RunError: there is none, it is damaged, a link in it leads out of it, or a newer Pairsight made it.
         """
         folder = Path(path)
+        check_links(folder)
         if not (folder / "run.yaml").is_file():
             raise RunError(f"{folder} is no run: it has no run.yaml; name the folder given as --out to build or run")
         try:
-            made_with = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
-            schema = int(made_with["schema"])
-        except (OSError, ValueError, KeyError, TypeError):
+            made_with = read_json(folder / "versions.json")
+            schema, packages = int(made_with["schema"]), dict(made_with["packages"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             raise RunError(f"{folder / 'versions.json'} is missing or damaged; restore it from a backup") from None
         if schema > RUN_SCHEMA:
-            by = made_with.get("packages", {}).get("pairsight", "a newer version")
+            by = str(packages.get("pairsight", "a newer version"))
             raise RunError(f"{folder} was made by Pairsight {by}, newer than {pairsight.__version__}: upgrade")
         return cls(folder, read_yaml(folder / "run.yaml"))
 
@@ -170,7 +174,7 @@ class RunFolder:
         return self.path / ".locks" / phase
 
     def _log_versions(self) -> None:
-        made_with = json.loads((self.path / "versions.json").read_text(encoding="utf-8"))["packages"]
+        made_with = read_json(self.path / "versions.json")["packages"]
         here = json.loads(_versions())["packages"]
         changed = [
             f"{name} {made_with.get(name)} → {here.get(name)}"
@@ -179,6 +183,30 @@ class RunFolder:
         ]
         if changed:
             _LOG.warning("this run was begun with other versions: %s", ", ".join(changed))
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run folder with a link that leads out of it, or with a pipe: what is written to a run, or shown of it,
+    is the run's own.
+
+    Raises:
+        RunError: the link and where it leads, or the pipe, socket or device.
+    """
+    root, waiting = folder.resolve(), [str(folder)] if folder.is_dir() else []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if Path(entry.path).parent.parent.name != "sha256":  # blobs: many, and verified when they are read
+                        waiting.append(entry.path)
+                elif entry.is_symlink():
+                    if root not in Path(entry.path).resolve().parents:
+                        target = str(Path(entry.path).readlink())
+                        raise RunError(
+                            f"{entry.path} is a link that leads out of the run, to {target!r:.200}; put the file there"
+                        )
+                elif not entry.is_file(follow_symlinks=False):
+                    raise RunError(f"{entry.path} is no file but a pipe, a socket or a device; remove it")
 
 
 def _versions() -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from pairsight.bounded import read_json
 from pairsight.errors import RunError
 from pairsight.store.durable import file_sha256, publish, remove_temporaries, write_file
 from pairsight.store.lock import folder_lock
@@ -175,12 +176,22 @@ def _read_manifest(folder: Path) -> dict[str, tuple[Shard, ...]]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema"] != MANIFEST_SCHEMA:
             raise RunError(f"{path} has schema {content['schema']}, this Pairsight reads {MANIFEST_SCHEMA}: upgrade")
-        return {name: tuple(Shard(**shard) for shard in shards) for name, shards in content["tables"].items()}
+        return {name: tuple(_shard(shard) for shard in shards) for name, shards in content["tables"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{path} is damaged; remove it and run the same command again to seal the tables anew") from None
+
+
+def _shard(plain: dict[str, Any]) -> Shard:
+    """One file of a manifest; ValueError or TypeError when it is none, or not a name in the manifest's own folder."""
+    shard = Shard(**plain)
+    if not isinstance(shard.sha256, str) or not isinstance(shard.rows, int) or shard.rows < 0:
+        raise ValueError("rows must be a number and sha256 text")
+    if not shard.file.endswith(".parquet") or Path(shard.file).name != shard.file or "\0" in shard.file:
+        raise ValueError(f"{shard.file!r} is no name of a table's file")
+    return shard
 
 
 def _write_manifest(folder: Path, tables: dict[str, tuple[Shard, ...]]) -> None:

@@ -14,6 +14,7 @@ from pairsight.benchmarks.results import Metric
 from pairsight.benchmarks.sections import difference_metric
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
+from pairsight.pipeline.align import recipe_name
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
@@ -101,11 +102,10 @@ def train_all(config: StrategiesStudy, out: Path, quiet: bool = False) -> list[T
     """Every strategy in every setting at every rate."""
     from pairsight.models.chat import tokenizer_of
     from pairsight.models.processor import load_processor
-    from pairsight.store.run_folder import RunFolder
 
     trainer = Trainer(
         load_candidates(config.run),
-        str(RunFolder.open(config.run).config.get("recipe", "")),
+        recipe_name(Path(config.run)),
         config.model,
         out / "align",
         config.training,

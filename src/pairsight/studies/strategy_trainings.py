@@ -77,14 +77,14 @@ class Trainer:
 
     def default_rate(self, strategy: str, options: Mapping[str, Any]) -> float:
         """The peak learning rate of the recipe or the model's preset."""
-        _, training = parse_align(self._values(strategy, options), self.recipe, self.candidates.strategy)
+        _, training = parse_align(self._values(strategy, options), self.recipe, self.candidates.built_with)
         return training.learning_rate
 
     def tokens(self, strategy: str, options: Mapping[str, Any]) -> float:
         """Completion tokens that the strategy sees under the default settings."""
         values = self._values(strategy, options)
-        aligned, training = parse_align(values, self.recipe, self.candidates.strategy)
-        examples, _ = select(self.candidates, strategy_of(aligned, self.candidates.strategy))
+        aligned, training = parse_align(values, self.recipe, self.candidates.built_with)
+        examples, _ = select(self.candidates, strategy_of(aligned, self.candidates.built_with))
         kept = limited(examples, aligned, training.seed)
         counts = [completion_tokens(self.tokenizer, example) for example in kept]
         if training.max_steps > 0:
@@ -113,8 +113,8 @@ class Trainer:
         name = training_name(strategy, setting, learning_rate)
         values = {**self._values(strategy, options), "learning_rate": learning_rate, "name": name}
         values |= {"out": str(self.out / name), "text_only_prompts": setting != IMAGES_ONLY}
-        aligned, training = parse_align(values, self.recipe, self.candidates.strategy)
-        chosen = strategy_of(aligned, self.candidates.strategy)
+        aligned, training = parse_align(values, self.recipe, self.candidates.built_with)
+        chosen = strategy_of(aligned, self.candidates.built_with)
         examples, _ = select(self.candidates, chosen)
         kept = limited(examples, aligned, training.seed)
         mean = sum(completion_tokens(self.tokenizer, example) for example in kept) / len(kept)

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from pairsight.bounded import read_json
+
 FILE = "training.json"
 FEW_STEPS = 10
 """With fewer optimizer steps than about this the training says how many it took (ours)."""
@@ -57,8 +59,8 @@ class TrainingSummary:
     def read(cls, folder: Path) -> Self | None:
         """The summary that a training left in its folder; None where there is none, or none that can be read."""
         try:
-            plain = json.loads((folder / FILE).read_bytes())
+            plain = read_json(folder / FILE)
             counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}
             return cls(**counts, unchanged=tuple(str(part) for part in plain["unchanged"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None

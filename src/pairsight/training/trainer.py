@@ -14,6 +14,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
+from pairsight.registry import plugins
 from pairsight.store.codec import encode as encode_record
 from pairsight.store.durable import write_file
 from pairsight.store.lock import exclusive_lock
@@ -110,7 +111,8 @@ class PreferenceTrainer:
         images = self._image_source(examples)
         if not examples:
             raise DataError("there are no examples to train on")
-        objective = Objective(self.config)
+        with plugins(self.config.loss):
+            objective = Objective(self.config)
         digest = hashlib.sha256()
         for example in examples:
             digest.update(encode_record(example).encode())
