@@ -101,8 +101,8 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_depth(text: str | bytes, value: Any) -> None:
     """Refuse a value read from a JSON text that has more than `DEEPEST` levels (ValueError)."""
-    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(text.count(one) for one in opening) <= DEEPEST:  # type: ignore[arg-type]
+    opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if opened <= DEEPEST:
         return
     level, depth = [value], 0
     while level:

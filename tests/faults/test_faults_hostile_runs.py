@@ -34,6 +34,8 @@ VERBS = {
 }
 CHEAP = ("report", "inspect", "status", "retry", "salvage")
 """The verbs that load no model: these are tried on everything."""
+CHEAPEST = [pytest.param("report", marks=pytest.mark.long), *CHEAP[1:]]
+"""Making a page takes a second."""
 
 
 @pytest.fixture(scope="module")
@@ -287,13 +289,19 @@ FILES = {
     "report": ("run.yaml", "align/dpo/align.yaml", "align/dpo/selection.yaml", "results.json", "versions.json"),
 }
 """What each verb reads of a run."""
+READ = [
+    pytest.param(f"{verb}: {file}", marks=pytest.mark.long if verb in ("report", "inspect") else ())
+    for verb, files in FILES.items()
+    for file in files
+]
 
 
-@pytest.mark.parametrize(("verb", "file"), [(verb, file) for verb, files in FILES.items() for file in files])
+@pytest.mark.parametrize("read", READ)
 @pytest.mark.parametrize("wrong", [3, pytest.param(WRONG, marks=pytest.mark.long)], ids=["one", "all"])
 def test_wrong_types_everywhere_are_no_traceback(
-    verb: str, file: str, wrong: object, run: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+    read: str, wrong: object, run: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    verb, _, file = read.partition(": ")
     monkeypatch.setattr("pairsight.reporting.run_view.draw_curves", lambda trainings: [])  # slow, and reads no file
     path = run / file
     plain = yaml.safe_load(path.read_text())
@@ -345,7 +353,7 @@ def test_nothing_is_written_through_a_link_that_leads_out(
         shutil.rmtree(run.parent.parent)
 
 
-@pytest.mark.parametrize("verb", CHEAP)
+@pytest.mark.parametrize("verb", CHEAPEST)
 def test_names_that_lead_out_are_refused(
     verb: str, run: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,7 +373,7 @@ def test_names_that_lead_out_are_refused(
 Spoil = Callable[[Path], None]
 
 
-@pytest.mark.parametrize("verb", [pytest.param("report", marks=pytest.mark.long), *CHEAP[1:]])
+@pytest.mark.parametrize("verb", CHEAPEST)
 def test_files_that_are_pipes_or_folders_do_not_hang(verb: str, template: Path, world: Path, tmp_path: Path) -> None:
     for number, name in enumerate(
         ("versions.json", "results.json", "data/manifest.json", "ledger.sqlite", "align/dpo/metrics.jsonl",

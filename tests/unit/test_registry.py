@@ -1,5 +1,6 @@
 """A user's own piece that is of another kind is refused in one line that says what is expected."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,18 +61,34 @@ def pieces(tmp_path: Path) -> Path:
     ],
 )
 def test_a_piece_of_another_kind_says_what_is_expected(pieces: Path, table, attribute, message):
-    with pytest.raises(ConfigError, match=message):
+    with registry.plugins(pieces), pytest.raises(ConfigError, match=message):
         getattr(registry, table).get(f"{pieces}:{attribute}")
 
 
+def test_code_is_loaded_only_from_files_that_this_call_names(pieces: Path, tmp_path: Path):
+    name = f"{pieces}:mine"
+    refused = re.escape(f"loss '{name}' is code, and only a file names it, not this command; if you trust it, add ")
+    for words in ([], [tmp_path / "other.py"], [f"see {pieces}:mine"], [{"loss": 3}], [None], ["\0.py"]):
+        with registry.plugins(*words), pytest.raises(ConfigError, match=f"{refused}--plugin {pieces}"):
+            registry.losses.get(name)
+    for words in ([pieces], [name], [{"loss": ["dpo", name]}], [{name: "pope.jsonl"}], [str(pieces)]):
+        with registry.plugins(*words):
+            assert registry.losses.get(name).spec.name == "mine"
+    with pytest.raises(ConfigError, match=refused):
+        registry.losses.get(name)
+    with pytest.raises(ConfigError, match="is code"):
+        registry.losses.get("a\0b.py:x")
+
+
 def test_a_marked_loss_from_a_file_works(pieces: Path):
-    assert registry.losses.get(f"{pieces}:mine").spec.name == "mine"
+    with registry.plugins(pieces):
+        assert registry.losses.get(f"{pieces}:mine").spec.name == "mine"
 
 
 @pytest.mark.parametrize("text", ["def broken(:\n", "import nothing_of_this_name\n", "1 / 0\n"])
 def test_a_file_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str):
     (tmp_path / "bad.py").write_text(text)
-    with pytest.raises(ConfigError, match="cannot be imported") as raised:
+    with registry.plugins(tmp_path / "bad.py"), pytest.raises(ConfigError, match="cannot be imported") as raised:
         registry.losses.get(f"{tmp_path / 'bad.py'}:f")
     assert "\n" not in str(raised.value)
 

@@ -1,5 +1,6 @@
 """What a verb prints when it is done: short tables on standard output."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 

@@ -52,6 +52,8 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ModelError(f"adapter {folder} has no adapter_model.safetensors (pickled weights are not loaded)")
+    if read_json(folder / "adapter_config.json").get("megatron_config"):
+        raise ModelError(f"adapter {folder} names a module to import (megatron_core), which is not done: remove it")
     read_header(weights)
     if local_folder(base) is not None:
         _check_base(folder, base)
@@ -102,10 +104,16 @@ def _check_base(adapter: Path, base: str | Path) -> None:
     config, note = read_json(adapter / "adapter_config.json"), adapter / "pairsight.json"
     named = config.get("base_model_name_or_path")
     expected = read_json(note).get("base_fingerprint") if note.is_file() else None
-    if expected is None and isinstance(named, str) and Path(named).joinpath("config.json").is_file():
+    if (
+        expected is None
+        and isinstance(named, str)
+        and "\0" not in named
+        and Path(named).joinpath("config.json").is_file()
+    ):
         expected = fingerprint(named)
     wrong = expected is not None and fingerprint(base) != expected
-    wanted = (config.get("auto_mapping") or {}).get("base_model_class")
+    mapping = config.get("auto_mapping")
+    wanted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     classes = read_json(Path(base).expanduser() / "config.json").get("architectures") or []
     if wrong or (expected is None and wanted and classes and wanted not in classes):
         raise ModelError(

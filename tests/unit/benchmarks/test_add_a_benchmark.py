@@ -10,6 +10,7 @@ from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError
+from pairsight.registry import plugins
 
 PAGE = Path(__file__).parents[3] / "docs" / "add-a-benchmark.md"
 
@@ -24,16 +25,20 @@ def test_the_documented_benchmark_works_as_it_is_printed(tmp_path):
     path = official.jsonl(tmp_path / "capitals.jsonl", rows)
     answers = official.jsonl(tmp_path / "a.jsonl", [{"id": 0, "text": "Paris."}, {"id": 1, "text": "rome"}])
     name = f"{file}:Capitals"
-    content = score_answers(name, path, answers, tmp_path / "out", settings=EvaluationSettings(num_resamples=20))
+    with plugins(file):
+        content = score_answers(name, path, answers, tmp_path / "out", settings=EvaluationSettings(num_resamples=20))
+        (task,) = make_tasks({name: path})
     section = content.to_plain()["benchmarks"]["capitals"]
     assert section["metrics"]["accuracy"]["value"] == 0.5
     assert section["other_parser"]["metrics"]["accuracy"]["value"] == 1.0
-    (task,) = make_tasks({name: path})
     assert task.name == "capitals"
 
 
 def test_a_file_that_holds_no_benchmark_says_what_it_lacks(tmp_path):
     file = tmp_path / "half.py"
     file.write_text("class Half:\n    name = 'half'\n    columns = ()\n")
-    with pytest.raises(ConfigError, match=r"has no load, score, combine, better, prompt_suffix, sampling"):
+    with (
+        plugins(file),
+        pytest.raises(ConfigError, match=r"has no load, score, combine, better, prompt_suffix, sampling"),
+    ):
         make_tasks({f"{file}:Half": tmp_path})

@@ -14,7 +14,7 @@ from pairsight.errors import ConfigError
 from pairsight.pipeline.run import RunConfig
 
 REPEATABLE = {
-    "--set", "--loss", "--sources", "--adapter", "--benchmark", "--benchmark-images", "build --model",
+    "--set", "--loss", "--sources", "--adapter", "--benchmark", "--benchmark-images", "--plugin", "build --model",
 }  # fmt: skip
 
 

@@ -225,7 +225,7 @@ def test_options_that_reach_no_strategy_are_refused():
 
     with pytest.raises(ConfigError, match="'preference_rule' is made already: give min_margin to it"):
         select([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
-    made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), strategy=PreferenceRule())
+    made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), built_with=PreferenceRule())
     with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
         select_from(made, min_margin=3)
     with pytest.raises(ConfigError, match="say which strategy takes min_margin"):
