@@ -26,6 +26,7 @@ import families
 from pairsight.engine.progress import Progress
 from pairsight.images.files import FileImages
 from pairsight.training import trainer
+from pairsight.training.adapter import merged_model
 from pairsight.training.loop import Loop
 from pairsight.training.trainer import PreferenceTrainer
 from preference_pairs import NUM_IMAGES, pair
@@ -152,26 +153,44 @@ def forked(work: Callable[[], object], point: int | None) -> int:
     return os.WTERMSIG(status)
 
 
-def main(folder: Path, kind: str, start: int, step: int) -> None:
-    """Kill at every `step`-th point from `start` on, and resume; one JSON line a point."""
-    made = base(folder / "base")
+def points_of(work: Callable[[], object]) -> list[str]:
+    """The points that work passes, done to its end in a child."""
     read, write = os.pipe()
 
     def count() -> None:
         names: list[str] = []
         with crash_at(None, names, also=FILES):
-            train(made, folder / "whole", kind)
+            work()
         os.write(write, json.dumps(names).encode())
 
     forked(count, None)
-    names = json.loads(os.read(read, 1 << 20))
+    return list(json.loads(os.read(read, 1 << 20)))
+
+
+def main(folder: Path, kind: str, start: int, step: int) -> None:
+    """Kill at every `step`-th point from `start` on, and resume; one JSON line a point. Kind "merge": of a merge."""
+    made, merging = base(folder / "base"), kind == "merge"
+    if merging:
+        forked(lambda: train(made, folder / "adapter", "lora"), None)
+
+    def work(out: Path) -> Path:
+        if not merging:
+            return train(made, out, kind)
+        if not out.exists():
+            shutil.copytree(folder / "adapter", out)
+        return merged_model(out, made / "model")
+
+    names = points_of(lambda: work(folder / "whole"))
     print(json.dumps({"points": names}), flush=True)
+    inside = "merged" if merging else "."
     for point in range(start, len(names), step):
         out = folder / f"at{point}"
-        signal_number = forked(lambda out=out: train(made, out, kind), point)
-        forked(lambda out=out: train(made, out, kind), None)
-        equal = same(out, folder / "whole")
-        print(json.dumps({"point": point, "signal": signal_number, "equal": equal}), flush=True)
+        signal_number = forked(lambda out=out: work(out), point)
+        partial = merging and (out / "merged").exists() and not same(out / "merged", folder / "whole" / "merged")
+        forked(lambda out=out: work(out), None)
+        equal = same(out / inside, folder / "whole" / inside)
+        found = {"point": point, "signal": signal_number, "equal": equal, "partial": partial}
+        print(json.dumps(found), flush=True)
         shutil.rmtree(out)
 
 

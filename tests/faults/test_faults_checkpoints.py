@@ -189,6 +189,9 @@ def test_a_finished_adapter_that_was_damaged_is_written_again(base, whole, tmp_p
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     for name in ("adapter_model.safetensors", "pairsight.json"):
+        if (name, damage) == ("pairsight.json", "flipped"):
+            continue  # it is people's to edit: only what it says of weights counts
+        caplog.clear()
         DAMAGES[damage](out / name)
         assert same(train(base, out, "lora"), whole)
         assert (out / "pairsight.json").read_text() == (whole / "pairsight.json").read_text()

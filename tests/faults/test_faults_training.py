@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small_training import KINDS, STEPS, same, stopped_at, train
 
-from pairsight.errors import LockedError
+from pairsight.errors import LockedError, RunError
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.loop import Loop
 
@@ -84,6 +85,18 @@ def test_two_trainings_of_one_run_cannot_write_one_folder(base, tmp_path, monkey
     assert (out / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("limit", [1_000, 30_000], ids=["first file", "optimizer"])
+def test_a_disk_that_takes_no_more_is_one_line_and_the_training_goes_on_later(base, whole, tmp_path, limit):
+    own = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, own[1]))
+    try:
+        with pytest.raises(RunError, match=r"^cannot write [^\n]*it goes on from here$"):
+            train(base, tmp_path / "out", "lora")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, own)
+    assert same(train(base, tmp_path / "out", "lora"), whole("lora"))
+
+
 def _losses(folder: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
@@ -101,9 +114,15 @@ def sweep(tmp_path: Path, kind: str, start: int, step: int) -> None:
         where = f"killed {first['points'][found['point']]} (point {found['point']} of {len(first['points'])})"
         assert found["signal"] == signal.SIGKILL, where
         assert found["equal"], f"{where}: the resumed training has other weights"
+        assert not found["partial"], f"{where}: a part of a merged model has its name"
+
+
+@pytest.mark.long
+def test_a_merge_killed_at_every_point_is_complete_or_absent(tmp_path):
+    sweep(tmp_path, "merge", start=0, step=2)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_killed_at_every_point_ends_in_the_same_weights(tmp_path, kind):
-    sweep(tmp_path, kind, start=0, step=1 if kind == "lora" else 7)
+    sweep(tmp_path, kind, start=0, step=1 if kind == "lora" else 11)

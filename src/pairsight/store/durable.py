@@ -6,7 +6,8 @@ Every step goes through a function of this module, so that a test can stop a pro
 import hashlib
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pairsight.errors import RunError
@@ -145,6 +146,27 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     """The error of a write that failed, and what to do."""
     reason = error.strerror or str(error)
     return RunError(f"cannot write {path}: {reason}; fix that and run the same command again, it goes on from here")
+
+
+@contextmanager
+def written_by_a_library(folder: Path) -> Iterator[None]:
+    """Inside, what torch, safetensors and others raise because a disk is full or failed becomes `cannot_write`'s error.
+
+    They hide the system's error: safetensors in its message, `torch.save` behind the zip writer's own check.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    except Exception as error:
+        text = str(error)
+        if "I/O error: " in text:
+            reason = text.rpartition("I/O error: ")[2]
+        elif "inline_container" in text or "file write failed" in text:
+            reason = "the device takes no more bytes"
+        else:
+            raise
+        raise cannot_write(folder, OSError(reason)) from None
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
 from pairsight.models.prompt_suffix import FILE as SUFFIX_FILE
-from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file
+from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.markers import damaged_file, read_marker, write_marker
 from pairsight.training.config import TrainingConfig
@@ -104,7 +104,7 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str
 
     (folder / MARK).unlink(missing_ok=True)
     adapter = hasattr(policy, "peft_config")
-    with quiet():
+    with quiet(), written_by_a_library(folder):
         policy.save_pretrained(folder)
     if not adapter:
         copy_base_files(origin.model, folder)
@@ -185,7 +185,7 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     from pairsight.models.reference import resolve
 
     merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
-    with quiet():
+    with quiet(), written_by_a_library(folder):
         merged.to(AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32).save_pretrained(folder)
     copy_base_files(base, folder)
     if (adapter / SUFFIX_FILE).is_file():

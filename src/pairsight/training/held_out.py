@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pairsight.errors import DataError
-from pairsight.store.durable import copy_file, make_folder, publish, temporary_path
+from pairsight.store.durable import copy_file, make_folder, publish, temporary_path, written_by_a_library
 from pairsight.training.checkpoints import load_weights, save_weights
 from pairsight.training.examples import Record
 from pairsight.training.preference_step import PreferenceStep
@@ -99,7 +99,8 @@ class HeldOut:
     def _keep(self, model: Any) -> None:
         make_folder(self._weights.parent)
         draft = temporary_path(self._weights)
-        save_weights(model, draft)
+        with written_by_a_library(self._weights):
+            save_weights(model, draft)
         publish(draft, self._weights)
 
 

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import TensorBoardCallback
 
 from pairsight.errors import TrainingError
-from pairsight.store.durable import cannot_write, sync_file, write_file
+from pairsight.store.durable import sync_file, write_file, written_by_a_library
 from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
@@ -196,7 +196,7 @@ class Loop(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write, mark, and only then remove older ones."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
+        with written_by_a_library(folder):
             checkpoints.clear(folder)
             super()._save_checkpoint(model, trial)
             if self.held_out is not None:
@@ -210,8 +210,6 @@ class Loop(Trainer):  # type: ignore[misc]
                 held_out=None if self.held_out is None else self.held_out.state(),
             )
             checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our metrics to each logged step, and keep them as JSON lines."""
@@ -219,7 +217,7 @@ class Loop(Trainer):  # type: ignore[misc]
             logs.update(self._metrics.take())
             self._on_step(self.state.global_step, logs)
         if "loss" in logs or "eval_loss" in logs:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
+            with written_by_a_library(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
         super().log(logs, start_time)
 
