@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,3 +130,28 @@ def test_the_annotators_own_answers_are_the_truth(world: Path, tmp_path: Path) -
     for one in read_candidates(verified_files(tmp_path / "run" / "data", "candidates")):
         (answer,) = [c for c in one.completions if c.derived_from == "annotator"]
         assert answer.text == rows[one.prompt.id]["answer"]
+
+
+def test_cut_characters_in_every_answer_change_no_pair_and_the_run_resumes_retries_and_reports(
+    world: Path, tmp_path: Path, expected: list[tuple[str, str, list[str], list[dict[str, float]]]]
+) -> None:
+    model = TruthModel(world)
+
+    def cut(body: dict[str, Any]) -> dict[str, Any]:
+        said = chat_completion(model, body)
+        said["choices"][0]["message"]["content"] += "\n\ud83d"
+        return said
+
+    with FaultServer(respond=cut) as server:
+        for _ in range(2):
+            assert built(world, tmp_path / "run", f"endpoint:truth@{server.url}") == 0
+            assert main(["retry", str(tmp_path / "run")]) == 0
+        assert set(server.asked.values()) == {1}
+    assert pairs(tmp_path / "run") == expected
+    assert all(
+        a.critique.endswith("\n\ufffd") for pair in read_pairs(tmp_path / "run" / "data") for a in pair.annotations
+    )
+    assert main(["status", str(tmp_path / "run"), "--verify"]) == 0
+    assert main(["report", str(tmp_path / "run")]) == 0
+    (spent,) = [stage.spent for stage in run_status(tmp_path / "run").stages if stage.spent is not None]
+    assert spent.replaced_texts == 14

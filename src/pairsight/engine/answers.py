@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from pairsight.engine.call_options import Price
-from pairsight.engine.receive import Received, is_nested_deeper, one_line, read_json
+from pairsight.engine.outside_text import is_nested_deeper, one_line, read_json
 from pairsight.store.attempts import Usage
 
 Kind = Literal["answer", "busy", "broken", "refused", "unusable", "fatal"]
@@ -105,12 +105,12 @@ def finish_reason_of(text: str) -> str:
     return one_line(reason, LONGEST_ENDING) if isinstance(reason, str) else ""
 
 
-def is_replaced(received: Received) -> bool:
-    """Whether U+FFFD stands for something in what is read from an answer."""
-    if received.text.encode() != received.raw:
+def is_replaced(raw: bytes, text: str) -> bool:
+    """Whether U+FFFD stands for something in the text of an answer, or in what its JSON says."""
+    if text.encode() != raw:
         return True
     try:
-        return read_json(received.text)[1]
+        return read_json(text)[1]
     except (ValueError, RecursionError):
         return False
 

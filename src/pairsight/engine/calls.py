@@ -23,15 +23,8 @@ from pairsight.engine.clock import Clock, RealClock
 from pairsight.engine.gate import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Gate
 from pairsight.engine.keys import Keys
 from pairsight.engine.model_list import is_listed, model_names
-from pairsight.engine.receive import (
-    ACCEPTED,
-    Received,
-    UnusableAnswerError,
-    is_nested_deeper,
-    one_line,
-    open_client,
-    receive,
-)
+from pairsight.engine.outside_text import is_nested_deeper, one_line
+from pairsight.engine.receive import ACCEPTED, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
 from pairsight.records import ItemError
@@ -322,7 +315,7 @@ class CallRun:
             self._attempts.echoed_key(attempt, status, usage, "the answer held the key and is not kept")
             verdict, text = Verdict("fatal", "echoed_key", ECHOED_KEY), ""
         else:
-            mark = REPLACED_TEXT if is_replaced(received) else ""
+            mark = REPLACED_TEXT if is_replaced(received.raw, text) else ""
             self._attempts.answered(attempt, received.raw, status, finish_reason_of(text), usage, mark=mark)
         self._budget.settle(cost, usage.cost)
         return verdict, text, usage

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from pairsight.engine.receive import ACCEPTED, UnusableAnswerError, one_line, read_json, receive
+from pairsight.engine.outside_text import one_line, read_json
+from pairsight.engine.receive import ACCEPTED, UnusableAnswerError, receive
 
 PATIENCE_S = 15.0
 TIMES = 5

@@ -3,17 +3,20 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pairsight.engine.engine import Engine, Finished
 from pairsight.engine.local import LocalEngine
+from pairsight.engine.outside_text import one_line, whole_text
 from pairsight.engine.progress import Progress, Task
 from pairsight.engine.stage import Call, MayBeCall, Stage
 from pairsight.errors import RunError
 from pairsight.garbage import paused_collection
 from pairsight.records import ItemError
 from pairsight.store.attempts import Attempts
+from pairsight.store.codec import encode
 from pairsight.store.keys import item_key
 from pairsight.store.ledger import Entry, Ledger, Outcome, Planned
 from pairsight.store.results import Results
@@ -197,7 +200,11 @@ class StageRun(Generic[In]):
 
     def _keep(self, made: Sequence[tuple[int, In, object]]) -> None:
         """Commit results, count them, and stop at a failure if that is wanted."""
-        self._ledger.commit([Outcome(row, result, self._parser_version) for row, _, result in made])
+        try:
+            self._ledger.commit([Outcome(row, result, self._parser_version) for row, _, result in made])
+        except ValueError:  # a text that no table can hold
+            made = [(row, item, _storable(result)) for row, item, result in made]
+            self._ledger.commit([Outcome(row, result, self._parser_version) for row, _, result in made])
         self._planned.difference_update(row for row, _, _ in made)
         errors = [(item, result) for _, item, result in made if isinstance(result, ItemError)]
         self._task.advance(len(made) - len(errors), failed=len(errors))
@@ -214,6 +221,17 @@ class StageRun(Generic[In]):
             f"stage '{self._stage.name}', item '{self._stage.item_id(item)}' failed ({because}); "
             "remove the cause and `pairsight retry RUN`, or go on without it with on_error='skip'"
         )
+
+
+def _storable(result: object) -> object:
+    """The result; an error in its place if it holds half a surrogate pair, which neither UTF-8 nor a table can hold."""
+    if isinstance(result, ItemError):
+        return replace(result, reason=whole_text(result.reason), detail=whole_text(result.detail))
+    try:
+        encode(result)
+    except ValueError as error:
+        return ItemError("bad_text", f"the result cannot be kept: {one_line(str(error))}", retryable=False)
+    return result
 
 
 def _batched(items: Iterator[In], size: int) -> Iterator[list[In]]:

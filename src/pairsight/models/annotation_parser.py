@@ -7,6 +7,7 @@ as published ratings show it (`Helpfulness:4` and `Correctness 4`: the colon is 
 import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pairsight.models.annotation_prompt import ATTRIBUTES, HIGHEST, LOWEST
@@ -14,6 +15,9 @@ from pairsight.records import ItemError
 
 PARSER_VERSION = 1
 """Raised when the same answer would be read differently."""
+
+MOST_OBJECTS = 1000
+"""Places in a text where JSON may begin that are tried (ours): each may cost as much as the text is long."""
 
 Scores = Mapping[str, float]
 
@@ -57,10 +61,12 @@ def parse_annotation(text: str, count: int) -> list[Scores | ItemError]:
 def _json_answers(text: str) -> dict[int, Mapping[str, Any]] | None:
     """Place -> object, from the first JSON object in the text that holds a list "answers"; None when there is none."""
     decoder = json.JSONDecoder()
-    for found in re.finditer(r"\{", text):
+    for found in islice(re.finditer(r"\{", text), MOST_OBJECTS):
         try:
             value, _ = decoder.raw_decode(text, found.start())
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return None
+        except ValueError:
             continue
         answers = value.get("answers") if isinstance(value, dict) else None
         if isinstance(answers, list):

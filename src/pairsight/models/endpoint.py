@@ -47,6 +47,8 @@ def parse_endpoint(reference: str) -> tuple[str, str]:
         ConfigError: not of the form `endpoint:NAME@URL`, or a URL with a password in it.
     """
     found = _REFERENCE.fullmatch(reference.strip())
+    if found is not None and not found[0].isprintable():
+        raise ConfigError(f"{found[0]!r} must be one line of printable characters")
     if found is None:
         raise ConfigError(f"'{reference}' must be endpoint:NAME@URL, e.g. endpoint:gpt-4o@https://api.openai.com/v1")
     url = found["url"].rstrip("/")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pairsight.engine.answers import LONGEST_ENDING
-from pairsight.engine.receive import one_line, read_json
+from pairsight.engine.outside_text import one_line, read_json
 from pairsight.models.requests import completion_id
 from pairsight.records import Completion, CompletionRequest, ItemError
 

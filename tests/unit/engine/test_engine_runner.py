@@ -165,3 +165,31 @@ def test_progress_counts_done_reused_and_failed(tmp_path: Path) -> None:
     run(tmp_path, Upper(), ["a", "bx", "c", "d"], progress=progress)
     (task,) = progress.tasks
     assert (task.name, task.total, task.done, task.reused, task.failed) == ("upper", 4, 2, 1, 1)
+
+
+@dataclass(frozen=True)
+class Halves(Upper):
+    """Makes results, reasons and messages that hold half a surrogate pair, as a file's name may."""
+
+    def process(self, items: Sequence[str]) -> Iterator[ImageRef | ItemError]:
+        for item in items:
+            yield ItemError(f"no_{item}", f"{item}: no file") if "\udcff" in item else ImageRef(f"{item}\ud83d"[:2])
+
+
+def test_a_result_that_is_not_unicode_fails_alone_and_is_kept_as_a_failure(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for _ in range(2):
+            kept = list(Runner(ledger)(Halves(), ["ab", "c", "de"]))
+            assert [kept[0], kept[2]] == [ImageRef("ab"), ImageRef("de")]
+            assert isinstance(kept[1], ItemError)
+            assert kept[1].reason == "bad_text"
+
+
+def test_a_failures_message_that_is_not_unicode_is_kept_with_a_mark_in_it(tmp_path: Path) -> None:
+    class Named(Halves):
+        def item_id(self, item: str) -> str:
+            return "item"
+
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        (error,) = Runner(ledger)(Named(), ["x\udcff"])
+    assert error == ItemError("no_x\ufffd", "x\ufffd: no file")

@@ -261,3 +261,10 @@ def test_the_key_of_an_annotation_follows_the_texts_and_not_the_batch():
     item = Candidates(PROMPT, completions("a", "bb"))
     assert stage.key(item) == replace(stage, batch_size=3).key(item)
     assert stage.key(item) != stage.key(replace(item, completions=completions("a", "bc")))
+
+
+@pytest.mark.parametrize(
+    "piece", ['{"a":', '{"a":[', '{"a":[1,1,', "{", "[ ", '{"a":1},', "helpfulness ", "Answer 1 ", "#"]
+)
+def test_a_long_hostile_answer_is_read_in_linear_time(piece: str) -> None:
+    parse_annotation(piece * (1_000_000 // len(piece)), 4)  # took minutes when every brace was tried
