@@ -24,7 +24,7 @@ from pairsight.engine.gate import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Gate
 from pairsight.engine.keys import Keys
 from pairsight.engine.model_list import is_listed, model_names
 from pairsight.engine.outside_text import is_nested_deeper, one_line
-from pairsight.engine.receive import ACCEPTED, Received, UnusableAnswerError, open_client, receive
+from pairsight.engine.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
 from pairsight.records import ItemError
@@ -351,10 +351,11 @@ class CallRun:
             return
         self._num_unusable += 1
         if self._num_usable == 0 and self._num_unusable == UNUSABLE_TO_STOP:
-            because = " ".join(f"{result.reason}: {result.detail}".split())[:200]
+            because = one_line(f"{result.reason}: {result.detail}", 200)
+            kept = "" if result.reason in NOT_HELD else "they are kept: "
             raise EndpointError(
                 f"none of {self._num_unusable} answers of {url} could be used ({because}); "
-                f"they are kept: see what it says, correct the model or its options, then `pairsight retry RUN`"
+                f"{kept}see what it says, correct the model or its options, then `pairsight retry RUN`"
             )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:

@@ -60,13 +60,13 @@ class Keys:
         Raises:
             ConfigError: see `key_for`; or `key_env` names one variable for all hosts, and this is the second host.
         """
-        key = self._for(httpx.URL(url).host, url)
+        key = self._for(url)
         return {} if key is None else {"Authorization": f"Bearer {key.value}"}
 
     def hint(self, url: str) -> str:
         """What to do where a call was refused for its key, or for having none."""
-        host = httpx.URL(url).host
-        key = self._for(host, url)
+        host = _parsed(url).host
+        key = self._for(url)
         if key is not None:
             return f"check the environment variable {key.variable}"
         if host in LOOPBACK_HOSTS:
@@ -97,7 +97,8 @@ class Keys:
         record.msg, record.args = self.hide(record.getMessage()), None
         return True
 
-    def _for(self, host: str, url: str) -> Key | None:
+    def _for(self, url: str) -> Key | None:
+        host = _parsed(url).host
         if host not in self._of_host:
             if isinstance(self._options.key_env, str) and self._of_host:
                 (other, *_) = self._of_host
@@ -138,7 +139,7 @@ def key_for(url: str, options: CallOptions) -> Key | None:
         ConfigError: the host needs a key and its variable is not set or another service's own, the key would travel
             in clear text, or no HTTP header can carry it.
     """
-    host = httpx.URL(url).host
+    host = _parsed(url).host
     is_local = host in LOOPBACK_HOSTS
     named = options.key_env if isinstance(options.key_env, str) else (options.key_env or {}).get(host)
     variable = named or KEY_OF_HOST.get(host)
@@ -150,7 +151,7 @@ def key_for(url: str, options: CallOptions) -> Key | None:
             f"{variable} is the key of {owners[0]} and goes to no other host; set {host}'s key under a name of its own "
             f"and name that in key_env"
         )
-    if not is_local and httpx.URL(url).scheme != "https":
+    if not is_local and _parsed(url).scheme != "https":
         raise ConfigError(
             f"the key in {variable} would travel to {host} in clear text: name it as https://…, or, if it needs no "
             f"key, take it out of key_env"
@@ -159,6 +160,16 @@ def key_for(url: str, options: CallOptions) -> Key | None:
     if key is None:
         raise ConfigError(f"{host} needs a key: set the environment variable {variable}")
     return key
+
+
+def _parsed(url: str) -> httpx.URL:
+    """The URL as the client reads it, so that the host that gets a key is the host that is called."""
+    try:
+        parsed = httpx.URL(url)
+        _ = parsed.host  # which decodes international names
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ConfigError(f"'{url}' is no URL of a server: {error}") from None
+    return parsed
 
 
 def _read(variable: str) -> Key | None:

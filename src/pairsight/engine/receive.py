@@ -18,8 +18,12 @@ _SLOW_CODECS = ("idna", "punycode")
 """Their time grows with the square of the length."""
 
 
+TOO_LONG, NOT_READABLE = NOT_HELD = ("too_long", "not_readable")
+"""Why an answer that came is not held; words to count by."""
+
+
 class UnusableAnswerError(Exception):
-    """An answer whose body cannot be taken in: `reason` is a word to count by."""
+    """An answer whose body cannot be taken in: `reason` is one of `NOT_HELD`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -84,7 +88,7 @@ async def receive(
 async def _body(response: httpx.Response, most_bytes: int) -> bytes:
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise UnusableAnswerError("not_readable", f"the answer is compressed in a way not asked for ({encoding:.40})")
+        raise UnusableAnswerError(NOT_READABLE, f"the answer is compressed in a way not asked for ({encoding:.40})")
     inflate = None
     body, num_received = bytearray(), 0
     async for piece in response.aiter_raw():
@@ -98,7 +102,7 @@ async def _body(response: httpx.Response, most_bytes: int) -> bytes:
             except zlib.error as error:
                 raise httpx.DecodingError(f"the compressed answer is damaged: {error}") from None
         if max(num_received, len(body)) > most_bytes:
-            raise UnusableAnswerError("too_long", f"the answer is longer than max_answer_bytes ({most_bytes})")
+            raise UnusableAnswerError(TOO_LONG, f"the answer is longer than max_answer_bytes ({most_bytes})")
     if inflate is not None and not inflate.eof:
         raise httpx.DecodingError("the compressed answer is cut short")
     return bytes(body)

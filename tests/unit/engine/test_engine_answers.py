@@ -68,6 +68,9 @@ def test_the_verdict_says_what_the_server_said() -> None:
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jan 0001 00:00:00 +2359"}, 0),
+        ({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999"}, None),
         ({}, None),
     ],
 )
