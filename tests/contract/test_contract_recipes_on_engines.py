@@ -9,7 +9,7 @@ import yaml
 
 import tiny_pipelines
 from pairsight.cli.main import main
-from pairsight.pipeline.align import _recipe_name
+from pairsight.pipeline.align import recipe_name
 from pairsight.tiny.shipped import shipped_model
 from pairsight.tiny.truth_server import TruthServer
 from pairsight.tiny.world_files import write_world
@@ -90,8 +90,10 @@ def test_a_recipe_from_a_file_and_what_align_takes_from_it(world: Path, tmp_path
         engine, tmp_path, lambda out, name: build(world, f"{tmp_path / 'mine.py'}:Mine", out, name, *prompts(world))
     )
     assert yaml.safe_load((tmp_path / engine / "run.yaml").read_text())["recipe"] == "mine"
-    assert _recipe_name(tmp_path / engine) == f"{tmp_path / 'mine.py'}:Mine"
+    assert recipe_name(tmp_path / engine) == f"{tmp_path / 'mine.py'}:Mine"
     given = ["align", str(tmp_path / engine), "--model", str(world / "model"), "--set", "max_steps=1", "--quiet"]
+    assert main(given) == 1  # a run folder names no code that runs
+    given += ["--plugin", str(tmp_path / "mine.py")]
     assert main(given) == 0
     aligned = yaml.safe_load((tmp_path / engine / "align" / "ipo" / "align.yaml").read_text())
     assert aligned["training"]["loss"] == "ipo"
