@@ -186,7 +186,8 @@ def main(folder: Path, kind: str, start: int, step: int) -> None:
     for point in range(start, len(names), step):
         out = folder / f"at{point}"
         signal_number = forked(lambda out=out: work(out), point)
-        partial = merging and (out / "merged").exists() and not same(out / "merged", folder / "whole" / "merged")
+        named = (out / inside).exists() if merging else (out / "pairsight.json").exists()
+        partial = named and not same(out / inside, folder / "whole" / inside)
         forked(lambda out=out: work(out), None)
         equal = same(out / inside, folder / "whole" / inside)
         found = {"point": point, "signal": signal_number, "equal": equal, "partial": partial}

@@ -88,7 +88,9 @@ def is_finished(folder: Path) -> bool:
     if not (folder / MARK).exists():
         return False
     if damage := _damage(folder):
-        _LOG.warning("%s was finished, but %s: it goes on from its newest complete checkpoint", folder, damage)
+        _LOG.warning(
+            "%s was finished, but %s: it goes on from its newest complete checkpoint, if it has one", folder, damage
+        )
     return not damage
 
 
