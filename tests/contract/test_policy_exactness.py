@@ -4,8 +4,9 @@ The expectation is computed from one padded sequence at a time, with nothing of 
 """
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,11 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import families
-from pairsight.errors import DataError
 from pairsight.images.files import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.processor import load_processor
-from pairsight.records import Completion, Message, Prompt
-from pairsight.training.config import TrainingConfig
-from pairsight.training.families import describe
-from pairsight.training.fused_lora import fuse_lora
-from pairsight.training.logps import Scoring
-from pairsight.training.plain_layers import use_plain_layers
-from pairsight.training.policy import make_policy
-from pairsight.training.scorer import SequenceScorer, pass_limits
-from pairsight.training.tokenise import Tokeniser
-from pairsight.training.tokens import token_example
-from pairsight.training.tree_attention import use_tree_attention
+from pairsight.records import Completion, Message, PreferencePair, Prompt
+from pairsight.training.trainer import PreferenceTrainer
 
 DIALOGUES = (
     [("user", "<0>What is it?")],
@@ -45,7 +36,7 @@ ANSWERS = ("yes, a dog", "yes, a cat indeed", "no")
 PROJECTORS = {
     "qwen2_vl": ["visual.merger"],
     "qwen2_5_vl": ["visual.merger"],
-    "qwen3_vl": ["visual.merger", "visual.deepstack_merger_list.0"],
+    "qwen3_vl": ["visual.merger", "visual.deepstack_merger_list.0", "visual.deepstack_merger_list.1"],
     "idefics3": ["connector"],
     "smolvlm": ["connector"],
     "llama": [],
@@ -62,22 +53,44 @@ class Outcome:
     gradients: dict[str, torch.Tensor]
 
 
-def weights_of(num_sequences: int) -> list[float]:
-    return torch.linspace(-1, 1, num_sequences).tolist()
+def weights_of(counts: list[int]) -> list[float]:
+    """As a preference loss weighs log-probs: each chosen completion's for, its rejected ones' against."""
+    return [
+        (1 + number / 4) * (1.0 if place == 0 else -1.0 / (count - 1))
+        for number, count in enumerate(counts)
+        for place in range(count)
+    ]
 
 
 def trained(model: Any) -> dict[str, Any]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def set_trained(model: Any) -> None:
-    """The same values in every model: adapters that do something; what is trained whole as it was."""
-    for name, parameter in sorted(trained(model).items()):
-        if "lora_" in name:
-            number = sum(name.encode())
-            values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-            parameter.data = values * (0.3 if "lora_A" in name else 0.1)
-        parameter.data = parameter.data.float()
+def gradients_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.float() for name, p in trained(model).items()}
+
+
+class Draws:
+    """Sets a model's weights by number, the same in every model of a family; gradients are dropped.
+
+    Adapters get values that do something; the language model's weights change places in their tensors. Tower and
+    projector stay, because what the tower gave is kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.start = {n: p.detach().clone() for n, p in model.named_parameters() if p.ndim > 1}
+
+    def set(self, draw: int) -> None:
+        self.model.zero_grad(set_to_none=True)
+        for name, parameter in self.model.named_parameters():
+            generator = torch.Generator().manual_seed(1000 * draw + sum(name.encode()))
+            if "lora_" in name:
+                scale = 0.3 if "lora_A" in name else 0.1
+                parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+            elif name in self.start and not re.search("vision|visual|projector|connector", name):
+                places = torch.randperm(parameter.numel(), generator=generator)
+                parameter.data = self.start[name].flatten()[places].view(parameter.shape)
 
 
 class Plain:
@@ -87,11 +100,13 @@ class Plain:
         self.name, self.folder = name, folder
         self.processor = load_processor(folder / "model")
         self.images = [Image.open(folder / "images" / f"{n}.png").convert("RGB") for n in range(3)]
-        self.sequences = []
+        self.sequences, counts = [], []
         for number, dialogue in enumerate(DIALOGUES):
             if takes(name, dialogue):
                 inputs = self.inputs(dialogue)
                 self.sequences += [self.with_answer(inputs, answer) for answer in ANSWERS[number % 2 :]]
+                counts.append(len(ANSWERS[number % 2 :]))
+        self.weights = weights_of(counts)
 
     def inputs(self, dialogue: list[tuple[str, str]]) -> dict[str, Any]:
         if self.name == "llama":
@@ -123,69 +138,76 @@ class Plain:
                 made[kind] = torch.cat([inputs[kind], tail], dim=1)
         return made, length, completion
 
-    def model(self, dtype: torch.dtype) -> Any:
+    def policy(self, dtype: torch.dtype) -> Draws:
         auto = AutoModelForCausalLM if self.name == "llama" else AutoModelForImageTextToText
         base = auto.from_pretrained(self.folder / "model", dtype=dtype).requires_grad_(False)
         projectors = PROJECTORS.get(self.name, ["multi_modal_projector"])
         settings = LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, modules_to_save=projectors or None)
-        model = get_peft_model(base, settings)
-        set_trained(model)
-        return model.train()
+        return Draws(get_peft_model(base, settings).train())
 
-    def outcome(self, dtype: torch.dtype) -> Outcome:
-        model, found = self.model(dtype), []
-        for weight, (inputs, length, completion) in zip(weights_of(len(self.sequences)), self.sequences, strict=True):
+    def outcome(self, policy: Draws, draw: int) -> Outcome:
+        policy.set(draw)
+        model, dtype, found = policy.model, policy.model.dtype, []
+        for weight, (inputs, length, completion) in zip(self.weights, self.sequences, strict=True):
             given = {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs.items()}
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
                 logits = model(**given, use_cache=False).logits[0, length - 1 : length - 1 + len(completion)]
             logps = logits.float().log_softmax(-1).gather(1, completion[:, None])[:, 0]
             (weight * logps.sum()).backward()
             found.append(logps.detach())
-        return Outcome(torch.cat(found), {n: p.grad.float() for n, p in trained(model).items()})
+        return Outcome(torch.cat(found), gradients_of(model))
+
+
+class CapturedError(Exception):
+    """What a training would begin with: the policy, and how it is scored."""
 
 
 class Ours:
-    """What `align` does."""
+    """The policy and scorer with which `align` enters its loop."""
 
-    def __init__(self, name: str, folder: Path, config: TrainingConfig, dtype: torch.dtype) -> None:
-        model = load_model(folder / "model", dtype=dtype, device="cpu")
-        use_tree_attention(model)
-        use_plain_layers(model)
+    def __init__(self, name: str, folder: Path, out: Path, **options: Any) -> None:
         images = FileImages(folder / "images")
-        family = describe(model)
-        tokeniser = Tokeniser(load_processor(folder / "model"), model, family, images, 64)
-        examples = []
-        for number, dialogue in enumerate(DIALOGUES):
-            if not takes(name, dialogue):
-                continue
-            messages = []
-            for role, text in dialogue:
-                shown = tuple(images.ref(f"{n}.png") for n in re.findall(r"<(\d)>", text))
-                messages.append(Message(role, re.sub(r"<\d>", "<image>", text), shown))
-            tokens = tokeniser.prompt(Prompt(str(number), tuple(messages)))
-            answers = [Completion("c", "p", text, "stop", "m", 0, 0) for text in ANSWERS[number % 2 :]]
-            examples.append(token_example(str(number), [tokens], [tokeniser.completion(a) for a in answers], 1.0))
-        self.policy = make_policy(model, config)
-        assert fuse_lora(self.policy) > 0
-        set_trained(self.policy)
-        opened = config.projector_learning_rate is not None
-        scoring = Scoring(family, tokeniser, not opened)
-        self.scorer = SequenceScorer(examples, scoring, pass_limits(model, None), shares=True)
+        pairs = [pair(n, images, dialogue) for n, dialogue in enumerate(DIALOGUES) if takes(name, dialogue)]
+        trainer = PreferenceTrainer(
+            folder / "model", "simpo", out=out, images=images, lora_r=4, lora_alpha=8.0, **options
+        )
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(CapturedError) as caught:
+            patch.setattr(trainer, "_run_loop", self.capture)
+            trainer.train(pairs)
+        self.policy, step, _ = caught.value.args
+        self.scorer, self.draws = step.scorer, Draws(self.policy)
 
-    def outcome(self) -> Outcome:
-        examples = self.scorer.examples
-        weights = weights_of(sum(len(e.sequences) for e in examples))
-        first = np.cumsum([0, *(len(e.sequences) for e in examples)])
-        found: dict[int, torch.Tensor] = {}
+    def capture(self, *arguments: Any) -> None:
+        raise CapturedError(*arguments)
+
+    def outcome(self, draw: int) -> Outcome:
+        self.draws.set(draw)
         self.policy.train()
+        examples = self.scorer.examples
+        counts = [len(example.sequences) for example in examples]
+        first, weights = np.cumsum([0, *counts]), weights_of(counts)
+        found: dict[int, torch.Tensor] = {}
         for rows in self.scorer.passes(range(len(examples))):
             scores = self.scorer.score(self.policy, rows)
             numbers = [int(first[n]) + i for n in scores.examples for i in range(len(examples[n].sequences))]
             (scores.sums_Q * torch.tensor([weights[n] for n in numbers])).sum().backward()
             for place, number in enumerate(numbers):
                 found[number] = scores.token_logps_T[scores.sequence_T == place].detach()
-        logps_T = torch.cat([found[number] for number in sorted(found)])
-        return Outcome(logps_T, {n: p.grad.float() for n, p in trained(self.policy).items()})
+        return Outcome(torch.cat([found[number] for number in sorted(found)]), gradients_of(self.policy))
+
+
+def pair(number: int, images: FileImages, dialogue: list[tuple[str, str]]) -> PreferencePair:
+    messages = tuple(
+        Message(
+            role,
+            re.sub(r"<\d>", "<image>", text),
+            tuple(images.ref(f"{n}.png") for n in re.findall(r"<(\d)>", text)),
+        )
+        for role, text in dialogue
+    )
+    prompt = Prompt(str(number), messages)
+    chosen, *rejected = (Completion("c", prompt.id, text, "stop", "m", 0, 0) for text in ANSWERS[number % 2 :])
+    return PreferencePair(str(number), prompt, chosen, tuple(rejected), "test")
 
 
 def takes(name: str, dialogue: list[tuple[str, str]]) -> bool:
@@ -204,3 +226,78 @@ def write_model(name: str, folder: Path) -> None:
     for number, size in enumerate([(28, 28), (40, 28), (28, 60)]):
         picture = Image.fromarray(pixels.integers(0, 255, (*size, 3), dtype=np.uint8))
         picture.save(folder / "images" / f"{number}.png")
+
+
+WAYS = tuple(product((False, True), (False, True)))
+"""Projector trained; activations computed twice."""
+
+
+def ours(name: str, tmp_path: Path, projector: bool, checkpointing: bool, **options: Any) -> Ours:
+    rate = 1e-5 if projector else None
+    policy = Ours(
+        name,
+        tmp_path,
+        tmp_path / f"out-{projector}-{checkpointing}",
+        projector_learning_rate=rate,
+        gradient_checkpointing=checkpointing,
+        **options,
+    )
+    assert policy.policy.is_gradient_checkpointing == checkpointing
+    return policy
+
+
+def ways(name: str) -> list[tuple[bool, bool]]:
+    return [(projector, twice) for projector, twice in WAYS if not projector or PROJECTORS.get(name, True)]
+
+
+def significant(truth: Outcome) -> set[str]:
+    """Parameters whose gradient is more than rounding around an exact zero, as a key's bias has it."""
+    largest = {name: float(gradient.abs().max()) for name, gradient in truth.gradients.items()}
+    return {name for name, value in largest.items() if value > 1e-6 * max(largest.values())}
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_in_fp32_the_policy_is_plain_peft(name: str, tmp_path: Path):
+    torch.set_num_threads(1)
+    write_model(name, tmp_path)
+    plain = Plain(name, tmp_path)
+    truth = plain.outcome(plain.policy(torch.float32), 0)
+    counted = significant(truth)
+    for projector, checkpointing in ways(name):
+        got = ours(name, tmp_path, projector, checkpointing).outcome(0)
+        torch.testing.assert_close(got.logps_T, truth.logps_T, atol=2e-5, rtol=1e-5)
+        assert got.gradients.keys() == {n for n in truth.gradients if projector or "lora_" in n}
+        for parameter in got.gradients.keys() & counted:
+            exact = truth.gradients[parameter]
+            difference = float((got.gradients[parameter] - exact).abs().max())
+            assert difference <= 1e-4 * float(exact.abs().max()), parameter
+
+
+FAST = ("llava", "qwen2_5_vl", "llama")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.long) for n in families.FAMILIES]
+)
+def test_in_bf16_the_policy_is_as_close_to_fp32_as_plain_peft_under_autocast(name: str, tmp_path: Path):
+    """Rounding is a draw: its size is compared over draws of weights, by the mean of log ratios."""
+    torch.set_num_threads(1)
+    write_model(name, tmp_path)
+    plain = Plain(name, tmp_path)
+    exact, rounded = plain.policy(torch.float32), plain.policy(torch.bfloat16)
+    policies = [ours(name, tmp_path, *way, bf16=True) for way in ways(name)]
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for draw in range(8):
+        got = policies[-1 - draw % len(policies)].outcome(draw)
+        truth, theirs = plain.outcome(exact, draw), plain.outcome(rounded, draw)
+        ratios["log-probs"].append(log_ratio(got.logps_T, theirs.logps_T, truth.logps_T))
+        for parameter in got.gradients.keys() & significant(truth):
+            distances = (outcome.gradients[parameter] for outcome in (got, theirs, truth))
+            ratios["gradients"].append(log_ratio(*distances))
+    means = {part: float(np.exp(np.mean(found))) for part, found in ratios.items()}
+    print(name, {part: round(mean, 2) for part, mean in means.items()})
+    assert max(means.values()) <= 1.2, means
+
+
+def log_ratio(got: torch.Tensor, theirs: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(((got - truth).norm() / (theirs - truth).norm()).log())

@@ -11,12 +11,6 @@ import torch
 from torch import Tensor
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The type in which products of a tensor are made where it is used: autocast's, else its own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def rms_norm(norm: Any, hidden: Tensor) -> Tensor:
     """What a module of the shape of `LlamaRMSNorm` gives: x · w / √(mean(x²) + ε).
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pairsight.training.fused_elementwise import product_dtype
+from pairsight.training.precision import product_dtype
 
 
 def fuse_lora(policy: Any) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pairsight.training.fused_elementwise import product_dtype
+from pairsight.training.precision import product_dtype
 
 _CHUNK_ELEMENTS = 2**23
 

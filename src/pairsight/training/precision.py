@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pairsight.training.config import TrainingConfig
 
@@ -60,3 +61,9 @@ def keep_trained_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type in which products of a tensor are made where it is used: autocast's, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

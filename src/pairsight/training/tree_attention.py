@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pairsight.training.blocked_attention import blocked_attention, is_worthwhile
 from pairsight.training.families import language_model
-from pairsight.training.fused_elementwise import product_dtype
+from pairsight.training.precision import product_dtype
 from pairsight.training.spans import Span
 
 NAME = "pairsight_tree"
@@ -66,14 +66,16 @@ def attend(  # noqa: PLR0917
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if not dropout and is_worthwhile(query, tree.spans):
         return blocked_attention(query, key, value, tree.spans, scaling or query.shape[-1] ** -0.5)
+    seen = tuple(span.keys for span in tree.spans)
+    keys, values = _Seen.apply(key, seen), _Seen.apply(value, seen)  # type: ignore[no-untyped-call]
     pieces = []
-    for span in tree.spans:
+    for span, keys_of_span, values_of_span in zip(tree.spans, keys, values, strict=True):
         mask = tree.mask(span, query.dtype, query.device)
         pieces.append(
             scaled_dot_product_attention(
                 query[:, :, span.start : span.end],
-                _pick(key, span.keys),
-                _pick(value, span.keys),
+                keys_of_span,
+                values_of_span,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
@@ -117,7 +119,21 @@ def use_tree_attention(model: Any) -> None:
         decoder.set_attn_implementation(NAME)
 
 
-def _pick(states: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
-    if len(ranges) == 1:
-        return states[:, :, ranges[0][0] : ranges[0][1]]
-    return torch.cat([states[:, :, a:b] for a, b in ranges], dim=2)
+class _Seen(torch.autograd.Function):
+    """Keys or values that each span sees. Their gradients add up in float32: in bfloat16 each sum would round."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, seen: tuple[tuple[tuple[int, int], ...], ...]) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.seen = states.shape, seen
+        pieces = [[states[:, :, a:b] for a, b in ranges] for ranges in seen]
+        return tuple(torch.cat(those, dim=2) if len(those) > 1 else those[0] for those in pieces)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        total = torch.zeros(ctx.shape, dtype=torch.float32, device=upstream[0].device)
+        for gradient, ranges in zip(upstream, ctx.seen, strict=True):
+            done = 0
+            for a, b in ranges:
+                total[:, :, a:b] += gradient[:, :, done : done + b - a]
+                done += b - a
+        return total.to(upstream[0].dtype), None
