@@ -175,7 +175,7 @@ class StageRun(Generic[In]):
         with paused_collection():
             items = list(islice(source, ITEMS_PER_PLANNING_STEP))
             keys = (item_key(stage.name, stage.version, stage.key(item)) for item in items)
-            entries = [Entry(key, stage.item_id(item)) for key, item in zip(keys, items, strict=True)]
+            entries = [Entry(key, self._name(item)) for key, item in zip(keys, items, strict=True)]
             return list(zip(items, self._ledger.plan(self._plan, position, entries), strict=True))
 
     def _can_parse_anew(self, planned: Planned) -> bool:
@@ -209,16 +209,20 @@ class StageRun(Generic[In]):
         errors = [(item, result) for _, item, result in made if isinstance(result, ItemError)]
         self._task.advance(len(made) - len(errors), failed=len(errors))
         for item, error in errors:
-            item_id = self._stage.item_id(item)
+            name = self._name(item)
             detail = " ".join(error.detail.split())
-            _LOG.warning("%s: item '%s' failed (%s): %.300s", self._stage.name, item_id, error.reason, detail)
+            _LOG.warning("%s: item '%s' failed (%s): %.300s", self._stage.name, name, error.reason, detail)
         if errors and self._on_error == "stop":
             raise self._stopped(*errors[0])
+
+    def _name(self, item: In) -> str:
+        """What a person calls the item."""
+        return whole_text(self._stage.item_id(item))
 
     def _stopped(self, item: In, error: ItemError) -> RunError:
         because = f"{error.reason}: {error.detail}" if error.detail else error.reason
         return RunError(
-            f"stage '{self._stage.name}', item '{self._stage.item_id(item)}' failed ({because}); "
+            f"stage '{self._stage.name}', item '{self._name(item)}' failed ({because}); "
             "remove the cause and `pairsight retry RUN`, or go on without it with on_error='skip'"
         )
 

@@ -185,11 +185,8 @@ def test_a_result_that_is_not_unicode_fails_alone_and_is_kept_as_a_failure(tmp_p
             assert kept[1].reason == "bad_text"
 
 
-def test_a_failures_message_that_is_not_unicode_is_kept_with_a_mark_in_it(tmp_path: Path) -> None:
-    class Named(Halves):
-        def item_id(self, item: str) -> str:
-            return "item"
-
+def test_names_and_messages_that_are_not_unicode_are_kept_with_a_mark_in_them(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        (error,) = Runner(ledger)(Named(), ["x\udcff"])
-    assert error == ItemError("no_x\ufffd", "x\ufffd: no file")
+        (error,) = Runner(ledger)(Halves(), ["x\udcff"])
+        assert error == ItemError("no_x\ufffd", "x\ufffd: no file")
+        assert list(ledger.failures()) == [("upper", "word x\ufffd", "no_x\ufffd", "x\ufffd: no file")]
