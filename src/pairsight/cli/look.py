@@ -54,12 +54,14 @@ def status(
     """Say how far a run is: per stage what is done, failed and waiting; works while it is going."""
     from pairsight.cli.show import print_status, print_verification
     from pairsight.errors import RunError
+    from pairsight.store.run_folder import RunFolder
     from pairsight.store.status import run_status
     from pairsight.store.verify import verify_run
 
     if not verify:
         print_status(run_status(run))
         return
+    RunFolder.open(run)
     try:
         print_status(run_status(run))
     except RunError as error:  # a damaged ledger has no status, but is among what is found
