@@ -68,8 +68,8 @@ class NotingLedger(Ledger):
 
     notes: Path
 
-    def commit(self, outcomes: Sequence[Outcome]) -> None:
-        super().commit(outcomes)
+    def commit(self, outcomes: Sequence[Outcome], *, synced: bool = True) -> None:
+        super().commit(outcomes, synced=synced)
         for outcome in outcomes:
             note(self.notes, f"kept {outcome.item}")
 

@@ -1,5 +1,7 @@
 """A paid build whose ledger is deleted, emptied, cut short or overwritten: noticed, rebuilt, nothing bought twice."""
 
+import itertools
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -7,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from crash_points import crash_at
 from small_calls import QUESTIONS, build
 
 from fault_server import FaultServer
@@ -163,3 +166,39 @@ def test_a_journal_that_lost_answers_is_noticed_and_written_anew(tmp_path: Path,
     (folder / "ledger.sqlite").unlink()
     (salvaged,) = salvage_run(folder)
     assert salvaged.num_answers == len(QUESTIONS)
+
+
+def salvaged_in_child(folder: Path, point: int | None) -> int:
+    """Salvage in a process that dies at a durable step; returns the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with crash_at(point):
+                salvage_run(folder)
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut to 50%"])
+def test_a_salvage_that_is_killed_can_be_repeated(
+    tmp_path: Path, complete: Path, server: FaultServer, damage: str
+) -> None:
+    names: list[str] = []
+    asked = server.asked.total()
+    for point in itertools.count(0, 5):
+        folder = tmp_path / f"run{point}"
+        shutil.copytree(complete, folder)
+        DAMAGES[damage](folder / "ledger.sqlite")
+        (file,) = journal_files(folder / "journal")
+        file.write_bytes(b"x" + file.read_bytes())  # so that the journal is written anew too
+        signal = salvaged_in_child(folder, point)
+        names.append("killed" if signal else "ended")
+        salvage_run(folder)
+        assert verify_run(folder).problems == (), f"killed at {point}"
+        assert build(folder, server.url) == WELL, f"killed at {point}"
+        assert server.asked.total() == asked, f"killed at {point}"
+        if not signal:
+            break
+    assert names[-1] == "ended"
+    assert len(names) > 3

@@ -201,10 +201,10 @@ class StageRun(Generic[In]):
     def _keep(self, made: Sequence[tuple[int, In, object]]) -> None:
         """Commit results, count them, and stop at a failure if that is wanted."""
         try:
-            self._ledger.commit([Outcome(row, result, self._parser_version) for row, _, result in made])
+            self._commit(made)
         except ValueError:  # a text that no table can hold
             made = [(row, item, _storable(result)) for row, item, result in made]
-            self._ledger.commit([Outcome(row, result, self._parser_version) for row, _, result in made])
+            self._commit(made)
         self._planned.difference_update(row for row, _, _ in made)
         errors = [(item, result) for _, item, result in made if isinstance(result, ItemError)]
         self._task.advance(len(made) - len(errors), failed=len(errors))
@@ -218,6 +218,11 @@ class StageRun(Generic[In]):
     def _name(self, item: In) -> str:
         """What a person calls the item."""
         return whole_text(self._stage.item_id(item))
+
+    def _commit(self, made: Sequence[tuple[int, In, object]]) -> None:
+        from_answers = is_call(self._stage) and not any(isinstance(result, ItemError) for _, _, result in made)
+        outcomes = [Outcome(row, result, self._parser_version) for row, _, result in made]
+        self._ledger.commit(outcomes, synced=not from_answers)  # the raw answers are on disk already
 
     def _stopped(self, item: In, error: ItemError) -> RunError:
         because = f"{error.reason}: {error.detail}" if error.detail else error.reason

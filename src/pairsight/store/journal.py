@@ -25,6 +25,8 @@ from pairsight.store.durable import cannot_write, make_folder, sync, sync_folder
 MAGIC = b"PSJ1"
 _JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _HEAD = struct.Struct("<4sII")
+AHEAD = 1 << 18
+"""Zeros in bytes (ours) that are written ahead where records are synced one by one; cut off when the file is closed."""
 TAIL = 1 << 16
 """Bytes at the end of a file in which its last record is looked for first."""
 
@@ -53,7 +55,7 @@ class Journal:
         self.folder = folder
         self._path = folder
         self._descriptor: int | None = None
-        self._end = 0
+        self._end = self._filled = 0
 
     def append(self, about: Mapping[str, Any], raw: bytes = b"", *, durably: bool = False) -> None:
         """Write a record after the others.
@@ -71,13 +73,14 @@ class Journal:
         try:
             if self._descriptor is None:
                 self._descriptor = self._begin()
+            if durably and self._end + len(data) > self._filled:
+                self._fill(self._descriptor, len(data) + AHEAD)
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
             write_all(self._descriptor, data)
             if durably:
                 sync(self._descriptor)
         except OSError as error:
-            if self._descriptor is not None:
-                with suppress(OSError):
-                    os.ftruncate(self._descriptor, self._end)
+            self._cut()
             raise cannot_write(self._path, error) from None
         self._end += len(data)
 
@@ -85,12 +88,27 @@ class Journal:
         """Put what was written on disk; a later record begins a new file."""
         if self._descriptor is not None:
             try:
+                self._cut()
                 sync(self._descriptor)
             except OSError as error:
                 raise cannot_write(self._path, error) from None
             finally:
                 os.close(self._descriptor)
-                self._descriptor, self._end = None, 0
+                self._descriptor, self._end, self._filled = None, 0, 0
+
+    def _fill(self, descriptor: int, length: int) -> None:
+        """Write zeros ahead of the end: syncing a file that need not grow is several times cheaper."""
+        os.lseek(descriptor, self._end, os.SEEK_SET)
+        with suppress(OSError):  # a disk that is nearly full may still take the record
+            write_all(descriptor, bytes(length))
+            self._filled = self._end + length
+
+    def _cut(self) -> None:
+        """Leave nothing after the last record."""
+        self._filled = 0
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
 
     def _begin(self) -> int:
         make_folder(self.folder)
@@ -99,7 +117,7 @@ class Journal:
         while True:
             self._path = self.folder / f"{number:05d}.journal"
             try:
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
                 number += 1
                 continue

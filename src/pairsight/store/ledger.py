@@ -173,8 +173,14 @@ class Ledger:
 
     # results ----------------------------------------------------------------------------------------------------
 
-    def commit(self, outcomes: Sequence[Outcome]) -> None:
-        """Keep results, durably, in one commit; a later result of an item replaces its earlier one."""
+    def commit(self, outcomes: Sequence[Outcome], *, synced: bool = True) -> None:
+        """Keep results in one commit; a later result of an item replaces its earlier one.
+
+        Args:
+            outcomes: the results.
+            synced: return only when they are on disk; else the next commit takes them there, as is enough for what is
+                read again for free from an answer that is on disk.
+        """
         now = time.time()
         results: list[tuple[object, ...]] = []
         payloads: list[tuple[int, str]] = []
@@ -189,7 +195,7 @@ class Ledger:
                 payloads.append((item, payload))
                 row = (item, _DONE, "", "", 0, parser, text_checksum(payload))
             results.append((*row, row_checksum(*row), now))
-        with self.transaction() as db:
+        with self.transaction(synced=synced) as db:
             db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", results)
             db.executemany("INSERT OR REPLACE INTO payloads VALUES (?, ?)", payloads)
             db.executemany("DELETE FROM payloads WHERE item = ?", failed)
@@ -291,13 +297,15 @@ class Ledger:
     # the connection ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All statements inside become durable together, or none does.
+    def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """All statements inside become durable together, or none does; unless `synced`, only when a later one does.
 
         Raises:
             RunError: the disk is full or failed, or the file is damaged; what was committed before stays.
         """
         try:
+            if not synced:
+                self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -306,6 +314,9 @@ class Ledger:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            finally:
+                if not synced:
+                    self._connection.execute("PRAGMA synchronous = FULL")
         except DATABASE_ERRORS as error:
             raise self._broken(error) from None
 

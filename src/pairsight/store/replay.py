@@ -46,8 +46,12 @@ def results_record(
 
 def attempt_record(db: sqlite3.Connection, attempt: int) -> dict[str, Any]:
     """The record of a paid call as its row stands now."""
-    row = db.execute(f"SELECT {', '.join(_ATTEMPT)} FROM attempts WHERE id = ?", (attempt,)).fetchone()  # noqa: S608
-    return {"kind": "attempt", "named": _named(db, [row[1]]).get(row[1], ()), "row": row}
+    *row, key, stage, name = db.execute(
+        f"SELECT {', '.join(f'a.{column}' for column in _ATTEMPT)}, i.key, s.name, i.name FROM attempts a "  # noqa: S608
+        "LEFT JOIN items i ON i.id = a.item LEFT JOIN stages s ON s.id = i.stage WHERE a.id = ?",
+        (attempt,),
+    ).fetchone()
+    return {"kind": "attempt", "named": () if stage is None else (key.hex(), stage, name), "row": row}
 
 
 def retry_record(db: sqlite3.Connection, items: Sequence[int], attempts: Sequence[int]) -> dict[str, Any]:
@@ -217,6 +221,9 @@ def _bytes(raw: str | bytes) -> bytes:
 def _named(db: sqlite3.Connection, items: Sequence[int]) -> dict[int, tuple[str, str, str]]:
     """item -> (key in hex, stage, name)."""
     stages = dict(db.execute("SELECT id, name FROM stages"))
-    query = "SELECT id, key, stage, name FROM items WHERE id IN (SELECT value FROM json_each(?))"
-    rows = db.execute(query, (json.dumps(items),))
+    if len(items) == 1:  # a paid call, whose results come one by one
+        rows = db.execute("SELECT id, key, stage, name FROM items WHERE id = ?", (items[0],))
+    else:
+        query = "SELECT id, key, stage, name FROM items WHERE id IN (SELECT value FROM json_each(?))"
+        rows = db.execute(query, (json.dumps(items),))
     return {item: (key.hex(), stages[stage], name) for item, key, stage, name in rows if stage in stages}

@@ -202,18 +202,22 @@ def _check_trainings(run: Path) -> list[str]:
     problems = []
     for marker in sorted((*run.glob("align/**/complete.json"), *run.glob("align/**/pairsight.json"))):
         is_checkpoint = marker.name == "complete.json"
-        advice = "the training passes over it" if is_checkpoint else f"remove {marker.parent} and run align again"
         try:
-            files = read_marker(marker, checksum=is_checkpoint)["files"]
-            damaged = damaged_file(marker.parent, files)
+            content = read_marker(marker, checksum=is_checkpoint)
+            damaged = damaged_file(marker.parent, content.get("files") or {})
         except RunError as error:
             damaged = "" if "earlier version" in str(error) else str(error)
         except (OSError, KeyError, TypeError, AttributeError) as error:
             damaged = f"{marker.name} is damaged ({error})"
+        advice = f"remove {marker.parent} and run align again"
+        if is_checkpoint:
+            advice = "a training that goes on passes over it"
+        elif ".safetensors" in damaged:
+            advice = "the same align command makes it again, from its newest complete checkpoint"
         problems += [f"{marker.parent}: {damaged}; {advice}"] if damaged else []
     weights = [*run.glob("align/**/*.safetensors"), *run.glob("references/*.safetensors")]
     return problems + [
-        f"{file} is cut short or damaged; remove its folder and run align again"
+        f"{file} is cut short or damaged; the same align command makes it again"
         if file.parent.name != "references"
         else f"{file} is cut short or damaged; remove it, the next training computes it again"
         for file in sorted(weights)

@@ -59,6 +59,25 @@ def test_a_torn_end_costs_only_the_last_record(tmp_path: Path, cut: int) -> None
     assert numbers(file) == [5, 6, 20, "torn"]
 
 
+def test_what_a_killed_writer_left_is_read_and_the_next_one_begins_a_file(tmp_path: Path) -> None:
+    killed = Journal(tmp_path)
+    killed.append({"n": 1}, b"answer", durably=True)
+    killed.append({"n": 2})
+    killed.append({"n": 3}, bytes(300_000), durably=True)
+    (file,) = journal_files(tmp_path)
+    size = file.stat().st_size
+    assert numbers(file) == [1, 2, 3, "torn"]  # zeros that were written ahead
+    found = last_record(file)
+    assert found is not None
+    assert found.about == {"n": 3}
+    assert journal_problems(tmp_path) == (3, [])
+    write(tmp_path, 4)
+    assert numbers(journal_files(tmp_path)[1]) == [4]
+    killed.close()
+    assert numbers(file) == [1, 2, 3]
+    assert file.stat().st_size < size
+
+
 def test_damage_in_the_middle_costs_the_records_it_touches_and_is_a_problem(tmp_path: Path) -> None:
     file = write(tmp_path, *range(1, 9))
     data = bytearray(file.read_bytes())
@@ -186,6 +205,23 @@ def test_a_ledger_that_lost_its_latest_commits_catches_up_when_it_is_opened(run:
     with run.ledger() as ledger:
         assert Attempts(ledger).spent().cost > 9
     assert content(run.path / "ledger.sqlite") == wanted
+
+
+def test_results_that_were_not_synced_come_back_after_a_power_cut(run: RunFolder) -> None:
+    ledger = run.ledger()
+    (item, *_) = ledger.plan(ledger.open_plan("ask", 0, 6), 0, entries("abcdefg"))[6:]
+    before = {file: file.read_bytes() for file in run.path.glob("ledger.sqlite*")}
+    ledger.commit([Outcome(item.item, ImageRef("late"))], synced=False)
+    wanted = content(run.path / "ledger.sqlite")
+    assert (run.path / "ledger.sqlite-wal").stat().st_size > len(before[run.path / "ledger.sqlite-wal"])
+    copy = RunFolder.create(run.path.parent / "copy", {})  # as the disk has it: the journal further than the ledger
+    shutil.copytree(run.path / "journal", copy.path / "journal")
+    for file, data in before.items():
+        if file.suffix != ".sqlite-shm":
+            (copy.path / file.name).write_bytes(data)
+    ledger.close()
+    copy.ledger().close()
+    assert content(copy.path / "ledger.sqlite") == wanted
 
 
 def test_opening_applies_nothing_to_a_ledger_that_is_up_to_date(run: RunFolder) -> None:

@@ -85,8 +85,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a checkpoint changed": (change(f"{CHECKPOINT}/*.safetensors"), "weights.safetensors was changed", "passes over"),
     "a checkpoint's file deleted": (remove(f"{CHECKPOINT}/*.safetensors"), "is missing", "passes over it"),
     "a checkpoint's marker changed": (change(f"{CHECKPOINT}/complete.json"), "complete.json", "passes over it"),
-    "an adapter changed": (change("align/dpo/*.safetensors"), "weights.safetensors was changed", "run align again"),
-    "an adapter cut": (cut("align/dpo/*.safetensors"), "bytes instead of", "run align again"),
+    "an adapter changed": (
+        change("align/dpo/*.safetensors"),
+        "weights.safetensors was changed",
+        "same align command makes it again",
+    ),
+    "an adapter cut": (cut("align/dpo/*.safetensors"), "bytes instead of", "same align command makes it again"),
     "references cut": (cut("references/*.safetensors"), "cut short", "the next training computes it again"),
 }
 
