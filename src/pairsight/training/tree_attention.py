@@ -130,7 +130,8 @@ class _Seen(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        total = torch.zeros(ctx.shape, dtype=torch.float32, device=upstream[0].device)
+        dtype = torch.promote_types(upstream[0].dtype, torch.float32)
+        total = torch.zeros(ctx.shape, dtype=dtype, device=upstream[0].device)
         for gradient, ranges in zip(upstream, ctx.seen, strict=True):
             done = 0
             for a, b in ranges:
