@@ -90,18 +90,25 @@ def test_a_run_with_an_answer_that_is_not_unicode_finishes_resumes_retries_and_r
     assert stage.spent.replaced_texts >= (name not in ("zero bytes", "half a pair that is no JSON"))
 
 
+BAD_ERRORS: list[tuple[bytes, tuple[str, ...]]] = [
+    (b'{"error": {"message": "\\ud83d no"}}', ()),
+    (b'{"detail": "\\udc00"}', ()),
+    (b"\xff\xfe no", ("Content-Type: text/plain; charset=\xff",)),
+    (b"\x1b]0;title\x07 no", ()),
+    (b"[" * 100_000, ()),
+    (b"no", ("Retry-After: \xe9\xff", "Location: \xff\xfe")),
+]
+STATUSES = ["400 Bad", "500 Oh", "429 Slow", "307 There", "401 No"]
+
+
 @pytest.mark.parametrize(
-    ("body", "headers"),
+    ("status", "body", "headers"),
     [
-        (b'{"error": {"message": "\\ud83d no"}}', ()),
-        (b'{"detail": "\\udc00"}', ()),
-        (b"\xff\xfe no", ("Content-Type: text/plain; charset=\xff",)),
-        (b"\x1b]0;title\x07 no", ()),
-        (b"[" * 100_000, ()),
-        (b"no", ("Retry-After: \xe9\xff", "Location: \xff\xfe")),
+        pytest.param(status, *bad, marks=[] if status == "400 Bad" or number == 0 else [pytest.mark.long])
+        for status in STATUSES
+        for number, bad in enumerate(BAD_ERRORS)
     ],
 )
-@pytest.mark.parametrize("status", ["400 Bad", "500 Oh", "429 Slow", "307 There", "401 No"])
 def test_error_bodies_and_headers_that_are_not_unicode_are_ordinary_errors(
     tmp_path: Path, status: str, body: bytes, headers: tuple[str, ...]
 ) -> None:
@@ -230,7 +237,9 @@ def test_a_key_that_comes_back_in_an_error_is_masked_before_it_is_kept_or_said(
     assert leaks(caplog.text, key) == []
 
 
-@pytest.mark.parametrize("where", ["401", "redirect", "status line", "reason"])
+@pytest.mark.parametrize(
+    "where", ["401", "status line", *(pytest.param(one, marks=pytest.mark.long) for one in ("redirect", "reason"))]
+)
 def test_a_process_says_no_key_on_stderr_not_even_with_every_log_on(tmp_path: Path, where: str) -> None:
     with RawServer(lambda asked: HOSTILE[where](asked.key)) as server:
         ended = client(tmp_path / "run", server.url, PAIRSIGHT_API_KEY=KEY)
@@ -362,7 +371,7 @@ def test_an_answer_over_the_bound_is_a_failed_attempt_and_costs_no_memory(
         assert texts[:4] + texts[5:] == ["well"] * 8
         assert texts[4] in ("too_long", "not_readable")
         assert len(server.requests) == 9
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # kilobytes
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128 << 10  # kilobytes
         with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
             (lost,) = Attempts(ledger).unknown_outcomes()
         assert lost.estimated_cost is not None
