@@ -10,7 +10,7 @@ from pairsight.images.hashes import SETTLED_NS, cache_folder
 from pairsight.models.reference import resolve
 
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "chat_templates/*.jinja")
-_NO_PART = {
+NO_PART = {
     "pairsight.json",
     "training.json",
     "results.json",
@@ -18,6 +18,7 @@ _NO_PART = {
     "versions.json",
     "all_results.json",
 }
+"""Notes of our own and of trainings: they do not identify a model, and are not copied with one."""
 _CHUNK = 1 << 22
 
 
@@ -39,7 +40,7 @@ def fingerprint(reference: str | Path, adapter: str | Path | None = None) -> str
 
 def _contents(folder: Path) -> dict[str, str]:
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
-    return {str(path.relative_to(folder)): _file_hash(path) for path in files if path.name not in _NO_PART}
+    return {str(path.relative_to(folder)): _file_hash(path) for path in files if path.name not in NO_PART}
 
 
 def _file_hash(path: Path) -> str:

@@ -1,6 +1,5 @@
 """The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,9 @@ from typing import Any
 from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
+from pairsight.models.fingerprint import NO_PART
 from pairsight.models.prompt_suffix import FILE as SUFFIX_FILE
+from pairsight.models.reference import read_json, resolve
 from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.markers import damaged_file, read_marker, write_marker
@@ -22,16 +23,7 @@ MARK = "pairsight.json"
 """Written last: it says that a training, or a merged model, is complete, and vouches for its files."""
 
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
-_NOT_OF_THE_BASE = {
-    "config.json",
-    "adapter_config.json",
-    "all_results.json",
-    "results.json",
-    "trainer_state.json",
-    "versions.json",
-    MARK,
-    SUFFIX_FILE,
-}
+_NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", SUFFIX_FILE}
 _OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256"}
 _FREE = {"save_steps", "save_total_limit", "logging_steps", "report_to"}
 _LOG = logging.getLogger("pairsight.training")
@@ -162,7 +154,7 @@ def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None)
     config_file = Path(adapter) / "adapter_config.json"
     if not config_file.is_file():
         raise ModelError(f"adapter {adapter} has no adapter_config.json; it is no PEFT adapter")
-    base = str(model or json.loads(config_file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    base = str(model or read_json(config_file)["base_model_name_or_path"])
     draft = folder.with_name(f".{folder.name}.draft")
     with exclusive_lock(folder.with_name(f".{folder.name}.lock"), f"merging into {folder}"):
         if draft.is_dir():
@@ -184,7 +176,6 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
 
     from pairsight.models.load import load_model
     from pairsight.models.quiet import quiet
-    from pairsight.models.reference import resolve
 
     merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
     with quiet(), written_by_a_library(folder):
@@ -204,8 +195,6 @@ def copy_base_files(model: str, folder: Path) -> None:
         model: the base: a folder or a hub name.
         folder: where a model derived from it was saved.
     """
-    from pairsight.models.reference import resolve
-
     base = resolve(model)
     for path in sorted(path for pattern in _BASE_FILES for path in base.glob(pattern)):
         name = path.relative_to(base)
@@ -216,7 +205,7 @@ def copy_base_files(model: str, folder: Path) -> None:
 def base_notes(model: str) -> dict[str, Any]:
     """What the base's own `pairsight.json` says of how it wants to be used."""
     file = Path(model) / MARK
-    notes = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    notes = read_json(file) if file.is_file() else {}
     return {name: value for name, value in notes.items() if name not in _OF_ONE_FOLDER}
 
 
