@@ -199,7 +199,7 @@ class Ledger:
             db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", results)
             db.executemany("INSERT OR REPLACE INTO payloads VALUES (?, ?)", payloads)
             db.executemany("DELETE FROM payloads WHERE item = ?", failed)
-            self.journal.append(results_record(db, results, payloads))
+            self.journal.append(*results_record(db, results, payloads))
 
     def page(self, plan: int, start: int, length: int) -> list[Row]:
         """The items at positions `start` … `start + length − 1` of a plan, with their results."""

@@ -22,6 +22,8 @@ _ATTEMPT = (
     "estimated_tokens", "prompt_tokens", "completion_tokens", "cost", "checksum",
 )  # fmt: skip
 _ROWS_AT_ONCE = 256
+_DONE = 5
+"""Fields of a row of a `results` record that is done; one that failed has more."""
 
 
 # rows as records ----------------------------------------------------------------------------------------------------
@@ -29,19 +31,26 @@ _ROWS_AT_ONCE = 256
 
 def results_record(
     db: sqlite3.Connection, results: Sequence[Sequence[Any]], payloads: Iterable[tuple[int, str]]
-) -> dict[str, Any]:
-    """The record of rows of `results` that were committed together, and of the payloads of those that are done.
+) -> tuple[dict[str, Any], bytes]:
+    """The record of rows of `results` that were committed together, and the payloads of those that are done.
 
-    Its rows: item, key, stage (as its place in `stages`), name, parser version, then the payload, or reason, detail
-    and whether it may be retried.
+    Its rows: item, key, stage (as its position in `stages`), name, parser version; of one that failed also reason,
+    detail and whether it may be retried. Payloads, which are JSON and so have no line breaks, are lines in their order.
     """
     named, texts, stages, rows = _named(db, [row[0] for row in results]), dict(payloads), dict[str, int](), []
-    for item, status, reason, detail, retryable, parser, *_ in results:
+    lines = []
+    for row in results:
+        item = row[0]
         if item in named:
             key, stage, name = named[item]
-            what = (texts.get(item, ""),) if status == 1 else (reason, detail, retryable)
-            rows.append((item, key, stages.setdefault(stage, len(stages)), name, parser, *what))
-    return {"kind": "results", "at_s": results[0][8] if results else 0, "stages": list(stages), "rows": rows}
+            first = (item, key, stages.setdefault(stage, len(stages)), name, row[5])
+            if row[1] == 1:
+                rows.append(first)
+                lines.append(texts.get(item, ""))
+            else:
+                rows.append((*first, *row[2:5]))
+    about = {"kind": "results", "at_s": results[0][8] if results else 0, "stages": list(stages), "rows": rows}
+    return about, "\n".join(lines).encode()
 
 
 def attempt_record(db: sqlite3.Connection, attempt: int) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def copy_to_journal(db: sqlite3.Connection, journal: Journal, *, results: bool =
         )
         for _, together in groupby(rows, key=lambda row: row[8]):
             while some := list(islice(together, _ROWS_AT_ONCE)):
-                journal.append(results_record(db, some, ((row[0], row[9] or "") for row in some)))
+                journal.append(*results_record(db, some, ((row[0], row[9] or "") for row in some)))
     ids = [attempt for (attempt,) in db.execute("SELECT id FROM attempts ORDER BY id")]
     for attempt in ids:
         raw = db.execute("SELECT raw FROM answers WHERE attempt = ?", (attempt,)).fetchone()
@@ -118,13 +127,14 @@ def replay(db: sqlite3.Connection, records: Iterable[Record | Gap]) -> int:
         about = record.about
         try:
             if about["kind"] == "results":
+                payloads = iter(record.raw.decode().split("\n"))
                 for row in about["rows"]:
-                    _apply_result(db, about, row)
+                    _apply_result(db, about, row, next(payloads) if len(row) == _DONE else "")
             elif about["kind"] == "attempt":
                 _apply_attempt(db, about, record.raw)
             elif about["kind"] == "retry":
                 _apply_retry(db, about)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
             raise RunError(f"a record of the journal is of another version ({error}): upgrade Pairsight") from None
     return count
 
@@ -143,18 +153,16 @@ def _holds(db: sqlite3.Connection, record: Record) -> bool:
     return about.get("kind") == "retry" and not _forgotten(db, about)
 
 
-def _apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any]) -> None:
-    old, key, stage, name, parser, *what = row
+def _apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payload: str) -> None:
+    old, key, stage, name, parser, *failure = row
     item, committed = _item(db, old, key, about["stages"][stage], name), about["at_s"]
     found = db.execute("SELECT committed_s FROM results WHERE item = ?", (item,)).fetchone()
     if found is not None and found[0] >= committed:
         return
     db.execute("DELETE FROM payloads WHERE item = ?", (item,))
-    if len(what) == 1:
-        values = (item, 1, "", "", 0, parser, text_checksum(what[0]))
-        db.execute("INSERT INTO payloads VALUES (?, ?)", (item, what[0]))
-    else:
-        values = (item, 2, *what, parser, 0)
+    values = (item, 2, *failure, parser, 0) if failure else (item, 1, "", "", 0, parser, text_checksum(payload))
+    if not failure:
+        db.execute("INSERT INTO payloads VALUES (?, ?)", (item, payload))
     checked = (*values, row_checksum(*values), committed)
     db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", checked)
 
