@@ -29,7 +29,9 @@ class TrainingConfig(BaseConfig):
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
     min_steps_per_epoch: int = Field(
-        10, ge=0, description="unless you set a batch size, it is lowered until an epoch has so many steps; 0: never"
+        10,
+        ge=0,
+        description="the batch is lowered until an epoch has so many, unless you set it or max_steps; 0: never",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
@@ -73,8 +75,11 @@ class TrainingConfig(BaseConfig):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def for_examples(self, count: int) -> Self:
-        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps an epoch."""
-        if not self.min_steps_per_epoch:
+        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps an epoch.
+
+        Where `max_steps` says how many steps there are, a smaller batch would only show them fewer examples: it stays.
+        """
+        if not self.min_steps_per_epoch or self.max_steps > 0:
             return self
         wanted = min(self.global_batch, max(1, count // self.min_steps_per_epoch))
         per_device = min(self.per_device_train_batch_size, wanted)

@@ -89,7 +89,11 @@ class Loop(Trainer):  # type: ignore[misc]
         At least the last step is no warm-up.
         """
         warmup = min(self.args.get_warmup_steps(num_training_steps), num_training_steps - 1)
-        scheduler = get_scheduler(self.args.lr_scheduler_type, optimizer or self.optimizer, warmup, num_training_steps)
+        kind, options = self.args.lr_scheduler_type, {}
+        if kind == "polynomial" and self.args.learning_rate <= 1e-7:  # the end that transformers has
+            options["lr_end"] = self.args.learning_rate / 10
+        optimizer = optimizer or self.optimizer
+        scheduler = get_scheduler(kind, optimizer, warmup, num_training_steps, scheduler_specific_kwargs=options)
         scheduler.lr_lambdas = [_rising(rule, warmup) for rule in scheduler.lr_lambdas]
         for group, base, rule in zip(
             scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True

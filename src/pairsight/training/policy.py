@@ -111,10 +111,14 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
     return tuple(sorted({_part(name) for name in before} - moved))
 
 
-def trained_in_part(config: TrainingConfig) -> tuple[str, ...]:
-    """Names of modules outside the language model that a config trains whole, as families call them."""
-    projector = PROJECTORS if config.projector_learning_rate is not None else ()
-    return (*projector, *(TOWERS if config.vision_learning_rate is not None else ()))
+def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
+    """Names of modules outside the language model that a config keeps in float32, as families call them.
+
+    Those it trains whole, and the projector behind a trained tower: its norms take what the tower gives, in float32.
+    """
+    if config.vision_learning_rate is not None:
+        return (*PROJECTORS, *TOWERS)
+    return PROJECTORS if config.projector_learning_rate is not None else ()
 
 
 def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:

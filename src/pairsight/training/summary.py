@@ -11,6 +11,14 @@ FILE = "training.json"
 FEW_STEPS = 10
 """With fewer optimizer steps than about this the training says how many it took (ours)."""
 
+_UNSEEN = "no example has an image, or "
+_CALLED = {
+    "language": ("language model", ""),
+    "projector": ("projector", _UNSEEN),
+    "vision": ("vision tower", _UNSEEN),
+}
+"""What a part is called, and why it may not have changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
@@ -45,10 +53,12 @@ class TrainingSummary:
         if self.num_steps < FEW_STEPS:
             steps = "step" if self.num_steps == 1 else "steps"
             found.append(
-                f"only {self.num_steps} optimizer {steps}: more examples, more num_train_epochs or a smaller batch "
-                "give more"
+                f"only {self.num_steps} optimizer {steps}: more examples, a smaller batch, or a larger "
+                "num_train_epochs (or max_steps, where it is set) give more"
             )
-        found += [f"no weight of the {part} changed: its learning rate is too low to matter" for part in self.unchanged]
+        for part in self.unchanged:
+            name, why = _CALLED.get(part, (part, ""))
+            found.append(f"no weight of the {name} changed: {why}its learning rate is too low to matter")
         return found
 
     def to_json(self) -> bytes:

@@ -148,7 +148,7 @@ class PreferenceTrainer:
         from pairsight.models.processor import load_processor
         from pairsight.training.fused_lora import fuse_lora
         from pairsight.training.plain_layers import use_plain_layers
-        from pairsight.training.policy import make_policy, num_trained, trained_in_part
+        from pairsight.training.policy import float32_parts, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
         from pairsight.training.scorer import pass_limits
@@ -160,7 +160,7 @@ class PreferenceTrainer:
             _LOG.info("%d GPUs are visible; training runs on the first", count)
         precision = Precision.choose(config, device)
         model = load_model(
-            self.model, dtype=precision.weights, device=device, float32_modules=trained_in_part(config)
+            self.model, dtype=precision.weights, device=device, float32_modules=float32_parts(config)
         ).requires_grad_(False)
         use_tree_attention(model)
         use_plain_layers(model)

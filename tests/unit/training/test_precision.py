@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import TrainingError
 from pairsight.training import loop as loop_module
@@ -86,6 +87,15 @@ def test_what_is_trained_is_float32_and_saved_so(small, tmp_path: Path, mode: st
     folder, _ = train(small, tmp_path / mode, max_steps=1, learning_rate=1e-4, **MODES[mode])
     (file,) = folder.glob("*model.safetensors")
     assert {t.dtype for t in load_file(file).values()} == {torch.float32}
+
+
+def test_a_trained_tower_before_a_frozen_projector_with_norms_trains_in_bf16(small, tmp_path: Path):
+    """InternVL's projector begins with a LayerNorm, which refused the float32 that the trained tower gives."""
+    model = families.build("internvl", tmp_path / "model")
+    other = replace(small, model=model)
+    _, lines = train(other, tmp_path / "a", bf16=True, vision_learning_rate=1e-4, max_steps=2, learning_rate=1e-3)
+    assert lines[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-3)
+    assert len(lines) == 2
 
 
 def test_completions_that_see_each_other_fail_the_check_in_bf16_too(small, tmp_path: Path, monkeypatch):

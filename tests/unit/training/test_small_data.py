@@ -64,6 +64,29 @@ def test_a_batch_of_ones_own_is_kept(own: dict):
     assert kept.for_examples(30).global_batch == 3
 
 
+def test_a_number_of_steps_of_ones_own_keeps_the_batch(small, tmp_path: Path):
+    """Lowered, two steps would see 2 of 6 examples instead of all."""
+    folder, lines = train(small, tmp_path / "a", 6, max_steps=2, defaults={"per_device_train_batch_size": 32})
+    assert len(lines) == 2
+    summary = TrainingSummary.read(folder)
+    assert (summary.global_batch, summary.asked_batch) == (32, 32)
+    assert "max_steps" in summary.sentences()[0]
+
+
+def test_polynomial_decay_takes_small_rates(small, tmp_path: Path):
+    _, lines = train(
+        small, tmp_path / "a", 3, learning_rate=1e-8, lr_scheduler_type="polynomial", max_steps=3, warmup_ratio=0.0
+    )
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == sorted(rates, reverse=True)
+    assert min(rates) >= 1e-9
+
+
+def test_a_projector_that_no_image_reaches_is_not_blamed_on_its_rate():
+    (sentence,) = TrainingSummary(20, 20, 1, 1, ("projector",)).sentences()
+    assert sentence.startswith("no weight of the projector changed: no example has an image, or")
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "polynomial", "constant_with_warmup", "inverse_sqrt"])
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.03), (4, 0.5), (3, 0.9)])
 def test_no_step_has_rate_zero(small, tmp_path: Path, schedule: str, steps: int, warmup: float):
