@@ -86,7 +86,7 @@ def test_images_lie_among_the_blobs_and_scores_carry_their_scorer(stages, tmp_pa
     drawing.setup()
     made = list(drawing.process([*requests, ImageRequest("a", "red", 9.0, 1)]))
     assert [one.guidance_scale for one in made] == [5.0, 9.0]
-    assert all(isinstance(one, ImageCandidate) and BlobStore(tmp_path).missing([one.image]) == [] for one in made)
+    assert all(isinstance(one, ImageCandidate) and BlobStore(tmp_path).lost([one.image]) == [] for one in made)
     rating.setup()
     assert list(rating.process(rated)) == [Annotation("p:0", "sequence", {"reward": pytest.approx(0, abs=9)})]
 
