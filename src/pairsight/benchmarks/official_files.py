@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.benchmarks.protocol import SampleImages
+from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError
 from pairsight.records import ImageRef
 
@@ -97,7 +98,7 @@ def written(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-_DECODE = json.JSONDecoder().decode  # `json.loads` looks at every line's encoding first
+_DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` looks at every line's encoding first
 
 
 class UniqueIds:
@@ -139,6 +140,8 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 def _json_row(path: Path, number: int, line: bytes) -> Row:
     try:
         values = _DECODE(line.decode("utf-8"))
+    except DuplicateKeyError as error:
+        raise Row(path, number, {}).error(f"has {error}", reason="duplicate_key") from None
     except (ValueError, RecursionError):
         values = _parse(line, Row(path, number, {}))
     if not isinstance(values, dict):

@@ -1,6 +1,5 @@
 """The `pairsight` command: its verbs, and how an error or Ctrl-C ends it. Verbs import what they need when called."""
 
-import errno
 import os
 import sys
 import warnings
@@ -60,8 +59,6 @@ for group in app.registered_groups:
 for command in app.registered_commands:
     command.cls = Command
 
-_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""A disk that is full, fails or may not be written: no fault of the program, so no traceback."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -91,9 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno not in _DISK or error.filename is None:
+        from pairsight.store.durable import DISK_ERRORS
+
+        if error.errno not in DISK_ERRORS:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 1
     return status if isinstance(status, int) else 0
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError
 from pairsight.images.files import SUFFIXES
 
@@ -91,7 +92,7 @@ def _read_text(path: Path) -> str:
 
 
 def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
     number, line, counted = 0, 1, 0
     position = _skip_space(text, position)
     if text[position : position + 1] == "]":
@@ -104,6 +105,8 @@ def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise _syntax(path, error) from None
+        except DuplicateKeyError as error:
+            raise DataError(f"{place} has {error}", reason="duplicate_key") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: {_one_line(error)}", reason="bad_json") from None
         yield _row(place, number, value)
@@ -125,10 +128,12 @@ def _line_rows(path: Path, text: str) -> Iterator[Row | DataError]:
         number += 1
         place = f"{path} line {index}"
         try:
-            yield _row(place, number, json.loads(line))
+            yield _row(place, number, json.loads(line, object_pairs_hook=unique))
         except json.JSONDecodeError as error:
             hint = "; one JSON object a line is needed" if number == 1 else ""
             yield DataError(f"{place}: not JSON at column {error.colno}: {error.msg}{hint}", reason="bad_json")
+        except DuplicateKeyError as error:
+            yield DataError(f"{place} has {error}", reason="duplicate_key")
         except (ValueError, RecursionError) as error:
             yield DataError(f"{place}: {_one_line(error)}", reason="bad_json")
 

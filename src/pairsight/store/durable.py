@@ -3,14 +3,19 @@
 Every step goes through a function of this module, so that a test can stop a process before or after any of them.
 """
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pairsight.errors import RunError
+from pairsight.errors import PairsightError, RunError
+
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""A disk that is full, fails or may not be written: no fault of the program, so no traceback."""
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -149,24 +154,36 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def written_by_a_library(folder: Path) -> Iterator[None]:
-    """Inside, what torch, safetensors and others raise because a disk is full or failed becomes `cannot_write`'s error.
+def written_by_a_library(path: Path) -> Iterator[None]:
+    """While libraries write to `path` or below it: a disk that refuses is one clear error, whatever they make of it.
 
     They hide the system's error: safetensors in its message, `torch.save` behind the zip writer's own check.
+
+    Raises:
+        RunError: the disk is full, may not be written or failed.
     """
     try:
         yield
-    except OSError as error:
-        raise cannot_write(folder, error) from None
+    except PairsightError:
+        raise
     except Exception as error:
-        text = str(error)
-        if "I/O error: " in text:
-            reason = text.rpartition("I/O error: ")[2]
-        elif "inline_container" in text or "file write failed" in text:
-            reason = "the device takes no more bytes"
-        else:
+        refusal = _refusal(error, path)
+        if refusal is None:
             raise
-        raise cannot_write(folder, OSError(reason)) from None
+        raise cannot_write(Path(refusal.filename or path), refusal) from None
+
+
+def _refusal(error: BaseException, path: Path) -> OSError | None:
+    """The disk's refusal behind an error: itself, what it came from, or what a library wrote into its own class."""
+    if isinstance(error, OSError):
+        return error if error.errno in DISK_ERRORS else None
+    rust = re.search(r"\(os error (\d+)\)", str(error))
+    if rust and int(rust[1]) in DISK_ERRORS:
+        return OSError(int(rust[1]), os.strerror(int(rust[1])))
+    if re.search("inline_container|PytorchStreamWriter|file write failed", str(error)):
+        return OSError(errno.ENOSPC, "the device takes no more bytes, most likely no space is left")
+    behind = error.__cause__ or error.__context__
+    return None if behind is None else _refusal(behind, path)
 
 
 def file_sha256(path: Path) -> str:

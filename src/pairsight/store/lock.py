@@ -45,8 +45,11 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
             raise LockedError(f"{what}: process {pid} on {host} is at it; wait until it ends, or stop it")
         with host_claim(path, what):
             note = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": time.time()}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(note).encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(note).encode(), 0)
+            except OSError as error:
+                raise cannot_write(path, error) from None
             try:
                 yield
             finally:

@@ -5,8 +5,9 @@ import logging
 import os
 import platform
 import sqlite3
+import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -149,7 +150,7 @@ class RunFolder:
         logger = logging.getLogger("pairsight")
         level = logger.level
         try:
-            handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+            handler = _RunLog(self.path / "run.log", encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot write {self.path / 'run.log'}: {error.strerror}") from None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -183,6 +184,18 @@ class RunFolder:
         ]
         if changed:
             _LOG.warning("this run was begun with other versions: %s", ", ".join(changed))
+
+
+class _RunLog(logging.FileHandler):
+    """The log goes on without what a full disk does not take: the work's own writes say what is wrong."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def check_links(folder: Path) -> None:

@@ -16,7 +16,7 @@ from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import plugins
 from pairsight.store.codec import encode as encode_record
-from pairsight.store.durable import write_file
+from pairsight.store.durable import write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim, model_card, write_adapter
@@ -101,7 +101,7 @@ class PreferenceTrainer:
 
         Raises:
             DataError: nothing to train on, or data that cannot be used.
-            RunError: the folder holds another training.
+            RunError: the folder holds another training, or the disk refuses to be written.
             TrainingError: a loss that is not finite, or log-probs that fail their own check.
         """
         from pairsight.models.fingerprint import fingerprint
@@ -120,6 +120,7 @@ class PreferenceTrainer:
         origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), training)
         beside = dict(beside or {})
         with ExitStack() as held:
+            held.enter_context(written_by_a_library(self.out))
             held.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
             if self._run is not None:
                 held.enter_context(self._run.lock(f"align-{self._name}"))

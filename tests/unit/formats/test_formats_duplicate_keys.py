@@ -1,0 +1,49 @@
+"""A key that stands twice in a JSON row is an error: which of the two was meant cannot be known."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pairsight.benchmarks.official_files import read_jsonl
+from pairsight.errors import DataError
+from pairsight.formats.completions import read_completions
+from pairsight.formats.prompts import read_prompts
+
+GOOD = json.dumps({"id": "a", "question": "What is it?"})
+TWICE = '{"id": "b", "question": "What is it?", "question": "And this?"}'
+INSIDE = '{"id": "b", "conversations": [{"from": "human", "value": "What?", "value": "Who?"}]}'
+
+
+@pytest.mark.parametrize(("text", "line"), [(f"{GOOD}\n{TWICE}\n", 2), (f"[{GOOD},\n\n{TWICE}]", 3)])
+def test_prompts_name_file_line_and_key(tmp_path: Path, text: str, line: int) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=rf"p.json line {line}.* has 'question' twice in one object") as raised:
+        read_prompts(file)
+    assert raised.value.reason == "duplicate_key"
+
+
+def test_a_row_with_a_key_twice_can_be_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(f"{GOOD}\n{TWICE}\n")
+    read = read_prompts(file, on_error="skip")
+    assert [one.id for one in read] == ["a"]
+    assert [one.reason for one in read.dropped] == ["duplicate_key"]
+
+
+def test_completions_and_turns_too(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"id": "a", "question": "Q?", "chosen": "x", "chosen": "y", "rejected": "z"}\n')
+    with pytest.raises(DataError, match=r"c.jsonl line 1 has 'chosen' twice"):
+        read_completions(file)
+    file.write_text(INSIDE)
+    with pytest.raises(DataError, match=r"c.jsonl line 1 has 'value' twice"):
+        read_prompts(file)
+
+
+def test_answers_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"question_id": 1, "text": "yes"}\n{"question_id": 2, "text": "yes", "text": "no"}\n')
+    with pytest.raises(DataError, match=r"a.jsonl:2: has 'text' twice in one object"):
+        list(read_jsonl(file))
