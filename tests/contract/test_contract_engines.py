@@ -16,7 +16,7 @@ from pairsight.engine.ray import _share
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.records import Completion, ItemError
-from pairsight.registry import plugins, scorers
+from pairsight.registry import load_file
 from pairsight.store.ledger import Ledger
 
 WORDS = [f"fail{i}" if i % 7 == 3 else f"word{i}" for i in range(50)]
@@ -147,9 +147,8 @@ class LoudEcho(Echo):
 
 def test_a_stage_from_a_file_of_ones_own_runs_with_its_own_records(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
-    with plugins(tmp_path / "mine.py"):
-        stage_type = scorers.get(f"{tmp_path / 'mine.py'}:LoudEcho")
-        item_type = scorers.get(f"{tmp_path / 'mine.py'}:Loud")
+    mine = load_file(tmp_path / "mine.py")
+    stage_type, item_type = mine.LoudEcho, mine.Loud
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         results = list(Runner(ledger, engine)(stage_type(tmp_path), [item_type(word) for word in WORDS[:9]]))
     assert results == [item_type(f"{word}!") for word in WORDS[:9]]
