@@ -167,13 +167,13 @@ def written_by_a_library(path: Path) -> Iterator[None]:
     except PairsightError:
         raise
     except Exception as error:
-        refusal = _refusal(error, path)
+        refusal = _refusal(error)
         if refusal is None:
             raise
         raise cannot_write(Path(refusal.filename or path), refusal) from None
 
 
-def _refusal(error: BaseException, path: Path) -> OSError | None:
+def _refusal(error: BaseException) -> OSError | None:
     """The disk's refusal behind an error: itself, what it came from, or what a library wrote into its own class."""
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
@@ -183,7 +183,7 @@ def _refusal(error: BaseException, path: Path) -> OSError | None:
     if re.search("inline_container|PytorchStreamWriter|file write failed", str(error)):
         return OSError(errno.ENOSPC, "the device takes no more bytes, most likely no space is left")
     behind = error.__cause__ or error.__context__
-    return None if behind is None else _refusal(behind, path)
+    return None if behind is None else _refusal(behind)
 
 
 def file_sha256(path: Path) -> str:

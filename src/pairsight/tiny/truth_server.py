@@ -135,6 +135,17 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def parse_request(self) -> bool:
+            """Refuse a request to another host: a page in a browser that had its name point here."""
+            if not super().parse_request():
+                return False
+            port = self.server.server_address[1]  # type: ignore[index]
+            if self.headers.get("Host", "").lower() in (f"{HOST}:{port}", f"localhost:{port}"):
+                return True
+            self.close_connection = True
+            self._refuse(RefusedRequestError(403, f"this server answers as {HOST}:{port} only"))
+            return False
+
         def do_GET(self) -> None:
             if self.path.rstrip("/") == "/v1/models":
                 entry = {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "pairsight"}
@@ -152,6 +163,8 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
                 self._send(200, chat_completion(model, body))
             except RefusedRequestError as refusal:
                 self._refuse(refusal)
+            except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+                self._refuse(RefusedRequestError(400, f"the body is no request: {type(error).__name__}: {error}"))
 
         def _body(self) -> dict[str, Any]:
             length = self.headers.get("Content-Length", "")

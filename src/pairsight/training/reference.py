@@ -80,7 +80,7 @@ class ReferenceStore:
             "logps_Z": np.concatenate([self._logps[k] for k in keys]) if keys else np.empty(0, np.float32),
         }
         about = {"schema": str(_SCHEMA), "model": self._model_key, "sha256": _digest(tensors)}
-        write_file(self.path, save(tensors, metadata=about))
+        write_file(self.path, _ordered(save(tensors, metadata=about)))
 
     def _read(self) -> dict[bytes, Floats]:
         try:
@@ -150,6 +150,14 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
     length = int.from_bytes(data[:8], "little")
     about = json.loads(data[8 : 8 + length])["__metadata__"]
     return load(data), about
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: safetensors writes metadata in an order of chance."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8 bytes
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def _digest(tensors: Tensors) -> str:

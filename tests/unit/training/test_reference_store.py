@@ -86,3 +86,16 @@ def test_only_what_changed_is_computed_again(small, tmp_path: Path, monkeypatch)
     changed = [*pairs[:5], replace(pairs[5], chosen=replace(pairs[5].chosen, text="new words")), *pairs[6:]]
     train("changed", changed)
     assert computed == [8, 0, 0, 0, 1]
+
+
+def test_the_same_log_probs_give_the_same_bytes(tmp_path):
+    def saved(folder):
+        store = ReferenceStore(folder, "model")
+        for n in range(3):
+            store.add(bytes([n]) * 32, np.arange(n + 1, dtype=np.float32))
+        store.save()
+        return store.path.read_bytes()
+
+    assert len({saved(tmp_path / str(n)) for n in range(12)}) == 1  # metadata of three keys has six orders
+    again = ReferenceStore(tmp_path / "0", "model")
+    assert again.get(bytes([2]) * 32).tolist() == [0.0, 1.0, 2.0]
