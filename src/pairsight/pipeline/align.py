@@ -17,7 +17,7 @@ from pairsight.records import PreferencePair
 from pairsight.registry import is_file_name, losses
 from pairsight.selection.strategy import Strategy
 from pairsight.training.config import TrainingConfig
-from pairsight.training.presets import is_sft, training_config
+from pairsight.training.presets import is_sft, refuse_unused, training_config
 from pairsight.training.summary import TrainingSummary
 
 BuiltWith = Strategy | Mapping[str, Any] | None
@@ -130,6 +130,7 @@ def parse_align(
         options = options.model_copy(update={"name": options.name or strategy.name})
         defaults = getattr(recipe_class(recipe), "default_sft_training", defaults) if recipe else None
     training = training_config(rest, options.model, defaults)
+    refuse_unused(rest, training)
     if options.merge and training.tuning == "full":
         raise ConfigError("merge: tuning=full leaves a whole model, there is no adapter to merge; leave --merge out")
     for loss in training.loss_names:

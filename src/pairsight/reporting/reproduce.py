@@ -96,7 +96,10 @@ def align_command(
     defaults = {option: value for option, value in defaults.items() if option not in preset}
     words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
     chosen = _selection(selection or {}, built_with)
+    unused = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")  # where no adapter is trained
     for option, value in {**chosen, **_different(training, defaults)}.items():
+        if option in unused and training.get("tuning") == "full":
+            continue
         words += ["--set", f"{option}={_yaml(value)}"]
     own = "" if "strategy" in chosen or not isinstance(built_with, Mapping) else str(built_with.get("name", ""))
     return [_line([*words, *plugin_flags(recipe, own)])]

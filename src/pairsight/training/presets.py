@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pairsight.errors import ModelError, did_you_mean
+from pairsight.errors import ConfigError, ModelError, did_you_mean
 from pairsight.training.config import TrainingConfig, loss_names
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -68,6 +68,25 @@ def training_config(
     config = TrainingConfig.parse({**merged, **options}, "training")
     Objective(config)  # so that an option which no loss takes is found before any data is read
     return config
+
+
+def refuse_unused(options: Mapping[str, Any], config: TrainingConfig) -> None:
+    """ConfigError for an option that the user gave and that changes nothing beside the others.
+
+    Args:
+        options: what the user gave, without any defaults.
+        config: the config made with them.
+    """
+    lora = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+    unused = {
+        "tuning=full trains no adapters": lora if config.tuning == "full" else (),
+        "nothing is held out: set eval_fraction": ("eval_steps",) if not config.eval_fraction else (),
+        "share_prefixes=false takes one sequence a pass": () if config.share_prefixes else ("max_tokens_per_pass",),
+    }
+    for why, names in unused.items():
+        for name in names:
+            if name in options:
+                raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
 def is_sft(loss: Any) -> bool:

@@ -110,3 +110,21 @@ def test_a_loss_that_starts_large_has_not_exploded(small, tmp_path: Path):
 def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_path: Path):
     with pytest.raises(TrainingError, match=r"the loss exploded to .*; lower learning_rate"):
         train(small, tmp_path / "a", beta=1e4, learning_rate=1.0, warmup_ratio=0.0, max_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"tuning": "full", "lora_r": 4}, "lora_r"),
+        ({"tuning": "full", "lora_dropout": 0.1}, "lora_dropout"),
+        ({"eval_steps": 3}, "eval_steps"),
+        ({"share_prefixes": False, "max_tokens_per_pass": 512}, "max_tokens_per_pass"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["", "seva"])
+def test_an_option_that_does_nothing_beside_the_others_is_refused(options: dict, name: str, recipe: str):
+    from pairsight.pipeline.align import parse_align
+
+    with pytest.raises(ConfigError, match=f"^{name} changes nothing"):
+        parse_align({"data": "d", "model": "m", **options}, recipe=recipe)
+    parse_align({"data": "d", "model": "m", "tuning": "full"}, recipe="seva")  # the recipe's own rank is no one's word
