@@ -134,8 +134,12 @@ class Attempts:
 
     def spent_by_stage(self) -> dict[str, Spent]:
         """`spent` of each stage that has made calls, by name."""
-        names = dict.fromkeys(stage for _, stage, _, _ in self._ledger.plans())
-        return {name: spent for name in names if (spent := self.spent(name)).calls}
+        stages = self._ledger.read(
+            "SELECT DISTINCT s.name FROM attempts a JOIN items i ON i.id = a.item JOIN stages s ON s.id = i.stage "
+            "ORDER BY s.id",
+            (),
+        )
+        return {name: spent for (name,) in stages if (spent := self.spent(name)).calls}
 
     def unknown_outcomes(self) -> list[UnknownOutcome]:
         """All calls that may have been charged without an answer that we hold: the process or the connection died."""

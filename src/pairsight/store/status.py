@@ -89,4 +89,6 @@ def _stages(phase: Phase) -> Iterator[StageStatus]:
             pending = None if total is None else total - done - failed.total()
             speed = ledger.items_per_s(stage, holder.since_s) if pending and holder is not None else None
             left = pending / speed if pending and speed else None
-            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid.get(stage))
+            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid.pop(stage, None))
+        for stage, spent in paid.items():  # a salvaged ledger has no plans until the next run
+            yield StageStatus(phase.name, stage, None, 0, {}, None, None, spent)

@@ -131,21 +131,39 @@ def _picture(url: str) -> "Image":
         raise RefusedRequestError(400, f"an image cannot be read: {error}") from None
 
 
-def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _OwnHost(BaseHTTPRequestHandler):
+    """Answers as JSON what is asked of this host by its own name."""
 
-        def parse_request(self) -> bool:
-            """Refuse a request to another host: a page in a browser that had its name point here."""
-            if not super().parse_request():
-                return False
-            port = self.server.server_address[1]  # type: ignore[index]
-            if self.headers.get("Host", "").lower() in (f"{HOST}:{port}", f"localhost:{port}"):
-                return True
-            self.close_connection = True
-            self._refuse(RefusedRequestError(403, f"this server answers as {HOST}:{port} only"))
+    protocol_version = "HTTP/1.1"
+
+    def parse_request(self) -> bool:
+        """Refuse a request to another host: a page in a browser that had its name point here."""
+        if not super().parse_request():
             return False
+        port = self.server.server_address[1]  # type: ignore[index]
+        if self.headers.get("Host", "").lower() in (f"{HOST}:{port}", f"localhost:{port}"):
+            return True
+        self.close_connection = True
+        self._refuse(RefusedRequestError(403, f"this server answers as {HOST}:{port} only"))
+        return False
 
+    def _refuse(self, refusal: RefusedRequestError) -> None:
+        self._send(refusal.status, {"error": {"message": str(refusal), "type": "invalid_request_error"}})
+
+    def _send(self, status: int, content: Mapping[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the client keeps every answer."""
+
+
+def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
+    class Handler(_OwnHost):
         def do_GET(self) -> None:
             if self.path.rstrip("/") == "/v1/models":
                 entry = {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "pairsight"}
@@ -178,19 +196,5 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
             if not isinstance(body, dict):
                 raise RefusedRequestError(400, "the body is no JSON object")
             return body
-
-        def _refuse(self, refusal: RefusedRequestError) -> None:
-            self._send(refusal.status, {"error": {"message": str(refusal), "type": "invalid_request_error"}})
-
-        def _send(self, status: int, content: Mapping[str, Any]) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing: the client keeps every answer."""
 
     return Handler
