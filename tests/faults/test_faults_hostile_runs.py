@@ -125,7 +125,8 @@ def test_no_verb_runs_the_code_that_a_run_folder_names(
     errors = capsys.readouterr().err
     assert not code.with_name("ran").exists()
     assert "Traceback" not in errors
-    assert (status == 0) == (verb in (*CHEAP, "evaluate"))
+    if verb != "status":  # with --verify it says that a finished training's files were changed
+        assert (status == 0) == (verb in (*CHEAP, "evaluate"))
     if verb in ("align", "study"):
         assert f"add --plugin {code}" in errors
 
