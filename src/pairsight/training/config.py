@@ -34,7 +34,7 @@ class TrainingConfig(BaseConfig):
         description="the batch is lowered until an epoch has so many, unless you set it or max_steps; 0: never",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps; overrides epochs when positive")
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps in place of epochs; -1: as many as the epochs have")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -102,6 +102,13 @@ class TrainingConfig(BaseConfig):
     def _split_at_commas(cls, value: Any) -> Any:
         names = loss_names(value)
         return value if not names or (isinstance(value, str) and len(names) == 1) else names
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be a number of steps, or -1 for as many as the epochs have")
+        return value
 
     @model_validator(mode="after")
     def _early_stop_has_examples(self) -> Self:

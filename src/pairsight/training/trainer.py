@@ -183,7 +183,7 @@ class PreferenceTrainer:
         kept = [records[example.id] for example in prepared.examples]
         summary, best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
         for sentence in summary.sentences():
-            _LOG.warning("%s: %s", self.out, sentence)
+            _LOG.info("%s: %s", self.out, sentence)
         counts = {"examples": len(prepared.examples), "cut completions": prepared.cut}
         counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}

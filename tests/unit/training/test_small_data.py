@@ -130,6 +130,11 @@ def test_a_schedule_that_is_not_one_is_refused_before_anything_loads():
         TrainingConfig.parse({"lr_scheduler_type": "cosin"})
 
 
+def test_a_training_of_no_steps_is_refused():
+    with pytest.raises(ConfigError, match="max_steps.*must be a number of steps"):
+        TrainingConfig.parse({"max_steps": 0})
+
+
 def test_several_processes_are_refused_in_one_sentence(small, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* one device"):
