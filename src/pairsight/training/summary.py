@@ -47,8 +47,8 @@ class TrainingSummary:
         found = []
         if self.global_batch < self.asked_batch:
             found.append(
-                f"the global batch was lowered from {self.asked_batch} to {self.global_batch}, so that an epoch has more "
-                "steps; set per_device_train_batch_size to keep your own"
+                f"the global batch was lowered from {self.asked_batch} to {self.global_batch}, so that an epoch has "
+                "more steps; set per_device_train_batch_size to keep your own"
             )
         if self.num_steps < FEW_STEPS:
             steps = "step" if self.num_steps == 1 else "steps"

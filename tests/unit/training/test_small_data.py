@@ -131,7 +131,7 @@ def test_a_schedule_that_is_not_one_is_refused_before_anything_loads():
 
 
 def test_a_training_of_no_steps_is_refused():
-    with pytest.raises(ConfigError, match="max_steps.*must be a number of steps"):
+    with pytest.raises(ConfigError, match=r"max_steps.*must be a number of steps"):
         TrainingConfig.parse({"max_steps": 0})
 
 
