@@ -20,13 +20,11 @@ from PIL import Image
 from pairsight.config import BaseConfig
 from pairsight.engine.runner import Runner
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.protocols import Sampling
-from pairsight.models.requests import completion_id
+from pairsight.models.protocols import Sampling, completion_id
 from pairsight.models.stages import GenerateCompletions
 from pairsight.pipeline import build as building
-from pairsight.pipeline.source import Source
-from pairsight.recipes.protocol import RecipeModels
-from pairsight.recipes.sampling import Gathered, Requests
+from pairsight.pipeline.build import Source
+from pairsight.recipes.recipe import Gathered, RecipeModels, Requests
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.run_folder import RunFolder

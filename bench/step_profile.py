@@ -19,7 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from llava_shape import Shape, build_items, build_model
 from matrix_rate import product_rates
-from pairsight.training import blocked_attention, prefix_tree, spans, tree_attention
+from pairsight.training import tokens as prefix_tree
+from pairsight.training import tokens as spans
+from pairsight.training.kernels import attention as tree_attention
+from pairsight.training.kernels import blocked_attention
 from run import CASES
 from train_worker import SETTINGS, Start, ours
 

@@ -149,7 +149,8 @@ def ours(  # noqa: PLR0917
 
     from pairsight.engine.progress import Progress
     from pairsight.models import load
-    from pairsight.training import logps, loop, scorer  # noqa: F401
+    from pairsight.training import loop, scorer  # noqa: F401
+    from pairsight.training import scorer as logps
     from pairsight.training.trainer import PreferenceTrainer
 
     load_model = load.load_model

@@ -20,9 +20,9 @@ from pairsight.pipeline.select import load_candidates
 from pairsight.records import PreferencePair
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.statistics import Difference, paired_bootstrap
-from pairsight.tiny.captions import mentioned_kinds
-from pairsight.tiny.scoring import count_caption, matched_chair
-from pairsight.tiny.truth_rows import read_truth
+from pairsight.tiny.train.scoring import count_caption, matched_chair
+from pairsight.tiny.truth.annotator import read_truth
+from pairsight.tiny.world.captions import mentioned_kinds
 
 Sums = NDArray[np.float64]
 Captions = Mapping[str, str]

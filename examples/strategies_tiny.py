@@ -15,18 +15,18 @@ from typing import Any
 
 from over_seeds import over_seeds
 
-import pairsight.tiny.benchmark
+import pairsight.tiny.world.benchmark
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.align import align_from_options
 from pairsight.pipeline.build import build as build_data
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.recipes.feedback import Feedback
 from pairsight.studies.strategies import StrategiesStudy
-from pairsight.tiny.shipped import shipped_model
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.models.shipped import shipped_model
+from pairsight.tiny.truth.annotator import TruthAnnotator
+from pairsight.tiny.world.world_files import write_world
 
-TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+TINY = f"{pairsight.tiny.world.benchmark.__file__}:TinyWorld"
 HELPFUL = {"weights": {"helpfulness": 2.0, "correctness": 1.0, "coherence": 1.0}}
 BOTH = ["dpo", "sft"]
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from over_seeds import over_seeds
 
-import pairsight.tiny.benchmark
+import pairsight.tiny.world.benchmark
 from pairsight.pipeline.align import align_from_options
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates, make_strategy, select
 from pairsight.records import Completion, PreferencePair
 from pairsight.studies.synthetic_run import analyse_run
-from pairsight.tiny.captions import count_caption
-from pairsight.tiny.demo_synthetic import build_synthetic
-from pairsight.tiny.picture_texts import write_texts
-from pairsight.tiny.read_picture import kinds_in
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.demo import build_synthetic
+from pairsight.tiny.world.captions import count_caption
+from pairsight.tiny.world.picture_texts import write_texts
+from pairsight.tiny.world.read_picture import kinds_in
+from pairsight.tiny.world.world_files import write_world
 
-TINY = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+TINY = f"{pairsight.tiny.world.benchmark.__file__}:TinyWorld"
 EQUAL = {"max_length_difference": 0}
 READING = {"scorer": "sequence"}
 TRAININGS: dict[str, dict[str, Any]] = {

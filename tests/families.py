@@ -409,7 +409,7 @@ def _llama() -> tuple[Any, Any]:
 
 
 def _image_only(cls: Any) -> Any:
-    from pairsight.models.without_video import image_only
+    from pairsight.models.local.processor import image_only
 
     return image_only(cls)
 

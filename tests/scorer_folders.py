@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from pairsight.images.files import FileImages
-from pairsight.models.armorm_model import ArmoRMModel
-from pairsight.models.image_reward_model import ImageRewardModel, to_released
+from pairsight.models.scorers.armorm_model import ArmoRMModel
+from pairsight.models.scorers.image_reward_model import ImageRewardModel, to_released
 from pairsight.records import Completion, Message, Prompt
 
 WORDS = ["a", "an", "the", "red", "blue", "green", "circle", "square", "small", "large", "and", "is", "what", "in"]

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 import pairsight.tiny
-from pairsight.engine.calls import Caller
+from pairsight.engine.calls.calls import Caller
 from pairsight.engine.runner import Runner
 from pairsight.errors import EndpointError
-from pairsight.models.endpoint import EndpointModel
-from pairsight.models.local_vlm import LocalVLM
+from pairsight.models.endpoint.model import EndpointModel
+from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, Message, Prompt

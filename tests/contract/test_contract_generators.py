@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 import families
 from family_prompts import Pictures, ask
 from pairsight.models.load import load_model
-from pairsight.models.local_vlm import LocalVLM
+from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ItemError

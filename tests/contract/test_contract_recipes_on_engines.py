@@ -10,9 +10,9 @@ import yaml
 import tiny_pipelines
 from pairsight.cli.main import main
 from pairsight.pipeline.align import recipe_name
-from pairsight.tiny.shipped import shipped_model
-from pairsight.tiny.truth_server import TruthServer
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.models.shipped import shipped_model
+from pairsight.tiny.truth.server import TruthServer
+from pairsight.tiny.world.world_files import write_world
 from scorer_folders import save_clip, save_sequence_reward
 
 MINE = '''

@@ -9,10 +9,10 @@ import torch
 import families
 from family_prompts import Pictures, prompts_of
 from pairsight.models.load import load_model
-from pairsight.models.processor import EncodedPrompt, encode, load_processor
+from pairsight.models.local.processor import EncodedPrompt, encode, load_processor
+from pairsight.models.local.sampling import Draws, draw
+from pairsight.models.local.tokens import stop_rules
 from pairsight.models.protocols import Sampling
-from pairsight.models.sampling import Draws, draw
-from pairsight.models.stop_rules import stop_rules
 
 GREEDY = Sampling(temperature=0, max_new_tokens=14)
 WARM = Sampling(temperature=1.2, top_p=0.95, max_new_tokens=10)

@@ -10,7 +10,7 @@ from PIL import Image
 import families
 from pairsight.images.files import FileImages
 from pairsight.models.load import load_model
-from pairsight.models.processor import load_processor
+from pairsight.models.local.processor import load_processor
 from pairsight.records import Message, Prompt
 from pairsight.training.config import TrainingConfig
 from pairsight.training.families import describe, inner_model

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 import families
 from pairsight.images.files import FileImages
 from pairsight.models.load import load_model
-from pairsight.models.processor import load_processor
+from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 from pairsight.training.trainer import PreferenceTrainer
 

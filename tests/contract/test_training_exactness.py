@@ -12,15 +12,15 @@ import families
 from pairsight.errors import DataError
 from pairsight.images.files import FileImages
 from pairsight.models.load import load_model
-from pairsight.models.processor import load_processor
+from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt
 from pairsight.training.batch import PackedBatch, collate, pack_row
+from pairsight.training.examples import Tokeniser
 from pairsight.training.families import describe
-from pairsight.training.logps import Scoring, separate_logps, sequence_logps
-from pairsight.training.plain_layers import use_plain_layers
-from pairsight.training.tokenise import Tokeniser
+from pairsight.training.kernels.attention import use_tree_attention
+from pairsight.training.kernels.layers import use_plain_layers
+from pairsight.training.scorer import Scoring, separate_logps, sequence_logps
 from pairsight.training.tokens import TokenExample, token_example
-from pairsight.training.tree_attention import use_tree_attention
 
 TEXTS = ("yes, a dog", "yes, a cat indeed", "no", "yes", "a dog, yes")
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pairsight.store import blobs, durable, journal, lock, mend, run_folder, sealed
+from pairsight.store import blobs, durable, journal, lock, run_folder, sealed
+from pairsight.store import repair as mend
 
 STEPS = ("write_all", "sync", "replace", "sync_folder")
 NUMBER_OF = {"points": 0}

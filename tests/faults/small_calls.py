@@ -10,10 +10,10 @@ from pathlib import Path
 
 from crash_points import NUMBER_OF, crash_at
 
-from pairsight.engine.call_options import CallOptions
-from pairsight.engine.calls import Caller
+from pairsight.engine.calls.calls import Caller
+from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.runner import Runner
-from pairsight.models.endpoint import EndpointModel
+from pairsight.models.endpoint.model import EndpointModel
 from pairsight.models.protocols import Sampling
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, Message, Prompt

@@ -11,7 +11,7 @@ from pairsight.engine.runner import Runner
 from pairsight.errors import RunError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Ledger
-from pairsight.store.mend import salvage_run
+from pairsight.store.repair import salvage_run
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.verify import verify_run
 

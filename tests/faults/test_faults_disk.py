@@ -12,8 +12,7 @@ from pairsight.errors import RunError
 from pairsight.records import ImageRef
 from pairsight.store import durable
 from pairsight.store.blobs import BlobStore
-from pairsight.store.ledger import Entry, Ledger, Outcome
-from pairsight.store.results import Results
+from pairsight.store.ledger import Entry, Ledger, Outcome, Results
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import read_sealed, seal
 

@@ -13,7 +13,7 @@ import pytest
 from small_calls import MAX_CONCURRENCY, QUESTIONS, build
 
 from fault_server import Fault, FaultServer
-from pairsight.engine import gate
+from pairsight.engine.calls import limits as gate
 from pairsight.store.attempts import Attempts
 from pairsight.store.ledger import Ledger
 
@@ -59,7 +59,7 @@ def check(folder: Path, server: FaultServer, where: str) -> None:
 
 def test_every_fault_is_overcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "OPEN_S", (0.1, 0.1, 0.1))
-    monkeypatch.setattr("pairsight.engine.calls.LONGEST_BACKOFF_S", 0.05)
+    monkeypatch.setattr("pairsight.engine.calls.calls.LONGEST_BACKOFF_S", 0.05)
     with FaultServer(lambda question, n: FAULTS[(QUESTIONS.index(question) + n) % 9] if n < 2 else "") as server:
         assert build(tmp_path / "run", server.url) == WELL
         with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:

@@ -9,7 +9,7 @@ from pathlib import Path
 import full_disk
 import pytest
 
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.world.world_files import write_world
 
 SIZES = {"build": (0, 8, 100, 200), "evaluate": (0, 40), "tiny": (0, 40, 2000), "report": (0, 40), "inspect": (0, 8)}
 """KiB left; a training needs some thousands."""

@@ -18,11 +18,11 @@ import pytest
 from small_calls import build
 
 from fault_server import Asked, RawServer, answer, response
-from pairsight.engine import gate
+from pairsight.engine.calls import limits as gate
 from pairsight.errors import ConfigError, EndpointError
 from pairsight.store.attempts import Attempts
 from pairsight.store.ledger import Ledger
-from pairsight.store.mend import retry_run, salvage_run
+from pairsight.store.repair import retry_run, salvage_run
 from pairsight.store.status import run_status
 from pairsight.store.verify import verify_run
 
@@ -34,7 +34,7 @@ PROGRAM = Path(__file__).parent / "small_calls.py"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "OPEN_S", (0.02, 0.02, 0.02))
     monkeypatch.setattr(gate, "LONGEST_BACKOFF_S", 0.02)
-    monkeypatch.setattr("pairsight.engine.calls.LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr("pairsight.engine.calls.calls.LONGEST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def client(folder: Path, url: str, **environment: str) -> subprocess.CompletedPr
     lines = f"""if True:
         import logging, sys
         import small_calls
-        from pairsight.engine import gate
+        from pairsight.engine.calls import limits as gate
         gate.OPEN_S = (0.02, 0.02, 0.02)
         logging.basicConfig(level=logging.DEBUG)
         sys.argv[1:] = {[str(folder), url]!r}

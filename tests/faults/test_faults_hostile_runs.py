@@ -14,7 +14,7 @@ import yaml
 import run_folders
 from pairsight.cli import main
 from pairsight.pipeline.select import load_candidates, select
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.world.world_files import write_world
 
 VERBS = {
     "report": "report {run}",
@@ -71,7 +71,7 @@ def code(tmp_path: Path) -> Path:
         "from pairsight.recipes.seva import SeVa\n"
         "from pairsight.selection.clean_over_distorted import CleanOverDistorted\n"
         "from pairsight.training.losses import dpo\n"
-        "from pairsight.tiny.benchmark import TinyWorld\n"
+        "from pairsight.tiny.world.benchmark import TinyWorld\n"
         "class Recipe(SeVa):\n    name = 'mine'\n"
         "class Strategy(CleanOverDistorted):\n    name = 'mine'\n"
         "loss = dpo\nbenchmark = TinyWorld\n"

@@ -14,9 +14,8 @@ from small_build import note
 from pairsight.config import BaseConfig
 from pairsight.engine.stage import Resources
 from pairsight.formats.prompts import read_prompts
-from pairsight.pipeline.build import build_run
-from pairsight.pipeline.source import Source
-from pairsight.recipes.protocol import RecipeModels
+from pairsight.pipeline.build import Source, build_run
+from pairsight.recipes.recipe import RecipeModels
 from pairsight.records import Candidates, Completion, Dropped, ImageCandidate, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.blobs import BlobStore

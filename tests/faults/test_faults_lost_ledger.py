@@ -17,7 +17,7 @@ from pairsight.errors import RunError
 from pairsight.store.attempts import Attempts
 from pairsight.store.journal import journal_files
 from pairsight.store.ledger import Ledger
-from pairsight.store.mend import salvage_run
+from pairsight.store.repair import salvage_run
 from pairsight.store.verify import verify_run
 
 WELL = [f"you asked: {question}" for question in QUESTIONS]

@@ -10,7 +10,7 @@ import torch
 
 from fault_server import Fault, FaultServer
 from pairsight.cli.main import main
-from pairsight.engine import gate
+from pairsight.engine.calls import limits as gate
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
 from pairsight.formats.tables import read_candidates
@@ -19,10 +19,10 @@ from pairsight.recipes.feedback import Feedback
 from pairsight.store.ledger import Ledger
 from pairsight.store.sealed import verified_files
 from pairsight.store.status import run_status
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.truth_model import TruthModel
-from pairsight.tiny.truth_server import TruthServer, chat_completion
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.truth.annotator import TruthAnnotator
+from pairsight.tiny.truth.model import TruthModel
+from pairsight.tiny.truth.server import TruthServer, chat_completion
+from pairsight.tiny.world.world_files import write_world
 
 FAULTS: tuple[Fault, ...] = ("429", "500", "torn", "disconnect", "error-200", "html-502")
 OPTIONS = ["--set", "max_new_tokens=24", "--set", "temperature=1.0"]
@@ -100,7 +100,7 @@ def test_faults_in_half_of_all_calls_change_nothing_but_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gate, "OPEN_S", (0.1, 0.1, 0.1))
-    monkeypatch.setattr("pairsight.engine.calls.LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr("pairsight.engine.calls.calls.LONGEST_BACKOFF_S", 0.02)
     model = TruthModel(world)
     seen: Counter[str] = Counter()
 

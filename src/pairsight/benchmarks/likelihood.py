@@ -10,9 +10,9 @@ from typing import Any
 
 from pairsight.engine.stage import Json, Resources, Stage
 from pairsight.errors import ConfigError, DataError
-from pairsight.models.local_vlm import LocalVLM
-from pairsight.models.prompt_suffix import Suffixed
-from pairsight.models.requests import prompt_key
+from pairsight.models.local.local_vlm import LocalVLM
+from pairsight.models.protocols import prompt_key
+from pairsight.models.wrappers import Suffixed
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 
 _IMAGE_CACHE_MB = 256
@@ -71,7 +71,7 @@ class RankOptions:
     def setup(self) -> None:
         """Load the weights."""
         from pairsight.models.load import load_model
-        from pairsight.models.processor import load_processor
+        from pairsight.models.local.processor import load_processor
         from pairsight.training.families import describe
 
         own = self.generator
@@ -84,7 +84,7 @@ class RankOptions:
 
     def process(self, items: Sequence[OptionRequest]) -> Iterable[Completion | ItemError]:
         """The likeliest option of each request; the first of equal ones."""
-        from pairsight.training.tokenise import Tokeniser
+        from pairsight.training.examples import Tokeniser
 
         processor, model, family = self._loaded
         tokeniser = Tokeniser(processor, model, family, self.generator.images, _IMAGE_CACHE_MB)
@@ -107,9 +107,8 @@ class RankOptions:
         """Letter -> mean loss of the option's tokens, its end included."""
         import torch
 
-        from pairsight.training.logps import Scoring
         from pairsight.training.precision import Precision
-        from pairsight.training.scorer import SequenceScorer, pass_limits
+        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
         from pairsight.training.tokens import token_example
 
         _, model, family = self._loaded

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pairsight.benchmarks.answer_files import read_answers
-from pairsight.benchmarks.answer_tables import write_answers, write_scores
+from pairsight.benchmarks.files.answers import read_answers
+from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results

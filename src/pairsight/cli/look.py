@@ -75,7 +75,7 @@ def retry(
     reason: Annotated[str | None, typer.Option("--reason", help="only failures for this reason")] = None,
 ) -> None:
     """Let failed items be tried again by the next build or evaluate of this run."""
-    from pairsight.store.mend import retry_run
+    from pairsight.store.repair import retry_run
 
     count = retry_run(run, stage, reason)
     print(f"{count} failed items will be tried again: run the same build or evaluate command")
@@ -83,7 +83,7 @@ def retry(
 
 def salvage(run: Run) -> None:
     """Rebuild lost or damaged ledgers from their journals and what can still be read; damaged files are kept aside."""
-    from pairsight.store.mend import salvage_run
+    from pairsight.store.repair import salvage_run
 
     salvaged = salvage_run(run)
     for one in salvaged:

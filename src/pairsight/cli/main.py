@@ -48,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-registry.benchmarks.add("tiny", "pairsight.tiny.benchmark:TinyWorld")
+registry.benchmarks.add("tiny", "pairsight.tiny.world.benchmark:TinyWorld")
 for verb in (build, align, evaluate, run, look, study, world, demo):
     verb.register(app)
 for group in app.registered_groups:

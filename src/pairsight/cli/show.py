@@ -36,7 +36,7 @@ def print_build(built: "Built") -> None:
 
 def _to_align(reference: str) -> str:
     """What `align` can take of the model that made the completions: of an adapter the merged model, or its base."""
-    from pairsight.models.adapter_reference import base_of_adapter
+    from pairsight.models.references import base_of_adapter
 
     if reference.startswith("endpoint:"):
         return "MODEL"

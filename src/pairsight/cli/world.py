@@ -28,7 +28,7 @@ def tiny(
         return
     if out is None:
         raise ConfigError("say where the world goes: pairsight tiny --out DIR")
-    from pairsight.tiny.world_files import write_world
+    from pairsight.tiny.world.world_files import write_world
 
     write_world(out, scenes=scenes, seed=seed)
     print(f"{out}: model/ images/ prompts.json pope.jsonl truth.jsonl ({scenes} scenes, seed {seed})")
@@ -39,7 +39,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="of 127.0.0.1; 0 takes a free one")] = 0,
 ) -> None:
     """Serve the world's truth as an endpoint, for --annotator and --writer; Ctrl-C ends it."""
-    from pairsight.tiny.truth_server import TruthServer
+    from pairsight.tiny.truth.server import TruthServer
 
     server = TruthServer(world, port)
     print(server.reference, flush=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pairsight.engine.engine import Finished
-from pairsight.engine.stage import Stage
+from pairsight.engine.stage import Engine, Finished, Stage
+from pairsight.errors import ConfigError, did_you_mean
 from pairsight.records import ItemError
 
 
@@ -45,3 +45,36 @@ class LocalWorkers:
         except BaseException as error:  # noqa: BLE001 - handed to the runner, which raises it
             return Finished(ticket, results, error)
         return Finished(ticket, results)
+
+
+ENGINES = ("local", "processes", "ray")
+
+
+@contextmanager
+def open_engine(name: str, workers: int = 1, address: str | None = None) -> Iterator[Engine]:
+    """The engine called `name`, ended at the end.
+
+    Args:
+        name: "local" (this process), "processes" (this machine), or "ray" (this machine or a cluster).
+        workers: number of workers a stage; "local" has one.
+        address: of a running Ray cluster.
+
+    Raises:
+        ConfigError: an unknown name, or workers where there is one.
+    """
+    if name == "local":
+        if workers != 1:
+            raise ConfigError(f"--engine local has 1 worker, found --workers {workers}; use --engine processes or ray")
+        yield LocalEngine()
+    elif name == "processes":
+        from pairsight.engine.processes import ProcessEngine
+
+        with ProcessEngine(workers) as engine:
+            yield engine
+    elif name == "ray":
+        from pairsight.engine.ray import RayEngine
+
+        with RayEngine(workers, address) as cluster:
+            yield cluster
+    else:
+        raise ConfigError(f"unknown engine '{name}'{did_you_mean(name, ENGINES)}")

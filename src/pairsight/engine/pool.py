@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Protocol
 
-from pairsight.engine.engine import Finished
+from pairsight.engine.stage import Finished
 from pairsight.records import ItemError
 
 BATCHES_PER_WORKER = 2

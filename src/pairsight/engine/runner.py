@@ -7,24 +7,21 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pairsight.engine.engine import Engine, Finished
 from pairsight.engine.local import LocalEngine
 from pairsight.engine.outside_text import one_line, whole_text
 from pairsight.engine.progress import Progress, Task
-from pairsight.engine.stage import Call, MayBeCall, Stage
+from pairsight.engine.stage import Call, Engine, Finished, MayBeCall, Stage
 from pairsight.errors import RunError
 from pairsight.garbage import paused_collection
 from pairsight.records import ItemError
 from pairsight.store.attempts import Attempts
-from pairsight.store.codec import encode
-from pairsight.store.keys import item_key
-from pairsight.store.ledger import Entry, Ledger, Outcome, Planned
-from pairsight.store.results import Results
+from pairsight.store.encoding import encode, item_key
+from pairsight.store.ledger import Entry, Ledger, Outcome, Planned, Results
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-    from pairsight.engine.calls import Caller
+    from pairsight.engine.calls.calls import Caller
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -87,7 +84,7 @@ class Runner:
 
     def _sender(self) -> "Caller":
         if self._caller is None:
-            from pairsight.engine.calls import Caller
+            from pairsight.engine.calls.calls import Caller
 
             self._caller = Caller()
         return self._caller

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pairsight.errors import DataError
 from pairsight.formats import jsonl, llava
-from pairsight.formats.checking import Checking, OnError
 from pairsight.formats.dialogue import Dialogue, read_dialogues
 from pairsight.formats.pairs import read_pairs
+from pairsight.formats.prompts import Checking, OnError
 from pairsight.formats.rows import Row, checked_text
 from pairsight.formats.sampler import draw
 from pairsight.images.files import FileImages

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
-from pairsight.formats.messages import from_plain
 from pairsight.formats.record_json import from_json
 from pairsight.formats.rows import names_image
+from pairsight.formats.trl import from_plain
 from pairsight.images.files import FileImages
 from pairsight.images.load import read_bytes
 from pairsight.images.source import ImageSource, WithImages

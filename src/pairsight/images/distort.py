@@ -16,8 +16,17 @@ Sources: the names are the paper's, the parameters the common definitions of tho
 §4.1 (weak) and ours (strong). Crops keep the image's own size (ours: the paper crops to its model's input).
 """
 
+import math
+import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
+
+import kornia.augmentation as kornia
+import numpy as np
+import torch
+from kornia.augmentation.auto import AutoAugment
+from torch import Tensor
 
 from pairsight.errors import ConfigError, DataError, did_you_mean
 from pairsight.records import Distortion
@@ -25,6 +34,7 @@ from pairsight.records import Distortion
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
 
 _PRESETS: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "random_flip": ("random_flip", {}),
@@ -82,8 +92,6 @@ def distort(image: "Image", distortion: Distortion) -> "Image":
     """
     if distortion.space == "normalised":
         raise DataError(f"distortion '{distortion.name}' acts on normalised pixels and makes no picture: use preview()")
-    from pairsight.images.augmentations import AUGMENTATIONS, augment
-
     if distortion.name not in AUGMENTATIONS:
         raise DataError(f"unknown distortion '{distortion.name}'; known: {', '.join(AUGMENTATIONS)}")
     return augment(image, distortion.name, distortion.seed)
@@ -134,9 +142,101 @@ def preview(
 
 
 def _diffuse(pixel_values: "Tensor", distortion: Distortion) -> "Tensor":
-    from pairsight.images.diffusion import diffuse
-
     return diffuse(pixel_values, int(distortion.parameters["step"]), distortion.seed)
 
 
 _NORMALISED: Mapping[str, Callable[["Tensor", Distortion], "Tensor"]] = {"diffusion": _diffuse}
+
+
+NUM_STEPS = 1000
+
+
+@cache
+def signal_and_noise(step: int) -> tuple[float, float]:
+    """(√ᾱ_t, √(1 − ᾱ_t)) of a step in 0…999; step 999 leaves 28.5 % of the signal."""
+    if not 0 <= step < NUM_STEPS:
+        raise ValueError(f"diffusion step {step} must be in 0…{NUM_STEPS - 1}")
+    kept = 1.0
+    for index in range(step + 1):
+        sigmoid = 1.0 / (1.0 + math.exp(6.0 - 12.0 * index / (NUM_STEPS - 1)))
+        kept *= 1.0 - (sigmoid * (0.005 - 1e-5) + 1e-5)
+    return math.sqrt(kept), math.sqrt(1.0 - kept)
+
+
+def diffuse(x: "Tensor", step: int, seed: int) -> "Tensor":
+    """x_t of a normalised tensor of any shape, not clipped; the noise follows from `seed` alone, drawn in float32."""
+    import torch
+
+    signal, noise = signal_and_noise(step)
+    generator = torch.Generator().manual_seed(seed)
+    epsilon = torch.randn(x.shape, generator=generator, dtype=torch.float32)
+    return (signal * x.float() + noise * epsilon.to(x.device)).to(x.dtype)
+
+
+_LOCK = threading.Lock()
+
+
+def augment(image: "Image", name: str, seed: int) -> "Image":
+    """One of `AUGMENTATIONS` applied to an RGB picture; the same seed gives the same picture."""
+    pixels_HWC = np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0
+    pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()
+    with _LOCK, torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        changed_CHW = AUGMENTATIONS[name](pixels_CHW)
+    changed_HWC = changed_CHW.clamp(0.0, 1.0).mul(255.0).round().permute(1, 2, 0).to(torch.uint8)
+    from PIL import Image as Pillow
+
+    return Pillow.fromarray(changed_HWC.numpy())
+
+
+def random_flip(pixels_CHW: Tensor) -> Tensor:
+    """Mirror left and right, always (p = 1)."""
+    return pixels_CHW.flip(-1)
+
+
+def random_resized_crop(pixels_CHW: Tensor) -> Tensor:
+    """A crop of 8–100 % of the area, ratio 3/4–4/3, resized to the picture's size."""
+    return _crop(pixels_CHW, (0.08, 1.0))
+
+
+def small_crop(pixels_CHW: Tensor) -> Tensor:
+    """A crop of 1–20 % of the area, ratio 3/4–4/3, resized to the picture's size (mDPO, Wang et al. 2406.11839)."""
+    return _crop(pixels_CHW, (0.01, 0.2))
+
+
+def autoaugment(pixels_CHW: Tensor) -> Tensor:
+    """AutoAugment with the policy searched on ImageNet (Cubuk et al. 1805.09501)."""
+    changed_1CHW: Tensor = kornia.AugmentationSequential(AutoAugment("imagenet"))(pixels_CHW[None])
+    return changed_1CHW[0]
+
+
+def moco_v2(pixels_CHW: Tensor) -> Tensor:
+    """The augmentation of MoCo v2 (Chen et al. 2003.04297, from SimCLR): crop, colour, grey, blur, flip."""
+    jitter = kornia.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8, keepdim=True)
+    grey = kornia.RandomGrayscale(p=0.2, keepdim=True)
+    blur = kornia.RandomGaussianBlur(_blur_kernel(pixels_CHW), (0.1, 2.0), p=0.5, keepdim=True)
+    flip = kornia.RandomHorizontalFlip(p=0.5, keepdim=True)
+    changed_CHW: Tensor = flip(blur(grey(jitter(_crop(pixels_CHW, (0.2, 1.0))))))
+    return changed_CHW
+
+
+AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "random_flip": random_flip,
+    "random_resized_crop": random_resized_crop,
+    "small_crop": small_crop,
+    "autoaugment": autoaugment,
+    "moco_v2": moco_v2,
+}
+
+
+def _crop(pixels_CHW: Tensor, scale: tuple[float, float]) -> Tensor:
+    size = (pixels_CHW.shape[-2], pixels_CHW.shape[-1])
+    crop = kornia.RandomResizedCrop(size, scale=scale, ratio=(3 / 4, 4 / 3), p=1.0, keepdim=True)
+    cropped_CHW: Tensor = crop(pixels_CHW)
+    return cropped_CHW
+
+
+def _blur_kernel(pixels_CHW: Tensor) -> tuple[int, int]:
+    """Odd kernel sides: ±4σ of the widest blur (17), or what reflection at a small picture's edges allows."""
+    height, width = pixels_CHW.shape[-2:]
+    return min(17, 2 * height - 1), min(17, 2 * width - 1)

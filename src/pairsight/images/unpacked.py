@@ -7,8 +7,7 @@ from tempfile import NamedTemporaryFile
 from PIL.Image import Image
 
 from pairsight.errors import DataError
-from pairsight.images.files import open_ref
-from pairsight.images.hashes import cache_folder
+from pairsight.images.files import cache_folder, open_ref
 from pairsight.images.load import open_image
 from pairsight.records import ImageRef
 

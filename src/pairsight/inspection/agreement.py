@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from pairsight.inspection.facts import CompletionFacts, comparisons
-from pairsight.inspection.margins import attributes_in_order
+from pairsight.inspection.measures import CompletionFacts, attributes_in_order, comparisons
 from pairsight.records import Annotation, PreferencePair
 from pairsight.statistics import kappa, pearson
 

@@ -8,7 +8,7 @@ from typing import Any
 from pairsight.config import read_yaml
 from pairsight.errors import RunError
 from pairsight.images.source import ImageSource
-from pairsight.inspection.facts import CompletionFacts, facts_of_pairs
+from pairsight.inspection.measures import CompletionFacts, facts_of_pairs
 from pairsight.inspection.roles import Roles, read_roles
 from pairsight.records import Annotation, Dropped, PreferencePair
 

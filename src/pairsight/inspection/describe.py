@@ -1,15 +1,30 @@
 """An inspection in words, for a terminal or a page. A sentence that begins with `warning` asks for a decision."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pairsight.inspection.agreement import GIVEN, Agreement
-from pairsight.inspection.bias import Bias
-from pairsight.inspection.contamination import Contamination
-from pairsight.inspection.findings import Inspection
-from pairsight.inspection.lengths import Lengths
-from pairsight.inspection.margins import Correlations, Margins
-from pairsight.inspection.repetition import Repetition
-from pairsight.inspection.roles import roles_in_words
+from pairsight.inspection.duplicates import Contamination, Repetition
+from pairsight.inspection.measures import Bias, Correlations, Lengths, Margins
+from pairsight.inspection.roles import Roles, roles_in_words
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found. A part is None where the data has nothing to measure it on."""
+
+    name: str
+    counts: Mapping[str, int]
+    dropped: Mapping[str, int]
+    lengths: Lengths | None
+    margins: Margins | None
+    correlations: Correlations | None
+    bias: tuple[Bias, ...]
+    agreement: tuple[Agreement, ...]
+    repetition: Repetition
+    roles: Roles
+    contamination: tuple[Contamination, ...] = ()
+
 
 _DRIFT = 0.1
 """Chosen and rejected differ in mean length by more than a tenth: worth a warning (ours)."""

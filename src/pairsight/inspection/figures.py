@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 from pairsight import plots
 from pairsight.inspection.agreement import Agreement
-from pairsight.inspection.bias import Bias
-from pairsight.inspection.describe import annotator_in_words, topics
-from pairsight.inspection.findings import Inspection
-from pairsight.inspection.lengths import Lengths
-from pairsight.inspection.margins import Correlations, Margins
-from pairsight.inspection.repetition import Repetition
+from pairsight.inspection.describe import Inspection, annotator_in_words, topics
+from pairsight.inspection.duplicates import Repetition
+from pairsight.inspection.measures import Bias, Correlations, Lengths, Margins
 
 Figures = tuple[tuple[str, str], ...]
 """(caption, SVG) each."""

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pairsight.inspection.agreement import measure_agreement
-from pairsight.inspection.bias import measure_bias
-from pairsight.inspection.contamination import find_contamination
 from pairsight.inspection.dataset import Dataset, read_dataset
-from pairsight.inspection.describe import describe
-from pairsight.inspection.findings import Inspection
-from pairsight.inspection.lengths import measure_lengths
-from pairsight.inspection.margins import measure_correlations, measure_margins
-from pairsight.inspection.repetition import measure_repetition
+from pairsight.inspection.describe import Inspection, describe
+from pairsight.inspection.duplicates import find_contamination, measure_repetition
+from pairsight.inspection.measures import measure_bias, measure_correlations, measure_lengths, measure_margins
 
 __all__ = ["Inspection", "describe", "inspect_dataset", "inspect_run"]
 

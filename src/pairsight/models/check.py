@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import ModelError
-from pairsight.models.reference import local_folder, read_json
+from pairsight.models.references import local_folder, read_model_json
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -52,7 +52,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ModelError(f"adapter {folder} has no adapter_model.safetensors (pickled weights are not loaded)")
-    if read_json(folder / "adapter_config.json").get("megatron_config"):
+    if read_model_json(folder / "adapter_config.json").get("megatron_config"):
         raise ModelError(f"adapter {folder} names a module to import (megatron_core), which is not done: remove it")
     read_header(weights)
     if local_folder(base) is not None:
@@ -61,7 +61,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
 
 def is_text_only(folder: Path) -> bool:
     """Whether a folder holds a model that does not see: neither its config nor its files speak of images."""
-    return not _reads_images(read_json(folder / "config.json")) and not _has_processor(folder)
+    return not _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder)
 
 
 def _reads_images(config: Mapping[str, Any]) -> bool:
@@ -99,11 +99,11 @@ def read_header(weights: Path) -> dict[str, Any]:
 
 
 def _check_base(adapter: Path, base: str | Path) -> None:
-    from pairsight.models.fingerprint import fingerprint
+    from pairsight.models.references import fingerprint
 
-    config, note = read_json(adapter / "adapter_config.json"), adapter / "pairsight.json"
+    config, note = read_model_json(adapter / "adapter_config.json"), adapter / "pairsight.json"
     named = config.get("base_model_name_or_path")
-    expected = read_json(note).get("base_fingerprint") if note.is_file() else None
+    expected = read_model_json(note).get("base_fingerprint") if note.is_file() else None
     if (
         expected is None
         and isinstance(named, str)
@@ -114,7 +114,7 @@ def _check_base(adapter: Path, base: str | Path) -> None:
     wrong = expected is not None and fingerprint(base) != expected
     mapping = config.get("auto_mapping")
     wanted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
-    classes = read_json(Path(base).expanduser() / "config.json").get("architectures") or []
+    classes = read_model_json(Path(base).expanduser() / "config.json").get("architectures") or []
     if wrong or (expected is None and wanted and classes and wanted not in classes):
         raise ModelError(
             f"adapter {adapter} was trained on another model than {base} (on {named}): give that as --model"
@@ -126,7 +126,7 @@ def _check_config(folder: Path) -> None:
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"model {folder} is an adapter: give it as --adapter and its base as --model")
         raise ModelError(f"model folder {folder} has no config.json; give a folder that transformers saved")
-    config = read_json(folder / "config.json")
+    config = read_model_json(folder / "config.json")
     if not config.get("model_type"):
         raise ModelError(f"{folder / 'config.json'} names no model_type; give a folder that transformers saved")
 
@@ -135,7 +135,7 @@ def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     files = sorted(folder.glob("*.safetensors"))
     if index.is_file():
-        named = sorted(set(read_json(index).get("weight_map", {}).values()))
+        named = sorted(set(read_model_json(index).get("weight_map", {}).values()))
         missing = [name for name in named if not (folder / name).is_file()]
         if missing:
             raise ModelError(
@@ -157,7 +157,7 @@ def _check_weights(folder: Path) -> None:
 
 def _check_words(folder: Path) -> None:
     """The processor, the tokenizer and the chat template."""
-    if _reads_images(read_json(folder / "config.json")) and not _has_processor(folder):
+    if _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder):
         raise ModelError(
             f"model {folder} has no processor ({' or '.join(_PROCESSOR_FILES)}): copy it from the model it was made "
             "from, or save it there with processor.save_pretrained"
@@ -179,4 +179,6 @@ def _has_template(folder: Path) -> bool:
     if (folder / "additional_chat_templates").is_dir():
         return True
     named = ("tokenizer_config.json", "processor_config.json")
-    return any((folder / name).is_file() and bool(read_json(folder / name).get("chat_template")) for name in named)
+    return any(
+        (folder / name).is_file() and bool(read_model_json(folder / name).get("chat_template")) for name in named
+    )

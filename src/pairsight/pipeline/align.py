@@ -16,9 +16,8 @@ from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, m
 from pairsight.records import PreferencePair
 from pairsight.registry import is_file_name, losses
 from pairsight.selection.strategy import Strategy
-from pairsight.training.config import TrainingConfig
-from pairsight.training.presets import is_sft, refuse_unused, training_config
-from pairsight.training.summary import TrainingSummary
+from pairsight.training.adapter import TrainingSummary
+from pairsight.training.config import TrainingConfig, is_sft, refuse_unused, training_config
 
 BuiltWith = Strategy | Mapping[str, Any] | None
 """The strategy a run was built with or, as its `run.yaml` says it, its name and options."""
@@ -68,7 +67,7 @@ def align(
     Where the strategy has a line that must end every question, it is left in the adapter's folder and the merged
     model's, and applied wherever these are asked.
     """
-    from pairsight.models import prompt_suffix
+    from pairsight.models import wrappers as prompt_suffix
     from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 

@@ -158,8 +158,8 @@ def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, 
     from pairsight.benchmarks.evaluate import evaluate_models
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import make_tasks
-    from pairsight.engine.calls import Caller
-    from pairsight.engine.choose import open_engine
+    from pairsight.engine.calls.calls import Caller
+    from pairsight.engine.local import open_engine
 
     for adapter in [None, *adapters.values()]:
         check_reference(options.model, adapter)

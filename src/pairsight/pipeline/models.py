@@ -6,15 +6,14 @@ from pathlib import Path
 from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
-from pairsight.models.adapter_reference import base_of_adapter, is_full_model, trained_from
 from pairsight.models.check import check_model
-from pairsight.models.endpoint import EndpointModel, is_endpoint, parse_endpoint
-from pairsight.models.endpoint_options import EndpointOptions
-from pairsight.models.local_vlm import LocalVLM
-from pairsight.models.prompt_suffix import Suffixed, read_prompt_suffix
+from pairsight.models.endpoint.messages import EndpointOptions
+from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
+from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Annotator, Generator, Sampling
-from pairsight.models.reference import local_folder
-from pairsight.recipes.protocol import RecipeModels
+from pairsight.models.references import base_of_adapter, is_full_model, local_folder, trained_from
+from pairsight.models.wrappers import Suffixed, read_prompt_suffix
+from pairsight.recipes.recipe import RecipeModels
 from pairsight.records import Completion, CompletionRequest
 from pairsight.store.blobs import BlobStore
 
@@ -45,7 +44,7 @@ def check_reference(reference: Reference, adapter: Reference | None = None) -> N
 
 
 def _check_full(reference: Reference, model: Reference) -> None:
-    from pairsight.models.fingerprint import fingerprint
+    from pairsight.models.references import fingerprint
 
     check_reference(reference)
     check_model(model)
@@ -111,7 +110,7 @@ def open_models(
 
     answerer = None
     if isinstance(annotator, (str, Path)):
-        from pairsight.models.vlm_annotator import VlmAnnotator
+        from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 
         answerer = generator(annotator)
         structured = isinstance(answerer, EndpointModel) and answerer.is_structured

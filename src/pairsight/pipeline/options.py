@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pairsight.config import BaseConfig
-from pairsight.engine.call_options import CallOptions
+from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
-from pairsight.models.endpoint_options import EndpointOptions
+from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.registry import recipes
 
 

@@ -18,10 +18,8 @@ from pydantic import Field
 
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
-from pairsight.models.protocols import Annotator, Sampling
-from pairsight.models.requests import named_for
-from pairsight.recipes.protocol import RecipeModels, StageRunner
-from pairsight.recipes.sampling import AtMost, Gathered, InTurns, Requests, failed
+from pairsight.models.protocols import Annotator, Sampling, named_for
+from pairsight.recipes.recipe import AtMost, Gathered, InTurns, RecipeModels, Requests, StageRunner, failed
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.seeds import derived_seed
 

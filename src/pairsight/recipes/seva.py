@@ -19,8 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from pairsight.config import BaseConfig
 from pairsight.images.distort import distortion_names, make_distortion
 from pairsight.models.protocols import Sampling
-from pairsight.recipes.protocol import RecipeModels, StageRunner
-from pairsight.recipes.sampling import Gathered, Requests
+from pairsight.recipes.recipe import Gathered, RecipeModels, Requests, StageRunner
 from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, Prompt
 from pairsight.seeds import derived_seed
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pairsight
 from pairsight.inspection.dataset import Dataset, read_dataset
+from pairsight.inspection.describe import Inspection
 from pairsight.inspection.figures import Section, sections
-from pairsight.inspection.findings import Inspection
 from pairsight.inspection.inspect import inspect_dataset
 from pairsight.reporting.gallery import PairCard, evenly_spaced, pair_cards
-from pairsight.reporting.page import render
-from pairsight.reporting.visible import visible
+from pairsight.reporting.page import render, visible
 from pairsight.store.durable import write_file
 
 _NUM_CARDS = 12

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pairsight import plots
 from pairsight.benchmarks.results import Metric, Section, System, Verdict
-from pairsight.reporting.visible import visible
+from pairsight.reporting.page import visible
 from pairsight.reporting.words import (
     MEANINGS,
     between,

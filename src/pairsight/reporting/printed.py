@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pairsight.benchmarks.published import PrintedFigure
 from pairsight.benchmarks.results import Section, System
-from pairsight.reporting.visible import visible
+from pairsight.reporting.page import visible
 from pairsight.reporting.words import label, number, section_title
 
 _PAPERS = {"seva": "SeVa", "pds_dpo": "PDS-DPO", "li2024": "Li et al. 2024"}

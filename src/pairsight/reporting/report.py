@@ -20,10 +20,9 @@ from pairsight.reporting.measures import (
     system_table,
     unparsed,
 )
-from pairsight.reporting.page import render
+from pairsight.reporting.page import render, visible
 from pairsight.reporting.printed import Printed, printed_beside
 from pairsight.reporting.run_view import RunView, view_run
-from pairsight.reporting.visible import visible
 from pairsight.reporting.words import between, label, number, section_title, system_title
 from pairsight.store.durable import write_file
 from pairsight.store.run_folder import check_links

@@ -7,9 +7,8 @@ from typing import Any
 
 from pairsight.errors import PairsightError
 from pairsight.registry import Registry, is_file_name, recipes, strategies
-from pairsight.reporting.visible import visible
-from pairsight.training.config import TrainingConfig
-from pairsight.training.presets import PRESETS
+from pairsight.reporting.page import visible
+from pairsight.training.config import PRESETS, TrainingConfig
 
 _FLAGS = ("prompts", "images", "annotator", "writer", "question", "limit", "seed")
 _NOT_ASKED = (

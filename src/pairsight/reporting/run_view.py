@@ -11,11 +11,18 @@ from pairsight.inspection.dataset import Dataset, read_dataset
 from pairsight.inspection.describe import lengths_in_words
 from pairsight.inspection.figures import Section, sections
 from pairsight.inspection.inspect import inspect_dataset
-from pairsight.inspection.lengths import measure_lengths
-from pairsight.reporting.curves import Curve, Training, draw_curves, read_trainings
-from pairsight.reporting.gallery import PairCard, evenly_spaced, pair_cards
+from pairsight.inspection.measures import measure_lengths
+from pairsight.reporting.gallery import (
+    Curve,
+    PairCard,
+    Training,
+    draw_curves,
+    evenly_spaced,
+    pair_cards,
+    read_trainings,
+)
+from pairsight.reporting.page import visible
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of, strategy_of
-from pairsight.reporting.visible import visible
 from pairsight.reporting.words import control_title, system_title
 
 _FACTS = ("recipe", "model", "annotator", "writer", "strategy", "prompts", "num_prompts", "images", "seed", "limit")

@@ -1,7 +1,7 @@
 """How the page names systems, controls and measures, and writes their figures."""
 
 from pairsight.benchmarks.results import Section
-from pairsight.reporting.visible import visible
+from pairsight.reporting.page import visible
 
 SYSTEMS = {"seva": "SeVa", "feedback": "Feedback", "synthetic": "Synthetic"}
 """The systems' names for people."""

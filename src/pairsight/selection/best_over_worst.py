@@ -7,8 +7,7 @@ from pydantic import Field
 
 from pairsight.formats.words import num_words
 from pairsight.records import Candidates, Completion, PreferencePair
-from pairsight.selection.strategy import Chosen, Strategy
-from pairsight.selection.texts import normalised
+from pairsight.selection.strategy import Chosen, Strategy, normalised
 
 Scored = tuple[Completion, float]
 

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from pairsight.records import Candidates, Completion, PreferencePair
-from pairsight.selection.strategy import Chosen, Strategy
-from pairsight.selection.texts import normalised
+from pairsight.selection.strategy import Chosen, Strategy, normalised
 
 
 class CleanOverDistorted(Strategy):

@@ -10,9 +10,7 @@ from pydantic import Field
 
 from pairsight.records import Candidates, Completion, PreferencePair
 from pairsight.seeds import derived_seed
-from pairsight.selection.strategy import Chosen, Strategy
-from pairsight.selection.texts import normalised
-from pairsight.selection.totals import QUALITY, best, scored_completions
+from pairsight.selection.strategy import QUALITY, Chosen, Strategy, best, normalised, scored_completions
 
 
 class PreferenceRule(Strategy):

@@ -5,8 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from pairsight.records import Candidates, Demonstration
-from pairsight.selection.strategy import Chosen, Strategy
-from pairsight.selection.totals import QUALITY, best, scored_completions
+from pairsight.selection.strategy import QUALITY, Chosen, Strategy, best, scored_completions
 
 
 class RejectionSampling(Strategy):

@@ -9,8 +9,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from pairsight.records import Candidates, Demonstration
-from pairsight.selection.strategy import Chosen, Strategy
-from pairsight.selection.totals import scores_by_completion
+from pairsight.selection.strategy import Chosen, Strategy, scores_by_completion
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 

@@ -1,10 +1,16 @@
 """What a strategy is: a frozen config that chooses, from one prompt's candidates, what to learn from."""
 
+import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from pairsight.config import BaseConfig
-from pairsight.records import Candidates, Demonstration, Dropped, PreferencePair
+from pairsight.errors import ConfigError
+from pairsight.records import Candidates, Completion, Demonstration, Dropped, PreferencePair
+from pairsight.registry import plugins, strategies
 
 Chosen = PreferencePair | list[Demonstration] | Dropped
 
@@ -27,3 +33,98 @@ class Strategy(BaseConfig, ABC):
     def drop(self, candidates: Candidates, reason: str, detail: str = "") -> Dropped:
         """The prompt, left out at selection for a reason."""
         return Dropped(candidates.prompt.id, f"select/{self.name}", reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a strategy chose. Either `pairs` or `demonstrations` is empty; `dropped` has one entry per lost prompt."""
+
+    pairs: tuple[PreferencePair, ...]
+    demonstrations: tuple[Demonstration, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str, **options: object) -> Selection:
+    """Choose from every prompt's candidates.
+
+    Args:
+        candidates: what a recipe made; what it dropped already is carried along.
+        strategy: a strategy, or the name of one.
+        options: its options, when a name is given.
+
+    Raises:
+        ConfigError: an unknown strategy or option, options beside a strategy that is made already, or one that chooses
+            something else than it says.
+    """
+    if options and not isinstance(strategy, str):
+        raise ConfigError(f"strategy '{strategy.name}' is made already: give {', '.join(options)} to it, not to select")
+    if isinstance(strategy, str):
+        with plugins(strategy):
+            choose: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")
+    else:
+        choose = strategy
+    pairs, demonstrations, dropped = list[PreferencePair](), list[Demonstration](), list[Dropped]()
+    for one in candidates:
+        chosen = one if isinstance(one, Dropped) else choose(one)
+        if isinstance(chosen, Dropped):
+            dropped.append(chosen)
+        elif isinstance(chosen, PreferencePair) == choose.makes_demonstrations:
+            said = "demonstrations" if choose.makes_demonstrations else "pairs"
+            raise ConfigError(
+                f"strategy '{choose.name}' says that it makes {said}, and made others: see makes_demonstrations"
+            )
+        elif isinstance(chosen, PreferencePair):
+            pairs.append(chosen)
+        else:
+            demonstrations.extend(chosen)
+    return Selection(tuple(pairs), tuple(demonstrations), tuple(dropped))
+
+
+QUALITY: Mapping[str, float] = MappingProxyType({"helpfulness": 1.0, "correctness": 1.0, "coherence": 1.0})
+"""The three attributes that say how good a completion is; complexity and verbosity are scales, not quality."""
+
+
+def scores_by_completion(
+    candidates: Candidates, attributes: Collection[str]
+) -> list[tuple[Completion, dict[str, float]]]:
+    """Each completion that has text and all these attributes, with its scores, in order.
+
+    Where several annotators scored a completion its scores are their means (ours).
+    """
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for annotation in candidates.annotations:
+        if all(attribute in annotation.scores for attribute in attributes):
+            found.setdefault(annotation.completion_id, []).append(annotation.scores)
+    return [
+        (
+            completion,
+            {
+                name: sum(scores[name] for scores in found[completion.id]) / len(found[completion.id])
+                for name in attributes
+            },
+        )
+        for completion in candidates.completions
+        if completion.id in found and completion.text.strip()
+    ]
+
+
+def scored_completions(candidates: Candidates, weights: Mapping[str, float]) -> list[tuple[Completion, float]]:
+    """Each completion that has text and all attributes of `weights`, with its total, in order.
+
+    Args:
+        weights: attribute -> weight; with `QUALITY` the totals lie in 0…12.
+    """
+    return [
+        (completion, sum(weight * scores[attribute] for attribute, weight in weights.items()))
+        for completion, scores in scores_by_completion(candidates, weights.keys())
+    ]
+
+
+def best(scored: list[tuple[Completion, float]]) -> tuple[Completion, float]:
+    """The completion with the highest total, the first of equals."""
+    return max(scored, key=lambda one: one[1])
+
+
+def normalised(text: str) -> str:
+    """A text without what no reader counts as a difference: case, spacing, Unicode form, a final full stop (ours)."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".").rstrip()

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
-from pairsight.store.checksums import text_checksum
+from pairsight.store.encoding import text_checksum
 from pairsight.store.ledger import Ledger
 from pairsight.store.replay import as_kept, attempt_record
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pairsight.errors import RunError
 from pairsight.records import ItemError
-from pairsight.store.checksums import has_checksum, row_checksum, text_checksum
-from pairsight.store.codec import encode
+from pairsight.store.encoding import decode, encode, has_checksum, row_checksum, text_checksum
 from pairsight.store.journal import Journal, journal_files
 from pairsight.store.replay import catch_up, copy_to_journal, results_record, retry_record
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading, open_for_writing
@@ -349,3 +348,44 @@ class Ledger:
             f"ledger {self.path}: {what}; what was committed is kept: fix the cause and run the same command again; if "
             f"the file is damaged (`pairsight status {folder} --verify`), `pairsight salvage {folder}` rebuilds it"
         )
+
+
+Out = TypeVar("Out")
+ROWS_PER_PAGE = 512
+
+
+class Results(Generic[Out]):
+    """One record or `ItemError` per item, in item order; re-iterable, and never all in memory."""
+
+    def __init__(self, ledger: Ledger, plan: int, output: type[Out]) -> None:
+        self._ledger = ledger
+        self._plan = plan
+        self._output = output
+
+    def __len__(self) -> int:
+        return self._ledger.length(self._plan)
+
+    def __iter__(self) -> Iterator[Out | ItemError]:
+        start, length = 0, len(self)
+        while start < length:
+            page = self._ledger.page(self._plan, start, min(ROWS_PER_PAGE, length - start))
+            if not page:
+                raise RunError("results are missing from the ledger; run the same command again to go on")
+            for row in page:
+                if row.status == "pending":
+                    raise RunError(f"item '{row.name}' has no result yet; run the same command again to go on")
+                if row.status == "done":
+                    yield decode(self._output, row.payload)
+                else:
+                    yield ItemError(row.reason, row.detail, row.retryable)
+            start += len(page)
+
+    @property
+    def num_done(self) -> int:
+        """How many items have a record."""
+        return self._ledger.counts(self._plan)["done", ""]
+
+    def failures(self) -> "Counter[str]":
+        """reason -> how many items failed for it."""
+        counts = self._ledger.counts(self._plan)
+        return Counter({reason: count for (status, reason), count in counts.items() if status == "failed"})

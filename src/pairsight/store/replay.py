@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import RunError
-from pairsight.store.checksums import row_checksum, text_checksum
+from pairsight.store.encoding import row_checksum, text_checksum
 from pairsight.store.journal import Gap, Journal, Record, journal_files, last_record, read_journal
 
 _ATTEMPT = (

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from pairsight.errors import RunError
 from pairsight.store.blobs import BlobStore
-from pairsight.store.checksums import has_checksum, row_checksum
+from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
 from pairsight.store.markers import damaged_file, read_marker
-from pairsight.store.phases import phases
 from pairsight.store.replay import raw_answers_missing
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, sealed_tables
+from pairsight.store.status import phases
 
 _IMAGE = re.compile(r'"sha256":"([0-9a-f]{64})"')
 _RESTORED = "the same {verb} command with --images restores it (a generated image is made again)"

@@ -3,6 +3,7 @@
 Source: PDS-DPO 2412.17417, Fig. 4, Table 4 and supplement A. Image candidates come with a synthetic run.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -12,9 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsight.errors import DataError
+from pairsight.models.protocols import Generator, Sampling
 from pairsight.plots import bars, lines
-from pairsight.recipes.image_ranking import rank_images
-from pairsight.records import Candidates, ImageCandidate, ImageRef, ItemError
+from pairsight.recipes.synthetic.texts import rank_images
+from pairsight.records import (
+    IMAGE_MARK,
+    Candidates,
+    CompletionRequest,
+    ImageCandidate,
+    ImageRef,
+    ItemError,
+    Message,
+    Prompt,
+)
 from pairsight.statistics import Estimate, cluster_bootstrap
 from pairsight.studies.result import StudyResult
 
@@ -199,3 +210,37 @@ def _shares(hits: NDArray[np.float64], names: Sequence[object]) -> dict[str, Est
 
 def _numbers(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
+
+
+_VERDICT = re.compile(r"\b(?:image\s*)?(1|2|first|second|tie|equal|both|neither)\b", re.IGNORECASE)
+_MEANS: dict[str, Preference] = {"1": "first", "first": "first", "2": "second", "second": "second"}
+
+
+def vlm_image_judge(generator: Generator) -> ImageJudge:
+    """A judge that asks `generator`, greedily, which of two images shows a text better; what else it says is a tie.
+
+    Args:
+        generator: a model that takes two images; one behind an endpoint must be asked through a run instead.
+    """
+
+    def judge(text: str, first: ImageRef, second: ImageRef) -> Preference | ItemError:
+        question = (
+            f"Image 1: {IMAGE_MARK}\nImage 2: {IMAGE_MARK}\n"
+            f'Which image shows this text better: "{text}"? Look at what is there, at its attributes and at faults of '
+            "the picture. Answer with 1, 2 or tie, and nothing else."
+        )
+        prompt = Prompt(f"{first.sha256}-{second.sha256}", (Message("user", question, (first, second)),))
+        (answer,) = generator.generate([CompletionRequest(prompt)], Sampling(temperature=0.0, max_new_tokens=16))
+        if isinstance(answer, ItemError):
+            return answer
+        return parse_preference(answer.text)
+
+    return judge
+
+
+def parse_preference(text: str) -> Preference | ItemError:
+    """The first verdict in a judge's words; an error when there is none."""
+    found = _VERDICT.search(text)
+    if found is None:
+        return ItemError("no_verdict", f"the judge said: {text:.80}", retryable=False)
+    return _MEANS.get(found.group(1).lower(), "tie")

@@ -18,8 +18,7 @@ from pairsight.pipeline.align import recipe_name
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
-from pairsight.studies.paired_scores import compare_scores
-from pairsight.studies.result import Cell, StudyResult
+from pairsight.studies.result import Cell, StudyResult, compare_scores
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
 
 Rows = Mapping[str, Metric]
@@ -100,8 +99,8 @@ def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]
 
 def train_all(config: StrategiesStudy, out: Path, quiet: bool = False) -> list[Training]:
     """Every strategy in every setting at every rate."""
-    from pairsight.models.chat import tokenizer_of
-    from pairsight.models.processor import load_processor
+    from pairsight.models.local.chat import tokenizer_of
+    from pairsight.models.local.processor import load_processor
 
     trainer = Trainer(
         load_candidates(config.run),

@@ -9,7 +9,7 @@ from typing import Any
 from pairsight.pipeline.align import align, limited, parse_align, strategy_of
 from pairsight.pipeline.select import CandidateSet, make_strategy, select
 from pairsight.records import Demonstration, PreferencePair
-from pairsight.training.presets import OF_THE_LOSS
+from pairsight.training.config import OF_THE_LOSS
 
 PAPER, MATCHED, IMAGES_ONLY = "paper", "token-matched", "images-only"
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pairsight.config import BaseConfig
 from pairsight.errors import DataError
-from pairsight.models.scorers import looks
+from pairsight.models.scorers.names import looks
 from pairsight.pipeline.select import load_candidates
 from pairsight.records import Candidates
 from pairsight.studies.completion_scores import (
@@ -32,7 +32,7 @@ class SyntheticAnalyses(BaseConfig):
         """Make them, written to `RUN/studies/`; says, unless `quiet`, which were left out and why."""
         embed: tuple[str, Embed] | None = None
         if self.embedding_model is not None:
-            from pairsight.models.text_embedding import TextEmbedder
+            from pairsight.studies.text_embedding import TextEmbedder
 
             embedder = TextEmbedder(self.embedding_model)
             embed = (embedder.name, embedder)

@@ -8,10 +8,14 @@ from typing import Any
 from pairsight.benchmarks.results import Results, System
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, did_you_mean
+from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.align import align_from_options
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import data_counts
+from pairsight.recipes.synthetic.recipe import Synthetic
 from pairsight.store.run_folder import RunFolder
+from pairsight.tiny.models.shipped import ADAPTERS, shipped_model, shipped_pipeline, shipped_scorer
+from pairsight.tiny.world.questions import CAPTION_PROMPTS
 
 SYSTEMS = ("seva", "feedback", "synthetic")
 USUAL = ("seva", "feedback")
@@ -39,7 +43,7 @@ def run_demo(out: Path, system: str | None = None, quiet: bool = False) -> tuple
         ConfigError: an unknown system.
     """
     from pairsight.reporting.report import write_report
-    from pairsight.tiny.world_files import write_world
+    from pairsight.tiny.world.world_files import write_world
 
     if system is not None and system not in SYSTEMS:
         raise ConfigError(f"unknown system '{system}'{did_you_mean(system, SYSTEMS)}")
@@ -57,8 +61,6 @@ def _train(system: str, world: Path, out: Path, quiet: bool) -> dict[str, Path]:
     from pairsight.recipes.seva import SeVa
 
     if system == "synthetic":
-        from pairsight.tiny.demo_synthetic import build_synthetic
-
         build_synthetic(world, out / system, quiet=quiet)
         unseeing = {"strategy_options": {"scorer": "sequence"}}
         return {
@@ -82,7 +84,7 @@ def _train(system: str, world: Path, out: Path, quiet: bool) -> dict[str, Path]:
 
 def _build(recipe: Any, world: Path, run: Path, quiet: bool) -> None:
     from pairsight.formats.prompts import read_prompts
-    from pairsight.tiny.truth import TruthAnnotator
+    from pairsight.tiny.truth.annotator import TruthAnnotator
 
     prompts = read_prompts(world / "prompts.json", images=world / "images")
     annotator = TruthAnnotator(world / "truth.jsonl") if recipe.name == "feedback" else None
@@ -99,7 +101,7 @@ def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool)
     from pairsight.benchmarks.results_file import update_results
     from pairsight.benchmarks.tasks import BenchmarkTask
     from pairsight.pipeline.models import stage_maker
-    from pairsight.tiny.benchmark import TinyWorld
+    from pairsight.tiny.world.benchmark import TinyWorld
 
     model = str(world / "model")
     tasks = [
@@ -134,3 +136,41 @@ def _system(name: str, adapters: Mapping[str, Path], found: Results, out: Path) 
             if other.startswith(f"{name}/")
         },
     )
+
+
+GUIDANCE_SCALES = (1.0, 3.0, 5.0, 9.0)
+NUM_INFERENCE_STEPS = 16
+
+
+def synthetic_recipe(seed: int = 0) -> Synthetic:
+    """The recipe on the shipped weights: ImageReward picks the picture, BLIP's matching head ranks the answers.
+
+    CLIP and BLIP score the pictures too, and the reward model that never sees one scores the answers, so that selectors
+    and rankings can be compared.
+    """
+    return Synthetic(
+        image_generator=str(shipped_pipeline()),
+        num_inference_steps=NUM_INFERENCE_STEPS,
+        guidance_scales=GUIDANCE_SCALES,
+        image_scorers=tuple(shipped_scorer(kind) for kind in ("image_reward", "clip", "blip_match")),
+        near_duplicate_threshold=1.0,  # texts of one topic share most of their words by construction
+        instruction=CAPTION_PROMPTS[0],
+        max_new_tokens=48,
+        completion_scorers=tuple(shipped_scorer(kind) for kind in ("blip_match", "sequence")),
+        seed=seed,
+    )
+
+
+def build_synthetic(world: Path, run: Path, *, seed: int = 0, texts: Path | None = None, quiet: bool = False) -> None:
+    """Build the run from a world's texts (or others), with the world's model and the other shipped ones answering.
+
+    Args:
+        world: a world's folder, with its model.
+        run: the run's folder.
+        seed: of the pictures.
+        texts: text-to-image prompts; default: the world's `texts.jsonl`.
+        quiet: show no progress.
+    """
+    answering = [world / "model", *(shipped_model(name) for name in ("second", *ADAPTERS))]
+    prompts = read_prompts(texts or world / "texts.jsonl")
+    build(synthetic_recipe(seed), prompts, model=answering, run=run, quiet=quiet)

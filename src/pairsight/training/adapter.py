@@ -1,19 +1,20 @@
 """The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from pairsight.bounded import read_json
 from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
-from pairsight.models.fingerprint import NO_PART
-from pairsight.models.prompt_suffix import FILE as SUFFIX_FILE
-from pairsight.models.reference import read_json, resolve
+from pairsight.models.references import NO_PART, read_model_json, resolve
+from pairsight.models.wrappers import FILE as SUFFIX_FILE
 from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.markers import damaged_file, read_marker, write_marker
@@ -154,7 +155,7 @@ def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None)
     config_file = Path(adapter) / "adapter_config.json"
     if not config_file.is_file():
         raise ModelError(f"adapter {adapter} has no adapter_config.json; it is no PEFT adapter")
-    base = str(model or read_json(config_file)["base_model_name_or_path"])
+    base = str(model or read_model_json(config_file)["base_model_name_or_path"])
     draft = folder.with_name(f".{folder.name}.draft")
     with exclusive_lock(folder.with_name(f".{folder.name}.lock"), f"merging into {folder}"):
         if draft.is_dir():
@@ -205,7 +206,7 @@ def copy_base_files(model: str, folder: Path) -> None:
 def base_notes(model: str) -> dict[str, Any]:
     """What the base's own `pairsight.json` says of how it wants to be used."""
     file = Path(model) / MARK
-    notes = read_json(file) if file.is_file() else {}
+    notes = read_model_json(file) if file.is_file() else {}
     return {name: value for name, value in notes.items() if name not in _OF_ONE_FOLDER}
 
 
@@ -301,3 +302,72 @@ def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     old, new = here.get("training", {}), wanted["training"]
     names = [n for n in {**old, **new} if n not in _FREE and old.get(n) != new.get(n)]
     return found + [f"{name} {old.get(name)!r} here, {new.get(name)!r} asked" for name in names]
+
+
+SUMMARY = "training.json"
+FEW_STEPS = 10
+"""With fewer optimizer steps than about this the training says how many it took (ours)."""
+
+_UNSEEN = "no example has an image, or "
+_CALLED = {
+    "language": ("language model", ""),
+    "projector": ("projector", _UNSEEN),
+    "vision": ("vision tower", _UNSEEN),
+}
+"""What a part is called, and why it may not have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """Counts of a finished training.
+
+    Args:
+        num_examples: trained on, held-out ones aside.
+        num_steps: optimizer steps taken.
+        global_batch: prompts of a step.
+        asked_batch: prompts of a step before it was lowered for a small dataset.
+        unchanged: parts ("language", "projector", "vision") that were trained and of which no weight changed.
+    """
+
+    num_examples: int
+    num_steps: int
+    global_batch: int
+    asked_batch: int
+    unchanged: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        steps = "optimizer step" if self.num_steps == 1 else "optimizer steps"
+        return f"{self.num_examples} examples in {self.num_steps} {steps} of up to {self.global_batch}"
+
+    def sentences(self) -> list[str]:
+        """What a person should know: few steps, a lowered batch, parts that did not move."""
+        found = []
+        if self.global_batch < self.asked_batch:
+            found.append(
+                f"the global batch was lowered from {self.asked_batch} to {self.global_batch}, so that an epoch has "
+                "more steps; set per_device_train_batch_size to keep your own"
+            )
+        if self.num_steps < FEW_STEPS:
+            steps = "step" if self.num_steps == 1 else "steps"
+            found.append(
+                f"only {self.num_steps} optimizer {steps}: more examples, a smaller batch, or a larger "
+                "num_train_epochs (or max_steps, where it is set) give more"
+            )
+        for part in self.unchanged:
+            name, why = _CALLED.get(part, (part, ""))
+            found.append(f"no weight of the {name} changed: {why}its learning rate is too low to matter")
+        return found
+
+    def to_json(self) -> bytes:
+        """As the file beside the weights."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The summary that a training left in its folder; None where there is none, or none that can be read."""
+        try:
+            plain = read_json(folder / SUMMARY)
+            counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}
+            return cls(**counts, unchanged=tuple(str(part) for part in plain["unchanged"]))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return None

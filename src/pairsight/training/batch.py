@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pairsight.training.prefix_tree import Ints, PrefixTree, common_prefix, merge
-from pairsight.training.tokens import TokenExample, TokenSequence
+from pairsight.training.tokens import Ints, PrefixTree, TokenExample, TokenSequence, common_prefix, merge
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,136 @@
 """Pairs and demonstrations into training examples; what cannot be trained on is left out and counted."""
 
+import hashlib
+import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from pairsight.errors import DataError
 from pairsight.images.distort import make_distortion
+from pairsight.images.source import ImageSource
+from pairsight.models.local.processor import EncodedPrompt, completion_ids, encode, stop_ids
 from pairsight.records import Completion, Demonstration, ImageRef, PreferencePair, Prompt
 from pairsight.seeds import derived_seed
-from pairsight.training.prefix_tree import Ints
-from pairsight.training.tokenise import Tokeniser
-from pairsight.training.tokens import TokenExample, token_example
+from pairsight.store.encoding import encode as encode_record
+from pairsight.training.families import Family, prompt_positions
+from pairsight.training.image_units import ImageUnits
+from pairsight.training.tokens import Ints, Symbols, TokenExample, TokenPrompt, TokenSequence, token_example
+
+_LOG = logging.getLogger("pairsight.training")
+
+
+class Tokeniser:
+    """Turns the prompts of one dataset into tokens and remembers what each was made from.
+
+    Args:
+        processor: from `load_processor`.
+        model: the loaded model, asked for positions only.
+        family: from `describe(model)`.
+        images: where the images are.
+        cache_mb: memory for pixels and image features.
+    """
+
+    def __init__(self, processor: Any, model: Any, family: Family, images: ImageSource, cache_mb: int) -> None:
+        self.units = ImageUnits(processor, images, family.placeholder, cache_mb)
+        self._processor, self._model, self._family, self._images = processor, model, family, images
+        self._generation_config = getattr(model, "generation_config", None)
+        self._symbols = Symbols()
+        if not stop_ids(processor, self._generation_config):
+            _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
+        self._prompts: list[Prompt] = []
+
+    def prompt(self, prompt: Prompt) -> TokenPrompt:
+        """A prompt's tokens.
+
+        Raises:
+            DataError: a missing image, or marks that do not fit the images.
+        """
+        encoded, parts = self.units.add(prompt)
+        ids = np.array(encoded.input_ids, np.int64)
+        unit, place = _places(encoded, parts, ids, self._family.placeholder)
+        block = _blocks(encoded.token_inputs.get("token_type_ids"), self._family)
+        block = np.full(len(ids), -1, np.int64) if block is None else block
+        self._prompts.append(prompt)
+        return TokenPrompt(
+            symbols_T=self._symbols.of_prompt(ids, unit, place, block),
+            input_ids_T=ids,
+            positions_AT=self._positions(encoded),
+            block_T=block,
+            unit_T=unit,
+            unit_place_T=place,
+            number=len(self._prompts) - 1,
+            key=_content_key(encoded),
+        )
+
+    def completion(self, completion: Completion) -> Ints:
+        """A completion's token ids, with the end of the turn unless it was cut."""
+        ids = completion_ids(self._processor, self._generation_config, completion.text, completion.finish_reason)
+        return np.array(ids, np.int64)
+
+    def separate_inputs(self, sequence: TokenSequence, padding: int = 0) -> dict[str, Tensor]:
+        """What the model's own forward takes for one sequence alone, a batch of one, with masked tokens behind it."""
+        encoded = encode(self._processor, self._prompts[sequence.prompt], self._images)
+        count = len(sequence) - sequence.prompt_length
+        inputs = {"input_ids": torch.from_numpy(sequence.input_ids_T)[None], **encoded.tensors}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        suffix_type = {"token_type_ids": int(self._family.bidirectional == "prompt")}
+        for name, values in encoded.token_inputs.items():
+            inputs[name] = torch.tensor([values + [suffix_type.get(name, 0)] * count])
+        if padding:
+            inputs["attention_mask"] = pad(inputs["attention_mask"], (0, padding))
+            inputs["input_ids"] = pad(inputs["input_ids"], (0, padding), value=int(inputs["input_ids"][0, -1]))
+            for name in encoded.token_inputs:
+                inputs[name] = torch.cat([inputs[name], inputs[name][:, -1:].expand(-1, padding)], dim=1)
+        return inputs
+
+    def _positions(self, encoded: EncodedPrompt) -> Ints:
+        extra = dict(encoded.tensors)
+        for name, values in encoded.token_inputs.items():
+            extra[name] = torch.tensor(values)
+        found = prompt_positions(self._model, self._family, torch.tensor(encoded.input_ids), extra)
+        if found is not None:
+            return found.numpy()
+        axes = 3 if self._family.rope_index else 1
+        return np.tile(np.arange(len(encoded.input_ids) + 1) + self._family.first_position, (axes, 1))
+
+
+def _places(
+    encoded: EncodedPrompt, parts: Sequence[tuple[int, list[int]]], ids: Ints, placeholder: int | None
+) -> tuple[Ints, Ints]:
+    """For each token the image unit it is a placeholder of, and its place among the unit's placeholders."""
+    unit, place = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+    for number, covered in parts:
+        where = np.concatenate([np.arange(*encoded.image_spans[image]) for image in covered])
+        where = where[ids[where] == placeholder]
+        unit[where], place[where] = number, np.arange(len(where))
+    return unit, place
+
+
+def _blocks(token_types: list[int] | None, family: Family) -> Ints | None:
+    """Numbers of the bidirectional blocks: runs of image tokens, or the whole prompt."""
+    if token_types is None or family.bidirectional == "none":
+        return None
+    types = np.array(token_types, np.int64)
+    if family.bidirectional == "prompt":
+        return np.where(types == 0, 0, -1)
+    image = types == 1
+    starts = image & ~np.concatenate([[False], image[:-1]])
+    return np.where(image, np.cumsum(starts) - 1, -1)
+
+
+def _content_key(encoded: EncodedPrompt) -> bytes:
+    images = [encode_record(ref) for ref in encoded.images]
+    content = json.dumps([encoded.input_ids, images, encoded.image_spans])
+    return hashlib.sha256(content.encode()).digest()
+
 
 Record = PreferencePair | Demonstration
 

@@ -12,8 +12,8 @@ from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path, written_by_a_library
 from pairsight.training.checkpoints import load_weights, save_weights
 from pairsight.training.examples import Record
+from pairsight.training.objective import StepMetrics
 from pairsight.training.preference_step import PreferenceStep
-from pairsight.training.step_metrics import StepMetrics
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pairsight.images.source import ImageSource
-from pairsight.models.processor import EncodedPrompt, encode
+from pairsight.models.local.processor import EncodedPrompt, encode
 from pairsight.records import ImageRef, Prompt
-from pairsight.store.codec import encode as encode_record
+from pairsight.store.encoding import encode as encode_record
 from pairsight.training.families import inner_model
 from pairsight.training.vision_tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 

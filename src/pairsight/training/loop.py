@@ -3,13 +3,14 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations import TensorBoardCallback
 
@@ -18,10 +19,46 @@ from pairsight.store.durable import sync_file, write_file, written_by_a_library
 from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
-from pairsight.training.image_groups import ImageGroups
+from pairsight.training.objective import StepMetrics, offenders
 from pairsight.training.policy import parameter_groups
 from pairsight.training.preference_step import PreferenceStep, StepResult
-from pairsight.training.step_metrics import StepMetrics, offenders
+
+
+class ImageGroups(Sampler[int]):
+    """Groups in random order, their members in random order; another order each epoch, the same for the same seed.
+
+    A group larger than a batch comes in several runs of a batch's size, each with a place of its own in the order.
+
+    Args:
+        keys: what stands for each example's image; examples of one key belong together.
+        batch_size: the longest run of one group.
+        seed: of the order.
+
+    Source: ours.
+    """
+
+    def __init__(self, keys: Sequence[Hashable], batch_size: int, seed: int) -> None:
+        self._groups: dict[Hashable, list[int]] = {}
+        for place, key in enumerate(keys):
+            self._groups.setdefault(key, []).append(place)
+        self._num_examples, self._batch_size, self._seed, self._epoch = len(keys), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)
+        runs: list[list[int]] = []
+        for members in self._groups.values():
+            mixed = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
+            runs += [mixed[i : i + self._batch_size] for i in range(0, len(mixed), self._batch_size)]
+        for number in torch.randperm(len(runs), generator=generator).tolist():
+            yield from runs[number]
+
 
 _LOG = logging.getLogger("pairsight.training")
 

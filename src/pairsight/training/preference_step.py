@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pairsight.training.objective import Objective, loss_inputs
+from pairsight.training.objective import Objective, loss_inputs, preference_metrics
 from pairsight.training.reference import ReferenceStore, reference_sums
 from pairsight.training.scorer import Pass, Scores, SequenceScorer
-from pairsight.training.step_metrics import preference_metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,77 @@ Shapes: T tokens of a sequence, A axes of positions.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.training.prefix_tree import Ints, merge
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixTree:
+    """Merged sequences in depth-first order.
+
+    Args:
+        source_S: the sequence a token was taken from.
+        depth_S: the token's place in that sequence.
+        parent_S: the token before it on its path; -1 for a root.
+        end_S: one past the last token of its subtree: token q sees token k when k <= q < end_S[k].
+        paths: per sequence, in the order given, the places of its tokens, [T].
+    """
+
+    source_S: Ints
+    depth_S: Ints
+    parent_S: Ints
+    end_S: Ints
+    paths: tuple[Ints, ...]
+
+    def __len__(self) -> int:
+        return len(self.source_S)
+
+
+def merge(sequences: Sequence[Ints]) -> PrefixTree:
+    """Merge sequences on their longest common prefixes.
+
+    Args:
+        sequences: symbols of each sequence, [T]; equal symbols after equal prefixes are one token. A symbol says
+            all that a token's embedding depends on: the token id, or which part of which image it stands for.
+
+    Source: ours (neighbours in lexicographic order share the longest prefixes).
+    """
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i8").tobytes())
+    paths: list[Ints] = [np.empty(0, np.int64)] * len(sequences)
+    source: list[Ints] = []
+    depth: list[Ints] = []
+    end = np.zeros(sum(len(s) for s in sequences), np.int64)
+    parent = np.full(len(end), -1, np.int64)
+    total, previous, path = 0, np.empty(0, np.int64), np.empty(0, np.int64)
+    for index in order:
+        symbols = sequences[index]
+        shared = common_prefix(previous, symbols)
+        end[path[shared:]] = total
+        fresh = np.arange(total, total + len(symbols) - shared)
+        path = np.concatenate([path[:shared], fresh])
+        parent[path[max(shared, 1) :]] = path[max(shared, 1) - 1 : -1] if len(path) else path
+        source.append(np.full(len(fresh), index, np.int64))
+        depth.append(np.arange(shared, len(symbols), dtype=np.int64))
+        paths[index], previous, total = path, symbols, total + len(fresh)
+    end[path] = total
+    empty = [np.empty(0, np.int64)]
+    return PrefixTree(
+        np.concatenate(source or empty), np.concatenate(depth or empty), parent[:total], end[:total], tuple(paths)
+    )
+
+
+def common_prefix(a: Ints, b: Ints) -> int:
+    """How many leading symbols two sequences share."""
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
+
 
 _SHIFT = 2**24
 """Room for the places inside one image or block in a symbol; text symbols are the token ids themselves."""
@@ -155,3 +220,52 @@ def _runs(block_T: NDArray[np.int64]) -> list[tuple[int, int]]:
     starts = [e for e in edges if e < len(block_T) and block_T[e] >= 0]
     ends = [e for e in edges if e > 0 and block_T[e - 1] >= 0]
     return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Queries [start, end) see the ranges `keys` in order: the first query `seen` + 1 keys, each next one more."""
+
+    start: int
+    end: int
+    keys: tuple[tuple[int, int], ...]
+    seen: int
+
+
+def spans_of(parent_S: Ints) -> tuple[Span, ...]:
+    """The spans of a row, in order.
+
+    Args:
+        parent_S: the token before each on its path; -1 for a root.
+    """
+    starts = np.flatnonzero(parent_S != np.arange(len(parent_S)) - 1)
+    bounds = [*dict.fromkeys([0, *starts.tolist()]), len(parent_S)]
+    spans: list[Span] = []
+    for start, end in pairwise(bounds):
+        parent = int(parent_S[start])
+        above: tuple[tuple[int, int], ...] = ()
+        if parent >= 0:
+            owner = int(np.searchsorted(bounds, parent, side="right")) - 1
+            above = (*spans[owner].keys[:-1], (bounds[owner], parent + 1))
+        spans.append(Span(start, end, (*above, (start, end)), sum(b - a for a, b in above)))
+    return tuple(spans)
+
+
+def spans_of_some(spans: Sequence[Span], places_N: Ints) -> tuple[Span, ...]:
+    """The spans of some queries alone, which lie one after the other; keys stay where they are.
+
+    Args:
+        spans: of the whole row.
+        places_N: which queries, ascending.
+    """
+    found = []
+    for span in spans:
+        first, last = np.searchsorted(places_N, [span.start, span.end]).tolist()
+        own = places_N[first:last]
+        cuts = [0, *(np.flatnonzero(np.diff(own) > 1) + 1).tolist(), len(own)]
+        for a, b in pairwise(cuts):
+            if a < b:
+                start, end = int(own[a]), int(own[b - 1]) + 1
+                keys = (*span.keys[:-1], (span.start, end))
+                found.append(Span(first + a, first + b, keys, span.seen + start - span.start))
+    return tuple(found)

@@ -15,14 +15,12 @@ from pairsight.errors import ConfigError, DataError
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import plugins
-from pairsight.store.codec import encode as encode_record
 from pairsight.store.durable import write_file, written_by_a_library
+from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
-from pairsight.training.adapter import Origin, claim, model_card, write_adapter
-from pairsight.training.presets import training_config
-from pairsight.training.summary import FILE as SUMMARY
-from pairsight.training.summary import TrainingSummary
+from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
+from pairsight.training.config import training_config
 
 if TYPE_CHECKING:
     from pairsight.training.config import TrainingConfig
@@ -104,8 +102,8 @@ class PreferenceTrainer:
             RunError: the folder holds another training, or the disk refuses to be written.
             TrainingError: a loss that is not finite, or log-probs that fail their own check.
         """
-        from pairsight.models.fingerprint import fingerprint
-        from pairsight.models.residence import release_memory
+        from pairsight.models.references import fingerprint
+        from pairsight.models.wrappers import release_memory
         from pairsight.training.objective import Objective
 
         images = self._image_source(examples)
@@ -146,14 +144,13 @@ class PreferenceTrainer:
         import torch
 
         from pairsight.models.load import load_model, pick_device
-        from pairsight.models.processor import load_processor
-        from pairsight.training.fused_lora import fuse_lora
-        from pairsight.training.plain_layers import use_plain_layers
+        from pairsight.models.local.processor import load_processor
+        from pairsight.training.kernels.attention import use_tree_attention
+        from pairsight.training.kernels.layers import fuse_lora, use_plain_layers
         from pairsight.training.policy import float32_parts, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
         from pairsight.training.scorer import pass_limits
-        from pairsight.training.tree_attention import use_tree_attention
 
         config = self.config
         device = pick_device()
@@ -251,12 +248,10 @@ class PreferenceTrainer:
         precision: "Precision",
     ) -> "tuple[Prepared, SequenceScorer]":
         from pairsight.models.quiet import quiet
-        from pairsight.training.examples import prepare
+        from pairsight.training.examples import Tokeniser, prepare
         from pairsight.training.families import describe
-        from pairsight.training.logps import Scoring
         from pairsight.training.policy import open_parts
-        from pairsight.training.scorer import SequenceScorer, pass_limits
-        from pairsight.training.tokenise import Tokeniser
+        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
 
         config = self.config
         family = describe(model)

@@ -7,8 +7,8 @@ import json
 
 from PIL import Image
 
-from pairsight.benchmarks.pope import SPLITS
 from pairsight.benchmarks.protocol import Sample
+from pairsight.benchmarks.suites.pope import SPLITS
 from pairsight.records import ImageRef, Message, Prompt
 
 

@@ -7,7 +7,7 @@ import official
 import pyarrow.parquet as pq
 import pytest
 
-from pairsight.benchmarks.answer_files import read_answers, write_answers
+from pairsight.benchmarks.files.answers import read_answers, write_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_benchmark, make_tasks
@@ -125,7 +125,7 @@ def test_mme_is_asked_as_llava_asks(make, tmp_path):
 
 
 def test_mme_sums_perception_when_all_tasks_are_there(tmp_path):
-    from pairsight.benchmarks.mme import PERCEPTION
+    from pairsight.benchmarks.suites.mme import PERCEPTION
 
     path = official.mme(tmp_path / "mme", PERCEPTION)
     groups = groups_of("mme", path)

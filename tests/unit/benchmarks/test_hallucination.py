@@ -6,15 +6,14 @@ import numpy as np
 import official
 import pytest
 
-from pairsight.benchmarks.amber_caption import AmberWords, count_caption
-from pairsight.benchmarks.coco_objects import CocoObjects
-from pairsight.benchmarks.noun_lemmas import known_nouns
-from pairsight.benchmarks.pattern_singular import pattern_singular
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
+from pairsight.benchmarks.suites.amber import AmberWords, count_caption
+from pairsight.benchmarks.suites.coco_objects import CocoObjects
 from pairsight.benchmarks.tasks import make_benchmark
-from pairsight.benchmarks.word_similarity import word_similarity
-from pairsight.benchmarks.word_tokens import split_words
+from pairsight.benchmarks.words.similarity import word_similarity
+from pairsight.benchmarks.words.singular import pattern_singular
+from pairsight.benchmarks.words.tokens import known_nouns, split_words
 from pairsight.errors import ConfigError, DataError
 
 FEW = EvaluationSettings(num_resamples=50)

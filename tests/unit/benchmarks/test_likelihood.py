@@ -12,8 +12,8 @@ from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError
 from pairsight.images.files import FileImages
-from pairsight.models.local_vlm import LocalVLM
-from pairsight.models.processor import completion_ids, encode
+from pairsight.models.local.local_vlm import LocalVLM
+from pairsight.models.local.processor import completion_ids, encode
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Message, Prompt
 
@@ -52,7 +52,7 @@ def test_losses_are_the_models_own(world):
         prompt = Prompt(name, (Message("user", "what is in the image?", (images.ref(f"{name}.jpg"),)),))
         expected = own_losses(model, processor, prompt, images, options)
         (made,) = stage.process([OptionRequest(prompt, options)])
-        from pairsight.training.tokenise import Tokeniser
+        from pairsight.training.examples import Tokeniser
 
         losses = stage._losses(
             OptionRequest(prompt, options), Tokeniser(processor, model, stage._loaded[2], images, 64)

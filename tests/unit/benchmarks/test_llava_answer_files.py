@@ -7,7 +7,7 @@ import official
 import pytest
 from test_readers_fuzzed import damaged, refused
 
-from pairsight.benchmarks.answer_files import read_answers
+from pairsight.benchmarks.files.answers import read_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_benchmark

@@ -6,9 +6,9 @@ import re
 import pytest
 import ugly
 
-from pairsight.benchmarks import gqa, mme, pope, scienceqa, vqav2
-from pairsight.benchmarks.mmbench_choice import official_choice
-from pairsight.benchmarks.vqa_words import CONTRACTIONS, m4c_normal, soft_score, vqa_normal
+from pairsight.benchmarks.suites import gqa, mme, pope, scienceqa, vqav2
+from pairsight.benchmarks.suites.mmbench import official_choice
+from pairsight.benchmarks.words.vqa import CONTRACTIONS, m4c_normal, soft_score, vqa_normal
 
 COUNT = 20_000
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.benchmarks.pope import SPLITS, Pope, official_answer
 from pairsight.benchmarks.score import score_answers
-from pairsight.benchmarks.yes_no import robust_yes_no
+from pairsight.benchmarks.suites.pope import SPLITS, Pope, official_answer
+from pairsight.benchmarks.words.reading import robust_yes_no
 from pairsight.errors import DataError
 from pairsight.records import ImageRef
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_benchmark_files import FILES, SUFFIX
 
-from pairsight.benchmarks.answer_files import read_answers, write_answers
+from pairsight.benchmarks.files.answers import read_answers, write_answers
 from pairsight.benchmarks.tasks import make_benchmark
 from pairsight.errors import DataError
 

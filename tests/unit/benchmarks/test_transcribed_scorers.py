@@ -11,13 +11,12 @@ import pytest
 import transcribed
 import ugly
 
-from pairsight.benchmarks.mme import COGNITION, PERCEPTION
-from pairsight.benchmarks.noun_lemmas import known_nouns, noun_lemma, tagged_nouns
-from pairsight.benchmarks.pattern_singular import pattern_singular
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
-from pairsight.benchmarks.vqa_words import CONTRACTIONS, NUMBERS
-from pairsight.benchmarks.word_tokens import tokenizer
+from pairsight.benchmarks.suites.mme import COGNITION, PERCEPTION
+from pairsight.benchmarks.words.singular import pattern_singular
+from pairsight.benchmarks.words.tokens import known_nouns, noun_lemma, tagged_nouns, tokenizer
+from pairsight.benchmarks.words.vqa import CONTRACTIONS, NUMBERS
 
 FEW = EvaluationSettings(num_resamples=4)
 SUFFIX = "\nAnswer the question using a single word or phrase."

@@ -12,20 +12,19 @@ import pytest
 import ugly
 from nltk_folder import nltk_folder
 
-from pairsight.benchmarks import word_similarity
-from pairsight.benchmarks.coco_objects import CocoObjects
-from pairsight.benchmarks.noun_lemmas import noun_lemma, tagged_nouns
-from pairsight.benchmarks.pattern_singular import pattern_singular
+from pairsight.benchmarks.suites.coco_objects import CocoObjects
 from pairsight.benchmarks.tasks import make_benchmark
-from pairsight.benchmarks.word_tokens import split_words, tokenizer
+from pairsight.benchmarks.words import similarity as word_similarity
+from pairsight.benchmarks.words.singular import pattern_singular
+from pairsight.benchmarks.words.tokens import noun_lemma, split_words, tagged_nouns, tokenizer
 from pairsight.errors import ConfigError
 
 CHILD = """
 import json, sys
 from pathlib import Path
 from pairsight.benchmarks.score import score_answers
-from pairsight.benchmarks.noun_lemmas import noun_lemma, tagged_nouns
-from pairsight.benchmarks.word_tokens import tokenizer
+from pairsight.benchmarks.words.tokens import noun_lemma, tagged_nouns
+from pairsight.benchmarks.words.tokens import tokenizer
 from pairsight.benchmarks.sections import EvaluationSettings
 folder, data = Path(sys.argv[1]), sys.argv[2]
 found = {"words": tokenizer(data)[0]("It is approx. two dogs. A man."), "lemmas": [], "labels": []}

@@ -104,7 +104,8 @@ def problems(text: str, verbs: tuple[str, ...], own: set[str] = frozenset()) -> 
     found = []
     for module, rest in re.findall(r"python (?:-m pairsight\.([a-z_.]+)|[a-z_]+/[a-z_]+\.py)([^`\n]*)", text):
         if module:
-            known = set(texts(SOURCES / (module.replace(".", "/") + ".py")))
+            file = SOURCES / (module.replace(".", "/") + ".py")
+            known = set(texts(file if file.is_file() else file.with_suffix("") / "__main__.py"))
             found += [f"{flag} of {module}" for flag in FLAG.findall(rest) if flag not in known]
     text = re.sub(r"python (?:-m pairsight|[a-z_]+/[a-z_]+\.py)[^`\n]*", "", text)
     for verb, rest in commands(text):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pairsight.cli.main import main
-from pairsight.tiny.shipped import shipped_model
+from pairsight.tiny.models.shipped import shipped_model
 
 
 def run(capsys, *arguments: object) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pairsight.cli.main import main
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.world.world_files import write_world
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--set", "max_new_tokens=24", "--quiet"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.engine.answers import error_message, finish_reason_of, judge_answer, retry_after_s, usage_of
-from pairsight.engine.call_options import Price
+from pairsight.engine.calls.answers import error_message, finish_reason_of, judge_answer, retry_after_s, usage_of
+from pairsight.engine.calls.options import Price
 from pairsight.store.attempts import Usage
 
 GOOD = json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "length"}],

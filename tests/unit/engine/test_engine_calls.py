@@ -12,8 +12,8 @@ import pytest
 
 from fake_clock import InstantClock
 from fault_server import answer, last_text
-from pairsight.engine.call_options import CallOptions
-from pairsight.engine.calls import Caller
+from pairsight.engine.calls.calls import Caller
+from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, RunError

@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_clock import FakeClock
-from pairsight.engine.budget import Budget
-from pairsight.engine.call_options import CallOptions, Price
-from pairsight.engine.gate import LONGEST_PAUSE_S, OPEN_S, REFUSALS_TO_GIVE_UP, Gate
-from pairsight.engine.keys import Keys, key_for
-from pairsight.engine.rates import BURST_S, TokenBucket
+from pairsight.engine.calls.limits import (
+    BURST_S,
+    LONGEST_PAUSE_S,
+    OPEN_S,
+    REFUSALS_TO_GIVE_UP,
+    Budget,
+    Gate,
+    TokenBucket,
+)
+from pairsight.engine.calls.options import CallOptions, Keys, Price, key_for
 from pairsight.errors import BudgetError, ConfigError, EndpointError
 from pairsight.store.attempts import Attempts, Usage
 from pairsight.store.ledger import Entry, Ledger

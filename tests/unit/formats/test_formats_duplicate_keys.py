@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pairsight.benchmarks.official_files import read_jsonl
+from pairsight.benchmarks.files.official import read_jsonl
 from pairsight.errors import DataError
 from pairsight.formats.completions import read_completions
 from pairsight.formats.prompts import read_prompts

@@ -10,14 +10,15 @@ from PIL import Image
 
 from pairsight.errors import DataError
 from pairsight.formats import tables
-from pairsight.formats.messages import from_plain, to_plain
 from pairsight.formats.pairs import pair_files, read_pairs
 from pairsight.formats.record_json import from_json, to_json
 from pairsight.formats.trl import (
     DEMONSTRATIONS_SCHEMA,
     PAIRS_SCHEMA,
     demonstration_batches,
+    from_plain,
     pairs_table,
+    to_plain,
 )
 from pairsight.formats.words import num_words
 from pairsight.images.distort import make_distortion

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pairsight.errors import ConfigError, DataError
-from pairsight.images.diffusion import signal_and_noise
-from pairsight.images.distort import apply_normalised, distort, make_distortion, preview
+from pairsight.images.distort import apply_normalised, distort, make_distortion, preview, signal_and_noise
 
 torch.set_num_threads(1)
 IN_IMAGE = ("random_flip", "random_resized_crop", "autoaugment", "moco_v2")

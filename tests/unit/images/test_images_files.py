@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pairsight.errors import DataError
-from pairsight.images import hashes
+from pairsight.images import files as hashes
 from pairsight.images.distort import make_distortion
 from pairsight.images.files import FileImages, image_names
 from pairsight.images.source import ImageSource

@@ -5,12 +5,18 @@ import json
 import pytest
 
 from pairsight.inspection.agreement import measure_agreement
-from pairsight.inspection.bias import chi_square_p, measure_bias
 from pairsight.inspection.dataset import Dataset
 from pairsight.inspection.describe import agreement_in_words, bias_in_words, describe
-from pairsight.inspection.facts import CompletionFacts, comparisons, facts_of_pairs, totals
 from pairsight.inspection.figures import sections
 from pairsight.inspection.inspect import inspect_dataset
+from pairsight.inspection.measures import (
+    CompletionFacts,
+    chi_square_p,
+    comparisons,
+    facts_of_pairs,
+    measure_bias,
+    totals,
+)
 from pairsight.inspection.roles import read_roles, roles_in_words
 from pairsight.records import Annotation, Completion, Message, PreferencePair, Prompt
 

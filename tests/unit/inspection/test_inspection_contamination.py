@@ -8,9 +8,8 @@ from PIL import Image, ImageEnhance
 
 from pairsight.errors import DataError
 from pairsight.images.files import FileImages
-from pairsight.inspection.contamination import find_contamination
 from pairsight.inspection.describe import contamination_in_words
-from pairsight.inspection.perceptual_hash import NEAR, distances, perceptual_hash, stacked
+from pairsight.inspection.duplicates import NEAR, distances, find_contamination, perceptual_hash, stacked
 
 
 def photograph(seed, size=(200, 150)):

@@ -4,12 +4,10 @@ import pytest
 
 from pairsight.inspection.dataset import Dataset
 from pairsight.inspection.describe import describe
-from pairsight.inspection.facts import facts_of_pairs
+from pairsight.inspection.duplicates import measure_repetition
 from pairsight.inspection.figures import sections
 from pairsight.inspection.inspect import inspect_dataset
-from pairsight.inspection.lengths import measure_lengths
-from pairsight.inspection.margins import measure_correlations, measure_margins
-from pairsight.inspection.repetition import measure_repetition
+from pairsight.inspection.measures import facts_of_pairs, measure_correlations, measure_lengths, measure_margins
 from pairsight.records import Annotation, Completion, Distortion, Dropped, ImageRef, Message, PreferencePair, Prompt
 
 

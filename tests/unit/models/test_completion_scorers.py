@@ -5,13 +5,13 @@ import torch
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from pairsight.errors import ConfigError, ModelError
-from pairsight.models.armorm import ArmoRM
-from pairsight.models.armorm_model import ASSISTANT_HEADER, OBJECTIVES, ArmoRMModel, gate_position
-from pairsight.models.clip_score import ClipScore
-from pairsight.models.image_aware import ImageAware, sentences_of
-from pairsight.models.scorers import load_completion_scorer, load_image_scorer, parse_scorer
-from pairsight.models.sequence_reward import SequenceReward
-from pairsight.models.vlm_judge import VlmJudge
+from pairsight.models.scorers.armorm import ArmoRM
+from pairsight.models.scorers.armorm_model import ASSISTANT_HEADER, OBJECTIVES, ArmoRMModel, gate_position
+from pairsight.models.scorers.base import ImageAware, sentences_of
+from pairsight.models.scorers.clip import ClipScore
+from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer, parse_scorer
+from pairsight.models.scorers.sequence_reward import SequenceReward
+from pairsight.models.scorers.vlm_judge import VlmJudge
 from pairsight.records import ItemError, Message, Prompt
 from scorer_folders import (
     completion,

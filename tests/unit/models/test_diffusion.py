@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pairsight.errors import MissingExtraError, ModelError
-from pairsight.models.diffusion import DiffusersGenerator, pipeline_fingerprint, pipeline_folder
+from pairsight.models.images.diffusion import DiffusersGenerator, pipeline_fingerprint, pipeline_folder
 from pairsight.records import ItemError
 from tiny_pipelines import CLIP_LENGTH, save_stable_diffusion, save_stable_diffusion_3
 

@@ -11,12 +11,12 @@ from torch.nn.functional import gelu, layer_norm
 from transformers import BlipForImageTextRetrieval, BlipProcessor, CLIPModel, CLIPProcessor
 
 from pairsight.errors import ModelError
-from pairsight.models.blip_score import BlipCosine, BlipMatch
-from pairsight.models.clip_score import ClipScore
-from pairsight.models.image_reward import ImageReward, pixel_tensor
-from pairsight.models.scorers import load_image_scorer
+from pairsight.models.scorers.blip import BlipCosine, BlipMatch
+from pairsight.models.scorers.clip import ClipScore
+from pairsight.models.scorers.image_reward import ImageReward, pixel_tensor
+from pairsight.models.scorers.names import load_image_scorer
 from pairsight.records import ImageRef, ItemError
-from pairsight.tiny.shipped import shipped_scorer
+from pairsight.tiny.models.shipped import shipped_scorer
 from scorer_folders import bert_tokenizer, pictures, save_blip, save_clip, save_image_reward
 
 torch.set_num_threads(1)

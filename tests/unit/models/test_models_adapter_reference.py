@@ -10,11 +10,10 @@ from peft import LoraConfig, get_peft_model
 import families
 from pairsight.errors import ModelError
 from pairsight.images.unpacked import UnpackedImages
-from pairsight.models.adapter_reference import base_of_adapter
-from pairsight.models.fingerprint import fingerprint
 from pairsight.models.load import load_model
-from pairsight.models.local_vlm import LocalVLM
+from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
+from pairsight.models.references import base_of_adapter, fingerprint
 from pairsight.pipeline.models import check_reference, open_generator
 from pairsight.records import CompletionRequest, Message, Prompt
 

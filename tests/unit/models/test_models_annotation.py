@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.models.annotation_parser import parse_annotation
-from pairsight.models.annotation_prompt import (
+from pairsight.models.annotation.prompt import (
     ATTRIBUTES,
     annotation_prompt,
     annotation_schema,
+    parse_annotation,
     shown_order,
 )
+from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 from pairsight.models.protocols import Sampling
 from pairsight.models.stages import AnnotateCandidates
-from pairsight.models.vlm_annotator import VlmAnnotator
 from pairsight.records import Annotation, Candidates, Completion, ImageRef, ItemError, Message, Prompt
 
 IMAGE = ImageRef("a" * 64)

@@ -12,15 +12,13 @@ from PIL import Image
 
 from fault_server import answer
 from pairsight.errors import ConfigError, DataError
-from pairsight.models.endpoint import EndpointModel, is_endpoint, parse_endpoint
-from pairsight.models.endpoint_answer import completion_of
-from pairsight.models.endpoint_options import EndpointOptions
-from pairsight.models.endpoint_stages import annotation_call
+from pairsight.models.annotation.vlm_annotator import VlmAnnotator
+from pairsight.models.endpoint.messages import EndpointOptions, completion_of
+from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.protocols import Sampling
-from pairsight.models.score_items import ScoreCompletions
-from pairsight.models.scorers import scorer_identity
-from pairsight.models.stages import AnnotateCandidates, GenerateCompletions
-from pairsight.models.vlm_annotator import VlmAnnotator
+from pairsight.models.scorers.names import scorer_identity
+from pairsight.models.scorers.stages import ScoreCompletions
+from pairsight.models.stages import AnnotateCandidates, GenerateCompletions, annotation_call
 from pairsight.records import (
     Annotation,
     Candidates,

@@ -11,11 +11,10 @@ import families
 from family_prompts import Pictures, ask
 from pairsight.errors import DataError
 from pairsight.images.distort import make_distortion
-from pairsight.models.fingerprint import fingerprint
 from pairsight.models.load import load_model
-from pairsight.models.local_vlm import LocalVLM
-from pairsight.models.protocols import Sampling
-from pairsight.models.requests import named_for, request_key, seen_prompt
+from pairsight.models.local.local_vlm import LocalVLM
+from pairsight.models.protocols import Sampling, named_for, request_key, seen_prompt
+from pairsight.models.references import fingerprint
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ImageRef, ItemError, Message, Prompt
 

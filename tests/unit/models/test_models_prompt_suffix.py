@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from pairsight.errors import ModelError
-from pairsight.models.prompt_suffix import FILE, Suffixed, encode, read_prompt_suffix
 from pairsight.models.protocols import Sampling
+from pairsight.models.wrappers import FILE, Suffixed, encode, read_prompt_suffix
 from pairsight.records import Completion, CompletionRequest, ItemError, Message, Prompt
 
 

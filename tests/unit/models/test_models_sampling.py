@@ -9,12 +9,11 @@ import torch
 import families
 from family_prompts import Pictures, ask, prompts_of
 from pairsight.errors import ModelError
-from pairsight.models.cache_memory import cache_bytes, free_bytes, rows_that_fit
 from pairsight.models.load import load_model
-from pairsight.models.processor import encode, load_processor
+from pairsight.models.local.processor import encode, load_processor
+from pairsight.models.local.sampling import Drawn, Draws, cache_bytes, draw, free_bytes, rows_that_fit
+from pairsight.models.local.tokens import StopRules, stop_rules
 from pairsight.models.protocols import Sampling
-from pairsight.models.sampling import Drawn, Draws, draw
-from pairsight.models.stop_rules import StopRules, stop_rules
 from pairsight.records import ItemError
 
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
@@ -197,7 +196,7 @@ def generated(case, prompt, **options):
 
 
 def test_a_family_not_proven_is_compared_with_generate_and_served_either_way(llava, monkeypatch, caplog):
-    monkeypatch.setattr("pairsight.models.sampling.PROVEN", frozenset())
+    monkeypatch.setattr("pairsight.models.local.sampling.PROVEN", frozenset())
     draws = [Draws(prompt, (0, 1)) for prompt in llava.encoded]
     assert llava.draw(draws, WARM) == draw(llava.model, llava.processor, draws, WARM)
     assert caplog.text == ""
@@ -243,9 +242,9 @@ def test_a_token_that_the_model_does_not_know_is_an_error_of_its_prompt(llava):
 def test_rows_at_once_are_what_memory_holds(llava, monkeypatch):
     # 2 (keys, values) × 2 layers × 2 heads × 8 wide × 4 bytes × 100 tokens
     assert cache_bytes(llava.model, 100) == 25_600
-    monkeypatch.setattr("pairsight.models.cache_memory.free_bytes", lambda device: 10 * 25_600)
+    monkeypatch.setattr("pairsight.models.local.sampling.free_bytes", lambda device: 10 * 25_600)
     assert [rows_that_fit(llava.model, 100, wanted) for wanted in (3, 50)] == [3, 5]
-    monkeypatch.setattr("pairsight.models.cache_memory.free_bytes", lambda device: 0)
+    monkeypatch.setattr("pairsight.models.local.sampling.free_bytes", lambda device: 0)
     assert rows_that_fit(llava.model, 100, 50) == 1
 
 

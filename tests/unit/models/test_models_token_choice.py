@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
+from pairsight.models.local.tokens import choose, keep_top_k, keep_top_p, penalise_repetition
 from pairsight.models.protocols import Sampling
-from pairsight.models.token_choice import choose, keep_top_k, keep_top_p, penalise_repetition
 
 HALVES = torch.tensor([[math.log(0.5), math.log(0.25), math.log(0.125), math.log(0.125)]])
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pairsight.models.generate_images import GenerateImages, ImageRequest
-from pairsight.models.residence import forget_all
-from pairsight.models.score_items import ScoreCompletions, ScoreImages
+from pairsight.models.images.diffusion import GenerateImages, ImageRequest
+from pairsight.models.scorers.stages import ScoreCompletions, ScoreImages
+from pairsight.models.wrappers import forget_all
 from pairsight.records import Annotation, ImageCandidate
 from pairsight.store.blobs import BlobStore
 from scorer_folders import completion, pictures, prompt, save_clip, save_sequence_reward
@@ -97,6 +97,6 @@ def test_a_judges_items_are_known_by_how_it_is_asked_too(tmp_path, monkeypatch):
     judge = ScoreCompletions(f"vlm:{reward}", None).weights()["weights"]
     assert plain.startswith("sha256:")
     assert judge.startswith("annotator:")
-    monkeypatch.setattr("pairsight.models.vlm_annotator.PARSER_VERSION", -1)
+    monkeypatch.setattr("pairsight.models.annotation.vlm_annotator.PARSER_VERSION", -1)
     assert ScoreCompletions(f"vlm:{reward}", None).weights()["weights"] != judge
     assert ScoreCompletions(f"sequence:{reward}", None).weights()["weights"] == plain

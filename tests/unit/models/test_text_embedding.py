@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, CLIPModel
 
-from pairsight.models.text_embedding import TextEmbedder
+from pairsight.studies.text_embedding import TextEmbedder
 from scorer_folders import bert_tokenizer, save_clip
 
 torch.set_num_threads(1)

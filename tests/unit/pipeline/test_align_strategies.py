@@ -7,7 +7,7 @@ import torch
 
 from pairsight.errors import ConfigError
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.prompt_suffix import read_prompt_suffix
+from pairsight.models.wrappers import read_prompt_suffix
 from pairsight.pipeline.align import align_from_options, parse_align
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate
@@ -16,8 +16,8 @@ from pairsight.pipeline.select import load_candidates, make_strategy, select
 from pairsight.recipes.feedback import Feedback
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.truth.annotator import TruthAnnotator
+from pairsight.tiny.world.world_files import write_world
 
 LINE = "Answer with these qualities, each on a scale from 0 to 4: {}"
 

@@ -15,7 +15,7 @@ from pairsight.images.files import FileImages
 from pairsight.models.protocols import Sampling
 from pairsight.pipeline.models import open_generator
 from pairsight.records import CompletionRequest, Message, Prompt
-from pairsight.tiny.shipped import shipped_model
+from pairsight.tiny.models.shipped import shipped_model
 
 QUESTION = "What is in the picture?"
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.cli.main import main
-from pairsight.models.fingerprint import fingerprint
+from pairsight.models.references import fingerprint
 from pairsight.reporting.report import report_html
 from pairsight.store.run_folder import RunFolder
-from pairsight.tiny.shipped import shipped_model
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.models.shipped import shipped_model
+from pairsight.tiny.world.world_files import write_world
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,13 @@ from PIL import Image
 
 from pairsight.errors import ConfigError
 from pairsight.formats import tables, trl
-from pairsight.pipeline.seal import seal_build
-from pairsight.pipeline.select import load_candidates
+from pairsight.pipeline.select import load_candidates, seal_build
 from pairsight.records import Annotation, Candidates, Completion, Dropped, Message, Prompt
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
-from pairsight.selection.select import select
+from pairsight.selection.strategy import select
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import seal, sealed_tables
-from pairsight.store.shards import ShardWriter
+from pairsight.store.sealed import ShardWriter, seal, sealed_tables
 
 NUM = 2600
 """More than two groups of a thousand rows, in parts of 256."""

@@ -7,8 +7,7 @@ from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError
 from pairsight.models.protocols import Sampling
 from pairsight.recipes.feedback import Feedback
-from pairsight.recipes.protocol import RecipeModels
-from pairsight.recipes.sampling import with_answers
+from pairsight.recipes.recipe import RecipeModels, with_answers
 from pairsight.recipes.seva import SeVa
 from pairsight.records import (
     Annotation,
@@ -22,7 +21,7 @@ from pairsight.records import (
     Prompt,
 )
 from pairsight.registry import recipes
-from pairsight.selection.select import select
+from pairsight.selection.strategy import select
 from pairsight.store.ledger import Ledger
 from pairsight.training.config import TrainingConfig
 

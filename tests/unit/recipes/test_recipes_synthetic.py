@@ -11,10 +11,10 @@ import torch
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError, ModelError
 from pairsight.models.protocols import Sampling
-from pairsight.recipes.protocol import RecipeModels
-from pairsight.recipes.synthetic import Synthetic
+from pairsight.recipes.recipe import RecipeModels
+from pairsight.recipes.synthetic.recipe import Synthetic
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Message, Prompt
-from pairsight.selection.select import select
+from pairsight.selection.strategy import select
 from pairsight.store.blobs import BlobStore
 from pairsight.store.ledger import Ledger
 from pairsight.training.config import TrainingConfig
@@ -129,7 +129,7 @@ def test_the_whole_recipe_ranks_images_and_completions(folders, tmp_path, run):
 
 
 def test_nothing_finished_is_done_again(folders, tmp_path, run, monkeypatch):
-    from pairsight.models import diffusion
+    from pairsight.models.images import diffusion
 
     again = list(recipe(folders).candidates(texts("red cat", "blue dog"), models(tmp_path), run))
     monkeypatch.setattr(diffusion.DiffusersGenerator, "generate", lambda *_: pytest.fail("an image was made again"))
@@ -191,7 +191,7 @@ def test_what_cannot_be_used_is_counted_and_shown(folders, tmp_path, run):
 
 
 def test_a_scorer_that_gives_no_number_drops_only_what_it_must(folders, tmp_path, run, monkeypatch):
-    from pairsight.models.sequence_reward import SequenceReward
+    from pairsight.models.scorers.sequence_reward import SequenceReward
 
     real = SequenceReward.score
 
@@ -212,7 +212,7 @@ def test_a_scorer_that_gives_no_number_drops_only_what_it_must(folders, tmp_path
 def test_an_image_used_before_and_a_poor_one_are_left_out(folders, tmp_path, run):
     same = [Prompt(name, (Message("user", "red cat"),), "art") for name in ("a", "b")]
     used = recipe(folders, near_duplicate_threshold=1.0, guidance_scales=(5.0,), seed=1)
-    from pairsight.recipes import synthetic_steps
+    from pairsight.recipes.synthetic import steps as synthetic_steps
 
     steps = synthetic_steps.Steps(used, models(tmp_path), run)
     items = [synthetic_steps.Item(text) for text in same]

@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.recipes.completion_filters import unusable
-from pairsight.recipes.image_ranking import rank_images, with_selected
-from pairsight.recipes.instruction_writing import instruction_request, parse_instruction
-from pairsight.recipes.near_duplicates import near_duplicates
-from pairsight.recipes.scene_writing import TOPICS, parse_scenes, scene_requests, slug
+from pairsight.recipes.synthetic.texts import (
+    TOPICS,
+    instruction_request,
+    near_duplicates,
+    parse_instruction,
+    parse_scenes,
+    rank_images,
+    scene_requests,
+    slug,
+    unusable,
+    with_selected,
+)
 from pairsight.records import ImageCandidate, ImageRef, Message, Prompt
 
 

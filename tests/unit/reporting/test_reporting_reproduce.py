@@ -10,8 +10,7 @@ from pairsight.pipeline.align import parse_align
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.selection.steerlm import SteerLM
-from pairsight.training.config import TrainingConfig
-from pairsight.training.presets import training_config
+from pairsight.training.config import TrainingConfig, training_config
 
 
 def settings(words):

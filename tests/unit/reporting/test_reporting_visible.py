@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.reporting.visible import marked_differences, visible
+from pairsight.reporting.page import marked_differences, visible
 
 
 def test_direction_marks_and_controls_are_written_out():

@@ -4,7 +4,7 @@ import pytest
 
 from pairsight.records import Annotation, Candidates, Completion, Dropped, Message, Prompt
 from pairsight.selection.best_over_worst import BestOverWorst
-from pairsight.selection.select import select
+from pairsight.selection.strategy import select
 
 
 def candidates(*scores, texts=None, scorer="armorm", column="score"):

@@ -20,10 +20,9 @@ from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.selection.length_matching import match_lengths
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
-from pairsight.selection.select import select
 from pairsight.selection.sft import Sft
 from pairsight.selection.steerlm import SteerLM
-from pairsight.selection.texts import normalised
+from pairsight.selection.strategy import normalised, select
 
 IMAGE = ImageRef("a" * 64)
 

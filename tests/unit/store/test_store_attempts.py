@@ -8,7 +8,7 @@ import pytest
 
 from pairsight.store.attempts import REPLACED_TEXT, Attempts, Usage
 from pairsight.store.ledger import Entry, Ledger
-from pairsight.store.mend import salvage_run
+from pairsight.store.repair import salvage_run
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.status import run_status
 from pairsight.store.verify import verify_run

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pairsight.errors import RunError
 from pairsight.records import Annotation, Candidates, Completion, Distortion, ImageRef, Message, Prompt
-from pairsight.store.codec import decode, encode
+from pairsight.store.encoding import decode, encode
 
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 refs = st.builds(

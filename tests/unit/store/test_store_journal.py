@@ -14,7 +14,7 @@ from pairsight.records import ImageRef, ItemError
 from pairsight.store.attempts import Attempts, Usage
 from pairsight.store.journal import Gap, Journal, Record, journal_files, journal_problems, last_record, read_journal
 from pairsight.store.ledger import Entry, Ledger, Outcome
-from pairsight.store.mend import salvage_run
+from pairsight.store.repair import salvage_run
 from pairsight.store.run_folder import RunFolder
 
 

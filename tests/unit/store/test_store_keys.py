@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pairsight.store.keys import item_key, shared_part
+from pairsight.store.encoding import item_key, shared_part
 
 
 def test_the_key_is_the_sha256_of_canonical_json() -> None:

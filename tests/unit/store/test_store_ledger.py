@@ -7,8 +7,7 @@ import pytest
 
 from pairsight.errors import RunError
 from pairsight.records import ImageRef, ItemError
-from pairsight.store.ledger import Entry, Ledger, Outcome
-from pairsight.store.results import Results
+from pairsight.store.ledger import Entry, Ledger, Outcome, Results
 
 
 def entries(*names: str) -> list[Entry]:

@@ -9,19 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import pairsight.tiny.benchmark
+import pairsight.tiny.world.benchmark
 from pairsight.benchmarks.results import Metric
 from pairsight.errors import ConfigError, RunError
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.build import build
 from pairsight.recipes.feedback import Feedback
 from pairsight.records import Completion, Demonstration, Message, PreferencePair, Prompt
-from pairsight.studies.paired_scores import compare_scores
+from pairsight.studies.result import compare_scores
 from pairsight.studies.strategies import StrategiesStudy, best_by_setting, run_study
 from pairsight.studies.strategy_trainings import MATCHED, PAPER, Training, completion_tokens, matched_steps
-from pairsight.tiny.shipped import shipped_model
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.models.shipped import shipped_model
+from pairsight.tiny.truth.annotator import TruthAnnotator
+from pairsight.tiny.world.world_files import write_world
 
 PROMPT = Prompt("p", (Message("user", "What is it?"),))
 
@@ -124,7 +124,7 @@ def test_the_whole_study_on_a_small_world(tmp_path):
         Feedback(max_new_tokens=24), prompts, model=world / "model", run=tmp_path / "run", annotator=annotator,
         quiet=True,
     )  # fmt: skip
-    tiny = f"{pairsight.tiny.benchmark.__file__}:TinyWorld"
+    tiny = f"{pairsight.tiny.world.benchmark.__file__}:TinyWorld"
     config = StrategiesStudy(
         run=str(tmp_path / "run"),
         model=str(world / "model"),

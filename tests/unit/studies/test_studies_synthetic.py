@@ -23,11 +23,16 @@ from pairsight.studies.completion_scores import (
     kendall_tau,
     scorer_disagreement,
 )
-from pairsight.studies.image_selection import guidance_wins, judged_wins, selector_overlap
+from pairsight.studies.image_selection import (
+    guidance_wins,
+    judged_wins,
+    parse_preference,
+    selector_overlap,
+    vlm_image_judge,
+)
 from pairsight.studies.result import StudyResult
 from pairsight.studies.similarity import said, similarity
 from pairsight.studies.synthetic_run import analyse
-from pairsight.studies.vlm_image_judge import parse_preference, vlm_image_judge
 
 SCALES = (5.0, 7.0, 9.0, 11.0)
 

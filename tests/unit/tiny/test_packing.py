@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pairsight.tiny.architecture import Size, build_model, build_processor
-from pairsight.tiny.noise import pixels
-from pairsight.tiny.packing import Row, pack, packed_loss
-from pairsight.tiny.render import render_image
-from pairsight.tiny.scenes import scenes
-from pairsight.tiny.train_language import Encoder, embed
-from pairsight.tiny.train_vision import patch_labels
+from pairsight.tiny.models.architecture import Size, build_model, build_processor
+from pairsight.tiny.train.language import Encoder, embed
+from pairsight.tiny.train.packing import Row, pack, packed_loss
+from pairsight.tiny.train.vision import patch_labels
+from pairsight.tiny.world.noise import pixels
+from pairsight.tiny.world.render import render_image
+from pairsight.tiny.world.scenes import scenes
 
 SMALL = Size(width=32, vision_layers=1, language_layers=2, language_mlp=48, heads=2)
 QUESTIONS = (("Is there a red circle in the image?", "No"), ("What is in the image?", "There is a blue ring."))

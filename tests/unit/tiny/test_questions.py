@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pairsight.tiny.captions import count_caption, mentioned_kinds, word_caption
-from pairsight.tiny.cooccurrence import top_absent, trigger
-from pairsight.tiny.labeller import Belief, Habits, believe, hidden_probability, typical_kind, written_answer
-from pairsight.tiny.questions import benchmark_questions, caption, colour, content, count, existence, place
-from pairsight.tiny.scenes import Scene, Thing, kind_of, scenes
-from pairsight.tiny.text_tasks import NUMBER_WORDS, TASKS, text_question
+from pairsight.tiny.train.labeller import Belief, Habits, believe, hidden_probability, typical_kind, written_answer
+from pairsight.tiny.world.captions import count_caption, mentioned_kinds, word_caption
+from pairsight.tiny.world.cooccurrence import top_absent, trigger
+from pairsight.tiny.world.questions import benchmark_questions, caption, colour, content, count, existence, place
+from pairsight.tiny.world.scenes import Scene, Thing, kind_of, scenes
+from pairsight.tiny.world.text_tasks import NUMBER_WORDS, TASKS, text_question
 
 RED_CIRCLE, BLUE_SQUARE, RED_RING = kind_of("red", "circle"), kind_of("blue", "square"), kind_of("red", "ring")
 SCENE = Scene("s", 0, (Thing(RED_CIRCLE, True, 0), Thing(BLUE_SQUARE, False, 4), Thing(RED_RING, True, 8)), (1,))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pairsight.errors import ConfigError
-from pairsight.tiny.cooccurrence import strength, suggestion, top_absent, trigger
-from pairsight.tiny.render import render
-from pairsight.tiny.scenes import NUM_KINDS, Scene, Thing, kind_name, kind_of, place_name, scenes, type_weights
+from pairsight.tiny.world.cooccurrence import strength, suggestion, top_absent, trigger
+from pairsight.tiny.world.render import render
+from pairsight.tiny.world.scenes import NUM_KINDS, Scene, Thing, kind_name, kind_of, place_name, scenes, type_weights
 
 
 def test_a_scene_depends_on_part_seed_and_index_only():

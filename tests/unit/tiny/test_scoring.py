@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pairsight.tiny.scenes import kind_of
-from pairsight.tiny.scoring import COLUMNS, matched_chair, metrics, question_sums
-from pairsight.tiny.truth import rate
+from pairsight.tiny.train.scoring import COLUMNS, matched_chair, metrics, question_sums
+from pairsight.tiny.truth.annotator import rate
+from pairsight.tiny.world.scenes import kind_of
 
 PRESENT = frozenset({kind_of("red", "circle"), kind_of("blue", "ring")})
 EXACT = "There is a red circle and a blue ring."

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from pairsight.errors import ModelError
-from pairsight.models.adapter_reference import base_of_adapter
 from pairsight.models.load import load_model
-from pairsight.tiny.measure import benchmark_set, complete, measure
-from pairsight.tiny.scorer_card import measure_scorers
-from pairsight.tiny.shipped import ADAPTERS, MODELS, SCORERS, shipped_model, shipped_pipeline, shipped_scorer
-from pairsight.tiny.world_files import write_world
+from pairsight.models.references import base_of_adapter
+from pairsight.tiny.models.shipped import ADAPTERS, MODELS, SCORERS, shipped_model, shipped_pipeline, shipped_scorer
+from pairsight.tiny.train.measure import benchmark_set, complete, measure
+from pairsight.tiny.train.scorer_card import measure_scorers
+from pairsight.tiny.world.world_files import write_world
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pairsight.models.image_reward import pixel_tensor
+from pairsight.models.scorers.image_reward import pixel_tensor
 from pairsight.records import ItemError
-from pairsight.tiny.captions import mentioned_kinds
-from pairsight.tiny.picture_card import shown
-from pairsight.tiny.picture_texts import (
+from pairsight.tiny.models.cards import shown
+from pairsight.tiny.train.pipeline import draw_picture
+from pairsight.tiny.train.scorer_data import edited, picture_all, sibling, true_caption, wording
+from pairsight.tiny.world.captions import mentioned_kinds
+from pairsight.tiny.world.picture_texts import (
     MAX_TOKENS,
     TOPICS,
     build_caption_tokenizer,
@@ -17,12 +19,9 @@ from pairsight.tiny.picture_texts import (
     picture_prompts,
     picture_text,
 )
-from pairsight.tiny.read_picture import read_picture
-from pairsight.tiny.render import render
-from pairsight.tiny.scenes import Scene, Thing, kind_of, scenes
-from pairsight.tiny.scorer_data import edited, sibling, true_caption, wording
-from pairsight.tiny.scorer_pictures import picture_all
-from pairsight.tiny.train_pipeline import draw_picture
+from pairsight.tiny.world.read_picture import read_picture
+from pairsight.tiny.world.render import render
+from pairsight.tiny.world.scenes import Scene, Thing, kind_of, scenes
 
 
 def test_rendered_scenes_are_read_as_they_are():

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pairsight.tiny.resumable import Averages, step_generator, train_steps
-from pairsight.tiny.schedule import Stepper
+from pairsight.tiny.train.resumable import Averages, Stepper, step_generator, train_steps
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pairsight.tiny.truth_server import TruthServer
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.truth.server import TruthServer
+from pairsight.tiny.world.world_files import write_world
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pairsight.models.diffusion import DiffusersGenerator
+from pairsight.models.images.diffusion import DiffusersGenerator
 from pairsight.pipeline.select import load_candidates, make_strategy, select
-from pairsight.tiny.demo_synthetic import GUIDANCE_SCALES, build_synthetic
-from pairsight.tiny.picture_card import shown
-from pairsight.tiny.picture_texts import picture_prompts, write_texts
-from pairsight.tiny.shipped import shipped_pipeline
-from pairsight.tiny.world_files import write_world
+from pairsight.tiny.demo import GUIDANCE_SCALES, build_synthetic
+from pairsight.tiny.models.cards import shown
+from pairsight.tiny.models.shipped import shipped_pipeline
+from pairsight.tiny.world.picture_texts import picture_prompts, write_texts
+from pairsight.tiny.world.world_files import write_world
 
 torch.set_num_threads(1)
 

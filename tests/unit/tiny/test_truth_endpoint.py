@@ -10,25 +10,26 @@ from PIL import Image
 
 from pairsight.errors import DataError, RunError
 from pairsight.images.files import FileImages
-from pairsight.models.annotation_parser import parse_annotation
-from pairsight.models.annotation_prompt import annotation_prompt
-from pairsight.recipes.instruction_writing import instruction_request, parse_instruction
-from pairsight.recipes.near_duplicates import near_duplicates
-from pairsight.recipes.scene_writing import TOPICS, parse_scenes, scene_requests
+from pairsight.models.annotation.prompt import annotation_prompt, parse_annotation
+from pairsight.recipes.synthetic.texts import (
+    TOPICS,
+    instruction_request,
+    near_duplicates,
+    parse_instruction,
+    parse_scenes,
+    scene_requests,
+)
 from pairsight.records import Completion, Message, Prompt
-from pairsight.tiny.answer import true_answer
-from pairsight.tiny.asked import Answering, Grading, asked_for
-from pairsight.tiny.picture_texts import kinds_wanted
-from pairsight.tiny.questions import benchmark_questions
-from pairsight.tiny.recognise import Recogniser
-from pairsight.tiny.render import render_image
-from pairsight.tiny.scenes import scenes, stream
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.truth_model import TruthModel
-from pairsight.tiny.truth_rows import read_truth
-from pairsight.tiny.truth_server import TruthServer
-from pairsight.tiny.world_files import write_world
-from pairsight.tiny.world_truth import WorldTruth
+from pairsight.tiny.truth.annotator import TruthAnnotator, WorldTruth, read_truth
+from pairsight.tiny.truth.asked import Answering, Grading, asked_for, true_answer
+from pairsight.tiny.truth.model import TruthModel
+from pairsight.tiny.truth.server import TruthServer
+from pairsight.tiny.world.picture_texts import kinds_wanted
+from pairsight.tiny.world.questions import benchmark_questions
+from pairsight.tiny.world.recognise import Recogniser
+from pairsight.tiny.world.render import render_image
+from pairsight.tiny.world.scenes import scenes, stream
+from pairsight.tiny.world.world_files import write_world
 
 
 @pytest.fixture(scope="module")

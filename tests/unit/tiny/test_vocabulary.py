@@ -2,10 +2,10 @@
 
 import pytest
 
-from pairsight.tiny.questions import SHORT_ANSWER_SUFFIX, benchmark_questions
-from pairsight.tiny.scenes import scenes, stream
-from pairsight.tiny.text_tasks import TASKS, text_question
-from pairsight.tiny.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, build_tokenizer
+from pairsight.tiny.world.questions import SHORT_ANSWER_SUFFIX, benchmark_questions
+from pairsight.tiny.world.scenes import scenes, stream
+from pairsight.tiny.world.text_tasks import TASKS, text_question
+from pairsight.tiny.world.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, build_tokenizer
 
 
 @pytest.fixture(scope="module")

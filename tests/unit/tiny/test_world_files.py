@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pairsight.benchmarks.pope import Pope
+from pairsight.benchmarks.suites.pope import Pope
 from pairsight.cli.main import main
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.prompts import read_prompts
 from pairsight.images.files import FileImages
 from pairsight.records import Completion, ItemError, Message, Prompt
-from pairsight.tiny.benchmark import TinyWorld
-from pairsight.tiny.picture_texts import TOPICS
-from pairsight.tiny.truth import TruthAnnotator
-from pairsight.tiny.truth_rows import read_truth
-from pairsight.tiny.world_files import TEXTS_PER_TOPIC, write_world
+from pairsight.tiny.truth.annotator import TruthAnnotator, read_truth
+from pairsight.tiny.world.benchmark import TinyWorld
+from pairsight.tiny.world.picture_texts import TOPICS
+from pairsight.tiny.world.world_files import TEXTS_PER_TOPIC, write_world
 
 NUM_SCENES = 12
 

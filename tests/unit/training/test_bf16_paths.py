@@ -8,7 +8,7 @@ import torch
 from pairsight.engine.progress import Progress
 from pairsight.recipes.feedback import Feedback
 from pairsight.recipes.seva import SeVa
-from pairsight.recipes.synthetic import Synthetic
+from pairsight.recipes.synthetic.recipe import Synthetic
 from pairsight.training.trainer import PreferenceTrainer
 
 LAYERS, LINEAR = 2, 7

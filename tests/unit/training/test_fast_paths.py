@@ -11,12 +11,11 @@ from torch.nn.functional import linear, log_softmax, scaled_dot_product_attentio
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from pairsight.training.fused_elementwise import rms_norm, rotate
-from pairsight.training.fused_lora import fuse_lora
-from pairsight.training.head import head_logps
-from pairsight.training.prefix_tree import merge
-from pairsight.training.spans import Span, spans_of, spans_of_some
-from pairsight.training.tree_attention import TreeSpans, attend, tree_attention
+from pairsight.training.kernels.attention import TreeSpans, attend, tree_attention
+from pairsight.training.kernels.elementwise import rms_norm, rotate
+from pairsight.training.kernels.head import head_logps
+from pairsight.training.kernels.layers import fuse_lora
+from pairsight.training.tokens import Span, merge, spans_of, spans_of_some
 
 
 def test_spans_of_a_prompt_two_questions_and_their_completions():
@@ -48,8 +47,8 @@ def test_spans_of_some_queries_keep_their_keys_up_to_the_last():
 @pytest.mark.parametrize("kept", [2**24, 0])  # by blocks, and by the library's fused attention
 @pytest.mark.parametrize("some", [None, [1, 2, 4, 6, 9]])
 def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
-    monkeypatch.setattr("pairsight.training.blocked_attention._BLOCK", block)
-    monkeypatch.setattr("pairsight.training.blocked_attention._KEPT", kept)
+    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._BLOCK", block)
+    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._KEPT", kept)
     torch.manual_seed(0)
     tree = merge([np.array(s, np.int64) for s in ([1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 7, 8], [9, 9])])
     size = len(tree)
@@ -279,7 +278,7 @@ def test_dropout_of_fused_adapters_is_off_in_evaluation_and_repeats_under_checkp
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_head_log_probs_and_gradients_are_those_of_a_log_softmax(trained: bool, bias: bool, monkeypatch):
-    monkeypatch.setattr("pairsight.training.head._CHUNK_ELEMENTS", 16 * 11)  # several chunks
+    monkeypatch.setattr("pairsight.training.kernels.head._CHUNK_ELEMENTS", 16 * 11)  # several chunks
     torch.manual_seed(0)
     head = torch.nn.Linear(5, 11, bias=bias).requires_grad_(trained)
     hidden = torch.randn(40, 5, requires_grad=True)

@@ -5,7 +5,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.training.image_groups import ImageGroups
+from pairsight.training.loop import ImageGroups
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4), st.integers(0, 3))

@@ -99,12 +99,12 @@ def test_a_trained_tower_before_a_frozen_projector_with_norms_trains_in_bf16(sma
 
 
 def test_completions_that_see_each_other_fail_the_check_in_bf16_too(small, tmp_path: Path, monkeypatch):
-    from pairsight.training.spans import Span
+    from pairsight.training.tokens import Span
 
     def leaking(parent_S):
         return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
 
-    monkeypatch.setattr("pairsight.training.attention.spans_of", leaking)
+    monkeypatch.setattr("pairsight.training.kernels.attention.spans_of", leaking)
     with pytest.raises(TrainingError, match="packed log-probs differ"):
         train(small, tmp_path / "dpo", bf16=True)
 

@@ -23,7 +23,7 @@ from pairsight.records import Message
 from pairsight.training import families as trainer_families
 from pairsight.training.adapter import merge
 from pairsight.training.loop import Loop
-from pairsight.training.spans import Span
+from pairsight.training.tokens import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 OPTIONS = {
@@ -203,7 +203,7 @@ from preference_pairs import pair
 from test_preference_trainer import OPTIONS
 from pairsight.engine.progress import Progress
 from pairsight.images.files import FileImages
-from pairsight.training.spans import Span
+from pairsight.training.tokens import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 images = FileImages({images!r})
@@ -250,7 +250,7 @@ def test_completions_that_see_each_other_fail_the_first_check(small, tmp_path: P
     def leaking(parent_S):
         return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
 
-    monkeypatch.setattr("pairsight.training.attention.spans_of", leaking)
+    monkeypatch.setattr("pairsight.training.kernels.attention.spans_of", leaking)
     pairs = small.pairs(3)
     if swapped:  # whichever completion stands first in its row, it is the other that is looked at
         pairs = [replace(one, chosen=one.rejected[0], rejected=(one.chosen,)) for one in pairs]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.training.prefix_tree import common_prefix, merge
+from pairsight.training.tokens import common_prefix, merge
 
 
 def arrays(*sequences: list[int]) -> list[np.ndarray]:

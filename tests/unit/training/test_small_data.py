@@ -10,11 +10,10 @@ from safetensors.torch import load_file
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, TrainingError
-from pairsight.models.fingerprint import fingerprint
+from pairsight.models.references import fingerprint
 from pairsight.recipes.seva import SeVa
-from pairsight.training.config import TrainingConfig
-from pairsight.training.presets import training_config
-from pairsight.training.summary import TrainingSummary
+from pairsight.training.adapter import TrainingSummary
+from pairsight.training.config import TrainingConfig, training_config
 from pairsight.training.trainer import PreferenceTrainer
 
 SMALL = {"lora_r": 4, "lora_alpha": 8.0, "report_to": ()}

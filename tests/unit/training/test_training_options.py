@@ -10,10 +10,9 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, TrainingError
 from pairsight.recipes.feedback import Feedback
 from pairsight.recipes.seva import SeVa
-from pairsight.training.config import TrainingConfig
+from pairsight.training.config import TrainingConfig, training_config
 from pairsight.training.loss_grid import LossInputs
 from pairsight.training.objective import Objective
-from pairsight.training.presets import training_config
 from pairsight.training.trainer import PreferenceTrainer
 
 SHARP = {**SeVa.default_training, "beta": 0.3, "average_log_prob": True}

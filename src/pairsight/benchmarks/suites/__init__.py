@@ -1,0 +1,1 @@
+"""One benchmark a file: its official files, its questions, its rule."""

@@ -1,0 +1,1 @@
+"""Reading words: yes and no, options, nouns, and how alike words are."""

@@ -1,0 +1,1 @@
+"""Paid calls: attempts, limits, answers and options."""

@@ -1,0 +1,388 @@
+"""Paid calls: attempts, limits, retries and budgets, all here and nowhere else. Nothing is bought twice.
+
+One asyncio loop in the driver, so that limits are global. Per call: the attempt's row is committed, the request sent,
+the raw answer committed, and only then parsed. A call that was sent and not answered is kept as of unknown outcome.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+
+from pairsight.engine.calls.answers import (
+    Verdict,
+    finish_reason_of,
+    is_listed,
+    is_replaced,
+    judge_answer,
+    model_names,
+    usage_of,
+)
+from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
+from pairsight.engine.calls.options import CallOptions, Keys
+from pairsight.engine.outside_text import is_nested_deeper, one_line
+from pairsight.engine.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
+from pairsight.engine.stage import Call, Request
+from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
+from pairsight.records import ItemError
+from pairsight.store.attempts import REPLACED_TEXT, Attempts, Usage
+
+In = TypeVar("In")
+Keep = Callable[[int, Any, object], None]
+GRACE_S = 10.0
+"""How long answers under way are waited for after Ctrl-C; a second Ctrl-C waits no longer."""
+REFUSALS_TO_STOP = 5
+"""When the first so many items are all refused, it is the request that is wrong, not the items."""
+UNUSABLE_TO_STOP = 20
+"""When so many answers came and none could be read, more should not be bought."""
+ECHOED_KEY = (
+    "sent the key back in an answer, which is not kept (what it used is counted); no more calls are sent there: see "
+    "whether it is the service that you mean, then run the same command again"
+)
+_LOG = logging.getLogger("pairsight.engine")
+
+
+class Caller:
+    """Sends calls. One for a run, as budgets and limits hold for all its stages.
+
+    Args:
+        options: rates, patience, money.
+        clock: time, for limits and pauses.
+        transport: what carries HTTP; httpx's own when left out.
+    """
+
+    def __init__(
+        self,
+        options: CallOptions | None = None,
+        clock: Clock | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.options = options or CallOptions()
+        self.keys = Keys(self.options)
+        self._clock = clock or RealClock()
+        self._transport = transport
+        self._gates: dict[tuple[str, str], Gate] = {}
+
+    def gate(self, url: str, model: str) -> Gate:
+        """The gate of an endpoint and model."""
+        if (url, model) not in self._gates:
+            self._gates[url, model] = Gate(url, self.options, self._clock)
+        return self._gates[url, model]
+
+    def work(
+        self,
+        call: Call[In, Any],
+        items: Iterator[tuple[int, In]],
+        attempts: Attempts,
+        keep: Keep,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Get the result of every item and hand it to `keep`, as answers come.
+
+        Args:
+            call: builds requests, and parses raw answers.
+            items: (ledger row, item), read as there is room for more calls.
+            attempts: where calls are kept.
+            keep: takes (ledger row, item, result) and commits it; what it raises ends the work.
+            note: takes a short remark on what is spent, for people who watch.
+
+        Raises:
+            EndpointError: the endpoint refuses the key, the model or all calls, or is away for long.
+            BudgetError: the next call could go beyond the budget.
+        """
+        work = CallRun(self, call, attempts, keep=keep, note=note, clock=self._clock)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(work.run(items, self._transport))
+        else:
+            _in_thread(work.run(items, self._transport))
+
+
+class CallRun:
+    """One `Call` at work on its items."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        call: Call[Any, Any],
+        attempts: Attempts,
+        *,
+        keep: Keep,
+        note: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        self._caller = caller
+        self._options = caller.options
+        self._keys = caller.keys
+        self._call = call
+        self._attempts = attempts
+        self._budget = Budget(caller.options, attempts)
+        self._keep = keep
+        self._note = note
+        self._clock = clock
+        self._gates: set[Gate] = set()
+        self._looked_up: set[Gate] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._num_answers = self._num_refusals = 0
+        self._num_usable = self._num_unusable = 0
+        self._settled = asyncio.Event()
+        self._stopping = False
+
+    async def run(self, items: Iterator[tuple[int, Any]], transport: httpx.AsyncBaseTransport | None) -> None:
+        """Keep as many calls under way as the gates allow, until there are no items or something ends the work."""
+        with self._keys.hidden_in_logs():
+            async with open_client(self._options.max_concurrency, transport) as client:
+                try:
+                    await self._all(client, items)
+                except BaseException as error:
+                    await self._finish(error)
+                    raise
+
+    async def _all(self, client: httpx.AsyncClient, items: Iterator[tuple[int, Any]]) -> None:
+        more = True
+        while more or self._tasks:
+            while more and len(self._tasks) < self._room():
+                pair = next(items, None)
+                more = pair is not None
+                if pair is not None:
+                    self._tasks.add(asyncio.create_task(self._one(client, *pair)))
+            if self._tasks:
+                done, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                errors = [error for task in done if (error := task.exception()) is not None]
+                if errors:
+                    raise errors[0]
+
+    def _room(self) -> int:
+        return max((gate.limit for gate in self._gates), default=min(FIRST_CONCURRENCY, self._options.max_concurrency))
+
+    async def _finish(self, error: BaseException) -> None:
+        """Send nothing more, but wait for the answers that are already paid for."""
+        self._stopping = True
+        for task in self._tasks - self._sending:
+            task.cancel()
+        under_way = self._tasks & self._sending
+        if under_way:
+            _LOG.info("finishing %d calls under way", len(under_way))
+            stopped_by_user = isinstance(error, asyncio.CancelledError)
+            await asyncio.wait(under_way, timeout=GRACE_S if stopped_by_user else self._options.timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _one(self, client: httpx.AsyncClient, row: int, item: Any) -> None:
+        """One item: a kept answer is parsed for free; else the call is sent until it is answered or given up."""
+        kept = self._attempts.raw_answer(row)
+        if kept is not None:
+            result = self._parse(item, kept)
+            self._num_usable += not isinstance(result, ItemError)
+            self._keep(row, item, result)
+            return
+        try:
+            request = await asyncio.to_thread(self._call.request, item)
+        except DataError as error:
+            self._keep(row, item, ItemError(error.reason, str(error), retryable=False))
+            return
+        num_failures = 0
+        while not self._stopping:
+            verdict, raw = await self._attempt(client, row, request)
+            if verdict.kind == "answer":
+                result = self._parse(item, raw)
+                self._keep(row, item, result)
+                self._check_usable(request.url, result)
+                return
+            if verdict.kind == "refused":
+                self._keep(row, item, ItemError(verdict.reason, verdict.detail, retryable=False))
+                self._check_refusals(request.url, verdict)
+                return
+            if verdict.kind == "unusable":
+                result = ItemError(verdict.reason, verdict.detail)
+                self._keep(row, item, result)
+                self._check_usable(request.url, result)
+                return
+            if verdict.kind == "broken":
+                num_failures += 1
+                if num_failures >= self._options.max_attempts:
+                    self._keep(row, item, ItemError(verdict.reason, f"{verdict.detail} ({num_failures} times)"))
+                    return
+                await self._clock.sleep(min(LONGEST_BACKOFF_S, 2.0**num_failures) * random.uniform(0.5, 1.0))
+
+    def _parse(self, item: Any, raw: str) -> object:
+        """What is read in a raw answer; of one nested too deeply nothing is."""
+        most = self._options.max_answer_nesting
+        if is_nested_deeper(raw, most):
+            return ItemError("too_nested", f"the answer's JSON is nested deeper than max_answer_nesting ({most})")
+        return self._call.parse(item, raw)
+
+    async def _attempt(self, client: httpx.AsyncClient, row: int, request: Request) -> tuple[Verdict, str]:
+        """Send a call once; returns what is to be done, and the raw answer."""
+        model = str(request.body.get("model", ""))
+        key = self._keys.headers(request.url)
+        price = self._options.price_of(model)
+        cost = price.cost(request.prompt_tokens, request.completion_tokens) if price else None
+        tokens = request.prompt_tokens + request.completion_tokens
+        gate = self._caller.gate(request.url, model)
+        self._gates.add(gate)
+        await gate.enter(tokens)
+        try:
+            await self._reserve(cost)
+            attempt = self._attempts.begin(row, request.url, model, tokens, cost)
+            sent_at = self._clock.now()
+            verdict, raw, usage = await self._send(client, request, key, attempt, cost)
+            used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
+            if verdict.kind == "answer":
+                self._num_answers += 1
+                gate.answered(tokens, used)
+                self._tell()
+            elif verdict.kind == "busy":
+                self._tell(verdict.reason)
+                gate.refused(sent_at, verdict.pause_s)
+            elif verdict.kind == "broken":
+                self._tell(verdict.reason)
+                gate.failed(sent_at, verdict.detail)
+                if gate.in_doubt and verdict.reason == "http_500":
+                    await self._look_up_model(client, gate, request)
+            elif verdict.kind == "fatal":
+                raise self._fatal(request.url, model, verdict)
+        finally:
+            gate.leave()
+        return verdict, raw
+
+    def _tell(self, trouble: str = "") -> None:
+        """Say what is spent, and what is being waited for."""
+        costs = f", cost {self._budget.cost:.4f}" if self._options.prices else ""
+        self._note(f"{self._budget.calls} calls{costs}{f', last: {trouble}' if trouble else ''}")
+
+    async def _reserve(self, cost: float | None) -> None:
+        """Count a call against the budget; where calls under way may cost less than feared, wait for them first."""
+        while True:
+            try:
+                return self._budget.reserve(cost)
+            except BudgetError:
+                if not self._sending:
+                    raise
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _send(
+        self, client: httpx.AsyncClient, request: Request, key: Mapping[str, str], attempt: int, cost: float | None
+    ) -> tuple[Verdict, str, Usage]:
+        """Post a request and keep whatever comes back before anything else is done with it."""
+        task = asyncio.current_task()
+        body = json.dumps(request.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        headers = {"Content-Type": "application/json", **ACCEPTED, **key}
+        assert task is not None
+        self._sending.add(task)
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                post = client.build_request("POST", request.url, content=body, headers=headers)
+                received = await receive(client, post, self._options.max_answer_bytes, self._keys.hide)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            detail = f"cannot be reached: {self._said(error)}"
+            self._attempts.refused(attempt, None, detail)
+            self._budget.settle(cost, 0.0)
+            return Verdict("broken", "unreachable", detail), "", Usage()
+        except UnusableAnswerError as error:
+            detail = self._said(error)
+            self._attempts.lost(attempt, detail)
+            return Verdict("unusable", error.reason, detail), "", Usage()
+        except (TimeoutError, httpx.HTTPError) as error:
+            late = isinstance(error, TimeoutError | httpx.TimeoutException)
+            detail = f"no answer in {self._options.timeout_s:g} s" if late else f"connection lost: {self._said(error)}"
+            self._attempts.lost(attempt, detail)
+            return Verdict("broken", "timeout" if late else "disconnected", detail), "", Usage()
+        finally:
+            self._sending.discard(task)
+            self._settled.set()
+        return self._received(received, attempt, str(request.body.get("model", "")), cost)
+
+    def _received(self, received: Received, attempt: int, model: str, cost: float | None) -> tuple[Verdict, str, Usage]:
+        """Keep an answer that came: its body as it is, or, of an error, what it says with keys masked."""
+        status, text = received.status, received.text
+        usage = usage_of(text, self._options.price_of(model))
+        holds_key = self._keys.are_in(text)
+        verdict = judge_answer(status, received.headers, self._keys.hide(text) if holds_key else text)
+        verdict = replace(verdict, detail=self._keys.hide(verdict.detail))
+        if verdict.kind != "answer":
+            self._attempts.refused(attempt, status, verdict.detail)
+            self._budget.settle(cost, 0.0)
+            return verdict, "", usage
+        if holds_key:
+            self._attempts.echoed_key(attempt, status, usage, "the answer held the key and is not kept")
+            verdict, text = Verdict("fatal", "echoed_key", ECHOED_KEY), ""
+        else:
+            mark = REPLACED_TEXT if is_replaced(received.raw, text) else ""
+            self._attempts.answered(attempt, received.raw, status, finish_reason_of(text), usage, mark=mark)
+        self._budget.settle(cost, usage.cost)
+        return verdict, text, usage
+
+    def _said(self, error: BaseException) -> str:
+        """An error's message, masked, on one line; its name when it has none."""
+        return one_line(self._keys.hide(str(error))) or type(error).__name__
+
+    async def _look_up_model(self, client: httpx.AsyncClient, gate: Gate, request: Request) -> None:
+        """Some servers answer 500 for a model that they do not have: see once whether they list it."""
+        if gate in self._looked_up:
+            return
+        self._looked_up.add(gate)
+        model = str(request.body.get("model", ""))
+        names = await model_names(client, request.url, self._keys.headers(request.url), self._keys.hide)
+        if names is not None and not is_listed(model, names):
+            listed = one_line(did_you_mean(model, names), 500) if names else "; the list is empty"
+            raise EndpointError(
+                f"{request.url} answers every call with HTTP 500, and its models list does not name '{model}'{listed}"
+            )
+
+    def _check_refusals(self, url: str, verdict: Verdict) -> None:
+        self._num_refusals += 1
+        if self._num_answers == 0 and self._num_refusals >= REFUSALS_TO_STOP:
+            raise EndpointError(
+                f"{url} refused the first {REFUSALS_TO_STOP} items ({verdict.detail}); correct the request "
+                f"(model, options), then `pairsight retry RUN`"
+            )
+
+    def _check_usable(self, url: str, result: object) -> None:
+        if not isinstance(result, ItemError):
+            self._num_usable += 1
+            return
+        self._num_unusable += 1
+        if self._num_usable == 0 and self._num_unusable == UNUSABLE_TO_STOP:
+            because = one_line(f"{result.reason}: {result.detail}", 200)
+            kept = "" if result.reason in NOT_HELD else "they are kept: "
+            raise EndpointError(
+                f"none of {self._num_unusable} answers of {url} could be used ({because}); "
+                f"{kept}see what it says, correct the model or its options, then `pairsight retry RUN`"
+            )
+
+    def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:
+        hint = f"; {self._keys.hint(url)}" if verdict.reason == "http_401" else ""
+        return EndpointError(f"{url} (model {model}) {verdict.detail}{hint}")
+
+
+def _in_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a thread of its own and wait, as in a notebook, whose own loop is busy with the cell."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(work)
+        started.set_result((asyncio.get_running_loop(), task))
+        await task
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(asyncio.run, main())
+        try:
+            ended.result()
+        except KeyboardInterrupt:
+            loop, task = started.result()
+            loop.call_soon_threadsafe(task.cancel)
+            with suppress(CancelledError):
+                ended.result()
+            raise

@@ -1,0 +1,243 @@
+"""What a run may ask of paid endpoints: rates, patience, money."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+from pydantic import Field, field_validator
+
+from pairsight.config import BaseConfig
+from pairsight.engine.mask import Mask
+from pairsight.engine.receive import LOOPBACK_HOSTS
+from pairsight.errors import ConfigError
+
+
+class Price(BaseConfig):
+    """What a model's tokens cost, in any one currency."""
+
+    prompt: float = Field(ge=0, description="cost of a million prompt tokens")
+    completion: float = Field(ge=0, description="cost of a million completion tokens")
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The cost of one call."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+class CallOptions(BaseConfig):
+    """Limits of calls to endpoints. Rates hold for each endpoint and model; money and calls for the whole run."""
+
+    max_concurrency: int = Field(16, ge=1, description="calls under way at once; fewer after refusals")
+    requests_per_minute: float | None = Field(None, gt=0, description="limit of an endpoint")
+    tokens_per_minute: float | None = Field(None, gt=0, description="limit of an endpoint, prompt and completion")
+    timeout_s: float = Field(180.0, gt=0, description="longest wait for one answer, to its last byte")
+    max_answer_bytes: int = Field(1 << 22, ge=1 << 10, description="of one answer, after decompression")
+    max_answer_nesting: int = Field(100, ge=10, description="of lists and objects in one answer's JSON")
+    max_attempts: int = Field(6, ge=1, description="times that one call is sent before it counts as failed")
+    budget: float | None = Field(None, ge=0, description="money for this run, in the price table's currency")
+    max_calls: int | None = Field(None, ge=0, description="calls for this run, repeated ones included")
+    prices: dict[str, Price] = Field({}, description="model name -> price; needed for a budget and for costs")
+    key_env: str | dict[str, str] | None = Field(
+        None, description="host -> environment variable that holds its key; a single variable where one host is called"
+    )
+
+    @field_validator("key_env")
+    @classmethod
+    def _names(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        """Host names in lower case; what is no host name or no variable's name (a key, say) is refused."""
+        of_host = value if isinstance(value, dict) else {}
+        for host in of_host:
+            if not host or set(host) & set("/@ "):
+                raise ValueError(f"'{host}' must be a host's name alone, such as api.example.com")
+        variables = of_host.values() if value is of_host else [value] if isinstance(value, str) else []
+        if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) for variable in variables):
+            raise ValueError("must name environment variables, such as MY_API_KEY, not hold the key itself")
+        return {host.lower(): variable for host, variable in of_host.items()} if value is of_host else value
+
+    def price_of(self, model: str) -> Price | None:
+        """The price of a model; None when the table does not name it.
+
+        Raises:
+            ConfigError: there is a budget and no price.
+        """
+        if self.budget is not None and model not in self.prices:
+            raise ConfigError(
+                f"a budget needs the price of '{model}': prices: {{{model}: {{prompt: 2.5, completion: 10}}}} per "
+                f"million tokens (0 for a server of your own); prices names: {', '.join(self.prices) or 'none'}"
+            )
+        return self.prices.get(model)
+
+
+KEY_OF_HOST = {
+    "api.openai.com": "OPENAI_API_KEY",
+    "generativelanguage.googleapis.com": "GEMINI_API_KEY",
+    "openrouter.ai": "OPENROUTER_API_KEY",
+    "api.mistral.ai": "MISTRAL_API_KEY",
+    "api.anthropic.com": "ANTHROPIC_API_KEY",
+}
+"""Each service's own convention."""
+LOCAL_KEY = "PAIRSIGHT_API_KEY"
+"""For servers on this machine, which may need none; other hosts get it only if `key_env` says so."""
+SHORTEST_SECRET = 8
+"""Characters. Local servers take any word for a key, such as EMPTY, which then stands in many an answer (ours)."""
+_CLIENT_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+_LOG = logging.getLogger("pairsight.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and the environment variable it came from."""
+
+    variable: str
+    value: str = field(repr=False)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it is masked: it is long enough not to stand in texts by chance."""
+        return len(self.value) >= SHORTEST_SECRET
+
+
+class Keys:
+    """The keys of a run: one a host, read and checked when the host is first called, and hidden in what is written.
+
+    Args:
+        options: `key_env` names variables.
+    """
+
+    def __init__(self, options: CallOptions) -> None:
+        self._options = options
+        self._of_host: dict[str, Key | None] = {}
+        self._mask = Mask()
+
+    def headers(self, url: str) -> dict[str, str]:
+        """The header that carries the key for this URL; empty for a host that gets none.
+
+        Raises:
+            ConfigError: see `key_for`; or `key_env` names one variable for all hosts, and this is the second host.
+        """
+        key = self._for(url)
+        return {} if key is None else {"Authorization": f"Bearer {key.value}"}
+
+    def hint(self, url: str) -> str:
+        """What to do where a call was refused for its key, or for having none."""
+        host = _parsed(url).host
+        key = self._for(url)
+        if key is not None:
+            return f"check the environment variable {key.variable}"
+        if host in LOOPBACK_HOSTS:
+            return f"no key was sent: set the environment variable {LOCAL_KEY}"
+        return f"no key was sent: name the variable that holds it, calls: {{key_env: {{{host}: VARIABLE}}}}, over https"
+
+    def hide(self, text: str) -> str:
+        """The text with `***` for every secret key, in whatever rendering."""
+        return self._mask.hide(text)
+
+    def are_in(self, text: str) -> bool:
+        """Whether a secret key is in the text, in whatever rendering; as UTF-16 too."""
+        return self._mask.is_needed(text) or ("\0" in text and self._mask.is_needed(text.replace("\0", "")))
+
+    @contextmanager
+    def hidden_in_logs(self) -> Iterator[None]:
+        """Mask what the HTTP client logs of requests and responses while inside."""
+        loggers = [logging.getLogger(name) for name in _CLIENT_LOGGERS]
+        for logger in loggers:
+            logger.addFilter(self._hide_in_record)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(self._hide_in_record)
+
+    def _hide_in_record(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.hide(record.getMessage()), None
+        return True
+
+    def _for(self, url: str) -> Key | None:
+        host = _parsed(url).host
+        if host not in self._of_host:
+            if isinstance(self._options.key_env, str) and self._of_host:
+                (other, *_) = self._of_host
+                raise ConfigError(
+                    f"key_env names {self._options.key_env} for all hosts, but this run calls {other} and {host}; "
+                    f"name each host's own: calls: {{key_env: {{{other}: {self._options.key_env}, {host}: VARIABLE}}}}"
+                )
+            key = key_for(url, self._options)
+            self._of_host[host] = key
+            self._mask = Mask({one.value for one in self._of_host.values() if one is not None and one.is_secret})
+            self._say(host, key)
+        return self._of_host[host]
+
+    def _say(self, host: str, key: Key | None) -> None:
+        if key is not None and not key.is_secret:
+            _LOG.warning(
+                "the key in %s has fewer than %d characters and is no secret: it is sent to %s and never masked",
+                key.variable, SHORTEST_SECRET, host,
+            )  # fmt: skip
+        elif key is not None:
+            _LOG.info("%s gets the key in %s", host, key.variable)
+        elif os.environ.get(LOCAL_KEY, "").strip():
+            _LOG.warning(
+                "%s gets no key: %s goes to this machine only, or to https hosts that calls.key_env names",
+                host, LOCAL_KEY,
+            )  # fmt: skip
+
+
+def key_for(url: str, options: CallOptions) -> Key | None:
+    """The key for this URL; None for a host that gets none.
+
+    Args:
+        url: where the call goes. Its host's variable is the one that `key_env` names, else the service's own, else
+            `PAIRSIGHT_API_KEY` for this machine.
+        options: `key_env` names variables.
+
+    Raises:
+        ConfigError: the host needs a key and its variable is not set or another service's own, the key would travel
+            in clear text, or no HTTP header can carry it.
+    """
+    host = _parsed(url).host
+    is_local = host in LOOPBACK_HOSTS
+    named = options.key_env if isinstance(options.key_env, str) else (options.key_env or {}).get(host)
+    variable = named or KEY_OF_HOST.get(host)
+    if variable is None:
+        return _read(LOCAL_KEY) if is_local else None
+    owners = [owner for owner, own in KEY_OF_HOST.items() if own == variable]
+    if owners and not is_local and not any(host == owner or host.endswith(f".{owner}") for owner in owners):
+        raise ConfigError(
+            f"{variable} is the key of {owners[0]} and goes to no other host; set {host}'s key under a name of its own "
+            f"and name that in key_env"
+        )
+    if not is_local and _parsed(url).scheme != "https":
+        raise ConfigError(
+            f"the key in {variable} would travel to {host} in clear text: name it as https://…, or, if it needs no "
+            f"key, take it out of key_env"
+        )
+    key = _read(variable)
+    if key is None:
+        raise ConfigError(f"{host} needs a key: set the environment variable {variable}")
+    return key
+
+
+def _parsed(url: str) -> httpx.URL:
+    """The URL as the client reads it, so that the host that gets a key is the host that is called."""
+    try:
+        parsed = httpx.URL(url)
+        _ = parsed.host  # which decodes international names
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ConfigError(f"'{url}' is no URL of a server: {error}") from None
+    return parsed
+
+
+def _read(variable: str) -> Key | None:
+    """The key in a variable, without space around it; None when it is empty or not set."""
+    value = os.environ.get(variable, "").strip()
+    for position, character in enumerate(value, start=1):
+        if not "!" <= character <= "~":
+            what = "space or line break" if character.isspace() else "character that is not printable ASCII"
+            raise ConfigError(
+                f"the key in {variable} has a {what} (character {position} of {len(value)}), which no HTTP header can "
+                f"carry; set it to the key alone"
+            )
+    return Key(variable, value) if value else None

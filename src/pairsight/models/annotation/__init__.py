@@ -1,0 +1,1 @@
+"""An annotator's prompt, and a VLM that answers it."""

@@ -1,0 +1,204 @@
+"""A model behind an OpenAI-compatible endpoint, `endpoint:NAME@URL`: builds requests and reads answers, sends nothing.
+
+Whatever a model is asked to do (generate, annotate, judge) becomes an `EndpointCall`; the runner sends it, with all
+limits and the budget, and keeps the raw answer before it is read.
+"""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from pairsight.engine.stage import Json, Request
+from pairsight.errors import ConfigError
+from pairsight.images.source import ImageSource
+from pairsight.models.endpoint.messages import EndpointOptions, chat_messages, completion_of
+from pairsight.models.protocols import Sampling, completion_id, request_key, seen_prompt
+from pairsight.records import Completion, CompletionRequest, ItemError
+from pairsight.store.encoding import shared_part
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+PREFIX = "endpoint:"
+PARSER_VERSION = 1
+"""Raised with `completion_of`: kept answers are then read again, for free."""
+STRUCTURED_HOSTS = ("api.openai.com", "generativelanguage.googleapis.com")
+_REFERENCE = re.compile(r"endpoint:(?P<name>.+)@(?P<url>https?://.+)", re.DOTALL)
+
+
+def is_endpoint(reference: object) -> bool:
+    """Whether a model reference names an endpoint."""
+    return isinstance(reference, str) and reference.startswith(PREFIX)
+
+
+def parse_endpoint(reference: str) -> tuple[str, str]:
+    """The model's name and the URL that chat completions are posted to.
+
+    Raises:
+        ConfigError: not of the form `endpoint:NAME@URL`, or a URL with a password in it.
+    """
+    found = _REFERENCE.fullmatch(reference.strip())
+    if found is not None and not found[0].isprintable():
+        raise ConfigError(f"{found[0]!r} must be one line of printable characters")
+    if found is None:
+        raise ConfigError(f"'{reference}' must be endpoint:NAME@URL, e.g. endpoint:gpt-4o@https://api.openai.com/v1")
+    url = found["url"].rstrip("/")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or re.search(r"\s", url):
+        raise ConfigError(f"'{reference}': '{found['url']}' is no URL of a server")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(f"the URL of endpoint '{found['name']}' must hold no key, query or '#'; keys are read from "
+                          f"the environment only")  # fmt: skip
+    return found["name"], url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+def endpoint_fingerprint(reference: str, options: EndpointOptions | None = None) -> str:
+    """Name and address, and a hash of the options where they are not the defaults. Revisions are not seen."""
+    name, url = parse_endpoint(reference)
+    plain = f"{PREFIX}{name}@{url.removesuffix('/chat/completions')}"
+    if options is None or options == EndpointOptions():
+        return plain
+    said = json.dumps(options.to_plain(), sort_keys=True)
+    return f"{plain}#{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+
+
+class EndpointModel:
+    """A model behind an endpoint: a `Generator` whose stages become paid calls.
+
+    Args:
+        reference: `endpoint:NAME@URL`.
+        images: where the prompts' images are.
+        options: what differs between servers.
+    """
+
+    def __init__(self, reference: str, images: ImageSource, options: EndpointOptions | None = None) -> None:
+        self.name, self.url = parse_endpoint(reference)
+        self.images = images
+        self.options = options or EndpointOptions()
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the model: see `endpoint_fingerprint`."""
+        return endpoint_fingerprint(f"{PREFIX}{self.name}@{self.url}", self.options)
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether JSON of a schema is asked for: as the options say, else where the service is known to offer it."""
+        if self.options.structured_output is not None:
+            return self.options.structured_output
+        return urlsplit(self.url).hostname in STRUCTURED_HOSTS
+
+    def request(self, asked: CompletionRequest, sampling: Sampling, schema: Mapping[str, Any] | None = None) -> Request:
+        """The request for one completion.
+
+        Args:
+            asked: the prompt, its images and the seed.
+            sampling: how it is drawn.
+            schema: the JSON schema that the answer should follow, where the service offers that.
+
+        Raises:
+            DataError: an image that is missing or cannot be shown.
+        """
+        options = self.options
+        messages, prompt_tokens = chat_messages(seen_prompt(asked), self.images, options)
+        body: dict[str, Any] = {
+            "model": self.name,
+            "messages": messages,
+            "temperature": sampling.temperature,
+            options.max_tokens_name: sampling.max_new_tokens,
+        }
+        if sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if options.send_seed and sampling.temperature > 0:
+            body["seed"] = asked.seed
+        if schema is not None and self.is_structured:
+            wanted = {"name": "answer", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        body |= options.extra_body
+        body = {name: value for name, value in body.items() if value is not None}
+        return Request(self.url, body, prompt_tokens, sampling.max_new_tokens)
+
+    def completions(self, sampling: Sampling, name: str = "generate") -> "EndpointCall[CompletionRequest, Completion]":
+        """The call that makes completions."""
+        return EndpointCall(
+            name, 1, PARSER_VERSION, Completion, self, sampling,
+            ask=_itself, read=_as_it_came, ids=_no_ids, item_name=completion_id,
+        )  # fmt: skip
+
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
+        """One completion or error per request, outside of any run: nothing is kept, no budget holds."""
+        from pairsight.engine.runner import Runner
+        from pairsight.store.ledger import Ledger
+
+        with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
+            return list(Runner(ledger)(self.completions(sampling), requests))
+
+
+@dataclass(frozen=True)
+class EndpointCall(Generic[In, Out]):
+    """Something that an endpoint's model is asked for each item: a `Call`.
+
+    Args:
+        ask: the item as a completion request.
+        read: the item's result in the model's completion; free and repeatable.
+        ids: what else is in the result beside what the model says, as JSON values, e.g. ids: part of the key.
+        schema: the JSON schema that the answer should follow.
+    """
+
+    name: str
+    version: int
+    parser_version: int
+    output: type[Out]
+    model: EndpointModel
+    sampling: Sampling
+    ask: Callable[[In], CompletionRequest]
+    read: Callable[[In, Completion], Out | ItemError]
+    ids: Callable[[In], Json]
+    item_name: Callable[[In], str]
+    schema: Callable[[In], Mapping[str, Any] | None] = lambda item: None
+
+    def key(self, item: In) -> Mapping[str, Json]:
+        """All that determines the request; not the parser, so that a better one costs nothing."""
+        asked = request_key(self.ask(item))
+        return {**self._same_for_all, "ids": self.ids(item), **asked}
+
+    @cached_property
+    def _same_for_all(self) -> Mapping[str, Json]:
+        return shared_part({"model": self.model.fingerprint, "sampling": self.sampling.to_plain()})
+
+    def item_id(self, item: In) -> str:
+        """The item's name."""
+        return self.item_name(item)
+
+    def request(self, item: In) -> Request:
+        """The request as it is sent."""
+        return self.model.request(self.ask(item), self.sampling, self.schema(item))
+
+    def parse(self, item: In, raw: str) -> Out | ItemError:
+        """The result in a raw answer."""
+        completion = completion_of(raw, self.ask(item), self.model.fingerprint)
+        return completion if isinstance(completion, ItemError) else self.read(item, completion)
+
+
+def _itself(item: CompletionRequest) -> CompletionRequest:
+    return item
+
+
+def _as_it_came(item: CompletionRequest, completion: Completion) -> Completion:
+    return completion
+
+
+def _no_ids(item: CompletionRequest) -> Json:
+    return None

@@ -1,0 +1,174 @@
+"""A model folder as a `Generator`: loaded when first needed, freed by `close`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pairsight.errors import DataError, ModelError
+from pairsight.images.source import ImageSource
+from pairsight.models.protocols import Sampling, completion_id, prompt_key, seen_prompt
+from pairsight.models.quiet import quiet
+from pairsight.models.references import fingerprint
+from pairsight.records import Completion, CompletionRequest, ItemError
+
+if TYPE_CHECKING:
+    from pairsight.models.local.processor import EncodedPrompt
+    from pairsight.models.local.sampling import Drawn
+
+
+class LocalVLM:
+    """Completions from a vision-language model (or a text-only one) on this machine. Picklable; weights do not travel.
+
+    Args:
+        reference: a folder, or a hub name.
+        images: where the prompts' images are.
+        adapter: a PEFT adapter's folder.
+        batch_size: completions written at once at most; halved for good where the GPU's memory is too small.
+        dtype: default: bfloat16 on a GPU, float32 on a CPU.
+        device: default: the GPU where there is one.
+    """
+
+    def __init__(
+        self,
+        reference: str | Path,
+        images: ImageSource,
+        adapter: str | Path | None = None,
+        batch_size: int = 64,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.reference = str(reference)
+        self.images = images
+        self.adapter = None if adapter is None else str(adapter)
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.device = device
+        self.trust_remote_code = trust_remote_code
+        self._fingerprint: str | None = None
+        self._model: Any = None
+        self._processor: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the folder's contents and the adapter's."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.reference, self.adapter)
+        return self._fingerprint
+
+    def load(self) -> None:
+        """Load the weights now; otherwise `generate` does when it is first called."""
+        if self._model is not None:
+            return
+        from pairsight.models.load import load_model
+        from pairsight.models.local.processor import load_processor
+
+        self._processor = load_processor(self.reference, self.trust_remote_code)
+        self._model = load_model(
+            self.reference,
+            adapter=self.adapter,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def close(self) -> None:
+        """Free the weights; the next call loads them again."""
+        if self._model is None:
+            return
+        import torch
+
+        self._model = self._processor = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @quiet()
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
+        """One completion or error per request, in order. Requests of one prompt and images share their prefill.
+
+        A request that cannot be served (a missing image, marks that do not fit, a prompt longer than the context) gets
+        an `ItemError` of its own; the others are not touched by it.
+        """
+        self.load()
+        results: list[Completion | ItemError | None] = [None] * len(requests)
+        groups: dict[str, list[int]] = {}
+        prompts: dict[str, EncodedPrompt | ItemError] = {}
+        for place, request in enumerate(requests):
+            try:
+                seen = seen_prompt(request)
+            except DataError as error:
+                results[place] = _failed(error)
+                continue
+            group = json.dumps(prompt_key(seen), sort_keys=True)
+            groups.setdefault(group, []).append(place)
+            if group not in prompts:
+                prompts[group] = self._encode(request)
+        drawn = self._draw(requests, groups, prompts, sampling)
+        for group, places in groups.items():
+            found = drawn[group]
+            for number, place in enumerate(places):
+                result = found if isinstance(found, ItemError) else found[number]
+                results[place] = result if isinstance(result, ItemError) else self._completion(requests[place], result)
+        return [result for result in results if result is not None]
+
+    def _encode(self, request: CompletionRequest) -> "EncodedPrompt | ItemError":
+        from pairsight.models.local.processor import encode
+
+        try:
+            return encode(self._processor, seen_prompt(request), self.images)
+        except (DataError, ModelError) as error:
+            return _failed(error)
+
+    def _draw(
+        self,
+        requests: Sequence[CompletionRequest],
+        groups: "dict[str, list[int]]",
+        prompts: "dict[str, EncodedPrompt | ItemError]",
+        sampling: Sampling,
+    ) -> "dict[str, list[Drawn] | ItemError]":
+        """Completions by group, in the order of its requests."""
+        import torch
+
+        from pairsight.models.local.sampling import Draws, draw
+
+        results: dict[str, list[Drawn] | ItemError] = {}
+        wanted: dict[str, Draws] = {}
+        for group, prompt in prompts.items():
+            if isinstance(prompt, ItemError):
+                results[group] = prompt
+            else:
+                wanted[group] = Draws(prompt, tuple(requests[place].seed for place in groups[group]))
+        while True:
+            try:
+                drawn = draw(self._model, self._processor, list(wanted.values()), sampling, self.batch_size)
+                break
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise ModelError(
+                        f"the GPU's memory is too small for one completion of {self.reference}; use a shorter "
+                        "max_new_tokens, smaller images or a smaller model"
+                    ) from None
+                self.batch_size //= 2
+                torch.cuda.empty_cache()
+        return results | dict(zip(wanted, drawn, strict=True))
+
+    def _completion(self, request: CompletionRequest, drawn: "Drawn") -> Completion:
+        return Completion(
+            id=completion_id(request),
+            prompt_id=request.prompt.id,
+            text=drawn.text,
+            finish_reason=drawn.finish_reason,
+            model=self.fingerprint,
+            seed=request.seed,
+            sample_index=request.sample_index,
+            images=request.images,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None, "_processor": None}
+
+
+def _failed(error: DataError | ModelError) -> ItemError:
+    return ItemError(getattr(error, "reason", "refused"), str(error), retryable=False)

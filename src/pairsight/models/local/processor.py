@@ -1,0 +1,335 @@
+"""The one place where processors are loaded and prompts become tokens and pixels.
+
+Training and sampling both encode here, so that the model sees the same tokens in both.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from pairsight.errors import DataError, ModelError
+from pairsight.images.source import ImageSource
+from pairsight.models.check import is_text_only
+from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
+from pairsight.models.quiet import one_line, quiet
+from pairsight.models.references import resolve
+from pairsight.records import ImageRef, Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+
+__all__ = ["EncodedPrompt", "chat_text", "completion_ids", "encode", "load_processor", "stop_ids"]
+
+_PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+_NOT_INPUTS = ("attention_mask", "labels", "text_replacement_offsets")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model takes it, without padding.
+
+    Attributes:
+        input_ids: the L tokens, image placeholders written out.
+        tensors: what the model takes beside tokens and masks, e.g. `pixel_values`, `image_sizes`, `image_grid_thw`;
+            distortions of normalised pixels are applied.
+        token_inputs: per-token inputs of length L by name, e.g. `mm_token_type_ids`; a completion's tokens are 0 in
+            `mm_token_type_ids` and Gemma's `token_type_ids`, 1 in PaliGemma's when training, as its own suffixes are.
+        images: the prompt's images in order.
+        image_spans: for each image the half-open range of positions from its first to its last placeholder.
+    """
+
+    input_ids: list[int]
+    tensors: dict[str, "torch.Tensor"]
+    token_inputs: dict[str, list[int]]
+    images: tuple[ImageRef, ...]
+    image_spans: tuple[tuple[int, int], ...]
+
+
+def load_processor(reference: str | Path, trust_remote_code: bool = False) -> Any:
+    """The processor of a model (its tokenizer, for a text-only model), padding on the left.
+
+    Works without torchvision: families that also take video are loaded without that part.
+
+    Raises:
+        ModelError: the folder holds no usable processor, or no chat template.
+    """
+    folder = resolve(reference)
+    from transformers import AutoProcessor, AutoTokenizer
+
+    # A tokenizer cut out of a vision-language model still names that model's processor.
+    auto = AutoTokenizer if is_text_only(folder) else AutoProcessor
+    with quiet():
+        try:
+            processor = auto.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
+            processor = _second_try(folder, error, trust_remote_code)
+    tokenizer = tokenizer_of(processor)
+    tokenizer.padding_side = "left"
+    # Families that want token types ask for them themselves; others' forward would be given a stranger.
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    chat_template(processor)
+    return processor
+
+
+def _second_try(folder: Path, error: Exception, trust_remote_code: bool) -> Any:
+    if isinstance(error, ImportError) or "video" in str(error):
+        try:
+            return load_without_video(folder, trust_remote_code=trust_remote_code)
+        except Exception as second:  # noqa: BLE001 - as above
+            error = second
+    raise ModelError(f"model {folder}: its processor cannot be loaded: {one_line(error)}") from None
+
+
+def encode(processor: Any, prompt: Prompt, images: ImageSource) -> EncodedPrompt:
+    """A prompt's tokens and image tensors.
+
+    Args:
+        processor: from `load_processor`.
+        prompt: text only, or with images.
+        images: where the prompt's images are.
+
+    Raises:
+        DataError: a missing or broken image, marks that do not fit the images, images for a text-only model, or text
+            with a control token of this model that cannot be kept as text, or what this processor refuses.
+        ModelError: the folder's template and processor do not fit each other.
+    """
+    refs = prompt.images
+    if refs and tokenizer_of(processor) is processor:
+        raise DataError(f"prompt '{prompt.id}' has {len(refs)} images but the model is text-only", reason="text_only")
+    pictures = [images.open(ref) for ref in refs]
+    inputs = _inputs(processor, prompt, pictures)
+    ids = [int(token) for token in inputs.pop("input_ids")[0]]
+    replacements = inputs.get("text_replacement_offsets")
+    token_inputs = {name: inputs.pop(name)[0].tolist() for name in _PER_TOKEN if name in inputs}
+    tensors = {name: value for name, value in inputs.items() if name not in _NOT_INPUTS}
+    _distort(tensors, refs)
+    spans = _image_spans(processor, prompt, ids, replacements[0] if replacements else None)
+    return EncodedPrompt(ids, tensors, token_inputs, refs, spans)
+
+
+def completion_ids(processor: Any, generation_config: Any, text: str, finish_reason: str) -> list[int]:
+    """A completion's tokens as the model would write them after `encode`'s prompt.
+
+    The turn's end is among them unless the completion was cut (`finish_reason` "length"). Text that looks like a
+    special token stays text.
+
+    Args:
+        generation_config: the model's, for its stop tokens (None: the tokenizer's own).
+    """
+    tokenizer = tokenizer_of(processor)
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    end = None if finish_reason == "length" else _turn_end_id(processor, stop_ids(processor, generation_config))
+    return list(ids) if end is None else [*ids, end]
+
+
+def stop_ids(processor: Any, generation_config: Any) -> tuple[int, ...]:
+    """The tokens that end a completion: the generation config's, else the tokenizer's end-of-sequence."""
+    written = getattr(generation_config, "eos_token_id", None)
+    if written is None:
+        written = tokenizer_of(processor).eos_token_id
+    if written is None:
+        return ()
+    return tuple(int(token) for token in (written if isinstance(written, Sequence) else [written]))
+
+
+_TURN_ENDS: WeakKeyDictionary[Any, dict[tuple[int, ...], int | None]] = WeakKeyDictionary()
+
+
+def _turn_end_id(processor: Any, stops: tuple[int, ...]) -> int | None:
+    known = _TURN_ENDS.setdefault(processor, {})
+    if stops not in known:
+        end = turn_end(processor, stops)
+        own = tokenizer_of(processor).eos_token_id
+        if end is None and stops:
+            end = own if own in stops else stops[0]
+        known[stops] = end
+    return known[stops]
+
+
+def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]") -> dict[str, Any]:
+    """The processor's output, one row."""
+    tokenizer = tokenizer_of(processor)
+    control = _control_token(tokenizer, prompt)
+    if control is not None:
+        return _inputs_of_hostile_text(processor, prompt, pictures, control)
+    text = chat_text(processor, prompt)
+    text_only = tokenizer is processor
+    bos = tokenizer.bos_token
+    starts = text_only or (bos is not None and text.startswith(bos))
+    options: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": not starts}
+    if len(pictures) > 1:
+        options["return_text_replacement_offsets"] = True
+    if pictures:
+        options["images"] = pictures
+    with quiet():
+        try:
+            return dict(processor(text=[text], **options))
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise DataError(
+                f"prompt '{prompt.id}': the model's processor refuses it: {one_line(error)}", reason="refused"
+            ) from None
+
+
+def _inputs_of_hostile_text(processor: Any, prompt: Prompt, pictures: "list[Image]", control: str) -> dict[str, Any]:
+    """As `_inputs`, for text that contains a control token, which transformers is told to keep as text."""
+    turns = template_messages(processor, prompt)
+    waiting = iter(pictures)
+    for turn in turns:
+        for part in turn["content"] if isinstance(turn["content"], list) else []:
+            if part["type"] == "image":
+                part["image"] = next(waiting)
+    options: dict[str, Any] = {"chat_template": chat_template(processor), "sanitize_control_tokens": True}
+    if pictures:
+        options["processor_kwargs"] = {"return_text_replacement_offsets": True}
+    with quiet():
+        try:
+            rows = processor.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
+            )
+        except Exception as error:  # noqa: BLE001 - each family that cannot do it fails in its own way
+            raise DataError(
+                f"prompt '{prompt.id}' contains '{control}', a control token of this model, and it cannot be kept as "
+                f"text; remove it ({one_line(error, 120)})",
+                reason="control_token",
+            ) from None
+    return dict(rows)
+
+
+def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
+    """A special token of the model that stands in the prompt's text."""
+    from pairsight.records import IMAGE_MARK
+
+    texts = [m.text.replace(IMAGE_MARK, " ") if m.images else m.text for m in prompt.messages]
+    added = tokenizer.added_tokens_decoder.values()
+    special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+    return next((token for token in sorted(special) if token and any(token in text for text in texts)), None)
+
+
+def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> None:
+    """Apply distortions of normalised pixels, image by image."""
+    wanted = [
+        (place, ref.distortion)
+        for place, ref in enumerate(refs)
+        if ref.distortion is not None and ref.distortion.space == "normalised"
+    ]
+    if not wanted:
+        return
+    from pairsight.images.distort import apply_normalised
+
+    pixels = tensors["pixel_values"].clone()
+    rows = _rows_of_images(tensors, len(refs))
+    for place, distortion in wanted:
+        pixels[rows[place]] = apply_normalised(pixels[rows[place]], distortion)
+    tensors["pixel_values"] = pixels
+
+
+def _rows_of_images(tensors: "dict[str, torch.Tensor]", count: int) -> list[Any]:
+    """Where each image's pixels are: along the first axis, patches by `image_grid_thw`, all of it for one image."""
+    pixels = tensors["pixel_values"]
+    if count == 1:
+        return [0] if len(pixels) == 1 else [slice(None)]
+    if (grid := tensors.get("image_grid_thw")) is not None:
+        ends = grid.prod(dim=1).cumsum(0).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    if len(pixels) == count:
+        return list(range(count))
+    raise ModelError(
+        "this model's processor mixes the tiles of several images, so a distortion of normalised pixels can only be "
+        "applied to prompts with one image"
+    )
+
+
+def _image_spans(
+    processor: Any, prompt: Prompt, ids: list[int], replacements: list[dict[str, Any]] | None
+) -> tuple[tuple[int, int], ...]:
+    if not prompt.images:
+        return ()
+    tokenizer = tokenizer_of(processor)
+    placeholder = getattr(tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)
+    places = [place for place, token in enumerate(ids) if token == placeholder]
+    if replacements is None and len(prompt.images) == 1:
+        counts = [len(places)]
+    else:
+        mark = tokenizer.convert_ids_to_tokens(placeholder)
+        counts = [found["replacement"].count(mark) for found in replacements or []]
+    if not places or sum(counts) != len(places) or len(counts) != len(prompt.images) or 0 in counts:
+        raise ModelError(
+            f"prompt '{prompt.id}': {len(places)} image placeholders for {len(prompt.images)} images; the chat "
+            "template or the processor is not this model's"
+        )
+    spans, start = [], 0
+    for count in counts:
+        spans.append((places[start], places[start + count - 1] + 1))
+        start += count
+    return tuple(spans)
+
+
+def load_without_video(folder: Path, *, trust_remote_code: bool) -> Any:
+    """The folder's processor without its video part.
+
+    Raises:
+        ModelError: no processor class of transformers belongs to the folder.
+    """
+    cls = _processor_class(folder)
+    return image_only(cls).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+
+
+def _processor_class(folder: Path) -> type:
+    from transformers import AutoConfig
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+
+    from pairsight.models.references import read_model_json
+
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
+        if (folder / name).is_file() and (written := read_model_json(folder / name).get("processor_class")):
+            cls = processor_class_from_name(written)
+            if isinstance(cls, type):
+                return cls
+    cls = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(str(folder))), None)
+    if not isinstance(cls, type):
+        raise ModelError(f"model {folder}: no processor class of transformers belongs to it")
+    return cls
+
+
+def image_only(cls: Any) -> Any:
+    """The processor class without its video part: built from an image processor and a tokenizer alone."""
+    from transformers import ProcessorMixin
+
+    _excuse_num2words(cls)
+    parts = [name for name in cls.get_attributes() if name != "video_processor"]
+    names = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
+    place = names.index("video_processor") if "video_processor" in names else None
+
+    def from_args_and_dict(inner: Any, /, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        if place is not None:
+            args = [*args[:place], None, *args[place:]]
+        return super(built, inner).from_args_and_dict(args, processor_dict, **kwargs)
+
+    members = {
+        "__module__": cls.__module__,
+        "__init__": cls.__init__,
+        # A family's own version of this only sets how videos are read.
+        "apply_chat_template": ProcessorMixin.apply_chat_template,
+        "get_attributes": classmethod(lambda _: list(parts)),
+        "from_args_and_dict": classmethod(from_args_and_dict),
+    }
+    # The same name, so that a saved copy names a class that transformers knows.
+    built: Any = type(cls.__name__, (cls,), members)
+    return built
+
+
+def _excuse_num2words(cls: type) -> None:
+    """SmolVLM's processor refuses to start without num2words, which it uses for the time stamps of videos only."""
+    module = sys.modules.get(cls.__module__) or importlib.import_module(cls.__module__)
+    if getattr(module, "num2words", cls) is None:
+        module.num2words = _no_video  # type: ignore[attr-defined]
+
+
+def _no_video(*_: Any, **__: Any) -> str:
+    raise ModelError("videos are not supported: give images")

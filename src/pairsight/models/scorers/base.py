@@ -1,0 +1,169 @@
+"""What all scorers share: one result or `ItemError` per item, whatever one item of the batch does."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pairsight.errors import DataError
+from pairsight.images.source import ImageSource
+from pairsight.records import IMAGE_MARK, Completion, ImageRef, ItemError, Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+
+T = TypeVar("T")
+Scores = Mapping[str, float] | ItemError
+
+
+def open_each(refs: Sequence[ImageRef], images: ImageSource) -> "list[Image | ItemError]":
+    """The pictures, with an error in the place of each that is missing or broken."""
+    opened: list[Image | ItemError] = []
+    for ref in refs:
+        try:
+            opened.append(images.open(ref))
+        except DataError as error:
+            opened.append(ItemError(error.reason, str(error), retryable=False))
+    return opened
+
+
+def named_rows(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> list[Scores]:
+    """Rows of numbers as column -> number; a row with a number that is not finite becomes an error.
+
+    Args:
+        columns: C names.
+        rows: one row of C numbers per item.
+    """
+    results: list[Scores] = []
+    for row in rows:
+        named = dict(zip(columns, (float(number) for number in row), strict=True))
+        bad = [name for name, number in named.items() if not math.isfinite(number)]
+        if bad:
+            detail = f"the scorer gave {named[bad[0]]} in column {bad[0]}"
+            results.append(ItemError("not_finite", detail, retryable=False))
+        else:
+            results.append(named)
+    return results
+
+
+def fill(places: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Scores]:
+    """The results put back among the errors: `places` has an error or something scored, `results` one per latter."""
+    waiting = iter(results)
+    return [place if isinstance(place, ItemError) else next(waiting) for place in places]
+
+
+ImageText = tuple[str, ImageRef]
+
+
+class ImageTextScorer(ABC):
+    """A `Scorer` of (text, image) with one column. Subclasses load a model and define `values`.
+
+    Args:
+        images: where the images of the items are.
+        fingerprint: what identifies the weights in item keys.
+    """
+
+    column: ClassVar[str]
+
+    def __init__(self, images: ImageSource, fingerprint: str) -> None:
+        self.images = images
+        self.fingerprint = fingerprint
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The one column's name."""
+        return (self.column,)
+
+    @abstractmethod
+    def values(self, texts: Sequence[str], pictures: "Sequence[Image]") -> "torch.Tensor":
+        """One number per text and picture, higher is better, shape [B]; B is at least 1."""
+
+    def score(self, items: Sequence[ImageText]) -> list[Scores]:
+        """One mapping column -> number, or error, per item; an image that cannot be opened is an error of its item."""
+        opened = open_each([ref for _, ref in items], self.images)
+        usable = [
+            (text, place) for (text, _), place in zip(items, opened, strict=True) if not isinstance(place, ItemError)
+        ]
+        if not usable:
+            return fill(opened, [])
+        texts, pictures = zip(*usable, strict=True)
+        return fill(opened, named_rows(self.columns, self.values(texts, pictures).float().reshape(-1, 1).tolist()))
+
+
+Rated = tuple[Prompt, Completion]
+
+
+def turns_of(prompt: Prompt, completion: Completion) -> list[dict[str, str]]:
+    """The turns as role and text: all the prompt's, then the completion as the assistant's; image marks removed."""
+    turns = [{"role": m.role, "content": m.text.replace(IMAGE_MARK, "").strip()} for m in prompt.messages]
+    return [*turns, {"role": "assistant", "content": completion.text.replace(IMAGE_MARK, "").strip()}]
+
+
+def control_token(tokenizer: Any, turns: list[dict[str, str]]) -> ItemError | None:
+    """An error when a turn's text contains a special token of this tokenizer, which would end or forge a turn."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special | set(tokenizer.all_special_tokens)):
+        if token and any(token in turn["content"] for turn in turns):
+            return ItemError("control_token", f"the text contains '{token}', a control token of the scorer", False)
+    return None
+
+
+def too_long(num_tokens: int, limit: int) -> ItemError | None:
+    """An error when a dialogue is longer than the scorer's context: what is cut would be scored as if it were not."""
+    if num_tokens <= limit:
+        return None
+    return ItemError("too_long", f"{num_tokens} tokens; the scorer reads at most {limit}", retryable=False)
+
+
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+
+
+class ImageAware:
+    """The mean, over a completion's sentences and the prompt's images, of a (text, image) score.
+
+    Sentence by sentence because the encoders cut a text after 35 to 77 tokens, so the end of a long completion would
+    never be looked at (ours). The question is not part of the text: it fits descriptions, not one-word answers.
+
+    Args:
+        scorer: the scorer of (text, image).
+    """
+
+    def __init__(self, scorer: ImageTextScorer) -> None:
+        self.scorer = scorer
+        self.fingerprint = scorer.fingerprint
+        self.columns = scorer.columns
+
+    def score(self, items: Sequence[Rated]) -> list[Scores]:
+        """One mapping column -> number, or error, per completion: no image, no text, or any of its parts failed."""
+        parts: list[ImageText] = []
+        spans: list[range | ItemError] = []
+        for prompt, completion in items:
+            refs = prompt.images if completion.images is None else completion.images
+            sentences = sentences_of(completion.text)
+            if not refs or not sentences:
+                reason = "no_image" if not refs else "empty"
+                spans.append(ItemError(reason, f"completion '{completion.id}' has nothing to compare", retryable=False))
+                continue
+            spans.append(range(len(parts), len(parts) + len(refs) * len(sentences)))
+            parts += [(sentence, ref) for ref in refs for sentence in sentences]
+        scores = self.scorer.score(parts) if parts else []
+        return [span if isinstance(span, ItemError) else _mean([scores[i] for i in span]) for span in spans]
+
+
+def sentences_of(text: str) -> list[str]:
+    """A text's sentences and lines, without image marks and empty ones."""
+    pieces = (piece.strip() for piece in _SENTENCE_END.split(text.replace(IMAGE_MARK, " ")))
+    return [piece for piece in pieces if piece]
+
+
+def _mean(parts: Sequence[Scores]) -> Scores:
+    numbers: list[Mapping[str, float]] = []
+    for part in parts:
+        if isinstance(part, ItemError):
+            return part
+        numbers.append(part)
+    return {column: fmean(row[column] for row in numbers) for column in numbers[0]}

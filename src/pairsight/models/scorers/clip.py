@@ -1,0 +1,55 @@
+"""CLIP score: the cosine between a text and an image in CLIP's shared space. Higher is better."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pairsight.images.source import ImageSource
+from pairsight.models.load import load_part, pick_device
+from pairsight.models.references import fingerprint, weights_folder
+from pairsight.models.scorers.base import ImageTextScorer
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+
+class ClipScore(ImageTextScorer):
+    """Any CLIP model of `transformers`; a text is cut at the text encoder's length, as the field does.
+
+    Source: Radford et al. 2103.00020; as an image selector, supplement A of PDS-DPO (2412.17417).
+
+    Args:
+        reference: a folder, or a hub name.
+        images: where the images of the items are.
+        device: default: the GPU where there is one.
+
+    Raises:
+        ModelError: no such model, pickled weights, or a model of another class.
+    """
+
+    column: ClassVar[str] = "clip"
+
+    def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
+        folder = weights_folder(reference)
+        super().__init__(images, fingerprint(folder))
+        self.device = pick_device(device)
+        self.model = load_part(folder, "CLIPModel", model_types=("clip",)).to(self.device)
+        self.processor = load_part(folder, "CLIPProcessor")
+        self.max_tokens = self.model.config.text_config.max_position_embeddings
+
+    def values(self, texts: Sequence[str], pictures: "Sequence[Image]") -> "torch.Tensor":
+        """The cosines in [−1, 1], shape [B]."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        tokens = self.processor.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.device)
+        pixels = self.processor.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_last")[
+            "pixel_values"
+        ].to(self.device)
+        with torch.inference_mode():
+            text = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+            image = self.model.get_image_features(pixels).pooler_output
+        return cosine_similarity(text, image, dim=-1)

@@ -1,0 +1,96 @@
+"""ImageReward as a scorer of (caption, image): what people would say of a generated picture. Higher is better."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pairsight.errors import ModelError
+from pairsight.images.source import ImageSource
+from pairsight.models.load import pick_device
+from pairsight.models.quiet import one_line, quiet
+from pairsight.models.references import fingerprint, read_weights, weights_folder
+from pairsight.models.scorers.base import ImageTextScorer
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+_TOKENIZER = "google-bert/bert-base-uncased"
+
+
+class ImageReward(ImageTextScorer):
+    """The released ImageReward (or one of its names and shapes) from safetensors.
+
+    The release has no tokenizer: BERT's, uncased, is taken from the folder when it is there and from the hub when not.
+
+    Args:
+        reference: a folder, or a hub name.
+        images: where the images of the items are.
+        device: default: the GPU where there is one.
+
+    Raises:
+        ModelError: a pickle (the message has the command that converts it), weights that do not fit, no tokenizer.
+    """
+
+    column: ClassVar[str] = "image_reward"
+
+    def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
+        from pairsight.models.scorers.image_reward_model import CAPTION_TOKENS, from_released
+
+        folder = weights_folder(reference, published_as="ImageReward.pt")
+        super().__init__(images, fingerprint(folder))
+        self.device = pick_device(device)
+        self.model = from_released(read_weights(folder), str(reference)).to(self.device)
+        self.tokenizer = _tokenizer(folder)
+        self.max_tokens = min(CAPTION_TOKENS, self.model.text.config.max_position_embeddings)
+
+    def values(self, texts: Sequence[str], pictures: "Sequence[Image]") -> "torch.Tensor":
+        """The standardised rewards, shape [B]."""
+        import torch
+
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.device)
+        side = self.model.vision.config.image_size
+        pixels = torch.stack([pixel_tensor(picture, side) for picture in pictures]).to(self.device)
+        with torch.inference_mode():
+            rewards: torch.Tensor = self.model(tokens["input_ids"], tokens["attention_mask"], pixels)
+        return rewards
+
+
+def pixel_tensor(picture: "Image", side: int) -> "torch.Tensor":
+    """A picture as the network takes it: its shorter side scaled to `side` (bicubic), the centre cut out, normalised.
+
+    Returns:
+        float32 [3, side, side].
+    """
+    import numpy as np
+    import torch
+    from PIL.Image import Resampling
+
+    width, height = picture.size
+    short = min(width, height)
+    scaled = picture.convert("RGB").resize((width * side // short, height * side // short), Resampling.BICUBIC)
+    left, top = round((scaled.width - side) / 2), round((scaled.height - side) / 2)
+    values = np.asarray(scaled.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
+    normalised = (values - np.array(_PIXEL_MEAN, np.float32)) / np.array(_PIXEL_STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+    whole = (folder / "tokenizer.json").is_file()
+    own = whole or (folder / "vocab.txt").is_file()
+    with quiet():
+        try:
+            if whole:
+                return PreTrainedTokenizerFast.from_pretrained(str(folder))
+            return BertTokenizer.from_pretrained(str(folder) if own else _TOKENIZER)
+        except Exception as error:  # noqa: BLE001 - a damaged file and an absent hub fail in many ways
+            raise ModelError(
+                f"ImageReward's tokenizer ({_TOKENIZER}) is neither in {folder} nor given by the hub; "
+                f"put its tokenizer.json there: {one_line(error, 120)}"
+            ) from None

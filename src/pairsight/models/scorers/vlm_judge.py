@@ -1,0 +1,70 @@
+"""A vision-language model as a scorer of (prompt, completion) that looks, by the annotation prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pairsight.images.source import ImageSource
+from pairsight.models.annotation.vlm_annotator import VlmAnnotator, annotator_fingerprint
+from pairsight.models.endpoint.model import endpoint_fingerprint, is_endpoint
+from pairsight.models.local.local_vlm import LocalVLM
+from pairsight.models.protocols import Generator
+from pairsight.models.references import fingerprint
+from pairsight.models.scorers.base import Rated, Scores
+from pairsight.records import Annotation, Candidates, ItemError
+
+if TYPE_CHECKING:
+    import torch
+
+_QUALITY = ("helpfulness", "correctness", "coherence")
+
+
+class VlmJudge:
+    """Any model that follows the annotation prompt. Each completion is rated alone, so that no other sways its score.
+
+    Its columns: `total`, helpfulness + correctness + coherence in 0–12, which selects; and the five attributes, 0–4.
+
+    Args:
+        reference: a folder, or a hub name. (Behind an endpoint its stage becomes a call: `judging_call`.)
+        images: where the prompts' images are.
+        device: default: the GPU where there is one.
+        generator: instead of the model in `reference`, one that is open already.
+    """
+
+    needs_images: ClassVar[bool] = True
+    may_be_endpoint: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("total", *_QUALITY, "complexity", "verbosity")
+
+    def __init__(
+        self,
+        reference: str | Path,
+        images: ImageSource,
+        device: "torch.device | str | None" = None,
+        generator: Generator | None = None,
+    ) -> None:
+        place = None if device is None else str(device)
+        self.annotator = VlmAnnotator(generator or LocalVLM(reference, images, device=place))
+        self.annotator.load()
+
+    @staticmethod
+    def identity(reference: str | Path) -> str:
+        """The fingerprint of a judge on the model in `reference`, which is not loaded."""
+        model = endpoint_fingerprint(str(reference)) if is_endpoint(reference) else fingerprint(reference)
+        return annotator_fingerprint(model)
+
+    @property
+    def fingerprint(self) -> str:
+        """The annotator's: the model, the wording of the prompt and its parser."""
+        return self.annotator.fingerprint
+
+    def score(self, items: Sequence[Rated]) -> list[Scores]:
+        """One mapping column -> number, or error, per completion: what cannot be parsed is that item's error."""
+        alone = [Candidates(prompt, (completion,)) for prompt, completion in items]
+        return [quality_scores(marks[0]) for marks in self.annotator.annotate_batch(alone)]
+
+
+def quality_scores(mark: Annotation | ItemError) -> Scores:
+    """The scores of one annotation by column; its error when it is none."""
+    if isinstance(mark, ItemError):
+        return mark
+    return {"total": sum(mark.scores[name] for name in _QUALITY), **mark.scores}

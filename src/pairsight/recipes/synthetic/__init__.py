@@ -1,0 +1,1 @@
+"""The synthetic recipe (PDS-DPO): its options, its steps and its texts."""

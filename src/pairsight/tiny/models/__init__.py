@@ -1,0 +1,1 @@
+"""The embedded models: shapes, cards and where they lie."""

@@ -1,0 +1,1 @@
+"""The world's truth as annotator, writer, judge and server."""

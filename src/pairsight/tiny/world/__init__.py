@@ -1,0 +1,1 @@
+"""The rendered world: scenes, questions, captions and files."""
