@@ -285,8 +285,11 @@ class PreferenceTrainer:
 
     def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin) -> Any:
         from pairsight.training import reference
+        from pairsight.training.policy import float32_parts
 
-        key = json.dumps([origin.base_fingerprint, scorer.scoring.precision.key])
+        precision = scorer.scoring.precision
+        exact = () if precision.key == "float32" else ("autocast", *float32_parts(self.config))
+        key = json.dumps([origin.base_fingerprint, precision.key, *exact])
         store = reference.ReferenceStore(self._reference_folder(), key)
         with self._progress.task("reference", len(scorer.examples)) as task:
             reference.compute_reference(model, scorer, store, lambda done, reused: task.advance(done, reused=reused))

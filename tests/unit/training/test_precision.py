@@ -1,5 +1,6 @@
 """One precision for step, reference and held-out: masters in float32, the policy equal to the reference at first."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import TrainingError
+from pairsight.models.references import fingerprint
 from pairsight.training import loop as loop_module
 from pairsight.training.trainer import PreferenceTrainer
 
@@ -201,3 +203,15 @@ def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
     again = pass_limits(model, None, bf16, num_trained=trained, checkpointing=True)
     assert again.row == int(free // ((12 * 64 + 4 * 128 + 4 * 64) * 2))
     assert pass_limits(model, None, bf16, num_trained=10**9).row == 64
+
+
+def test_a_reference_in_bf16_is_of_the_parts_that_were_float32(small, tmp_path: Path):
+    """A projector with norms gives other bits in float32, so its reference is another; float32's keeps its name."""
+    names = []
+    for number, options in enumerate(({}, {"bf16": True}, {"bf16": True, "projector_learning_rate": 1e-5})):
+        folder, _ = train(small, tmp_path / str(number), max_steps=1, learning_rate=1e-3, **options)
+        (file,) = (folder / "references").glob("*.safetensors")
+        names.append(file.name)
+    assert len(set(names)) == 3
+    key = json.dumps([fingerprint(small.model), "float32"])
+    assert names[0].startswith(hashlib.sha256(key.encode()).hexdigest()[:32])
