@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairsight.benchmarks.files.answers import write_answers as write_official
 from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
 from pairsight.benchmarks.results import Results, Section, System
@@ -15,7 +14,6 @@ from pairsight.benchmarks.results_file import merged, results_at, update_results
 from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark
 from pairsight.benchmarks.sections import EvaluationSettings, section
 from pairsight.benchmarks.tasks import BenchmarkTask, EvaluationImages, LoadedTask, load_tasks, read_tasks, sources_of
-from pairsight.config import BaseConfig
 from pairsight.engine.progress import Progress
 from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Engine, Stage
@@ -203,7 +201,7 @@ def _export(
                 if answer.text is not None
             }
             place = folder / model / item.task.name
-            write_official(item.task.benchmark, place, item.task.path, item.groups, texts)
+            item.task.benchmark.write_answers(place, item.task.path, item.groups, texts)
 
 
 def _score_all(
@@ -275,7 +273,7 @@ def _identity(
         task.name: {
             "path": str(task.path),
             "benchmark": task.benchmark.name,
-            "options": task.benchmark.to_plain() if isinstance(task.benchmark, BaseConfig) else {},
+            "options": task.benchmark.to_plain(),
             "sampling": task.sampling.to_plain(),
             "prompt_suffix": task.prompt_suffix,
         }

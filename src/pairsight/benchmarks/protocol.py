@@ -1,30 +1,24 @@
 """What a benchmark is: groups of samples in, sums out, figures combined from sums so that they can be resampled."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pairsight.benchmarks.files.answers import answer_rows, join, write_jsonl
+from pairsight.benchmarks.files.official import SampleImages
+from pairsight.config import BaseConfig
 from pairsight.models.protocols import Sampling
-from pairsight.records import ImageRef, Prompt
+from pairsight.records import Prompt
+
+__all__ = ["Benchmark", "Better", "Parser", "Sample", "SampleImages", "Scored"]
 
 Parser = Literal["official", "robust"]
 Better = Literal["higher", "lower", "neither"]
-
-
-class SampleImages(Protocol):
-    """How `load` names its images: by the file's name in the user's folder, or by the bytes the official file holds."""
-
-    def ref(self, name: str, *others: str) -> ImageRef:
-        """The image called `name`, else the first of `others` that is there; DataError when all are missing or bad."""
-        ...
-
-    def add(self, data: bytes, name: str) -> ImageRef:
-        """The image in `data`, kept for the model to see; `name` is for messages; DataError when it is bad."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +47,66 @@ class Scored:
     categories: tuple[str, ...] = ()
 
 
-class Benchmark(Protocol):
-    """A benchmark with its official rule. A group is what is scored together (MME's pair, MMBench's rotations).
+class Benchmark(BaseConfig, ABC):
+    """The base of all benchmarks, with its official rule. A subclass is one file: its options as fields, and
+    `load`, `score` and `combine`.
 
-    It may also have `fallbacks`, naming what stands in for a tool of the original that is not installed (its figures
-    are then not called official), `read_answers` and `write_answers` (see `answer_files`), and `ranks_options` = True:
-    then a sample's target has `options` (letter -> text) and its answer is the letter of the likeliest.
+    A group is what is scored together (MME's pair, MMBench's rotations).
     """
 
     name: ClassVar[str]
-    judged: ClassVar[bool]
     columns: ClassVar[tuple[str, ...]]
+    """The names of the sums that `score` returns."""
     better: ClassVar[Mapping[str, Better]]
-    prompt_suffix: ClassVar[str]
+    """Metric name -> which values are better; "neither" for a metric that is not listed."""
     sampling: ClassVar[Sampling]
+    prompt_suffix: ClassVar[str] = ""
+    """What ends every question."""
+    judged: ClassVar[bool] = False
+    ranks_options: ClassVar[bool] = False
+    """Whether a model chooses among options by likelihood: then a sample's target has `options` (letter -> text), and
+    its answer is the letter of the likeliest."""
 
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What replaces tools of the original that are not installed; figures made with it are not called official."""
+        return ()
+
+    @abstractmethod
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
         """The groups of the official file; bad rows raise DataError with file, line and id."""
-        ...
 
+    @abstractmethod
     def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
         """The sums of one group, given one answer text per sample."""
-        ...
 
+    @abstractmethod
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Metric name -> R values, from R (resampled) rows of column sums."""
-        ...
+
+    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
+        """Sample id -> answer text, from a file or folder in the official format; here `{question_id, text}` rows.
+
+        Args:
+            answers: the answers.
+            path: the benchmark's own file or folder.
+            groups: its samples.
+
+        Raises:
+            DataError: the file is missing or damaged, or an id is wrong, missing or there twice.
+        """
+        return join(answer_rows(answers), {sample.id: sample.id for group in groups for sample in group}, answers)
+
+    def write_answers(
+        self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
+    ) -> list[Path]:
+        """Write what the official script or server accepts, here `{question_id, text}` rows; returns the files.
+
+        Args:
+            folder: where to.
+            path: the benchmark's own file or folder.
+            groups: its samples.
+            answers: sample id -> answer text.
+        """
+        rows = [{"question_id": s.id, "text": answers[s.id]} for group in groups for s in group if s.id in answers]
+        return [write_jsonl(folder / f"{self.name}.jsonl", rows)]

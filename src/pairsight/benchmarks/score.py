@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pairsight.benchmarks.files.answers import read_answers
 from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
@@ -51,7 +50,7 @@ def score_answers(
         raise DataError(f"answers {answers} do not exist", reason="missing_file")
     with collector_paused():
         loaded, _ = load_named(task, chosen.limit)
-        texts = read_answers(piece, Path(answers), Path(path), loaded.groups)
+        texts = piece.read_answers(Path(answers), Path(path), loaded.groups)
         made: dict[str | None, Answer] = {}  # most answers are said often
         rows = [tuple(_answer(texts.get(sample.id), made) for sample in group) for group in loaded.groups]
         complete = [index for index, row in enumerate(rows) if all(answer.text is not None for answer in row)]

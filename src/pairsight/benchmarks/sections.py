@@ -54,7 +54,7 @@ def section(
     sampling = item.task.sampling
     counted = {"base": base, "aligned": other} if other else {"base": base}
     beside: Parser = "robust" if settings.parser == "official" else "official"
-    fallbacks = tuple(getattr(item.task.benchmark, "fallbacks", ()))
+    fallbacks = item.task.benchmark.fallbacks
     shown = {parser: _shown(parser, fallbacks) for parser in ("official", "robust")}
     comparison = _Comparison(sampling.temperature if answers is None else None, list(counted.values()), settings)
     metrics = comparison.metrics(range(len(base.scored)), (settings.parser, beside))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pairsight.benchmarks.files.official import sha256_of
 from pairsight.benchmarks.protocol import Benchmark, Sample
 from pairsight.benchmarks.scoring import check_unique
-from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError, DataError
 from pairsight.images.files import FileImages
 from pairsight.images.load import open_image
@@ -130,9 +129,6 @@ def _extension(data: bytes) -> str:
     return next((extension for start, extension in kinds.items() if data.startswith(start)), ".jpg")
 
 
-_PARTS = ("load", "score", "combine", "columns", "better", "prompt_suffix", "sampling")
-
-
 @dataclass(frozen=True, slots=True)
 class BenchmarkTask:
     """One benchmark to run: its name in the results, its file or folder, and the settings that are not its own.
@@ -156,7 +152,7 @@ class BenchmarkTask:
     @property
     def answered_by(self) -> Sampling | None:
         """What tasks must have in common to be answered by one stage; None: options are ranked by likelihood."""
-        return None if getattr(self.benchmark, "ranks_options", False) else self.sampling
+        return None if self.benchmark.ranks_options else self.sampling
 
     @property
     def suffix(self) -> str:
@@ -196,17 +192,9 @@ def make_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Bench
     """The benchmark called `name` (or at `file.py:Class`), built with its options.
 
     Raises:
-        ConfigError: an unknown name or option, or an object that is no benchmark.
+        ConfigError: an unknown name or option, or a class that is no benchmark.
     """
-    piece = registered.get(name)
-    if isinstance(piece, type) and issubclass(piece, BaseConfig):
-        piece = piece.parse(options or {}, where=f"benchmark {name}")
-    elif isinstance(piece, type):
-        piece = piece(**(options or {}))
-    lacking = [part for part in _PARTS if not hasattr(piece, part)]
-    if lacking:
-        raise ConfigError(f"benchmark '{name}' has no {', '.join(lacking)}; see docs/add-a-benchmark.md")
-    benchmark: Benchmark = piece
+    benchmark: Benchmark = registered.get(name).parse(options or {}, where=f"benchmark {name}")
     return benchmark
 
 

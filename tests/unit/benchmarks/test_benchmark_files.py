@@ -7,7 +7,6 @@ import official
 import pyarrow.parquet as pq
 import pytest
 
-from pairsight.benchmarks.files.answers import read_answers, write_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_benchmark, make_tasks
@@ -61,9 +60,9 @@ def test_export_and_score_round_trip(name, make, tmp_path):
     samples = [sample for group in groups for sample in group]
     texts = {s.id: t for s, t in zip(samples, ["Yes", "B", "no.", "A", "two", "", "1998", "D"] * 9, strict=False)}
     benchmark = make_benchmark(name)
-    (first, *_) = files = write_answers(benchmark, tmp_path / "official", path, groups, texts)
+    (first, *_) = files = benchmark.write_answers(tmp_path / "official", path, groups, texts)
     assert all(file.is_file() for file in files)
-    back = read_answers(benchmark, first if len(files) == 1 else tmp_path / "official", path, groups)
+    back = benchmark.read_answers(first if len(files) == 1 else tmp_path / "official", path, groups)
     expected = {key: text.lower().rstrip(".") if name == "gqa" else text for key, text in texts.items()}
     assert dict(back) == expected
     assert all(len(sample.id) < 60 and sample.cluster for sample in samples)
@@ -76,8 +75,8 @@ def test_half_a_pair_of_surrogates_is_exported_and_read(name, make, tmp_path):
     groups = groups_of(name, path)
     texts = {sample.id: "yes \ud83d" for group in groups for sample in group}
     benchmark = make_benchmark(name)
-    (first, *_) = files = write_answers(benchmark, tmp_path / "official", path, groups, texts)
-    back = read_answers(benchmark, first if len(files) == 1 else tmp_path / "official", path, groups)
+    (first, *_) = files = benchmark.write_answers(tmp_path / "official", path, groups, texts)
+    back = benchmark.read_answers(first if len(files) == 1 else tmp_path / "official", path, groups)
     assert set(back.values()) == {"yes ?" if name == "mme" else "yes \ud83d"}
 
 
@@ -104,7 +103,7 @@ def test_mme_points_by_hand(make, tmp_path):
     # existence: all right, 200; color: image 1 right, image 2 half: 75 + 50; code: all yes: 50 + 0
     texts = ["Yes", "No", "yes", "no", "Yes", "No", "Yes", "Yes", "Yes", "Yes", "YES!", "Yes, it is"]
     ids = [sample.id for group in groups for sample in group]
-    write_answers(make_benchmark("mme"), tmp_path / "official", path, groups, dict(zip(ids, texts, strict=True)))
+    make_benchmark("mme").write_answers(tmp_path / "official", path, groups, dict(zip(ids, texts, strict=True)))
     section = score_answers("mme", path, tmp_path / "official", tmp_path / "out", settings=FEW).to_plain()[
         "benchmarks"
     ]["mme"]
@@ -119,7 +118,7 @@ def test_mme_is_asked_as_llava_asks(make, tmp_path):
     first = groups_of("mme", path)[0][0]
     asked = task.with_suffix(first.prompt).messages[-1].text
     assert asked == "Is it there in picture 1?\nAnswer the question using a single word or phrase."
-    write_answers(make_benchmark("mme"), tmp_path / "a", path, [(first,)], {first.id: "Yes"})
+    make_benchmark("mme").write_answers(tmp_path / "a", path, [(first,)], {first.id: "Yes"})
     written = (tmp_path / "a" / "existence.txt").read_text()
     assert written == "1.jpg\tIs it there in picture 1? Please answer yes or no.\tYes\tYes\n"
 
@@ -130,7 +129,7 @@ def test_mme_sums_perception_when_all_tasks_are_there(tmp_path):
     path = official.mme(tmp_path / "mme", PERCEPTION)
     groups = groups_of("mme", path)
     texts = {sample.id: sample.target["label"] for group in groups for sample in group}
-    write_answers(make_benchmark("mme"), tmp_path / "a", path, groups, texts)
+    make_benchmark("mme").write_answers(tmp_path / "a", path, groups, texts)
     found = values(
         score_answers("mme", path, tmp_path / "a", tmp_path / "o", settings=FEW).to_plain()["benchmarks"]["mme"]
     )

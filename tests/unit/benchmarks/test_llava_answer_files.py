@@ -7,7 +7,6 @@ import official
 import pytest
 from test_readers_fuzzed import damaged, refused
 
-from pairsight.benchmarks.files.answers import read_answers
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_benchmark
@@ -239,5 +238,5 @@ def test_damaged_rows_of_llava_are_refused_in_one_line(name, tmp_path):
     for _ in range(200):
         torn = tmp_path / "torn.jsonl"
         torn.write_bytes(damaged(whole, rng))
-        refusals += refused(lambda torn=torn: read_answers(make_benchmark(name), torn, path, groups))
+        refusals += refused(lambda torn=torn: make_benchmark(name).read_answers(torn, path, groups))
     assert refusals > 60

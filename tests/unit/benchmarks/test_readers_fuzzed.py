@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_benchmark_files import FILES, SUFFIX
 
-from pairsight.benchmarks.files.answers import read_answers, write_answers
 from pairsight.benchmarks.tasks import make_benchmark
 from pairsight.errors import DataError
 
@@ -57,7 +56,7 @@ def damage_and_read(name, tmp_path, times):
     benchmark = make_benchmark(name)
     groups = list(benchmark.load(good, official.Names()))
     texts = {sample.id: rng.choice(["Yes", "B", "two"]) for group in groups for sample in group}
-    written = write_answers(benchmark, tmp_path / "answers", good, groups, texts)
+    written = benchmark.write_answers(tmp_path / "answers", good, groups, texts)
     failed = 0
     for _ in range(times):
         trial = tmp_path / "trial"
@@ -74,7 +73,7 @@ def damage_and_read(name, tmp_path, times):
             shutil.copy(other, torn.parent)
         torn.write_bytes(damaged(answer.read_bytes(), rng))
         source = torn.parent if len(written) > 1 else torn
-        failed += refused(lambda source=source: read_answers(benchmark, source, good, groups))
+        failed += refused(lambda source=source: benchmark.read_answers(source, good, groups))
     assert failed > times // 3  # the damage is real
 
 

@@ -3,72 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from pairsight.benchmarks.files.official import Row, read_json, read_jsonl
-from pairsight.benchmarks.protocol import Benchmark, Sample
 from pairsight.errors import DataError, did_you_mean
 from pairsight.store.durable import write_file
 
 ID_FIELDS = ("question_id", "id", "questionId", "q_id")
 TEXT_FIELDS = ("text", "answer", "prediction", "response")
 _NAMED = 3  # missing ids that an error names
-
-
-@runtime_checkable
-class ReadsAnswers(Protocol):
-    """A benchmark whose official answers are not rows with an id and a text."""
-
-    def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """Sample id -> answer text, from a file or folder in the official format.
-
-        Args:
-            answers: the answers.
-            path: the benchmark's own file or folder.
-            groups: its samples.
-        """
-        ...
-
-
-@runtime_checkable
-class WritesAnswers(Protocol):
-    """A benchmark whose official script or server wants its answers in a form of its own."""
-
-    def write_answers(
-        self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
-    ) -> list[Path]:
-        """Write what the official script or server accepts; returns the files.
-
-        Args:
-            folder: where to.
-            path: the benchmark's own file or folder.
-            groups: its samples.
-            answers: sample id -> answer text.
-        """
-        ...
-
-
-def read_answers(
-    benchmark: Benchmark, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]
-) -> Mapping[str, str]:
-    """Sample id -> answer text, in the benchmark's own format if it has one, else `{question_id, text}` rows.
-
-    Raises:
-        DataError: the file is missing or damaged, or an id is wrong, missing or there twice.
-    """
-    if isinstance(benchmark, ReadsAnswers):
-        return benchmark.read_answers(answers, path, groups)
-    return join(answer_rows(answers), {sample.id: sample.id for group in groups for sample in group}, answers)
-
-
-def write_answers(
-    benchmark: Benchmark, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
-) -> list[Path]:
-    """Write the answers in the official format, or as `{question_id, text}` rows; returns the files."""
-    if isinstance(benchmark, WritesAnswers):
-        return benchmark.write_answers(folder, path, groups, answers)
-    rows = [{"question_id": s.id, "text": answers[s.id]} for group in groups for s in group if s.id in answers]
-    return [write_jsonl(folder / f"{benchmark.name}.jsonl", rows)]
 
 
 def answer_rows(

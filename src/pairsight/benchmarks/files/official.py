@@ -5,12 +5,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pairsight.benchmarks.protocol import SampleImages
 from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError
 from pairsight.records import ImageRef
+
+
+class SampleImages(Protocol):
+    """How `load` names its images: by the file's name in the user's folder, or by the bytes the official file holds."""
+
+    def ref(self, name: str, *others: str) -> ImageRef:
+        """The image called `name`, else the first of `others` that is there; DataError when all are missing or bad."""
+        ...
+
+    def add(self, data: bytes, name: str) -> ImageRef:
+        """The image in `data`, kept for the model to see; `name` is for messages; DataError when it is bad."""
+        ...
 
 
 @dataclass(slots=True)

@@ -16,11 +16,10 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import write_json
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_json, read_lines
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import robust_yes_no
 from pairsight.benchmarks.words.similarity import Similar, word_similarity
 from pairsight.benchmarks.words.tokens import Nouns, known_nouns, tagged_nouns
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -193,7 +192,7 @@ _TYPES = {
 """The annotation's type -> our kind; every other type is a relation."""
 
 
-class Amber(BaseConfig):
+class Amber(Benchmark):
     """AMBER from its `data` folder: `query/query_<part>.json`, `annotations.json`, `relation.json`, `safe_words.txt`.
 
     Nouns are tagged by NLTK and compared by spaCy's `en_core_web_lg` where both are installed with their data (NLTK's

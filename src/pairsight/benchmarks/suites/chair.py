@@ -16,10 +16,9 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import answer_text, join, json_rows, write_json
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_json, read_jsonl
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.suites.coco_objects import CocoObjects, coco_images, coco_truth
 from pairsight.benchmarks.words.tokens import tokenizer
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -29,7 +28,7 @@ _PUBLISHED = "its authors publish synonyms.txt at github.com/LisaAnne/Hallucinat
 _CAPTION_METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "CIDEr", "SPICE", "ROUGE_L")
 
 
-class Chair(BaseConfig):
+class Chair(Benchmark):
     """CHAIR from a folder with COCO's `instances_*2014.json`, `captions_*2014.json` and CHAIR's `synonyms.txt`.
 
     The images are those of `questions.jsonl` in the folder (`{image_id, image, text}`), else drawn by seed from the

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.answers import answer_rows, join, write_json
 from pairsight.benchmarks.files.official import Row, read_json
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import COLUMNS, mean_score
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -25,7 +24,7 @@ from pairsight.records import Message, Prompt
 _PUBLISHED = "its authors publish testdev_balanced_questions.json at cs.stanford.edu/people/dorarad/gqa/download.html"
 
 
-class Gqa(BaseConfig):
+class Gqa(Benchmark):
     """GQA from its questions file (`{id: {imageId, question, answer, isBalanced, types}}`); only balanced ones count.
 
     Images are `<imageId>.jpg`. Categories are the structural and semantic types, and binary against open questions.

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pairsight.benchmarks.files.answers import answer_rows, join
 from pairsight.benchmarks.files.official import Row
 from pairsight.benchmarks.files.xlsx import read_xlsx, write_xlsx
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.suites.mmbench_table import LETTERS, Question, read_table
 from pairsight.benchmarks.words.reading import option_letter
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import ImageRef, Message, Prompt
@@ -77,7 +76,7 @@ _ROTATION = 1_000_000
 _NO_TEXT = ("nan", "none")
 
 
-class MMBench(BaseConfig):
+class MMBench(Benchmark):
     """MMBench from its TSV, images inside. A group is all rows whose index is equal modulo a million.
 
     `accuracy` is circular: a group is right only if all its rows are. `row_accuracy` counts every row. The test split

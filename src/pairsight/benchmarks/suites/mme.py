@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.answers import answer_text, json_rows
 from pairsight.benchmarks.files.official import Row, read_lines
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import robust_yes_no
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -125,7 +124,7 @@ _ASKED_FOR = "Please answer yes or no."
 _ONE_LINE = str.maketrans("\t\n\r", "   ")
 
 
-class Mme(BaseConfig):
+class Mme(Benchmark):
     """MME from the folder of its `<task>.txt` files (`image<TAB>question<TAB>answer`), two lines an image.
 
     Images are looked for as `<task>/<image>` and `<task>/images/<image>`. `perception` (at most 2000) and `cognition`

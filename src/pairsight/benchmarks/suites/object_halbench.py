@@ -17,11 +17,10 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import answer_text, join, json_rows, write_jsonl
 from pairsight.benchmarks.files.official import Row, read_jsonl
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.suites.chair import synonyms_file
 from pairsight.benchmarks.suites.coco_objects import CocoObjects, coco_truth
 from pairsight.benchmarks.words.tokens import noun_lemma, tokenizer
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import ImageRef, Message, Prompt
@@ -33,7 +32,7 @@ _PUBLISHED = (
 _LONGEST_NAME = 260
 
 
-class ObjectHalBench(BaseConfig):
+class ObjectHalBench(Benchmark):
     """Object HalBench from its question JSONL (`{image_id, question, image}`, the image in base64 or by name).
 
     COCO's annotations and the refined synonyms (`synonyms_refine.txt`) lie beside it unless said otherwise.

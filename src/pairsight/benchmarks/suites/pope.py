@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.answers import ID_FIELDS, answer_text, join, json_rows, write_jsonl
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_jsonl
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import robust_yes_no
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -193,7 +192,7 @@ _FIGURES: dict[str, Better] = {
 _PUBLISHED = "its authors publish coco_pope_{random,popular,adversarial}.json at github.com/RUCAIBox/POPE (output/coco)"
 
 
-class Pope(BaseConfig):
+class Pope(Benchmark):
     """POPE from its three split files in one folder, or from one file.
 
     A row is `{question_id, image, text, label}`. Its split is its `category`, else what the file's name says. Several

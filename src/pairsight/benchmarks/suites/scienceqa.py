@@ -15,9 +15,8 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import ID_FIELDS, TEXT_FIELDS, answer_text, join, json_rows, write_jsonl
 from pairsight.benchmarks.files.official import Row, read_json
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import option_letter
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import IMAGE_MARK, ImageRef, Message, Prompt
@@ -29,7 +28,7 @@ _NOT_ANSWERED = "[not answered]"
 _IMAGE_UNKNOWN = "[asked without <image>] "
 
 
-class ScienceQa(BaseConfig):
+class ScienceQa(Benchmark):
     """ScienceQA from the folder with `problems.json` and `pid_splits.json`; images are `<split>/<id>/<image>`.
 
     `img_accuracy` is the published figure. In `official` a question counts for it only if its answer is there and was

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.answers import answer_rows, join, write_jsonl
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_json
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import COLUMNS, mean_score, option_letter
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -25,7 +24,7 @@ IMAGE_TYPES = range(1, 10)
 _PUBLISHED = "its authors publish SEED-Bench.json and the images at huggingface.co/datasets/AILab-CVC/SEED-Bench"
 
 
-class SeedBench(BaseConfig):
+class SeedBench(Benchmark):
     """SEED-Bench from `SEED-Bench.json`, question types 1–9; the metric is LLaVA-1.5's `letter`.
 
     Images are `data_id` inside the images folder. Categories are the nine abilities.

@@ -15,10 +15,9 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import ID_FIELDS, answer_text, join, json_rows, write_jsonl
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_json, read_jsonl
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import COLUMNS, mean_score
 from pairsight.benchmarks.words.vqa import m4c_normal, soft_score
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -28,7 +27,7 @@ _SUFFIX = "\nAnswer the question using a single word or phrase."
 _OCR = "Reference OCR token"
 
 
-class TextVqa(BaseConfig):
+class TextVqa(Benchmark):
     """TextVQA from its annotation file (`{data: [{question_id, image_id, question, answers}]}`).
 
     Images are `<image_id>.jpg`; the test split without answers is only exported.

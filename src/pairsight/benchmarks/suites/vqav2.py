@@ -16,10 +16,9 @@ from pydantic import Field
 
 from pairsight.benchmarks.files.answers import write_json
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_json, read_jsonl
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.words.reading import COLUMNS, mean_score
 from pairsight.benchmarks.words.vqa import m4c_normal, soft_score, vqa_normal
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import Message, Prompt
@@ -30,7 +29,7 @@ _PUBLISHED = (
 )
 
 
-class Vqav2(BaseConfig):
+class Vqav2(Benchmark):
     """VQAv2 from a folder with one questions and (except test) one annotations file, or from LLaVA's test JSONL.
 
     Without annotations nothing is scored: export the answers for the server. Categories are the types of

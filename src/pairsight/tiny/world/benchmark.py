@@ -7,11 +7,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.protocol import Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
 from pairsight.benchmarks.suites.pope import official_answer
 from pairsight.benchmarks.tasks import unseen_name
 from pairsight.benchmarks.words.reading import robust_yes_no
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
 from pairsight.records import ImageRef, Message, Prompt
@@ -22,7 +21,7 @@ _LOWER = ("chair_i", "chair_s", "chair_i_cut")
 _NEITHER = ("yes_rate", "caption_length")
 
 
-class TinyWorld(BaseConfig):
+class TinyWorld(Benchmark):
     """All questions of a world's benchmark scenes; a group is one question, a cluster one scene (or one text task)."""
 
     name: ClassVar[str] = "tiny"
