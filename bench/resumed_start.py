@@ -17,15 +17,14 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from pairsight.config import BaseConfig
 from pairsight.engine.runner import Runner
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.protocols import Sampling, completion_id
+from pairsight.models.protocols import Generator, Sampling, completion_id
 from pairsight.models.stages import GenerateCompletions
 from pairsight.pipeline import build as building
 from pairsight.pipeline.build import Source
-from pairsight.recipes.recipe import Gathered, RecipeModels, Requests
-from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, Prompt
+from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests
+from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.run_folder import RunFolder
 
@@ -34,19 +33,21 @@ PROMPTS_AN_IMAGE = 2
 
 
 @dataclass(frozen=True)
-class NoModel:
+class NoModel(Generator):
     """Completions in no time."""
 
     name: str = "m"
     fingerprint: str = "sha256:" + "ab" * 32
 
-    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> Iterator[Completion]:
-        for one in requests:
-            text = f"Completion {one.sample_index} of {one.prompt.id}, which is as long as a short caption is."
-            yield Completion(completion_id(one), one.prompt.id, text, "stop", self.name, one.seed, one.sample_index)
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
+        return [self._one(request) for request in requests]
+
+    def _one(self, one: CompletionRequest) -> Completion:
+        text = f"Completion {one.sample_index} of {one.prompt.id}, which is as long as a short caption is."
+        return Completion(completion_id(one), one.prompt.id, text, "stop", self.name, one.seed, one.sample_index)
 
 
-class Recipe(BaseConfig):
+class Four(Recipe):
     """Four completions a prompt."""
 
     name: ClassVar[str] = "bench"
@@ -95,7 +96,7 @@ def main() -> None:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         write_prompts(folder, options.items // COMPLETIONS)
-        models, recipe, strategy = RecipeModels(generators=()), Recipe(), CleanOverDistorted()
+        models, recipe, strategy = RecipeModels(generators=()), Four(), CleanOverDistorted()
         building.build_run(recipe, source_of(folder), models, strategy, run=folder / "run", extra={}, quiet=True)
         steps: dict[str, float] = {}
         began = time.perf_counter()

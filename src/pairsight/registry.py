@@ -34,13 +34,17 @@ class Registry:
         kind: what the pieces are.
         built_in: name -> target.
         needs: attributes that a piece must have.
-        expected: what a piece must be, for the error about one that lacks them.
+        expected: what a piece must be, for the error about one that is something else or lacks them.
+        base: "module:Class" that a piece must be derived from.
     """
 
-    def __init__(self, kind: str, built_in: dict[str, str], needs: tuple[str, ...] = (), expected: str = "") -> None:
+    def __init__(
+        self, kind: str, built_in: dict[str, str], needs: tuple[str, ...] = (), expected: str = "", base: str = ""
+    ) -> None:
         self.kind = kind
         self._needs = needs
         self._expected = expected
+        self._base = base
         self._targets = dict(built_in)
         self._plugins_read = False
 
@@ -70,7 +74,7 @@ class Registry:
             raise ConfigError(f"unknown {self.kind} '{name}'{did_you_mean(name, self.names())}")
         module, _, attribute = self._targets[name].partition(":")
         try:
-            piece = getattr(importlib.import_module(module), attribute)
+            piece = _target(self._targets[name])
         except AttributeError:
             raise ConfigError(f"{self.kind} '{name}': {module} defines no '{attribute}'") from None
         except ModuleNotFoundError as error:
@@ -80,11 +84,11 @@ class Registry:
     def _checked(self, name: str, piece: Any) -> Any:
         missing = [attribute for attribute in self._needs if not hasattr(piece, attribute)]
         missing += sorted(getattr(piece, "__abstractmethods__", ()))
-        if missing:
+        derived = not self._base or (isinstance(piece, type) and issubclass(piece, _target(self._base)))
+        if missing or not derived:
             what = f"the class {piece.__name__}" if isinstance(piece, type) else f"a {type(piece).__name__}"
-            raise ConfigError(
-                f"{self.kind} '{name}' is {what} without {', '.join(missing)}; it must be {self._expected}"
-            )
+            lacking = f" without {', '.join(missing)}" if derived else ""
+            raise ConfigError(f"{self.kind} '{name}' is {what}{lacking}; it must be {self._expected}")
         return piece
 
     def _read_plugins(self) -> None:
@@ -92,6 +96,12 @@ class Registry:
             self._plugins_read = True
             for point in entry_points(group=f"pairsight.{self.kind}"):
                 self._targets.setdefault(point.name, point.value)
+
+
+def _target(named: str) -> Any:
+    """What "module:attribute" names; the module is imported."""
+    module, _, attribute = named.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def is_file_name(name: str) -> bool:
@@ -187,8 +197,10 @@ recipes = Registry(
         "feedback": "pairsight.recipes.feedback:Feedback",
         "synthetic": "pairsight.recipes.synthetic.recipe:Synthetic",
     },
-    needs=("name", "default_strategy", "default_training", "candidates", "parse"),
-    expected="a class derived from pairsight.config.BaseConfig with what pairsight.recipes.recipe.Recipe lists",
+    needs=("name", "default_strategy", "default_training"),
+    expected="a class derived from pairsight.recipes.recipe.Recipe, with name, default_strategy, default_training and "
+    "candidates(self, prompts, models, run)",
+    base="pairsight.recipes.recipe:Recipe",
 )
 strategies = Registry(
     "strategy",
@@ -200,8 +212,9 @@ strategies = Registry(
         "sft": "pairsight.selection.sft:Sft",
         "steerlm": "pairsight.selection.steerlm:SteerLM",
     },
-    needs=("name", "makes_demonstrations", "parse"),
+    needs=("name",),
     expected="a class derived from pairsight.selection.strategy.Strategy, with a name and __call__(self, candidates)",
+    base="pairsight.selection.strategy:Strategy",
 )
 scorers = Registry(
     "scorer",
@@ -214,8 +227,8 @@ scorers = Registry(
         "sequence": "pairsight.models.scorers.sequence_reward:SequenceReward",
         "vlm": "pairsight.models.scorers.vlm_judge:VlmJudge",
     },
-    needs=("score",),
-    expected="a class whose objects have columns and score(items), as pairsight.models.protocols.Scorer says",
+    expected="a class derived from pairsight.models.scorers.base.Scorer, with score(self, items)",
+    base="pairsight.models.scorers.base:Scorer",
 )
 losses = Registry(
     "loss",
@@ -255,6 +268,10 @@ benchmarks = Registry(
         "textvqa": "pairsight.benchmarks.suites.textvqa:TextVqa",
         "vqav2": "pairsight.benchmarks.suites.vqav2:Vqav2",
     },
+    needs=("name", "columns", "better", "sampling"),
+    expected="a class derived from pairsight.benchmarks.protocol.Benchmark, with name, columns, better, sampling, "
+    "load(self, path, images), score(self, group, answers, parser) and combine(self, sums)",
+    base="pairsight.benchmarks.protocol:Benchmark",
 )
 studies = Registry(
     "study",

@@ -96,3 +96,20 @@ def test_nothing_loads_remote_code_or_pickles_by_default():
     text = {p: p.read_text(encoding="utf-8") for p in SOURCES}
     assert [str(p) for p, t in text.items() if "trust_remote_code=True" in t] == []
     assert [str(p) for p, t in text.items() if re.search(r"^\s*import pickle|torch\.load\(", t, re.M)] == []
+
+
+MAY_PROBE = {"training", "models", "images", "tiny", "studies"}
+"""Rooms that hold objects of transformers, peft, diffusers or Pillow, whose attributes differ between versions."""
+
+
+def test_no_room_probes_our_own_objects():
+    """Contracts are base classes with defaults; registry.py alone looks at a user's piece of unknown kind."""
+    probing = []
+    for path in SOURCES:
+        room = path.relative_to(ROOT / "src" / "pairsight").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            has_default = called == "getattr" and isinstance(node, ast.Call) and len(node.args) == 3
+            if (called == "hasattr" or has_default) and room not in MAY_PROBE and path.name != "registry.py":
+                probing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert probing == []

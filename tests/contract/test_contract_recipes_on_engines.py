@@ -20,8 +20,8 @@ MINE = '''
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from pairsight.config import BaseConfig
 from pairsight.engine.stage import Resources
+from pairsight.recipes.recipe import Recipe
 from pairsight.records import Candidates, Completion
 
 
@@ -49,7 +49,7 @@ class Shout:
         pass
 
 
-class Mine(BaseConfig):
+class Mine(Recipe):
     name: ClassVar[str] = "mine"
     default_strategy: ClassVar[str] = "clean_over_distorted"
     default_training: ClassVar[dict] = {"loss": "ipo"}

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 from small_build import note
 
-from pairsight.config import BaseConfig
 from pairsight.engine.stage import Resources
 from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.build import Source, build_run
-from pairsight.recipes.recipe import RecipeModels
+from pairsight.recipes.recipe import Recipe, RecipeModels
 from pairsight.records import Candidates, Completion, Dropped, ImageCandidate, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.blobs import BlobStore
@@ -57,7 +56,7 @@ class Paint:
     def close(self) -> None: ...
 
 
-class Recipe(BaseConfig):
+class Painted(Recipe):
     """Paints an image for each prompt, and shows both images."""
 
     name: ClassVar[str] = "painted"
@@ -91,7 +90,7 @@ def build(folder: Path) -> dict[str, bytes]:
     run = folder / "run"
     source = Source(read_prompts(folder / "prompts.json", images=folder / "images"))
     models = RecipeModels(generators=(), blobs=BlobStore(run))
-    build_run(Recipe(), source, models, CleanOverDistorted(), run=run, extra={}, quiet=True)
+    build_run(Painted(), source, models, CleanOverDistorted(), run=run, extra={}, quiet=True)
     return {file.name: file.read_bytes() for file in (run / "data").iterdir()}
 
 

@@ -13,6 +13,8 @@ PIECES = """
 from typing import ClassVar
 
 from pairsight.config import BaseConfig
+from pairsight.models.scorers.base import Scorer
+from pairsight.recipes.recipe import Recipe
 from pairsight.selection.strategy import Strategy
 from pairsight.training.loss_grid import LossInputs, LossOutputs, loss
 
@@ -29,8 +31,16 @@ class Unfinished(Strategy):
     name: ClassVar[str] = "unfinished"
 
 
-class HalfRecipe(BaseConfig):
+class HalfRecipe(Recipe):
     name: ClassVar[str] = "half"
+
+
+class Options(BaseConfig):
+    name: ClassVar[str] = "options"
+
+
+class HalfScorer(Scorer):
+    pass
 
 
 @loss("mine", reference=False)
@@ -50,13 +60,16 @@ def pieces(tmp_path: Path) -> Path:
     ("table", "attribute", "message"),
     [
         ("losses", "plain", "is a function without spec; it must be a function marked with @loss"),
-        ("strategies", "plain", "is a function without name, .*; it must be a class derived from .*Strategy"),
-        ("strategies", "Bare", "is the class Bare without name"),
+        ("strategies", "plain", "is a function; it must be a class derived from .*Strategy"),
+        ("strategies", "Bare", "is the class Bare; it must be a class derived from .*Strategy"),
         ("strategies", "Unfinished", "is the class Unfinished without __call__"),
-        ("recipes", "plain", "is a function without .*candidates.*; it must be a class derived from .*BaseConfig"),
+        ("recipes", "plain", "is a function; it must be a class derived from .*Recipe"),
+        ("recipes", "Options", "is the class Options; it must be a class derived from .*Recipe"),
         ("recipes", "HalfRecipe", "without default_strategy, default_training, candidates; it must be"),
         ("studies", "plain", "it must be a class derived from .*BaseConfig with results"),
-        ("scorers", "plain", "is a function without score; it must be a class whose objects have columns and score"),
+        ("scorers", "plain", "is a function; it must be a class derived from .*Scorer"),
+        ("scorers", "HalfScorer", "is the class HalfScorer without score; it must be"),
+        ("benchmarks", "plain", "is a function; it must be a class derived from .*Benchmark"),
         ("losses", "absent", "pieces.py defines no 'absent'"),
     ],
 )
@@ -120,7 +133,7 @@ def test_no_verb_answers_a_plain_function_with_a_traceback(pieces: Path, capsys,
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("table", ["recipes", "strategies", "scorers", "losses", "studies"])
+@pytest.mark.parametrize("table", ["recipes", "strategies", "scorers", "benchmarks", "losses", "studies"])
 def test_what_is_built_in_is_of_its_kind(table: str):
     known = getattr(registry, table)
     for name in known.names():

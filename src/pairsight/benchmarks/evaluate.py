@@ -19,7 +19,8 @@ from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Engine, Stage
 from pairsight.errors import ConfigError, RunError
 from pairsight.images.source import ImageSource
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Generator, Sampling
+from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.seeds import derived_seed
 from pairsight.store.run_folder import RunFolder
@@ -81,14 +82,14 @@ def _answer(item: LoadedTask, sample_id: str, results: Iterator[Completion | Ite
 
 BASE = "base"
 
-MakeStage = Callable[[str | None, Sampling, ImageSource], Stage[CompletionRequest, Completion]]
-"""(adapter's folder or None, sampling, images) -> the stage that answers."""
+OpenModel = Callable[[str | None, ImageSource], Generator]
+"""(adapter's folder or None, images) -> the model that answers."""
 
 
 def evaluate_models(
     model: str,
     tasks: Sequence[BenchmarkTask],
-    make_stage: MakeStage,
+    open_model: OpenModel,
     *,
     out: str | Path,
     adapters: Mapping[str, str | Path] | None = None,
@@ -108,7 +109,7 @@ def evaluate_models(
     Args:
         model: the base model's reference.
         tasks: the benchmarks; see `make_tasks`.
-        make_stage: (adapter or None, sampling, images) -> the stage that answers.
+        open_model: (adapter or None, images) -> the model that answers.
         out: the evaluation's folder.
         adapters: name -> the folder of an adapter or of a full model.
         images: the folder that image names refer to; None: where each benchmark's file lies.
@@ -139,23 +140,20 @@ def evaluate_models(
         source = EvaluationImages(sources_of(read), folder.blobs)
         answers, fingerprints = {}, {}
         for name, adapter in models.items():
-            stages = {task.answered_by: make_stage(adapter, task.sampling, source) for task in tasks}
-            answers[name] = answer_all(loaded, _ranking(stages), runner, chosen.seed)
-            fingerprints[name] = _fingerprint(next(iter(stages.values()))) or adapter or model
+            generator = open_model(adapter, source)
+            stages = {task.answered_by: _stage(generator, task.answered_by) for task in tasks}
+            answers[name] = answer_all(loaded, stages, runner, chosen.seed)
+            fingerprints[name] = generator.fingerprint
     if export is not None:
         _export(Path(export), loaded, answers)
     return _keep(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=chosen)
 
 
-def _ranking(
-    stages: Mapping[Sampling | None, Stage[CompletionRequest, Completion]],
-) -> dict[Sampling | None, Stage[Any, Completion]]:
-    """The stages, with the one for None ranking options instead of writing answers."""
-    return {kind: RankOptions.of(stage) if kind is None else stage for kind, stage in stages.items()}
-
-
-def _fingerprint(stage: Stage[Any, Completion]) -> str:
-    return str(getattr(getattr(stage, "generator", stage), "fingerprint", ""))
+def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:
+    """The stage that answers; for None it ranks options instead of writing answers."""
+    if sampling is None:
+        return RankOptions.of(generator)
+    return GenerateCompletions(generator=generator, sampling=sampling, batch_size=4 * generator.batch_size)
 
 
 def _keep(

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pairsight.engine.stage import Json, Resources, Stage
+from pairsight.engine.stage import Json, Resources
 from pairsight.errors import ConfigError, DataError
 from pairsight.models.local.local_vlm import LocalVLM
-from pairsight.models.protocols import prompt_key
-from pairsight.models.wrappers import Suffixed
-from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
+from pairsight.models.protocols import Generator, prompt_key
+from pairsight.records import Completion, ItemError, Prompt
 
 _IMAGE_CACHE_MB = 256
 
@@ -31,7 +30,7 @@ class RankOptions:
     """A stage: option requests in, completions out whose text is the letter of the likeliest option.
 
     Args:
-        generator: whose model is asked; only its reference and settings are used.
+        generator: whose model is asked, under its `prompt_suffix`; its weights are loaded anew, as training loads them.
     """
 
     generator: LocalVLM
@@ -43,15 +42,12 @@ class RankOptions:
     _loaded: Any = None
 
     @classmethod
-    def of(cls, stage: Stage[CompletionRequest, Completion]) -> "RankOptions":
-        """The stage that ranks with the model that another stage generates with.
+    def of(cls, generator: Generator) -> "RankOptions":
+        """The stage that ranks with a generator's model.
 
         Raises:
             ConfigError: that model is behind an endpoint, which gives no log-probs of given texts.
         """
-        generator = getattr(stage, "generator", None)
-        if isinstance(generator, Suffixed):
-            generator = generator.generator
         if not isinstance(generator, LocalVLM):
             raise ConfigError(
                 "a benchmark by likelihood needs the log-probs of given texts, which only a local model gives: use a "
@@ -114,7 +110,7 @@ class RankOptions:
         _, model, family = self._loaded
         texts = [Completion(letter, item.prompt.id, text, "stop", "", 0, 0) for letter, text in item.options.items()]
         ids = [tokeniser.completion(text) for text in texts]
-        example = token_example(item.prompt.id, [tokeniser.prompt(item.prompt)], ids, 1.0)
+        example = token_example(item.prompt.id, [tokeniser.prompt(self.generator.asked(item.prompt))], ids, 1.0)
         scoring = Scoring(family, tokeniser, True, precision=Precision(model.dtype, model.dtype))
         scorer = SequenceScorer([example], scoring, pass_limits(model, None, scoring.precision), not family.obstacle)
         with torch.no_grad():

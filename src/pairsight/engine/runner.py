@@ -19,8 +19,6 @@ from pairsight.store.encoding import encode, item_key
 from pairsight.store.ledger import Entry, Ledger, Outcome, Planned, Results
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeIs
-
     from pairsight.engine.calls.calls import Caller
 
 In = TypeVar("In")
@@ -75,7 +73,7 @@ class Runner:
         self._calls[stage.name] += 1
         with self._progress.task(stage.name, total) as task:
             work = StageRun(stage, plan, self._ledger, task, self._on_error)
-            if is_call(stage):
+            if isinstance(stage, Call):
                 work.call(stage, items, self._sender())
             else:
                 work.run(stage, items, self._engine)
@@ -90,11 +88,6 @@ class Runner:
         return self._caller
 
 
-def is_call(stage: Stage[In, Out] | Call[In, Out]) -> "TypeIs[Call[In, Out]]":
-    """Whether a stage is a paid call."""
-    return hasattr(stage, "request")
-
-
 class StageRun(Generic[In]):
     """One stage at work on one list of items."""
 
@@ -107,7 +100,7 @@ class StageRun(Generic[In]):
         on_error: Literal["skip", "stop"],
     ) -> None:
         self._stage = stage
-        self._parser_version = stage.parser_version if is_call(stage) else 0
+        self._parser_version = stage.parser_version if isinstance(stage, Call) else 0
         self._plan = plan
         self._ledger = ledger
         self._attempts = Attempts(ledger)
@@ -217,7 +210,7 @@ class StageRun(Generic[In]):
         return whole_text(self._stage.item_id(item))
 
     def _commit(self, made: Sequence[tuple[int, In, object]]) -> None:
-        from_answers = is_call(self._stage) and not any(isinstance(result, ItemError) for _, _, result in made)
+        from_answers = isinstance(self._stage, Call) and not any(isinstance(result, ItemError) for _, _, result in made)
         outcomes = [Outcome(row, result, self._parser_version) for row, _, result in made]
         self._ledger.commit(outcomes, synced=not from_answers)  # the raw answers are on disk already
 

@@ -1,9 +1,10 @@
 """What a piece of resumable work is: a `Stage` (local) or a `Call` (paid, its raw answer kept before parsing)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from pairsight.records import ItemError
 
@@ -79,53 +80,43 @@ class Request:
     completion_tokens: int = 0
 
 
-class Call(Protocol[In, Out]):
-    """A paid call: `request` is sent by the engine, the raw answer is committed, then `parse` makes the result."""
+class Call(ABC, Generic[In, Out]):
+    """The base of a paid call: `request` is sent by the engine, the raw answer is committed, then `parse` makes the
+    result.
+    """
 
-    @property
-    def name(self) -> str:
-        """The stage's name in the ledger."""
-        ...
+    name: str
+    """The stage's name in the ledger."""
+    version: int
+    """Raised when the same inputs would give other requests."""
+    parser_version: int
+    """Raised when the same raw answer would give another result; then kept answers are parsed again, free."""
+    output: type[Out]
+    """The record class of a result."""
 
-    @property
-    def version(self) -> int:
-        """Raised when the same inputs would give other requests."""
-        ...
-
-    @property
-    def parser_version(self) -> int:
-        """Raised when the same raw answer would give another result; then kept answers are parsed again, free."""
-        ...
-
-    @property
-    def output(self) -> type[Out]:
-        """The record class of a result."""
-        ...
-
+    @abstractmethod
     def key(self, item: In) -> Mapping[str, Json]:
         """All that determines the request: what the item's hash is made of."""
-        ...
 
+    @abstractmethod
     def item_id(self, item: In) -> str:
         """The name a person knows the item by."""
-        ...
 
+    @abstractmethod
     def request(self, item: In) -> Request:
         """The request for this item."""
-        ...
 
+    @abstractmethod
     def parse(self, item: In, raw: str) -> Out | ItemError:
         """The result in a raw answer; free and repeatable."""
-        ...
 
 
-@runtime_checkable
-class MayBeCall(Protocol):
-    """A stage that is a paid call when its model is behind an endpoint."""
+class MayBeCall(ABC):
+    """The base of a stage that is a paid call when its model is behind an endpoint."""
 
+    @abstractmethod
     def as_call(self) -> Any:
         """The call that does the same work; None where the work is local."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Models from folders: safetensors only, with an adapter when asked, on the device at hand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import ModelError
 from pairsight.models.check import check_adapter, check_model
+from pairsight.models.protocols import Model
 from pairsight.models.quiet import one_line, quiet
 from pairsight.models.references import read_model_json, resolve
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["check_model", "load_model", "pick_device", "pick_dtype"]
+__all__ = [
+    "check_model", "forget_all", "keep", "load_model", "load_or_reuse", "load_part", "pick_device", "pick_dtype",
+    "release_memory",
+]  # fmt: skip
 
 
 def load_model(
@@ -181,3 +185,48 @@ def load_part(folder: Path, class_name: str, model_types: tuple[str, ...] = (), 
             f"first {lacking[0]}; it was saved as another class"
         )
     return model.eval()
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+_KEPT: dict[Hashable, Model] = {}
+"""Models that stay loaded when their stage ends, for machines with room for all models of a recipe at once."""
+
+
+def load_or_reuse(key: Hashable, load: Callable[[], ModelT], kept: bool) -> ModelT:
+    """The model under `key`: one that was kept, else loaded, and kept from now on if `kept`.
+
+    Args:
+        key: what distinguishes models, e.g. class, reference and device.
+        load: makes it.
+        kept: whether it stays loaded.
+    """
+    if key in _KEPT:
+        return _KEPT[key]  # type: ignore[return-value]
+    model = load()
+    if kept:
+        _KEPT[key] = model
+    return model
+
+
+def keep(model: Model) -> None:
+    """Note a loaded model that stays loaded until `forget_all`."""
+    _KEPT[id(model)] = model
+
+
+def forget_all() -> None:
+    """Free every model that was kept."""
+    for model in _KEPT.values():
+        model.close()
+    _KEPT.clear()
+    release_memory()
+
+
+def release_memory() -> None:
+    """Give the GPU's memory back where dropped models held it; the CPU's comes back by itself."""
+    import torch
+
+    if torch.cuda.is_available():
+        import gc
+
+        gc.collect()
+        torch.cuda.empty_cache()

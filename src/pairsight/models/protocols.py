@@ -1,21 +1,19 @@
-"""What a model does for us, by role. One backend a file implements one or more of these."""
+"""What a model does for us, by role: base classes, of which one backend a file derives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from pairsight.config import BaseConfig
 from pairsight.engine.stage import Json
 from pairsight.errors import DataError
-from pairsight.records import Annotation, Completion, CompletionRequest, ImageRef, ItemError, Prompt
+from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ImageRef, ItemError, Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Sampling(BaseConfig):
@@ -27,61 +25,57 @@ class Sampling(BaseConfig):
     max_new_tokens: int = Field(512, ge=1, description="longest completion in tokens")
 
 
-class Generator(Protocol):
+class Model(ABC):  # noqa: B024 - what a model is asked for is its role's, below
+    """What every model has, whatever its role: weights that are loaded and freed. One without weights does nothing."""
+
+    def load(self) -> None:  # noqa: B027 - nothing is the default
+        """Load the weights now; otherwise they are loaded when first needed."""
+
+    def close(self) -> None:  # noqa: B027 - nothing is the default
+        """Free the weights; the next use loads them again."""
+
+
+class Generator(Model):
     """Makes completions. `fingerprint` changes whenever weights, processor or template do."""
 
+    batch_size: int = 32
+    """How many completions it writes at once at most."""
+
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """What identifies the model in item keys."""
-        ...
 
+    @abstractmethod
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
         """One completion or error per request, in order. Requests of one prompt and images share their prefill."""
-        ...
 
 
-class ImageGenerator(Protocol):
-    """Makes images from text."""
+class ImageGenerator(Model):
+    """Makes images from text. `fingerprint` identifies the pipeline in item keys."""
 
-    @property
-    def fingerprint(self) -> str:
-        """What identifies the pipeline in item keys."""
-        ...
+    fingerprint: str
 
+    @abstractmethod
     def generate(self, texts: Sequence[str], guidance_scale: float, seeds: Sequence[int]) -> "list[Image | ItemError]":
         """One image or error per text, in order."""
-        ...
 
 
-class Scorer(Protocol[T_contra]):
-    """Returns a number per column: (text, ImageRef) for images, (Prompt, Completion) for completions."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What identifies the scorer in item keys."""
-        ...
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the numbers."""
-        ...
-
-    def score(self, items: Sequence[T_contra]) -> list[Mapping[str, float] | ItemError]:
-        """One mapping column -> number, or error, per item."""
-        ...
-
-
-class Annotator(Protocol):
+class Annotator(Model):
     """Rates the completions of one prompt by attribute, with reasons."""
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """What identifies the annotator in item keys."""
-        ...
 
+    @abstractmethod
     def annotate(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Annotation | ItemError]:
         """One annotation or error per completion, in order."""
-        ...
+
+    def annotate_batch(self, items: Sequence[Candidates]) -> list[list[Annotation | ItemError]]:
+        """`annotate` for several prompts; for an annotator that rates several at once faster than one by one."""
+        return [self.annotate(item.prompt, item.completions) for item in items]
 
 
 def seen_prompt(request: CompletionRequest) -> Prompt:

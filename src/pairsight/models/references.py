@@ -69,6 +69,30 @@ def read_model_json(path: Path) -> dict[str, Any]:
     return values
 
 
+PROMPT_SUFFIX_FILE = "inference.json"
+"""Beside a model's or an adapter's weights: the line that must end every question asked of it, SteerLM's scores."""
+
+
+def prompt_suffix_json(line: str) -> bytes:
+    """The content of `PROMPT_SUFFIX_FILE`."""
+    return json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode()
+
+
+def read_prompt_suffix(reference: str | Path) -> str:
+    """The line that a folder asks for; "" where there is none, as with a hub name.
+
+    Raises:
+        ModelError: `inference.json` is damaged.
+    """
+    folder = local_folder(reference)
+    if folder is None or not (folder / PROMPT_SUFFIX_FILE).is_file():
+        return ""
+    line = read_model_json(folder / PROMPT_SUFFIX_FILE).get("prompt_suffix", "")
+    if not isinstance(line, str):
+        raise ModelError(f"{folder / PROMPT_SUFFIX_FILE}: 'prompt_suffix' must be text, found {type(line).__name__}")
+    return line
+
+
 def base_of_adapter(reference: str | Path) -> str | None:
     """The base model that an adapter's folder names, or None for anything that is no adapter's folder.
 

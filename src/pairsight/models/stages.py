@@ -3,38 +3,35 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
-from pairsight.engine.stage import Call, Json, Resources
+from pairsight.engine.stage import Call, Json, MayBeCall, Resources
 from pairsight.models.annotation.prompt import PARSER_VERSION as ANNOTATION_PARSER_VERSION
 from pairsight.models.annotation.prompt import annotation_prompt, annotation_schema, shown_order
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator, answered
 from pairsight.models.endpoint.messages import ENDINGS_WITHOUT_TEXT
 from pairsight.models.endpoint.model import PARSER_VERSION, EndpointCall, EndpointModel
+from pairsight.models.load import keep
 from pairsight.models.protocols import Annotator, Generator, Sampling, completion_id, prompt_key, request_key
 from pairsight.models.scorers.base import Rated
 from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ItemError
 from pairsight.store.encoding import shared_part
 
 
-@runtime_checkable
-class _Loads(Protocol):
-    def load(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True)
-class GenerateCompletions:
+class GenerateCompletions(MayBeCall):
     """A stage: completion requests in, completions out. Batches of whole prompts share their prefill.
 
     The key holds the model's fingerprint, the prompt as the model sees it, sampling, seed and sample index; ids do not
     count, so use `named_for` where two prompts may have the same content.
+
+    Args:
+        keep_loaded: leave the weights in memory after the stage, until `forget_all`.
     """
 
     generator: Generator
     sampling: Sampling
     batch_size: int = 64
+    keep_loaded: bool = False
     resources: Resources = field(default_factory=lambda: Resources(num_gpus=1.0))
     name: str = "generate"
     version: int = 1
@@ -54,16 +51,17 @@ class GenerateCompletions:
 
     def setup(self) -> None:
         """Load the weights, where the generator has any."""
-        if isinstance(self.generator, _Loads):
-            self.generator.load()
+        self.generator.load()
+        if self.keep_loaded:
+            keep(self.generator)
 
     def process(self, items: Sequence[CompletionRequest]) -> Iterable[Completion | ItemError]:
         """One completion or error per request."""
         return self.generator.generate(items, self.sampling)
 
     def close(self) -> None:
-        """Free the weights."""
-        if isinstance(self.generator, _Loads):
+        """Free the weights, unless they are kept."""
+        if not self.keep_loaded:
             self.generator.close()
 
     def as_call(self) -> Call[CompletionRequest, Completion] | None:
@@ -74,7 +72,7 @@ class GenerateCompletions:
 
 
 @dataclass(frozen=True)
-class AnnotateCandidates:
+class AnnotateCandidates(MayBeCall):
     """A stage: candidates in, the same candidates with the annotations of those completions that could be rated.
 
     Fewer than two valid annotations (one, where there is one completion) make the prompt an `ItemError`
@@ -103,39 +101,23 @@ class AnnotateCandidates:
 
     def setup(self) -> None:
         """Load the weights, where the annotator has any."""
-        if isinstance(self.annotator, _Loads):
-            self.annotator.load()
+        self.annotator.load()
 
     def process(self, items: Sequence[Candidates]) -> Iterable[Candidates | ItemError]:
         """The annotated candidates, or why a prompt is dropped."""
-        if isinstance(self.annotator, BatchAnnotator):
-            rated = self.annotator.annotate_batch(items)
-        else:
-            rated = [self.annotator.annotate(item.prompt, item.completions) for item in items]
+        rated = self.annotator.annotate_batch(items)
         return [annotated(item, marks) for item, marks in zip(items, rated, strict=True)]
 
     def close(self) -> None:
         """Free the weights."""
-        if isinstance(self.annotator, _Loads):
-            self.annotator.close()
+        self.annotator.close()
 
     def as_call(self) -> Call[Candidates, Candidates] | None:
         """The paid call that does the same, where the annotator is a model behind an endpoint."""
-        from pairsight.models.annotation.vlm_annotator import VlmAnnotator
-
         annotator = self.annotator
         if not isinstance(annotator, VlmAnnotator) or not isinstance(annotator.generator, EndpointModel):
             return None
         return annotation_call(annotator, annotator.generator, self.name)
-
-
-@runtime_checkable
-class BatchAnnotator(Protocol):
-    """An annotator that rates several prompts' completions at once faster than one by one."""
-
-    def annotate_batch(self, items: Sequence[Candidates]) -> list[list[Annotation | ItemError]]:
-        """What `annotate` gives for each."""
-        ...
 
 
 def annotated(item: Candidates, marks: Sequence[Annotation | ItemError]) -> Candidates | ItemError:

@@ -67,7 +67,7 @@ def align(
     Where the strategy has a line that must end every question, it is left in the adapter's folder and the merged
     model's, and applied wherever these are asked.
     """
-    from pairsight.models import wrappers as prompt_suffix
+    from pairsight.models.references import PROMPT_SUFFIX_FILE, prompt_suffix_json
     from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 
@@ -84,7 +84,7 @@ def align(
     )
     beside = {"selection.yaml": _selection(options, strategy).encode()}
     if suffix := strategy.inference_suffix() if strategy is not None else "":
-        beside[prompt_suffix.FILE] = prompt_suffix.encode(suffix)
+        beside[PROMPT_SUFFIX_FILE] = prompt_suffix_json(suffix)
     adapter = trainer.train(examples, beside)
     merged = merged_model(adapter, options.model) if options.merge else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
@@ -121,13 +121,13 @@ def parse_align(
     options = AlignOptions.parse(mine, "align")
     defaults: Mapping[str, Any] | None = None
     if recipe:
-        defaults = recipe_class(recipe).default_training  # type: ignore[attr-defined]
+        defaults = recipe_class(recipe).default_training
     strategy = strategy_of(options, built_with)
     if strategy is not None and strategy.makes_demonstrations:
         if not is_sft(rest.setdefault("loss", "sft")):
             raise ConfigError(f"strategy '{strategy.name}' makes demonstrations, for --loss sft; found {rest['loss']}")
         options = options.model_copy(update={"name": options.name or strategy.name})
-        defaults = getattr(recipe_class(recipe), "default_sft_training", defaults) if recipe else None
+        defaults = (recipe_class(recipe).default_sft_training or defaults) if recipe else None
     training = training_config(rest, options.model, defaults)
     refuse_unused(rest, training)
     if options.merge and training.tuning == "full":

@@ -8,12 +8,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pairsight.config import BaseConfig
 from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.completions import read_completions
-from pairsight.formats.prompts import read_prompts
+from pairsight.formats.prompts import PromptSet, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.pipeline.models import Reference, check_reference, open_models
@@ -67,10 +66,7 @@ class Source:
         prompts = [one for one in self.given if isinstance(one, Prompt)]
         given = [one for one in self.given if isinstance(one, Candidates)]
         if given:
-            annotate = getattr(recipe, "annotate", None)
-            if annotate is None:
-                raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
-            yield from annotate(given, models, run)
+            yield from recipe.annotate(given, models, run)
         else:
             yield from with_answers(recipe.candidates(prompts, models, run), self.answers)
 
@@ -187,8 +183,9 @@ def build(
     extra = {"model": named[0] if len(named) == 1 else named, "engine": engine, "workers": workers}
     if dataset_answers:
         extra["dataset_answers"] = True
-    answers = getattr(prompts, "answers", {}) if dataset_answers else {}
-    source = Source(prompts, tuple(getattr(prompts, "dropped", ())), answers)
+    read = prompts if isinstance(prompts, PromptSet) else None
+    answers = read.answers if read and dataset_answers else {}
+    source = Source(prompts, read.dropped if read else (), answers)
     build_run(recipe, source, models, chosen, run=Path(run), extra=extra, update=update, quiet=quiet)
     return replace(load_candidates(run), built_with=chosen)
 
@@ -258,7 +255,7 @@ def build_run(
     from pairsight.engine.local import open_engine
     from pairsight.engine.runner import Runner
 
-    own = recipe.fingerprints() if hasattr(recipe, "fingerprints") else {}
+    own = recipe.fingerprints()
     told_apart = {f"{option}_fingerprint": found for option, found in own.items()}
     config = {**_identity(recipe, source, models, strategy), **told_apart, **extra}
     free = (*FREE, *(f"options.{option}" for option in own))
@@ -298,11 +295,11 @@ def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: St
     fingerprints = [generator.fingerprint for generator in models.generators]
     return {
         "recipe": recipe.name,
-        "options": recipe.to_plain() if isinstance(recipe, BaseConfig) else {},
+        "options": recipe.to_plain(),
         "strategy": {"name": strategy.name, **strategy.to_plain()},
         "model_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
-        "annotator_fingerprint": getattr(models.annotator, "fingerprint", None),
-        "writer_fingerprint": getattr(models.writer, "fingerprint", None),
+        "annotator_fingerprint": None if models.annotator is None else models.annotator.fingerprint,
+        "writer_fingerprint": None if models.writer is None else models.writer.fingerprint,
         "num_prompts": len(source.given) + len(source.dropped),
         "prompts_sha256": source.sha256,
     }
@@ -349,21 +346,20 @@ def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, So
     options = BuildOptions.parse(mine, "build")
     recipe = recipe_type.parse(rest, options.recipe)
     _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
-    if options.completions is not None and not hasattr(recipe, "annotate"):
+    if options.completions is not None and not recipe.takes_completions:
         raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
     for reference in [*options.models, options.annotator, options.writer]:
         if reference is not None:
             check_reference(reference)
-    if hasattr(recipe, "check"):
-        recipe.check()
+    recipe.check()
     source = read_source(options)
     if not source.given.items and options.writer is None:
         raise DataError("there are no prompts to build from: --prompts FILE")
     return options, recipe, strategy, source
 
 
-def _refuse_unused_models(recipe: Any, **given: object) -> None:
+def _refuse_unused_models(recipe: Recipe, **given: object) -> None:
     """ConfigError for an annotator or a writer that the recipe would leave aside."""
     for role, model in given.items():
-        if model is not None and role not in getattr(recipe, "roles", given):  # a plug-in need not say
+        if model is not None and role not in recipe.roles:
             raise ConfigError(f"recipe '{recipe.name}' uses no {role}: leave --{role} out")

@@ -10,7 +10,7 @@ from pairsight.benchmarks.results import DataCounts, Results, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
-from pairsight.pipeline.models import check_reference, stage_maker
+from pairsight.pipeline.models import check_reference, model_opener
 from pairsight.pipeline.options import EvaluateOptions, ScoreOptions
 from pairsight.registry import plugins
 from pairsight.store.lock import folder_lock
@@ -177,7 +177,7 @@ def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, 
         return evaluate_models(
             options.model,
             tasks,
-            stage_maker(options.model, options.batch_size, options.trust_remote_code, options.endpoint),
+            model_opener(options.model, options.batch_size, options.trust_remote_code, options.endpoint),
             out=out,
             adapters=adapters,
             images=options.images,

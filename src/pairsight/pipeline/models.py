@@ -3,18 +3,21 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
 from pairsight.models.check import check_model
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.local.local_vlm import LocalVLM
-from pairsight.models.protocols import Annotator, Generator, Sampling
-from pairsight.models.references import base_of_adapter, is_full_model, local_folder, trained_from
-from pairsight.models.wrappers import Suffixed, read_prompt_suffix
+from pairsight.models.protocols import Annotator, Generator
+from pairsight.models.references import (
+    base_of_adapter,
+    is_full_model,
+    local_folder,
+    read_prompt_suffix,
+    trained_from,
+)
 from pairsight.recipes.recipe import RecipeModels
-from pairsight.records import Completion, CompletionRequest
 from pairsight.store.blobs import BlobStore
 
 Reference = str | Path
@@ -70,9 +73,8 @@ def open_generator(
     if is_endpoint(reference):
         return EndpointModel(str(reference), images, endpoint)
     base, layers = _with_base(reference, adapter)
-    model = LocalVLM(base, images, layers, batch_size, trust_remote_code=trust_remote_code)
     line = read_prompt_suffix(reference if adapter is None else adapter)
-    return Suffixed(model, line) if line else model
+    return LocalVLM(base, images, layers, batch_size, trust_remote_code=trust_remote_code, prompt_suffix=line)
 
 
 def _with_base(reference: Reference, adapter: Reference | None) -> tuple[Reference, Reference | None]:
@@ -103,6 +105,9 @@ def open_models(
         writer: who writes texts.
         endpoint: how endpoints are asked.
         trust_remote_code: for all of them.
+
+    Raises:
+        ConfigError: an annotator that is neither.
     """
 
     def generator(reference: Reference) -> Generator:
@@ -115,6 +120,11 @@ def open_models(
         answerer = generator(annotator)
         structured = isinstance(answerer, EndpointModel) and answerer.is_structured
         annotator = VlmAnnotator(answerer, form="json" if structured else "text")
+    elif annotator is not None and not isinstance(annotator, Annotator):
+        raise ConfigError(
+            f"annotator: found a {type(annotator).__name__}; give a model reference, or an object of a class derived "
+            "from pairsight.models.protocols.Annotator"
+        )
     return RecipeModels(
         generators=tuple(generator(reference) for reference in generators),
         annotator=annotator,
@@ -125,15 +135,14 @@ def open_models(
     )
 
 
-def stage_maker(
+def model_opener(
     model: Reference, batch_size: int, trust_remote_code: bool = False, endpoint: EndpointOptions | None = None
-) -> Callable[[str | None, Sampling, ImageSource], Stage[CompletionRequest, Completion]]:
-    """What makes the stage that answers a benchmark with the base (no adapter), an adapter or a full model."""
-    from pairsight.models.stages import GenerateCompletions
+) -> Callable[[str | None, ImageSource], Generator]:
+    """What opens the model that answers benchmarks: the base (no adapter), an adapter on it, or a full model."""
 
-    def make(adapter: str | None, sampling: Sampling, images: ImageSource) -> Stage[CompletionRequest, Completion]:
+    def open_one(adapter: str | None, images: ImageSource) -> Generator:
         full = adapter is not None and is_full_model(adapter)
-        generator = open_generator(
+        return open_generator(
             adapter if adapter is not None and full else model,
             images,
             adapter=None if full else adapter,
@@ -141,6 +150,5 @@ def stage_maker(
             endpoint=endpoint,
             trust_remote_code=trust_remote_code,
         )
-        return GenerateCompletions(generator=generator, sampling=sampling, batch_size=4 * batch_size)
 
-    return make
+    return open_one

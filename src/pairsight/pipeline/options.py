@@ -1,7 +1,7 @@
 """The options of each verb, with the same names on the command line and in a config file."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.registry import recipes
+
+if TYPE_CHECKING:
+    from pairsight.recipes.recipe import Recipe
 
 
 class BuildOptions(BaseConfig):
@@ -136,11 +139,11 @@ def split(
     return mine, {**shared, **rest}
 
 
-def recipe_class(name: str) -> type[BaseConfig]:
-    """The recipe's config class, by name or `file.py:Class`."""
+def recipe_class(name: str) -> "type[Recipe]":
+    """The recipe's class, by name or `file.py:Class`."""
     if not name:
         raise ConfigError(
             f"build: option 'recipe' is missing; it is one of {', '.join(recipes.names())}, or file.py:Class"
         )
-    found: type[BaseConfig] = recipes.get(name)
+    found: type[Recipe] = recipes.get(name)
     return found

@@ -8,7 +8,7 @@ What it does: N sampled completions of each prompt; one annotation of all of the
 Deviations: temperature 0.7 is the paper's (its code has 1.2); warm-up 0.03 is the code's (the paper prints 0.003).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from types import MappingProxyType
@@ -16,22 +16,30 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
 from pairsight.models.protocols import Annotator, Sampling, named_for
-from pairsight.recipes.recipe import AtMost, Gathered, InTurns, RecipeModels, Requests, StageRunner, failed
+from pairsight.recipes.recipe import (
+    AtMost,
+    Gathered,
+    InTurns,
+    Made,
+    Recipe,
+    RecipeModels,
+    Requests,
+    StageRunner,
+    failed,
+)
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.seeds import derived_seed
 
-Made = Collection[Candidates | Dropped] | Gathered
 
-
-class Feedback(BaseConfig):
+class Feedback(Recipe):
     """Annotated completions of each prompt."""
 
     name: ClassVar[str] = "feedback"
     default_strategy: ClassVar[str] = "preference_rule"
     roles: ClassVar[tuple[str, ...]] = ("annotator",)
+    takes_completions: ClassVar[bool] = True
     default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "loss": "dpo",
@@ -50,7 +58,7 @@ class Feedback(BaseConfig):
         }
     )
     """Table 3 of the paper for DPO; epochs, dropout, projector, warm-up from the code. 8 × 16 is its batch of 128."""
-    default_sft_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    default_sft_training: ClassVar[Mapping[str, Any] | None] = MappingProxyType(
         {
             **{name: value for name, value in default_training.items() if name != "beta"},
             "loss": "sft",

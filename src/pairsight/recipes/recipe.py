@@ -1,10 +1,12 @@
 """What a recipe is: a frozen config that turns prompts into candidates, by running stages whose results are kept."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
+from pairsight.config import BaseConfig
 from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError
 from pairsight.models.endpoint.messages import EndpointOptions
@@ -52,20 +54,46 @@ class StageRunner(Protocol):
         ...
 
 
-class Recipe(Protocol):
-    """A way to make preference data. Its fields are its options."""
+Made: TypeAlias = "Collection[Candidates | Dropped] | Gathered"
+"""Candidates that are there already; iterated several times."""
+
+
+class Recipe(BaseConfig, ABC):
+    """The base of all recipes, ways to make preference data. A subclass is one file: its options as fields, and
+    `candidates`.
+    """
 
     name: ClassVar[str]
     default_strategy: ClassVar[str]
     default_training: ClassVar[Mapping[str, Any]]
-    roles: ClassVar[tuple[str, ...]]
-    """Which of "annotator" and "writer" it uses; a recipe that does not say may use both."""
+    """The trainer's options, as the paper trains."""
+    default_sft_training: ClassVar[Mapping[str, Any] | None] = None
+    """The same for strategies that make demonstrations; None: `default_training`."""
+    roles: ClassVar[tuple[str, ...]] = ("annotator", "writer")
+    """The models it uses beside those that make completions; another one that is given is refused."""
+    takes_completions: ClassVar[bool] = False
+    """Whether it can start from completions that are there already: `annotate`."""
 
+    @abstractmethod
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner
     ) -> Iterator[Candidates | Dropped]:
         """Each prompt's completions (and annotations), or why it has none, in the order of the prompts."""
-        ...
+
+    def annotate(self, given: Made, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
+        """Annotate completions that are there already, where `takes_completions`.
+
+        Raises:
+            ConfigError: the recipe makes its own.
+        """
+        raise ConfigError(f"recipe '{self.name}' makes its own completions; --completions is for feedback")
+
+    def check(self) -> None:
+        """Refuse what the options name and is not there, before anything is loaded."""
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the models that options name, by option: such an option may differ when a run is resumed."""
+        return {}
 
 
 T = TypeVar("T")

@@ -16,15 +16,14 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pairsight.config import BaseConfig
 from pairsight.images.distort import distortion_names, make_distortion
 from pairsight.models.protocols import Sampling
-from pairsight.recipes.recipe import Gathered, RecipeModels, Requests, StageRunner
+from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests, StageRunner
 from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, Prompt
 from pairsight.seeds import derived_seed
 
 
-class SeVa(BaseConfig):
+class SeVa(Recipe):
     """Pairs from clean and distorted images."""
 
     name: ClassVar[str] = "seva"

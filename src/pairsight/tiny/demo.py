@@ -100,7 +100,7 @@ def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool)
     from pairsight.benchmarks.evaluate import evaluate_models
     from pairsight.benchmarks.results_file import update_results
     from pairsight.benchmarks.tasks import BenchmarkTask
-    from pairsight.pipeline.models import stage_maker
+    from pairsight.pipeline.models import model_opener
     from pairsight.tiny.world.benchmark import TinyWorld
 
     model = str(world / "model")
@@ -113,7 +113,7 @@ def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool)
         content = evaluate_models(
             model,
             tasks,
-            stage_maker(model, batch_size=256),
+            model_opener(model, batch_size=256),
             out=out / "evaluate" / "held-out",
             adapters=flat,
             images=world / "images",

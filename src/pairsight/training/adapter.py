@@ -13,8 +13,7 @@ from pairsight.bounded import read_json
 from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
-from pairsight.models.references import NO_PART, read_model_json, resolve
-from pairsight.models.wrappers import FILE as SUFFIX_FILE
+from pairsight.models.references import NO_PART, PROMPT_SUFFIX_FILE, read_model_json, resolve
 from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.markers import damaged_file, read_marker, write_marker
@@ -24,7 +23,7 @@ MARK = "pairsight.json"
 """Written last: it says that a training, or a merged model, is complete, and vouches for its files."""
 
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
-_NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", SUFFIX_FILE}
+_NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFIX_FILE}
 _OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256"}
 _FREE = {"save_steps", "save_total_limit", "logging_steps", "report_to"}
 _LOG = logging.getLogger("pairsight.training")
@@ -182,8 +181,8 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     with quiet(), written_by_a_library(folder):
         merged.to(AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32).save_pretrained(folder)
     copy_base_files(base, folder)
-    if (adapter / SUFFIX_FILE).is_file():
-        copy_file(adapter / SUFFIX_FILE, folder / SUFFIX_FILE)
+    if (adapter / PROMPT_SUFFIX_FILE).is_file():
+        copy_file(adapter / PROMPT_SUFFIX_FILE, folder / PROMPT_SUFFIX_FILE)
     write_marker(folder / MARK, {**base_notes(base), "kind": "model", "base": base}, _own_files(folder))
 
 

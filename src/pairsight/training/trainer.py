@@ -102,8 +102,8 @@ class PreferenceTrainer:
             RunError: the folder holds another training, or the disk refuses to be written.
             TrainingError: a loss that is not finite, or log-probs that fail their own check.
         """
+        from pairsight.models.load import release_memory
         from pairsight.models.references import fingerprint
-        from pairsight.models.wrappers import release_memory
         from pairsight.training.objective import Objective
 
         images = self._image_source(examples)

@@ -36,9 +36,13 @@ def test_the_documented_benchmark_works_as_it_is_printed(tmp_path):
 
 def test_a_file_that_holds_no_benchmark_says_what_it_lacks(tmp_path):
     file = tmp_path / "half.py"
-    file.write_text("class Half:\n    name = 'half'\n    columns = ()\n")
+    code = "from pairsight.benchmarks.protocol import Benchmark\n\nclass Half{}:\n    name = 'half'\n    columns = ()\n"
+    file.write_text(code.format(""))
     with (
         plugins(file),
-        pytest.raises(ConfigError, match=r"has no load, score, combine, better, prompt_suffix, sampling"),
+        pytest.raises(ConfigError, match=r"is the class Half; it must be a class derived from .*Benchmark"),
     ):
+        make_tasks({f"{file}:Half": tmp_path})
+    file.write_text(code.format("(Benchmark)"))
+    with plugins(file), pytest.raises(ConfigError, match="without better, sampling, combine, load, score; it must be"):
         make_tasks({f"{file}:Half": tmp_path})

@@ -1,6 +1,5 @@
 import json
 import re
-from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,58 +10,36 @@ from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
-from pairsight.engine.stage import Resources
 from pairsight.errors import ConfigError, DataError, RunError
+from pairsight.models.protocols import Generator
 from pairsight.records import Completion, ItemError
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A model that answers by a rule of the question; counts what it was asked."""
+class Rule(Generator):
+    """A model that answers by a rule of the question; notes what it was asked."""
 
-    adapter: str | None
-    sampling: object
-    images: object
-    asked: list = field(default_factory=list, compare=False)
-    name: str = "generate"
-    version: int = 1
-    output: type = Completion
-    resources: Resources = field(default_factory=Resources)
-    batch_size: int = 3
+    fingerprint = ""
 
-    @property
-    def fingerprint(self):
-        return f"rule:{self.adapter}"
+    def __init__(self, adapter, images, asked=None):
+        self.fingerprint = f"rule:{adapter}"
+        self.adapter = adapter
+        self.images = images
+        self.asked = [] if asked is None else asked
 
-    def key(self, item):
-        message = item.prompt.messages[-1]
-        return {
-            "model": self.fingerprint, "text": message.text, "images": [i.sha256 for i in message.images],
-            "seed": item.seed, "temperature": self.sampling.temperature,
-        }  # fmt: skip
+    def generate(self, requests, sampling):
+        return [self._one(request) for request in requests]
 
-    def item_id(self, item):
-        return item.prompt.id
-
-    def setup(self):
-        pass
-
-    def close(self):
-        pass
-
-    def process(self, items):
-        for item in items:
-            assert self.images.open(item.prompt.images[0]).size == (8, 8)
-            text = item.prompt.messages[-1].text
-            self.asked.append(text)
-            if "crash" in text:
-                yield ItemError("broken", "no answer today")
-                continue
-            aligned = self.adapter is not None
-            answer = "No" if "absent" in text and (aligned or "plain" in text) else "Yes"
-            yield Completion("c", item.prompt.id, answer, "stop", "m", item.seed, 0)
+    def _one(self, request):
+        assert self.images.open(request.prompt.images[0]).size == (8, 8)
+        text = request.prompt.messages[-1].text
+        self.asked.append(text)
+        if "crash" in text:
+            return ItemError("broken", "no answer today")
+        aligned = self.adapter is not None
+        answer = "No" if "absent" in text and (aligned or "plain" in text) else "Yes"
+        return Completion("c", request.prompt.id, answer, "stop", "m", request.seed, 0)
 
 
 @pytest.fixture
@@ -87,7 +64,7 @@ def run(world, out="out", *, adapters=("aligned",), asked=None, settings=None, *
     return evaluate_models(
         "model",
         tasks,
-        lambda adapter, sampling, images: Rule(adapter, sampling, images, asked),
+        lambda adapter, images: Rule(adapter, images, asked),
         out=world / out,
         adapters=dict.fromkeys(adapters, world / "adapter"),
         images=world / "images",

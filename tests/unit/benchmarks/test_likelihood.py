@@ -12,10 +12,12 @@ from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError
 from pairsight.images.files import FileImages
+from pairsight.models.endpoint.model import EndpointModel
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.local.processor import completion_ids, encode
-from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Message, Prompt
+from pairsight.store.blobs import BlobStore
+from pairsight.training.examples import Tokeniser
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,6 @@ def test_losses_are_the_models_own(world):
         prompt = Prompt(name, (Message("user", "what is in the image?", (images.ref(f"{name}.jpg"),)),))
         expected = own_losses(model, processor, prompt, images, options)
         (made,) = stage.process([OptionRequest(prompt, options)])
-        from pairsight.training.examples import Tokeniser
-
         losses = stage._losses(
             OptionRequest(prompt, options), Tokeniser(processor, model, stage._loaded[2], images, 64)
         )
@@ -62,18 +62,32 @@ def test_losses_are_the_models_own(world):
     stage.close()
 
 
-def maker(world):
-    def make(adapter, sampling, images):
-        return GenerateCompletions(generator=LocalVLM(world / "model", images, adapter), sampling=sampling)
-
-    return make
+def test_a_models_own_line_is_asked_before_the_options_too(world):
+    images, line = FileImages(world), "Answer with the best scores."
+    plain, asked = (RankOptions(LocalVLM(world / "model", images, prompt_suffix=text)) for text in ("", line))
+    options = {"A": "a red circle", "B": "a blue square", "C": "two"}
+    prompt = Prompt("a", (Message("user", "what is in the image?", (images.ref("a.jpg"),)),))
+    item = OptionRequest(prompt, options)
+    asked.setup()
+    processor, model, family = asked._loaded
+    (made,) = asked.process([item])
+    under_line = Prompt("a", (Message("user", f"what is in the image?\n{line}", prompt.images),))
+    expected = own_losses(model, processor, under_line, images, options)
+    losses = asked._losses(item, Tokeniser(processor, model, family, images, 64))
+    assert losses == pytest.approx(expected, abs=2e-4)
+    assert losses != pytest.approx(own_losses(model, processor, prompt, images, options), abs=2e-4)
+    assert made.model == asked.generator.fingerprint
+    assert plain.key(item) | {"model": ""} == asked.key(item) | {"model": ""}
+    assert plain.key(item) != asked.key(item), "kept answers of the model without its line are not taken for these"
+    asked.close()
 
 
 def test_both_metrics_of_seed_bench_in_one_evaluation(world):
     path = official.seed_bench(world / "seed.json")
     tasks = make_tasks({"seed_bench_likelihood": path, "seed_bench": path})
     content = evaluate_models(
-        str(world / "model"), tasks, maker(world), out=world / "out", images=world,
+        str(world / "model"), tasks, lambda adapter, images: LocalVLM(world / "model", images, adapter),
+        out=world / "out", images=world,
         settings=EvaluationSettings(num_resamples=20),
     ).to_plain()  # fmt: skip
     by_likelihood = content["benchmarks"]["seed_bench_likelihood"]
@@ -84,8 +98,6 @@ def test_both_metrics_of_seed_bench_in_one_evaluation(world):
 
 
 def test_an_endpoint_cannot_rank(world):
-    class Elsewhere:
-        generator = object()
-
+    elsewhere = EndpointModel("endpoint:gpt@http://127.0.0.1:9/v1", BlobStore(world))
     with pytest.raises(ConfigError, match="only a local model gives"):
-        RankOptions.of(Elsewhere())
+        RankOptions.of(elsewhere)

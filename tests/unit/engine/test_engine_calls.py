@@ -15,7 +15,7 @@ from fault_server import answer, last_text
 from pairsight.engine.calls.calls import Caller
 from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.runner import Runner
-from pairsight.engine.stage import Request
+from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, RunError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.attempts import Attempts
@@ -27,7 +27,7 @@ PRICES = {"m": {"prompt": 1e6, "completion": 1e6}}
 
 
 @dataclass(frozen=True)
-class Shout:
+class Shout(Call[str, ImageRef]):
     """Asks for a word, and shouts the answer; 'broken' has no image, 'odd' cannot be parsed by the first parser."""
 
     parser_version: int = 1

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from pairsight.errors import ConfigError, ModelError
+from pairsight.models.protocols import Generator
 from pairsight.models.scorers.armorm import ArmoRM
 from pairsight.models.scorers.armorm_model import ASSISTANT_HEADER, OBJECTIVES, ArmoRMModel, gate_position
 from pairsight.models.scorers.base import ImageAware, sentences_of
@@ -185,7 +186,7 @@ def test_a_wrong_scorer_is_said_before_anything_loads(tmp_path):
         load_image_scorer(f"sequence:{save_sequence_reward(tmp_path / 'reward')}", images, "cpu")
 
 
-class Annotating:
+class Annotating(Generator):
     """A model that rates by the completion's number of words, and says nothing sensible of the word "odd"."""
 
     fingerprint = "annotating"

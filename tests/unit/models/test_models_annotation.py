@@ -15,7 +15,7 @@ from pairsight.models.annotation.prompt import (
     shown_order,
 )
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import AnnotateCandidates
 from pairsight.records import Annotation, Candidates, Completion, ImageRef, ItemError, Message, Prompt
 
@@ -175,7 +175,7 @@ def test_what_was_asked_for_is_understood(values, mark):
     assert parse_annotation(text, len(values)) == [scores(*row) for row in values]
 
 
-class Says:
+class Says(Generator):
     """A generator that answers every request with what a function makes of its text."""
 
     fingerprint = "says"

@@ -15,6 +15,7 @@ from pairsight.errors import ConfigError, DataError
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 from pairsight.models.endpoint.messages import EndpointOptions, completion_of
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
+from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
 from pairsight.models.scorers.names import scorer_identity
 from pairsight.models.scorers.stages import ScoreCompletions
@@ -220,10 +221,8 @@ def test_stages_become_calls_only_when_their_model_is_behind_an_endpoint(blobs: 
     assert (call.name, call.item_id(ask("?"))) == ("generate", "p:2")
     assert AnnotateCandidates(annotator=VlmAnnotator(model)).as_call() is not None
 
-    class Local:
-        fingerprint = "local"
-
-    assert GenerateCompletions(generator=Local(), sampling=Sampling()).as_call() is None  # type: ignore[arg-type]
+    local = LocalVLM("folder", blobs)
+    assert GenerateCompletions(generator=local, sampling=Sampling()).as_call() is None
 
 
 def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blobs: BlobStore) -> None:

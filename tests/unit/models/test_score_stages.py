@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pairsight.models.images.diffusion import GenerateImages, ImageRequest
+from pairsight.models.load import forget_all
 from pairsight.models.scorers.stages import ScoreCompletions, ScoreImages
-from pairsight.models.wrappers import forget_all
 from pairsight.records import Annotation, ImageCandidate
 from pairsight.store.blobs import BlobStore
 from scorer_folders import completion, pictures, prompt, save_clip, save_sequence_reward

@@ -7,7 +7,7 @@ import torch
 
 from pairsight.errors import ConfigError
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.wrappers import read_prompt_suffix
+from pairsight.models.references import read_prompt_suffix
 from pairsight.pipeline.align import align_from_options, parse_align
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate

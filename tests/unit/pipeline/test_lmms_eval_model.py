@@ -12,7 +12,7 @@ from PIL import Image
 
 from pairsight.errors import ConfigError, DataError, ModelError
 from pairsight.images.files import FileImages
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Generator, Sampling
 from pairsight.pipeline.models import open_generator
 from pairsight.records import CompletionRequest, Message, Prompt
 from pairsight.tiny.models.shipped import shipped_model
@@ -103,7 +103,9 @@ def test_stop_strings_end_an_answer_and_settings_are_read(lmms):
     with pytest.raises(ConfigError, match="num_beams 5"):
         lmms.read_settings({"num_beams": 5})
 
-    class Says:
+    class Says(Generator):
+        fingerprint = "says"
+
         def generate(self, requests, sampling):
             return [types.SimpleNamespace(text="one\n\ntwo ASSISTANT: x") for _ in requests]
 

@@ -5,9 +5,9 @@ import pytest
 
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Annotator, Generator, Sampling
 from pairsight.recipes.feedback import Feedback
-from pairsight.recipes.recipe import RecipeModels, with_answers
+from pairsight.recipes.recipe import Recipe, RecipeModels, with_answers
 from pairsight.recipes.seva import SeVa
 from pairsight.records import (
     Annotation,
@@ -30,8 +30,10 @@ def prompts(*names, image="a"):
     return [Prompt(name, (Message("user", f"What is {name}?", (ImageRef(image * 64),)),)) for name in names]
 
 
-class Echo:
+class Echo(Generator):
     """A generator that says what it was asked, fails on prompts called `bad*`, and counts its work."""
+
+    fingerprint = ""
 
     def __init__(self, name="echo"):
         self.fingerprint = name
@@ -54,7 +56,7 @@ class Echo:
 
 
 @dataclass
-class Rater:
+class Rater(Annotator):
     """Rates by the sample's index; refuses prompts called `odd*`."""
 
     fingerprint: str = "rater"
@@ -245,3 +247,33 @@ def test_an_annotator_that_a_recipe_does_not_use_is_refused_from_python_too(tmp_
     with pytest.raises(ConfigError, match="recipe 'seva' uses no annotator"):
         build(SeVa(), WithImages((), UnpackedImages()), model="m", run=tmp_path / "run", annotator="x")
     assert not (tmp_path / "run").exists()
+
+
+class Least(Recipe):
+    """What a recipe must say, and nothing else."""
+
+    name = "least"
+    default_strategy = "best_over_worst"
+    default_training = {"loss": "dpo"}  # noqa: RUF012 - pydantic keeps it apart
+
+    def candidates(self, prompts, models, run):
+        yield from ()
+
+
+def test_what_a_recipe_does_not_say_has_a_default(run):
+    recipe = Least()
+    assert (recipe.roles, recipe.default_sft_training, recipe.takes_completions) == (
+        ("annotator", "writer"),
+        None,
+        False,
+    )
+    assert (recipe.check(), recipe.fingerprints()) == (None, {})
+    with pytest.raises(ConfigError, match="'least' makes its own completions"):
+        recipe.annotate((), RecipeModels(()), run)
+
+
+def test_an_annotator_rates_batches_prompt_by_prompt_unless_it_says_otherwise():
+    completions = tuple(Completion(f"p:{n}", "p", "x", "stop", "m", 0, n) for n in range(2))
+    (prompt,), rater = prompts("p"), Rater()
+    assert rater.annotate_batch([Candidates(prompt, completions)] * 2) == [rater.annotate(prompt, completions)] * 2
+    assert (rater.load(), rater.close()) == (None, None)

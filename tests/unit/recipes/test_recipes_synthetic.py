@@ -10,7 +10,7 @@ import torch
 
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError, ModelError
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Generator, Sampling
 from pairsight.recipes.recipe import RecipeModels
 from pairsight.recipes.synthetic.recipe import Synthetic
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Message, Prompt
@@ -24,10 +24,11 @@ from tiny_pipelines import save_stable_diffusion, save_stable_diffusion_3
 torch.set_num_threads(1)
 
 
-class Says:
+class Says(Generator):
     """A generator that says what it is told, by the prompt's id; counts what it was asked and whether it is loaded."""
 
     loaded: ClassVar[Counter[str]] = Counter()
+    fingerprint = ""
 
     def __init__(self, name, answer):
         self.fingerprint = name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pairsight.errors import DataError
+from pairsight.models.protocols import Generator
 from pairsight.records import (
     Annotation,
     Candidates,
@@ -216,7 +217,7 @@ def test_a_judge_that_says_nothing_is_an_error_of_its_text():
     assert parse_preference("I cannot compare images.").reason == "no_verdict"
     asked = []
 
-    class Model:
+    class Model(Generator):
         fingerprint = "model"
 
         def generate(self, requests, sampling):

@@ -13,14 +13,14 @@ from pairsight.models.annotation.prompt import (
     parse_annotation,
     shown_order,
 )
-from pairsight.models.protocols import Generator, Sampling
+from pairsight.models.protocols import Annotator, Generator, Sampling
 from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ItemError, Message, Prompt
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=1024)
 _PROBE = Prompt("", (Message("user", "?"),))
 
 
-class VlmAnnotator:
+class VlmAnnotator(Annotator):
     """Rates all completions of a prompt in one request, in an order shuffled by seed.
 
     Args:
@@ -59,13 +59,11 @@ class VlmAnnotator:
 
     def load(self) -> None:
         """Load the generator's weights, where it has any."""
-        if hasattr(self.generator, "load"):
-            self.generator.load()
+        self.generator.load()
 
     def close(self) -> None:
         """Free the generator's weights."""
-        if hasattr(self.generator, "close"):
-            self.generator.close()
+        self.generator.close()
 
     def _request(self, item: Candidates, order: tuple[int, ...]) -> CompletionRequest:
         texts = [item.completions[index].text for index in order]

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pairsight.engine.stage import Json, Request
+from pairsight.engine.stage import Call, Json, Request
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions, chat_messages, completion_of
-from pairsight.models.protocols import Sampling, completion_id, request_key, seen_prompt
+from pairsight.models.protocols import Generator, Sampling, completion_id, request_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.store.encoding import shared_part
 
@@ -72,7 +72,7 @@ def endpoint_fingerprint(reference: str, options: EndpointOptions | None = None)
     return f"{plain}#{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
-class EndpointModel:
+class EndpointModel(Generator):
     """A model behind an endpoint: a `Generator` whose stages become paid calls.
 
     Args:
@@ -147,8 +147,8 @@ class EndpointModel:
 
 
 @dataclass(frozen=True)
-class EndpointCall(Generic[In, Out]):
-    """Something that an endpoint's model is asked for each item: a `Call`.
+class EndpointCall(Call[In, Out]):
+    """Something that an endpoint's model is asked for each item.
 
     Args:
         ask: the item as a completion request.

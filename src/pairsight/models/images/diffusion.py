@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import MissingExtraError, ModelError
-from pairsight.models.load import pick_device
+from pairsight.models.load import load_or_reuse, pick_device, release_memory
+from pairsight.models.protocols import ImageGenerator
 from pairsight.models.quiet import one_line, quiet
 from pairsight.models.references import PICKLES, convert_command, fingerprint, local_folder, read_model_json
-from pairsight.models.wrappers import load_or_reuse, release_memory
 from pairsight.records import ImageCandidate, ItemError
 from pairsight.store.blobs import BlobStore
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class DiffusersGenerator:
+class DiffusersGenerator(ImageGenerator):
     """An `ImageGenerator` on a pipeline that takes `prompt` and `guidance_scale`.
 
     Every image has its own generator of random numbers, on the CPU, so that a seed means the same image in any batch

@@ -1,23 +1,25 @@
 """A model folder as a `Generator`: loaded when first needed, freed by `close`."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
-from pairsight.models.protocols import Sampling, completion_id, prompt_key, seen_prompt
+from pairsight.models.protocols import Generator, Sampling, completion_id, prompt_key, seen_prompt
 from pairsight.models.quiet import quiet
 from pairsight.models.references import fingerprint
-from pairsight.records import Completion, CompletionRequest, ItemError
+from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 
 if TYPE_CHECKING:
     from pairsight.models.local.processor import EncodedPrompt
     from pairsight.models.local.sampling import Drawn
 
 
-class LocalVLM:
+class LocalVLM(Generator):
     """Completions from a vision-language model (or a text-only one) on this machine. Picklable; weights do not travel.
 
     Args:
@@ -27,6 +29,7 @@ class LocalVLM:
         batch_size: completions written at once at most; halved for good where the GPU's memory is too small.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
+        prompt_suffix: a line that ends every prompt, on a line of its own; "" for none. See `read_prompt_suffix`.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class LocalVLM:
         dtype: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        prompt_suffix: str = "",
     ) -> None:
         self.reference = str(reference)
         self.images = images
@@ -47,16 +51,22 @@ class LocalVLM:
         self.dtype = dtype
         self.device = device
         self.trust_remote_code = trust_remote_code
+        self.prompt_suffix = prompt_suffix
         self._fingerprint: str | None = None
         self._model: Any = None
         self._processor: Any = None
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the folder's contents and the adapter's."""
+        """The hash of the folder's contents and the adapter's, together with the line that ends every prompt."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.reference, self.adapter)
+            weights = fingerprint(self.reference, self.adapter)
+            self._fingerprint = _with_line(weights, self.prompt_suffix) if self.prompt_suffix else weights
         return self._fingerprint
+
+    def asked(self, prompt: Prompt) -> Prompt:
+        """The prompt as the model is asked it: under its line, where it has one."""
+        return prompt.with_line(self.prompt_suffix) if self.prompt_suffix else prompt
 
     def load(self) -> None:
         """Load the weights now; otherwise `generate` does when it is first called."""
@@ -92,6 +102,7 @@ class LocalVLM:
         an `ItemError` of its own; the others are not touched by it.
         """
         self.load()
+        requests = [replace(request, prompt=self.asked(request.prompt)) for request in requests]
         results: list[Completion | ItemError | None] = [None] * len(requests)
         groups: dict[str, list[int]] = {}
         prompts: dict[str, EncodedPrompt | ItemError] = {}
@@ -170,5 +181,10 @@ class LocalVLM:
         return {**self.__dict__, "_model": None, "_processor": None}
 
 
+def _with_line(weights: str, line: str) -> str:
+    return "sha256:" + hashlib.sha256(json.dumps([weights, line]).encode()).hexdigest()
+
+
 def _failed(error: DataError | ModelError) -> ItemError:
-    return ItemError(getattr(error, "reason", "refused"), str(error), retryable=False)
+    reason = error.reason if isinstance(error, DataError) else "refused"
+    return ItemError(reason, str(error), retryable=False)

@@ -8,7 +8,7 @@ from pairsight.errors import ModelError
 from pairsight.models.load import load_part, pick_device, pick_dtype
 from pairsight.models.quiet import one_line, quiet
 from pairsight.models.references import fingerprint, read_model_json, weights_folder
-from pairsight.models.scorers.base import Rated, Scores, control_token, fill, named_rows, too_long, turns_of
+from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import ItemError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
-class ArmoRM:
+class ArmoRM(Scorer[Rated]):
     """The released ArmoRM (Wang et al. 2406.12845), or a model of its shape, natively and from safetensors.
 
     Its columns: `score`, which selects; the 19 rewards under their own names; and the first five on HelpSteer's 0–4

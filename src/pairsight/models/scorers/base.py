@@ -2,13 +2,16 @@
 
 import math
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
+from pairsight.models.protocols import Model
+from pairsight.models.references import fingerprint
 from pairsight.records import IMAGE_MARK, Completion, ImageRef, ItemError, Prompt
 
 if TYPE_CHECKING:
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 Scores = Mapping[str, float] | ItemError
+ImageText = tuple[str, ImageRef]
+Rated = tuple[Prompt, Completion]
 
 
 def open_each(refs: Sequence[ImageRef], images: ImageSource) -> "list[Image | ItemError]":
@@ -56,11 +62,32 @@ def fill(places: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Sco
     return [place if isinstance(place, ItemError) else next(waiting) for place in places]
 
 
-ImageText = tuple[str, ImageRef]
+class Scorer(Model, Generic[ItemT]):
+    """Returns a number per column: of (text, ImageRef) for images, of (Prompt, Completion) for completions.
+
+    A subclass is made loaded: `Class(reference, device)`, or `Class(reference, images, device)` where it looks.
+    `fingerprint` identifies it wherever its folder lies; `columns` are the names of its numbers, the first selects.
+    """
+
+    fingerprint: str
+    columns: tuple[str, ...]
+    needs_images: ClassVar[bool] = False
+    """Whether it is itself shown the images, beside the text or the dialogue."""
+    may_be_endpoint: ClassVar[bool] = False
+    """Whether the model it asks may be behind an endpoint."""
+
+    @classmethod
+    def identity(cls, reference: str | Path) -> str:
+        """The fingerprint of such a scorer on the model in `reference`, which is not loaded."""
+        return fingerprint(reference)
+
+    @abstractmethod
+    def score(self, items: Sequence[ItemT]) -> list[Scores]:
+        """One mapping column -> number, or error, per item."""
 
 
-class ImageTextScorer(ABC):
-    """A `Scorer` of (text, image) with one column. Subclasses load a model and define `values`.
+class ImageTextScorer(Scorer[ImageText]):
+    """A scorer of (text, image) with one column. Subclasses load a model and define `values`.
 
     Args:
         images: where the images of the items are.
@@ -68,15 +95,12 @@ class ImageTextScorer(ABC):
     """
 
     column: ClassVar[str]
+    needs_images: ClassVar[bool] = True
 
     def __init__(self, images: ImageSource, fingerprint: str) -> None:
         self.images = images
         self.fingerprint = fingerprint
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The one column's name."""
-        return (self.column,)
+        self.columns = (self.column,)
 
     @abstractmethod
     def values(self, texts: Sequence[str], pictures: "Sequence[Image]") -> "torch.Tensor":
@@ -92,9 +116,6 @@ class ImageTextScorer(ABC):
             return fill(opened, [])
         texts, pictures = zip(*usable, strict=True)
         return fill(opened, named_rows(self.columns, self.values(texts, pictures).float().reshape(-1, 1).tolist()))
-
-
-Rated = tuple[Prompt, Completion]
 
 
 def turns_of(prompt: Prompt, completion: Completion) -> list[dict[str, str]]:
@@ -122,7 +143,7 @@ def too_long(num_tokens: int, limit: int) -> ItemError | None:
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 
 
-class ImageAware:
+class ImageAware(Scorer[Rated]):
     """The mean, over a completion's sentences and the prompt's images, of a (text, image) score.
 
     Sentence by sentence because the encoders cut a text after 35 to 77 tokens, so the end of a long completion would

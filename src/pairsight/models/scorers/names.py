@@ -1,20 +1,22 @@
 """Scorers by name, KIND:REFERENCE: `image_reward:models/ImageReward`, `armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1`."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.model import is_endpoint, parse_endpoint
-from pairsight.models.protocols import Scorer
-from pairsight.models.references import fingerprint, local_folder, weights_folder
-from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated
+from pairsight.models.references import local_folder, weights_folder
+from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated, Scorer
 from pairsight.registry import scorers
 
 if TYPE_CHECKING:
     import torch
 
+S = TypeVar("S", bound=Scorer[Any])
 
-def parse_scorer(name: str) -> tuple[Any, str]:
+
+def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
     """The scorer's class and the model reference in `KIND:REFERENCE`; loads nothing.
 
     Raises:
@@ -24,10 +26,10 @@ def parse_scorer(name: str) -> tuple[Any, str]:
     kind, colon, reference = name.partition(":")
     if not colon or not reference:
         raise ConfigError(f"scorer '{name}' must be KIND:REFERENCE; kinds: {', '.join(scorers.names())}")
-    found = scorers.get(kind)
+    found: type[Scorer[Any]] = scorers.get(kind)
     if is_endpoint(reference):
         parse_endpoint(reference)
-        if not getattr(found, "may_be_endpoint", False):
+        if not found.may_be_endpoint:
             raise ConfigError(f"scorer '{name}': '{kind}' needs weights; only 'vlm' asks a model behind an endpoint")
     elif local_folder(reference) is not None:
         weights_folder(reference)
@@ -41,8 +43,7 @@ def scorer_identity(name: str) -> str:
         ConfigError, ModelError: as `parse_scorer`, or a hub name that the hub does not have.
     """
     found, reference = parse_scorer(name)
-    identity: str = getattr(found, "identity", fingerprint)(reference)
-    return identity
+    return found.identity(reference)
 
 
 def load_image_scorer(name: str, images: ImageSource, device: "torch.device | str | None" = None) -> ImageTextScorer:
@@ -53,10 +54,9 @@ def load_image_scorer(name: str, images: ImageSource, device: "torch.device | st
         ModelError: weights that cannot be used.
     """
     found, reference = parse_scorer(name)
-    if not sees_images(found):
+    if not issubclass(found, ImageTextScorer):
         raise ConfigError(f"scorer '{name}' reads text only; images are ranked by clip, blip_match or image_reward")
-    scorer: ImageTextScorer = found(reference, images, device)
-    return scorer
+    return _made(found, reference, images, device)
 
 
 def load_completion_scorer(name: str, images: ImageSource, device: "torch.device | str | None" = None) -> Scorer[Rated]:
@@ -66,25 +66,19 @@ def load_completion_scorer(name: str, images: ImageSource, device: "torch.device
         ModelError: weights that cannot be used.
     """
     found, reference = parse_scorer(name)
-    if sees_images(found):
-        return ImageAware(found(reference, images, device))
-    scorer: Scorer[Rated] = found(reference, images, device) if needs_images(found) else found(reference, device)
-    return scorer
+    scorer = _made(found, reference, images, device)
+    return ImageAware(scorer) if isinstance(scorer, ImageTextScorer) else scorer
+
+
+def _made(found: type[S], reference: str, images: ImageSource, device: "torch.device | str | None") -> S:
+    """The scorer on its model; only a class that looks takes images."""
+    make: Callable[..., S] = found
+    return make(reference, images, device) if found.needs_images else make(reference, device)
 
 
 def looks(kind: str) -> bool:
     """Whether this kind of scorer of completions is shown the image; a kind that is not registered counts as not."""
     if kind not in scorers.names():
         return False
-    found = scorers.get(kind)
-    return sees_images(found) or needs_images(found)
-
-
-def needs_images(found: Any) -> bool:
-    """Whether a completion scorer's class is itself shown the images, beside the dialogue."""
-    return bool(getattr(found, "needs_images", False))
-
-
-def sees_images(found: Any) -> bool:
-    """Whether a scorer's class is one of (text, image)."""
-    return isinstance(found, type) and issubclass(found, ImageTextScorer)
+    found: type[Scorer[Any]] = scorers.get(kind)
+    return found.needs_images

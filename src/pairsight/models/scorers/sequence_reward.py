@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from pairsight.models.load import load_part, pick_device, pick_dtype
 from pairsight.models.references import fingerprint, read_model_json, weights_folder
-from pairsight.models.scorers.base import Rated, Scores, control_token, fill, named_rows, too_long, turns_of
+from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import Completion, ItemError, Prompt
 
 if TYPE_CHECKING:
     import torch
 
 
-class SequenceReward:
+class SequenceReward(Scorer[Rated]):
     """`AutoModelForSequenceClassification`: one label is the column `reward`, several are columns by their names.
 
     The dialogue goes through the tokenizer's chat template; a model without one reads (prompt, completion) as a pair of

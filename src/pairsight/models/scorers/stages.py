@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pairsight.engine.stage import Call, Json, Resources
+from pairsight.engine.stage import Call, Json, MayBeCall, Resources
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint
-from pairsight.models.protocols import Scorer, image_key, prompt_key
-from pairsight.models.scorers.base import ImageText, Rated
+from pairsight.models.load import load_or_reuse, release_memory
+from pairsight.models.protocols import image_key, prompt_key
+from pairsight.models.scorers.base import ImageText, Rated, Scorer
 from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer, parse_scorer, scorer_identity
-from pairsight.models.wrappers import load_or_reuse, release_memory
 from pairsight.records import Annotation, ItemError
 
 In = TypeVar("In")
@@ -100,7 +100,7 @@ class ScoreImages(_Score[ImageText]):
 
 
 @dataclass
-class ScoreCompletions(_Score[Rated]):
+class ScoreCompletions(_Score[Rated], MayBeCall):
     """A `Stage` of (prompt, completion) -> an `Annotation` by this scorer; a paid call where it is an endpoint's model.
 
     Args:

@@ -10,7 +10,7 @@ from pairsight.models.endpoint.model import endpoint_fingerprint, is_endpoint
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator
 from pairsight.models.references import fingerprint
-from pairsight.models.scorers.base import Rated, Scores
+from pairsight.models.scorers.base import Rated, Scorer, Scores
 from pairsight.records import Annotation, Candidates, ItemError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _QUALITY = ("helpfulness", "correctness", "coherence")
 
 
-class VlmJudge:
+class VlmJudge(Scorer[Rated]):
     """Any model that follows the annotation prompt. Each completion is rated alone, so that no other sways its score.
 
     Its columns: `total`, helpfulness + correctness + coherence in 0–12, which selects; and the five attributes, 0–4.
@@ -33,7 +33,7 @@ class VlmJudge:
 
     needs_images: ClassVar[bool] = True
     may_be_endpoint: ClassVar[bool] = True
-    columns: ClassVar[tuple[str, ...]] = ("total", *_QUALITY, "complexity", "verbosity")
+    columns = ("total", *_QUALITY, "complexity", "verbosity")
 
     def __init__(
         self,
@@ -45,17 +45,13 @@ class VlmJudge:
         place = None if device is None else str(device)
         self.annotator = VlmAnnotator(generator or LocalVLM(reference, images, device=place))
         self.annotator.load()
+        self.fingerprint = self.annotator.fingerprint
 
-    @staticmethod
-    def identity(reference: str | Path) -> str:
+    @classmethod
+    def identity(cls, reference: str | Path) -> str:
         """The fingerprint of a judge on the model in `reference`, which is not loaded."""
         model = endpoint_fingerprint(str(reference)) if is_endpoint(reference) else fingerprint(reference)
         return annotator_fingerprint(model)
-
-    @property
-    def fingerprint(self) -> str:
-        """The annotator's: the model, the wording of the prompt and its parser."""
-        return self.annotator.fingerprint
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per completion: what cannot be parsed is that item's error."""

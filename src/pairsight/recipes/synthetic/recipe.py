@@ -17,14 +17,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
-from pairsight.recipes.recipe import RecipeModels, StageRunner
+from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner
 from pairsight.recipes.synthetic.texts import TOPICS
 from pairsight.records import Candidates, Dropped, Prompt
 
 
-class Synthetic(BaseConfig):
+class Synthetic(Recipe):
     """Pairs on generated images, ranked by reward models."""
 
     name: ClassVar[str] = "synthetic"
@@ -101,11 +100,12 @@ class Synthetic(BaseConfig):
         """
         from pairsight.models.images.diffusion import pipeline_folder
         from pairsight.models.references import local_folder
-        from pairsight.models.scorers.names import parse_scorer, sees_images
+        from pairsight.models.scorers.base import ImageTextScorer
+        from pairsight.models.scorers.names import parse_scorer
 
         for name in (*self.image_scorers, *self.completion_scorers):
             found, _ = parse_scorer(name)
-            if name in self.image_scorers and not sees_images(found):
+            if name in self.image_scorers and not issubclass(found, ImageTextScorer):
                 raise ConfigError(f"image scorer '{name}' reads text only; clip, blip_match or image_reward look")
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)

@@ -83,7 +83,7 @@ class Steps:
         self.complete(alive(items))
         self.score_completions(alive(items))
         if self.config.keep_loaded:
-            from pairsight.models.wrappers import forget_all
+            from pairsight.models.load import forget_all
 
             forget_all()
         for item in items:
@@ -271,10 +271,9 @@ class Steps:
         """The completions under their own requests' ids: two requests with the same content share one result."""
         from pairsight.models.protocols import named_for
         from pairsight.models.stages import GenerateCompletions
-        from pairsight.models.wrappers import KeptGenerator
 
-        used = KeptGenerator(generator) if self.config.keep_loaded and hasattr(generator, "load") else generator
-        results = self.run(GenerateCompletions(generator=used, sampling=sampling), requests)
+        stage = GenerateCompletions(generator=generator, sampling=sampling, keep_loaded=self.config.keep_loaded)
+        results = self.run(stage, requests)
         for request, result in zip(requests, results, strict=True):
             yield result if isinstance(result, ItemError) else named_for(result, request)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_jsonl
 from pairsight.benchmarks.suites.pope import official_answer
+from pairsight.models.protocols import Annotator
 from pairsight.records import Annotation, Completion, ItemError, Prompt
 from pairsight.tiny.train.scoring import normalise
 from pairsight.tiny.world.captions import mentioned_kinds
@@ -138,8 +139,8 @@ _COMPLEXITY_STEPS = (1, 3, 8, 14)  # distinct words up to which complexity is 0,
 _VERBOSITY_STEPS = (0.5, 0.8, 1.25, 1.75)  # words over the true answer's words up to which verbosity is 0, 1, 2, 3
 
 
-class TruthAnnotator:
-    """An `Annotator` that knows a world's `truth.jsonl`.
+class TruthAnnotator(Annotator):
+    """An annotator that knows a world's `truth.jsonl`.
 
     A prompt is found by its image and question; a question about a known image that the file does not hold is
     rated as a caption; anything else is an error that is not retried.
@@ -147,7 +148,11 @@ class TruthAnnotator:
 
     def __init__(self, path: str | Path) -> None:
         self._truth = WorldTruth(path)
-        self.fingerprint = f"tiny-truth-{VERSION}-{self._truth.sha256[:16]}"
+
+    @property
+    def fingerprint(self) -> str:
+        """This version of the rules, and the file's hash."""
+        return f"tiny-truth-{VERSION}-{self._truth.sha256[:16]}"
 
     def annotate(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Annotation | ItemError]:
         """Rate every completion by `rate`; in order."""
