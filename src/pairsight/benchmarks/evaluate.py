@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 def answer_all(
     loaded: Sequence[LoadedTask],
-    stages: Mapping[Sampling | None, Stage[Any, Completion]],
+    generator: Generator,
     runner: Runner,
     seed: int,
 ) -> list[list[tuple[Answer, ...]]]:
     """For each benchmark and group, one answer per sample; benchmarks with equal sampling share one pass.
 
-    Benchmarks that rank options share the pass of the stage under None.
+    Benchmarks that rank options share one too.
 
     Args:
         loaded: the benchmarks.
-        stages: sampling, or None -> the stage that answers, for every `answered_by` of a benchmark.
+        generator: the model that answers.
         runner: keeps the answers.
         seed: of sampled answers; each has a seed of its own. Greedy answers have none, so that the same question
             about the same image is answered once.
     """
     answers: list[list[tuple[Answer, ...]]] = [[] for _ in loaded]
-    for kind, stage in stages.items():
+    for kind in dict.fromkeys(item.task.answered_by for item in loaded):
         mine = [index for index, item in enumerate(loaded) if item.task.answered_by == kind]
         requests = [request for index in mine for request in _requests(loaded[index], seed)]
-        results = iter(runner(stage, requests))
+        results = iter(runner(_stage(generator, kind), requests))
         for index in mine:
             answers[index] = [
                 tuple(_answer(loaded[index], sample.id, results) for sample in group) for group in loaded[index].groups
@@ -109,7 +109,7 @@ def evaluate_models(
     Args:
         model: the base model's reference.
         tasks: the benchmarks; see `make_tasks`.
-        open_model: (adapter or None, images) -> the model that answers.
+        open_model: what opens the model that answers.
         out: the evaluation's folder.
         adapters: name -> the folder of an adapter or of a full model.
         images: the folder that image names refer to; None: where each benchmark's file lies.
@@ -141,8 +141,7 @@ def evaluate_models(
         answers, fingerprints = {}, {}
         for name, adapter in models.items():
             generator = open_model(adapter, source)
-            stages = {task.answered_by: _stage(generator, task.answered_by) for task in tasks}
-            answers[name] = answer_all(loaded, stages, runner, chosen.seed)
+            answers[name] = answer_all(loaded, generator, runner, chosen.seed)
             fingerprints[name] = generator.fingerprint
     if export is not None:
         _export(Path(export), loaded, answers)
