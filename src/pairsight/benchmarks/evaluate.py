@@ -47,10 +47,12 @@ def answer_all(
             about the same image is answered once.
     """
     answers: list[list[tuple[Answer, ...]]] = [[] for _ in loaded]
-    for kind in dict.fromkeys(item.task.answered_by for item in loaded):
+    # All stages are made first: one that the model cannot serve is refused before anything is answered.
+    stages = {item.task.answered_by: _stage(generator, item.task.answered_by) for item in loaded}
+    for kind, stage in stages.items():
         mine = [index for index, item in enumerate(loaded) if item.task.answered_by == kind]
         requests = [request for index in mine for request in _requests(loaded[index], seed)]
-        results = iter(runner(_stage(generator, kind), requests))
+        results = iter(runner(stage, requests))
         for index in mine:
             answers[index] = [
                 tuple(_answer(loaded[index], sample.id, results) for sample in group) for group in loaded[index].groups

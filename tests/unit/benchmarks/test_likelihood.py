@@ -17,6 +17,7 @@ from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.local.processor import completion_ids, encode
 from pairsight.records import Message, Prompt
 from pairsight.store.blobs import BlobStore
+from pairsight.store.ledger import Ledger
 from pairsight.training.examples import Tokeniser
 
 
@@ -101,3 +102,9 @@ def test_an_endpoint_cannot_rank(world):
     elsewhere = EndpointModel("endpoint:gpt@http://127.0.0.1:9/v1", BlobStore(world))
     with pytest.raises(ConfigError, match="only a local model gives"):
         RankOptions.of(elsewhere)
+    path = official.seed_bench(world / "seed.json")
+    tasks = make_tasks({"seed_bench": path, "seed_bench_likelihood": path})
+    with pytest.raises(ConfigError, match="only a local model gives"):  # before the letters are paid for
+        evaluate_models("gpt", tasks, lambda adapter, images: elsewhere, out=world / "refused", images=world)
+    with Ledger(world / "refused" / "ledger.sqlite") as ledger:
+        assert ledger.read("SELECT count(*) FROM items", ()) == [(0,)]
