@@ -27,8 +27,10 @@ def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[st
     from pairsight.config import read_yaml, with_settings
     from pairsight.registry import name_plugins
 
-    name_plugins(with_settings({}, settings or []), flags)
+    words = with_settings({}, settings or [])
+    name_plugins(words, flags)
     values = with_settings(read_yaml(config) if config else {}, settings or [])
+    check_words(values, words, str(config))
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value
@@ -48,6 +50,50 @@ def trust(plugins: Sequence[Path] | None, *words: Any) -> None:
         if file.suffix != ".py" or not file.is_file():
             raise ConfigError(f"--plugin {file} must be a Python file (FILE.py) that is there")
     name_plugins(list(plugins or ()), *words)
+
+
+def check_words(values: Mapping[str, Any], words: Mapping[str, Any], file: str) -> None:
+    """See that a config file alone, which may be a stranger's, sends no key to a host of its choice and runs no code.
+
+    Args:
+        values: the file's options with `--set` laid over them, parts within parts.
+        words: what `--set` alone says.
+        file: the file, for the error.
+
+    Raises:
+        ConfigError: `trust_remote_code`, or a variable that `key_env` sends to another host than this machine or the
+            service that it belongs to, is said by the file only.
+    """
+    from pairsight.engine.calls.options import KEY_OF_HOST
+    from pairsight.engine.receive import LOOPBACK_HOSTS
+    from pairsight.errors import ConfigError
+
+    def check(values: Mapping[str, Any], words: Any, path: tuple[str, ...]) -> None:
+        words = words if isinstance(words, Mapping) else {}
+        for name, value in values.items():
+            where = ".".join([*path, str(name)])
+            own = words.get(name)
+            if name == "trust_remote_code" and value and own is None:
+                raise ConfigError(
+                    f"config {file}: {where} lets a model's own code run, which a file alone may not; if you trust the "
+                    f"model, add --set {where}=true"
+                )
+            if name == "key_env" and value and value != own:
+                of_host = value if isinstance(value, Mapping) else {"": value}
+                for host, variable in of_host.items():
+                    named = own.get(host) if isinstance(own, Mapping) else None
+                    known = str(host).lower() in LOOPBACK_HOSTS or KEY_OF_HOST.get(str(host).lower()) == variable
+                    if variable != named and not known:
+                        to = f"to {host}" if host else "to the host that is called"
+                        wanted = f"{{{host}: {variable}}}" if host else variable
+                        raise ConfigError(
+                            f"config {file}: {where} sends the key in {variable} {to}, which a file alone may not; if "
+                            f"you mean it, add --set '{where}={wanted}'"
+                        )
+            elif isinstance(value, Mapping):
+                check(value, own, (*path, str(name)))
+
+    check(values, words, ())
 
 
 def named_paths(entries: Sequence[str] | None, flag: str) -> dict[str, str] | None:

@@ -23,10 +23,12 @@ def run(
     quiet: flags.Quiet = False,
 ) -> None:
     """Build, align, evaluate and report from one file; each part resumes where it stopped."""
-    from pairsight.config import with_settings
+    from pairsight.config import read_yaml, with_settings
     from pairsight.pipeline.run import RunConfig, plan, run_all
 
-    flags.trust(plugin, with_settings({}, settings or []))
+    words = with_settings({}, settings or [])
+    flags.trust(plugin, words)
+    flags.check_words(with_settings(read_yaml(config), settings or []), words, str(config))
     parsed = RunConfig.read(config, settings or [])
     print(plan(parsed))
     if not dry_run:
