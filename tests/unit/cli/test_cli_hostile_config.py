@@ -1,4 +1,4 @@
-"""A config file may come with somebody's data: alone, it sends no key to a host of its choice and runs no model's code."""
+"""A config file may come with a stranger's data: alone, it sends no key elsewhere and runs no code of a model."""
 
 from pathlib import Path
 
