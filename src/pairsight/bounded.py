@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from pairsight.errors import one_line
+
 DEEPEST = 100
 """Levels of lists and mappings inside each other."""
 MOST_VALUES = 50_000
@@ -40,7 +42,7 @@ def load_yaml(text: str) -> Any:
         _expanded(node, {})
         return loader.construct_document(node)
     except (yaml.YAMLError, OverflowError, TypeError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
     finally:
         if loader is not None:
             loader.dispose()

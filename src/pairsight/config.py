@@ -35,7 +35,7 @@ class BaseConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(_one_line(cls, error, where)) from None
+            raise ConfigError(_validation_message(cls, error, where)) from None
 
     def to_plain(self) -> dict[str, Any]:
         """The config as JSON-ready values; `parse` of it gives an equal config."""
@@ -101,7 +101,7 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
     return result
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def _validation_message(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     parts = []
     for problem in error.errors():
         name = ".".join(str(piece) for piece in problem["loc"])

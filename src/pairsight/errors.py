@@ -59,3 +59,17 @@ def did_you_mean(name: str, allowed: Sequence[str]) -> str:
     """The end of an error about an unknown name: "; did you mean 'x'?" when one is near, else what is allowed."""
     matches = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else f"; known: {', '.join(allowed)}"
+
+
+def one_line(message: object, longest: int = 300) -> str:
+    """A message from outside, on one line of at most `longest` printable characters, for use inside our own messages.
+
+    Args:
+        message: a text, or an error; an error without a text gives the name of its class.
+        longest: characters; a longer message is cut and ends in "…". What cannot be printed becomes U+FFFD.
+    """
+    line = " ".join(str(message)[: 10 * longest].split())
+    if not line and isinstance(message, BaseException):
+        line = type(message).__name__
+    line = line if len(line) <= longest else line[: longest - 1] + "…"
+    return "".join(character if character.isprintable() else "\ufffd" for character in line)

@@ -1,10 +1,9 @@
-"""Text from outside, made what we can keep: JSON read, halves of characters replaced, messages on one line. Pure."""
+"""Text from outside, made what we can keep: JSON read, halves of characters replaced. Pure."""
 
 import json
 import re
 from typing import Any
 
-LONGEST_LINE = 300
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _HALF_OF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -41,9 +40,3 @@ def is_nested_deeper(text: str, most: int) -> bool:
         if depth > most:
             return True
     return False
-
-
-def one_line(text: str, longest: int = LONGEST_LINE) -> str:
-    """The beginning of a text from outside on one line of printable characters."""
-    line = " ".join(text[: 10 * longest].split())
-    return "".join(character if character.isprintable() else "\ufffd" for character in line[:longest])

@@ -14,7 +14,7 @@ from typing import Any
 
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
-from pairsight.errors import PairsightError, RunError
+from pairsight.errors import PairsightError, RunError, one_line
 from pairsight.registry import load_file, loaded_files
 
 SECONDS_TO_CLOSE = 10.0
@@ -222,7 +222,7 @@ def _sendable(error: BaseException) -> BaseException:
     """The error if it survives the way to the driver, else its text."""
     if isinstance(error, PairsightError):
         return error
-    return RunError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())}")
+    return RunError(f"a worker failed: {type(error).__name__}: {one_line(error)}")
 
 
 def _how_it_ended(exit_code: int | None) -> str:

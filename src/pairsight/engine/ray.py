@@ -9,7 +9,7 @@ from typing import Any
 
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
-from pairsight.errors import MissingExtraError, PairsightError, RunError
+from pairsight.errors import MissingExtraError, PairsightError, RunError, one_line
 from pairsight.registry import load_file, loaded_files
 
 LOCAL_OBJECT_STORE_BYTES = 200_000_000
@@ -93,7 +93,7 @@ class RayEngine:
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = self._address or "this machine"
             hint = "; does it run, and is RAY_AUTH_TOKEN its token?" if self._address else ""
-            raise RunError(f"Ray at {where} cannot be used: {_one_line(error)}{hint}") from None
+            raise RunError(f"Ray at {where} cannot be used: {one_line(error)}{hint}") from None
         self._started = True
 
 
@@ -124,7 +124,7 @@ class StageActor:
         except PairsightError as error:
             return results, error
         except Exception as error:  # noqa: BLE001 - raised again by the driver
-            return results, f"a worker failed: {type(error).__name__}: {_one_line(error)}"
+            return results, f"a worker failed: {type(error).__name__}: {one_line(error)}"
         return results, None
 
     def close_stage(self) -> None:
@@ -180,9 +180,9 @@ class ActorPool:
         try:
             results, error = self._ray.get(answer)
         except self._ray.exceptions.RayActorError as lost:
-            return Reply(worker, lost=True, detail=_one_line(lost))
+            return Reply(worker, lost=True, detail=one_line(lost))
         except self._ray.exceptions.RayError as failure:
-            return Reply(worker, job, error=RunError(f"a worker failed: {_one_line(failure)}"))
+            return Reply(worker, job, error=RunError(f"a worker failed: {one_line(failure)}"))
         return Reply(worker, job, results, RunError(error) if isinstance(error, str) else error)
 
     def restart(self, worker: int) -> None:
@@ -201,11 +201,11 @@ class ActorPool:
             self._ray.get([actor.load.remote(loaded_files()) for actor in actors])
             self._ray.get([actor.set_up.remote(self._stage) for actor in actors])
         except self._ray.exceptions.RayActorError as error:
-            raise RunError(f"a worker of stage '{self._name}' ended while loading: {_one_line(error)}") from None
+            raise RunError(f"a worker of stage '{self._name}' ended while loading: {one_line(error)}") from None
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PairsightError):
                 raise error.cause from None
-            raise RunError(f"a worker failed: {type(error.cause).__name__}: {_one_line(error.cause)}") from None
+            raise RunError(f"a worker failed: {type(error.cause).__name__}: {one_line(error.cause)}") from None
 
 
 def _share(stage: Stage[Any, Any], size: int, cluster: Mapping[str, float]) -> dict[str, float]:
@@ -218,7 +218,3 @@ def _share(stage: Stage[Any, Any], size: int, cluster: Mapping[str, float]) -> d
                 f"{cluster.get(kind, 0.0):g}; use fewer --workers"
             )
     return share
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pairsight.engine.outside_text import one_line
+from pairsight.errors import one_line
 from pairsight.store.attempts import as_unicode
 
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}

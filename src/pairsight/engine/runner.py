@@ -8,10 +8,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pairsight.engine.local import LocalEngine
-from pairsight.engine.outside_text import one_line, whole_text
+from pairsight.engine.outside_text import whole_text
 from pairsight.engine.progress import Progress, Task
 from pairsight.engine.stage import Call, Engine, Finished, MayBeCall, Stage
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.garbage import paused_collection
 from pairsight.records import ItemError
 from pairsight.store.attempts import Attempts

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.bounded import DuplicateKeyError, unique
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 from pairsight.images.files import SUFFIXES
 
 _SPACE = " \t\n\r"
@@ -108,7 +108,7 @@ def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError
         except DuplicateKeyError as error:
             raise DataError(f"{place} has {error}", reason="duplicate_key") from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: {_one_line(error)}", reason="bad_json") from None
+            raise DataError(f"{place}: {_why(error)}", reason="bad_json") from None
         yield _row(place, number, value)
         position = _skip_space(text, position)
         if text[position : position + 1] == "]":
@@ -135,7 +135,7 @@ def _line_rows(path: Path, text: str) -> Iterator[Row | DataError]:
         except DuplicateKeyError as error:
             yield DataError(f"{place} has {error}", reason="duplicate_key")
         except (ValueError, RecursionError) as error:
-            yield DataError(f"{place}: {_one_line(error)}", reason="bad_json")
+            yield DataError(f"{place}: {_why(error)}", reason="bad_json")
 
 
 def _row(place: str, number: int, value: object) -> Row | DataError:
@@ -159,5 +159,5 @@ def _found(values: Mapping[str, Any]) -> str:
     return ", ".join(f"'{name}'" for name in list(values)[:8]) or "nothing"
 
 
-def _one_line(error: BaseException) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+def _why(error: BaseException) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else one_line(error)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 
 MAX_PIXELS = 89_478_485
 """Largest picture we decode: Pillow's own threshold for a suspected decompression bomb (256 MiB as RGB)."""
@@ -55,8 +55,9 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             image.load()
             return _rgb(_upright(image))
         except _PILLOW_ERRORS as error:
-            detail = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"image {label} is truncated or damaged ({detail})", reason="broken_image") from None
+            raise DataError(
+                f"image {label} is truncated or damaged ({one_line(error)})", reason="broken_image"
+            ) from None
 
 
 def read_bytes(path: Path, name: str = "") -> bytes:

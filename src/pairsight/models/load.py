@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pairsight.errors import ModelError
+from pairsight.errors import ModelError, one_line
 from pairsight.models.check import check_adapter, check_model
 from pairsight.models.protocols import Model
-from pairsight.models.quiet import one_line, quiet
+from pairsight.models.quiet import quiet
 from pairsight.models.references import read_model_json, resolve
 
 if TYPE_CHECKING:

@@ -27,9 +27,3 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def one_line(error: BaseException, longest: int = 300) -> str:
-    """A library's error message in one line of at most `longest` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.bounded import read_json
-from pairsight.errors import ModelError
+from pairsight.errors import ModelError, one_line
 from pairsight.images.files import SETTLED_NS, cache_folder
-from pairsight.models.quiet import one_line
 
 if TYPE_CHECKING:
     import torch

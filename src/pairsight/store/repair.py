@@ -11,7 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.store.durable import publish, sync_folder, temporary_path
 from pairsight.store.encoding import row_checksum, text_checksum
 from pairsight.store.journal import Journal, journal_files, journal_problems, read_journal
@@ -131,7 +131,7 @@ def _salvage(file: Path) -> Salvaged:
                 _renew_journal(new, folder)
             new.execute("PRAGMA journal_mode = DELETE")
     except (*DATABASE_ERRORS, OSError) as error:
-        raise RunError(f"{file} cannot be rebuilt: {' '.join(str(error).split())}") from None
+        raise RunError(f"{file} cannot be rebuilt: {one_line(error)}") from None
     for suffix in ("-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     publish(temporary, file)
@@ -176,7 +176,7 @@ def _copy_rows(damaged: Path, new: sqlite3.Connection) -> str:
             old = opened.enter_context(closing(_open_damaged(damaged)))
             check_tables(old)
         except DATABASE_ERRORS as error:
-            why = " ".join(str(error).split())
+            why = one_line(error)
             _refuse_newer(damaged)
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=damaged.parent, prefix=".salvage-")))
             try:

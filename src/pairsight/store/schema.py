@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.store.hosts import refuse_other_writer
 from pairsight.store.journal import journal_files
 
@@ -189,7 +189,7 @@ def _expected_schema() -> list[tuple[str, str]]:
 
 
 def _unusable(path: Path, error: Exception) -> RunError:
-    what = " ".join(str(error).split())
+    what = one_line(error)
     return RunError(
         f"cannot use the ledger {path}: {what}; if it is damaged, `pairsight salvage {path.parent}` rebuilds it "
         f"(`pairsight status {path.parent} --verify` says what is damaged)"

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
 from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
@@ -69,7 +69,7 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
     try:
         for (line,) in db.execute("PRAGMA integrity_check(20)"):
             if line != "ok":
-                problems.append(f"{path}: {' '.join(str(line).split())}")
+                problems.append(f"{path}: {one_line(line)}")
         for what in _dangling(db):
             problems.append(f"{path}: {what}")
         for name, payload, *row in db.execute(
@@ -86,7 +86,7 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
             if not has_checksum(raw, checksum):
                 problems.append(f"{path}: the raw answer for item '{name}' is damaged")
     except DATABASE_ERRORS as error:
-        problems.append(f"{path}: {' '.join(str(error).split())}")
+        problems.append(f"{path}: {one_line(error)}")
     finally:
         db.close()
     return count, [f"{problem}; {advice}" for problem in problems]
@@ -192,7 +192,7 @@ def _check_evaluations(run: RunFolder) -> list[str]:
                 else:
                     pq.read_table(file)
             except (OSError, ValueError, pa.ArrowException) as error:
-                why = " ".join(str(error).split())[:200]
+                why = one_line(error, 200)
                 problems.append(f"{file} cannot be read ({why}); remove it, the same evaluate command writes it anew")
     return problems
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pairsight.bounded import DuplicateKeyError, unique
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 from pairsight.records import ImageRef
 
 
@@ -39,7 +39,7 @@ class Row:
     def error(self, problem: str, reason: str = "bad_row") -> DataError:
         """A DataError about this row: file, line, id and the problem."""
         identity = f" (id {one_line(self.name, 80)})" if self.name else ""
-        return DataError(f"{self.file}:{self.line}{identity}: {one_line(problem)}", reason=reason)
+        return DataError(f"{self.file}:{self.line}{identity}: {one_line(problem, 500)}", reason=reason)
 
     def named(self, *fields: str) -> "Row":
         """This row under the id in the first of `fields` it has: a non-empty text or a whole number."""
@@ -96,12 +96,6 @@ class Row:
 
     def _fields(self) -> str:
         return ", ".join(str(name) for name in list(self.values)[:12]) or "no fields"
-
-
-def one_line(text: str, longest: int = 500) -> str:
-    """A message in one line of at most `longest` characters, whatever a damaged file put into it."""
-    line = written(" ".join(text.split()))
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def written(text: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import httpx
 
 from pairsight.engine.calls.options import Price
-from pairsight.engine.outside_text import is_nested_deeper, one_line, read_json
+from pairsight.engine.outside_text import is_nested_deeper, read_json
 from pairsight.engine.receive import ACCEPTED, UnusableAnswerError, receive
+from pairsight.errors import one_line
 from pairsight.store.attempts import Usage
 
 Kind = Literal["answer", "busy", "broken", "refused", "unusable", "fatal"]

@@ -27,10 +27,10 @@ from pairsight.engine.calls.answers import (
 )
 from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
 from pairsight.engine.calls.options import CallOptions, Keys
-from pairsight.engine.outside_text import is_nested_deeper, one_line
+from pairsight.engine.outside_text import is_nested_deeper
 from pairsight.engine.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.stage import Call, Request
-from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean
+from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean, one_line
 from pairsight.records import ItemError
 from pairsight.store.attempts import REPLACED_TEXT, Attempts, Usage
 

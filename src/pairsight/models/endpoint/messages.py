@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pairsight.config import BaseConfig
 from pairsight.engine.calls.answers import LONGEST_ENDING
-from pairsight.engine.outside_text import one_line, read_json
-from pairsight.errors import DataError
+from pairsight.engine.outside_text import read_json
+from pairsight.errors import DataError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.protocols import completion_id
 from pairsight.records import IMAGE_MARK, Completion, CompletionRequest, ImageRef, ItemError, Message, Prompt

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pairsight.errors import DataError, ModelError
-from pairsight.models.quiet import one_line
+from pairsight.errors import DataError, ModelError, one_line
 from pairsight.records import IMAGE_MARK, Message, Prompt
 
 _PROBE = "pairsight probe"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pairsight.errors import DataError, ModelError
+from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.check import is_text_only
 from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
-from pairsight.models.quiet import one_line, quiet
+from pairsight.models.quiet import quiet
 from pairsight.models.references import resolve
 from pairsight.records import ImageRef, Prompt
 

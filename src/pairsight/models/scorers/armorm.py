@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairsight.errors import ModelError
+from pairsight.errors import ModelError, one_line
 from pairsight.models.load import load_part, pick_device, pick_dtype
-from pairsight.models.quiet import one_line, quiet
+from pairsight.models.quiet import quiet
 from pairsight.models.references import fingerprint, read_model_json, weights_folder
 from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import ItemError

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pairsight.errors import ModelError
+from pairsight.errors import ModelError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.load import pick_device
-from pairsight.models.quiet import one_line, quiet
+from pairsight.models.quiet import quiet
 from pairsight.models.references import fingerprint, read_weights, weights_folder
 from pairsight.models.scorers.base import ImageTextScorer
 
