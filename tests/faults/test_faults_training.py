@@ -107,7 +107,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_the_training_goes_on_later(ba
     own = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, own[1]))
     try:
-        with pytest.raises(RunError, match=r"^cannot write [^\n]*it goes on from here$"):
+        with pytest.raises(RunError, match=r"^cannot write [^\n]*which continues from here$"):
             train(base, tmp_path / "out", "lora")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, own)

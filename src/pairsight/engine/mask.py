@@ -56,7 +56,7 @@ def _escaped(character: str) -> str:
 
 
 def _base64(data: bytes, offset: int) -> str:
-    """A pattern of what base64 shows of `data` when `offset` bytes, modulo 3, stand before it.
+    """A pattern of what base64 shows of `data` when `offset` bytes, modulo 3, come before it.
 
     Characters that are made of a neighbour's bits as well are left out: at most two of the secret's bytes stay hidden
     in them.

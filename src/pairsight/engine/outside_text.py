@@ -9,9 +9,9 @@ _HALF_OF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(text: str) -> tuple[Any, bool]:
-    """The value of a JSON text from outside, and whether U+FFFD had to stand for halves of surrogate pairs in it.
+    """The value of a JSON text from outside, and whether U+FFFD had to replace halves of surrogate pairs in it.
 
-    JSON may escape such a half (`"\\ud83d"`, a cut emoji), but it is no character: neither UTF-8 nor a table holds it.
+    JSON may escape such a half (`"\\ud83d"`, a cut emoji), which is not a character: neither UTF-8 nor tables hold it.
 
     Raises:
         ValueError: not JSON.
@@ -21,11 +21,11 @@ def read_json(text: str) -> tuple[Any, bool]:
     if _HALF_OF_PAIR.search(text) is None:
         return value, False
     with_halves = json.dumps(value, ensure_ascii=False)
-    as_text = whole_text(with_halves)
+    as_text = paired_text(with_halves)
     return (value, False) if as_text == with_halves else (json.loads(as_text), True)
 
 
-def whole_text(text: str) -> str:
+def paired_text(text: str) -> str:
     """The text with U+FFFD for each half of a surrogate pair; halves that meet become their character."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

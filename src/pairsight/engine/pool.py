@@ -22,7 +22,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a worker sent back; `lost` when it died instead, saying how in `detail`."""
+    """What a worker sent back; `lost` when it died instead, with how in `detail`."""
 
     worker: int
     job: int = -1
@@ -49,7 +49,7 @@ class Pool(Protocol):
         ...
 
     def restart(self, worker: int) -> None:
-        """Put a new worker in a dead one's place; its jobs are sent again by the caller."""
+        """Replace a dead worker by a new one; the caller sends its jobs again."""
         ...
 
 
@@ -92,15 +92,15 @@ class PoolWorkers:
         self._dispatch()
 
     def take(self) -> Finished:
-        """Wait for a batch to come back whole, or cut short by an error."""
+        """Wait for a batch to come back complete, or cut short by an error."""
         while True:
             reply = self._pool.wait()
             done = self._replace(reply) if reply.lost else self._receive(reply)
             self._dispatch()
             if done is not None:
                 batch = self._batches.pop(done)
-                whole = takewhile(lambda result: result is not _MISSING, batch.results)
-                return Finished(done, list(whole), batch.error)
+                intact = takewhile(lambda result: result is not _MISSING, batch.results)
+                return Finished(done, list(intact), batch.error)
 
     def _dispatch(self) -> None:
         """Send jobs in order as there is room for them; a suspect waits for an idle worker, the others behind it."""
@@ -120,7 +120,7 @@ class PoolWorkers:
 
     def _receive(self, reply: Reply) -> int | None:
         if reply.job not in self._queues[reply.worker]:
-            return None  # a late answer of a worker that counted as lost: its job has been given out anew
+            return None  # a late answer of a worker that counted as lost: its job was sent again
         self._queues[reply.worker].remove(reply.job)
         return self._fill(self._jobs.pop(reply.job), reply.results, reply.error)
 

@@ -70,7 +70,7 @@ class ProcessPool:
         self._pipes = [pipe for _, pipe in started]
 
     def set_up(self, stage: Stage[Any, Any]) -> None:
-        """Have all workers load the stage; that they could, or could not, is found out by `wait`."""
+        """Have all workers load the stage; whether they could is reported by `wait`."""
         self._stage = stage
         for worker in range(self.size):
             self._send_stage(worker)
@@ -86,7 +86,7 @@ class ProcessPool:
             self.send(worker, _CLOSE, None)
 
     def send(self, worker: int, job: int, items: Any) -> None:
-        """Send a job; if the worker is dead, `wait` tells."""
+        """Send a job; if the worker is dead, `wait` reports it."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self._pipes[worker].send((job, items))
 
@@ -112,7 +112,7 @@ class ProcessPool:
             return Reply(worker, job, results, error)
 
     def restart(self, worker: int) -> None:
-        """Start a new process in place of a dead one, with the stage."""
+        """Replace a dead process by a new one, with the stage loaded."""
         self._pipes[worker].close()
         self._processes[worker], self._pipes[worker] = self._start(worker)
         self._send_stage(worker)
@@ -227,7 +227,7 @@ def _sendable(error: BaseException) -> BaseException:
 
 def _how_it_ended(exit_code: int | None) -> str:
     if exit_code == -signal.SIGKILL:
-        return "killed by the system, most often for want of memory"
+        return "killed by the system, most often because memory ran out"
     if exit_code is not None and exit_code < 0:
         return f"signal {signal.Signals(-exit_code).name}"
     return f"exit code {exit_code}"

@@ -186,7 +186,7 @@ class ActorPool:
         return Reply(worker, job, results, RunError(error) if isinstance(error, str) else error)
 
     def restart(self, worker: int) -> None:
-        """Start a new actor in place of a dead one."""
+        """Replace a dead actor by a new one."""
         self._actors[worker] = self._actor.remote()
         self._set_up([self._actors[worker]])
 

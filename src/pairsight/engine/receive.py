@@ -32,9 +32,9 @@ class UnusableAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A whole answer: its body in bytes, decompressed, as UTF-8 where its encoding is known, and as text.
+    """A complete answer: its body in bytes, decompressed, as UTF-8 where its encoding is known, and as text.
 
-    `text` has U+FFFD for bytes that are no character; `headers` have names in lower case and one line each.
+    `text` has U+FFFD for bytes that are not UTF-8; `headers` have names in lower case and one line each.
     """
 
     status: int
@@ -46,7 +46,7 @@ class Received:
 def open_client(max_connections: int, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """The client that carries calls: waits as long as the caller does, and asks servers on this machine directly.
 
-    These may get a key over http, so no proxy that the environment names stands between.
+    These may get a key over http, so no proxy of the environment is used.
     """
     return httpx.AsyncClient(
         transport=transport, limits=httpx.Limits(max_connections=max_connections),
@@ -116,7 +116,7 @@ def _decompressor(encoding: str, first: bytes) -> "zlib._Decompress":
 
 
 def _as_utf8(raw: bytes, charset: str | None) -> bytes:
-    """The body in UTF-8 where it can be had without loss: JSON should be UTF-8, whatever the header says of it."""
+    """The body in UTF-8 where that loses nothing: JSON should be UTF-8, whatever the header says of it."""
     try:
         raw.decode("utf-8")
         if b"\0" not in raw:  # else it is UTF-16 or UTF-32

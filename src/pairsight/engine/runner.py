@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pairsight.engine.local import LocalEngine
-from pairsight.engine.outside_text import whole_text
+from pairsight.engine.outside_text import paired_text
 from pairsight.engine.progress import Progress, Task
 from pairsight.engine.stage import Call, Engine, Finished, MayBeCall, Stage
 from pairsight.errors import RunError, one_line
@@ -35,7 +35,7 @@ class Runner:
         ledger: where results are kept, open for writing.
         engine: where batches of local stages run.
         progress: what shows how far it is; nothing when left out.
-        on_error: "skip" goes on after an item that failed; "stop" ends the run there. Both keep the failure, and
+        on_error: "skip" continues after an item that failed; "stop" ends the run there. Both keep the failure, and
             `Ledger.retry` forgets it.
         caller: what sends paid calls, with their limits and budget.
     """
@@ -63,7 +63,7 @@ class Runner:
             items: read once, a few thousand at a time; may be longer than memory.
 
         Raises:
-            RunError: an item failed and `on_error` is "stop", or the ledger cannot be written. Running again goes on.
+            RunError: an item failed and `on_error` is "stop", or the ledger cannot be written. Running again continues.
             EndpointError, BudgetError: a call's endpoint or budget ended the work.
         """
         if isinstance(stage, MayBeCall):
@@ -160,7 +160,7 @@ class StageRun(Generic[In]):
         return pending
 
     def _planning_step(self, source: Iterator[In], position: int) -> list[tuple[In, Planned]]:
-        """The next few thousand items and where each stands."""
+        """The next few thousand items and the status of each."""
         stage = self._stage
         with paused_collection():
             items = list(islice(source, ITEMS_PER_PLANNING_STEP))
@@ -207,7 +207,7 @@ class StageRun(Generic[In]):
 
     def _name(self, item: In) -> str:
         """What a person calls the item."""
-        return whole_text(self._stage.item_id(item))
+        return paired_text(self._stage.item_id(item))
 
     def _commit(self, made: Sequence[tuple[int, In, object]]) -> None:
         from_answers = isinstance(self._stage, Call) and not any(isinstance(result, ItemError) for _, _, result in made)
@@ -223,9 +223,9 @@ class StageRun(Generic[In]):
 
 
 def _storable(result: object) -> object:
-    """The result; an error in its place if it holds half a surrogate pair, which neither UTF-8 nor a table can hold."""
+    """The result, or an error if it holds half a surrogate pair, which neither UTF-8 nor a table can hold."""
     if isinstance(result, ItemError):
-        return replace(result, reason=whole_text(result.reason), detail=whole_text(result.detail))
+        return replace(result, reason=paired_text(result.reason), detail=paired_text(result.detail))
     try:
         encode(result)
     except ValueError as error:

@@ -54,7 +54,7 @@ class Stage(Protocol[In, Out]):
         ...
 
     def item_id(self, item: In) -> str:
-        """The name a person knows the item by, for messages and lists of failures."""
+        """The item's name in messages and lists of failures."""
         ...
 
     def setup(self) -> None:

@@ -14,7 +14,7 @@ from pairsight.store.ledger import Ledger
 from pairsight.store.replay import as_kept, attempt_record
 
 REPLACED_TEXT = "replaced_text"
-"""Marks an answer with bytes or escapes that are no Unicode character; what is read from it has U+FFFD there."""
+"""Marks an answer with bytes or escapes that are not Unicode; U+FFFD replaces them when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Usage:
 class Spent:
     """What a stage, or a run, has used so far. Calls of unknown outcome count with their estimated cost.
 
-    `echoed_keys` are answers that were not kept because they held the key, `replaced_texts` those with U+FFFD in place
-    of what is no Unicode character.
+    `echoed_keys` are answers that were not kept because they held the key, `replaced_texts` those with U+FFFD instead
+    of what is not Unicode.
     """
 
     calls: int

@@ -120,12 +120,12 @@ class BlobStore:
         self.flush()
 
     def flush(self) -> None:
-        """Keep what was learnt of the blobs in the user's cache of hashes."""
+        """Save what was verified to the user's cache of hashes."""
         if self._hashes is not None:
             self._hashes.flush()
 
     def files(self) -> Iterator[Path]:
-        """All blobs, by hash; what a killed process left unfinished is passed over."""
+        """All blobs, by hash; what a killed process left unfinished is skipped."""
         if self.folder.is_dir():
             yield from (path for path in sorted(self.folder.glob("??/??/*")) if not path.name.startswith("."))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pairsight.errors import PairsightError, RunError
 
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""A disk that is full, fails or may not be written: no fault of the program, so no traceback."""
+"""A disk that is full, broken or read-only: not a fault of the program, so no traceback."""
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -150,12 +150,14 @@ def sync_folder(folder: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The error of a write that failed, and what to do."""
     reason = error.strerror or str(error)
-    return RunError(f"cannot write {path}: {reason}; fix that and run the same command again, it goes on from here")
+    return RunError(
+        f"cannot write {path}: {reason}; fix that and run the same command again, which continues from here"
+    )
 
 
 @contextmanager
 def written_by_a_library(path: Path) -> Iterator[None]:
-    """While libraries write to `path` or below it: a disk that refuses is one clear error, whatever they make of it.
+    """While libraries write to `path` or below it: a disk that refuses is one clear error, whatever they raise.
 
     They hide the system's error: safetensors in its message, `torch.save` behind the zip writer's own check.
 

@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 
 def network_type(path: Path) -> str:
-    """The type of the network file system that a path is on, e.g. "nfs4"; "" when it is local, or cannot be told."""
+    """The type of the network file system that a path is on, e.g. "nfs4"; "" when it is local or unknown."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -40,10 +40,10 @@ def network_type(path: Path) -> str:
         fields = line.split(" ")
         if len(fields) < 3:
             continue
-        place = _unescaped(fields[1])
-        inside = real == place or real.startswith(place.rstrip("/") + "/")
-        if inside and len(place) >= len(best):  # of two mounts at one place the later one is seen
-            best, kind = place, fields[2]
+        mount = _unescaped(fields[1])
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):  # of two mounts on one folder the later one is visible
+            best, kind = mount, fields[2]
     other_fuse = kind.startswith("fuse.") and kind not in LOCAL_FUSE
     return kind if kind in NETWORK or other_fuse else ""
 
@@ -71,8 +71,9 @@ def host_claim(lock: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
             claim.unlink(missing_ok=True)
         elif time.monotonic() >= until:
             raise LockedError(
-                f"{what}: {_writer(note)} is at it, or was when it stopped; {lock.parent} is on a network file system "
-                f"({kind}), through which this host cannot see that: go on there, or remove {claim} if it has ended"
+                f"{what}: {_writer(note)} holds it, or did when it stopped; {lock.parent} is on a network file system "
+                f"({kind}), through which this host cannot see that: "
+                f"continue there, or remove {claim} if that process has ended"
             )
         else:
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -93,7 +94,7 @@ def refuse_other_writer(folder: Path) -> None:
         if claim.is_file() and network_type(folder) and not _is_this_host(note := _read(claim)):
             raise LockedError(
                 f"{folder} is written by {_writer(note)}, and a ledger on a network file system can only be read there "
-                f"meanwhile: ask there, or remove {claim} if that process has ended"
+                f"meanwhile: read it there, or remove {claim} if that process has ended"
             )
 
 
@@ -134,7 +135,7 @@ def _this_host() -> dict[str, str]:
 
 
 def _started() -> str:
-    """When this process began, in clock ticks since boot: with its number, what tells it from any other."""
+    """When this process began, in clock ticks since boot: with its number, this identifies it."""
     fields = _text(Path("/proc/self/stat")).rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 else ""
 
@@ -158,11 +159,11 @@ def _read(claim: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _unescaped(place: str) -> str:
+def _unescaped(mount: str) -> str:
     """A mount point as /proc writes it: space, tab, newline and backslash as octal numbers."""
     for code, text in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        place = place.replace(code, text)
-    return place
+        mount = mount.replace(code, text)
+    return mount
 
 
 def no_locks(path: Path, error: OSError) -> RunError:

@@ -41,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bytes of a file that are no record; `torn` when they end it, as after a crash."""
+    """Bytes of a file that are not a record; `torn` when they end it, as after a crash."""
 
     start: int
     stop: int
@@ -131,7 +131,7 @@ def journal_files(folder: Path) -> list[Path]:
 
 
 def read_journal(file: Path) -> Iterator[Record | Gap]:
-    """All records of a file in order, with a `Gap` where bytes between them, or at the end, are none.
+    """All records of a file in order, with a `Gap` where bytes between them, or at the end, are not records.
 
     Raises:
         OSError: the file cannot be read.
@@ -171,7 +171,7 @@ def last_record(file: Path) -> Record | None:
 
 
 def journal_problems(folder: Path) -> tuple[int, list[str]]:
-    """The number of records, and one line a problem; a torn end is what a crash leaves, and no problem."""
+    """The number of records, and one line a problem; a torn end is what a crash leaves, and not a problem."""
     count, problems = 0, []
     files = journal_files(folder)
     numbers = [int(file.stem) for file in files]

@@ -1,4 +1,4 @@
-"""The ledger: the only truth on what is planned, done and failed. One writer; readers look on while it works."""
+"""The ledger: the only truth on what is planned, done and failed. One writer; readers may read while it writes."""
 
 import sqlite3
 import time
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """One planned item: its row in the ledger and where it stands."""
+    """One planned item: its row in the ledger and its status."""
 
     item: int
     status: Status
@@ -48,8 +48,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One item of a plan as it stands: `payload` when done; `reason`, `detail`, `retryable` when failed."""
+class ItemState:
+    """One item of a plan with its result: `payload` when done; `reason`, `detail`, `retryable` when failed."""
 
     item: int
     name: str
@@ -106,7 +106,7 @@ class Ledger:
         return int(plan)
 
     def plan(self, plan: int, start: int, entries: Sequence[Entry]) -> list[Planned]:
-        """Put `entries` at positions `start`, `start + 1`, … of a plan and say where each stands.
+        """Put `entries` at positions `start`, `start + 1`, … of a plan and return the status of each.
 
         Entries that the plan already holds at their position cost one sequential read; the others are looked up by
         key, and new ones added.
@@ -200,7 +200,7 @@ class Ledger:
             db.executemany("DELETE FROM payloads WHERE item = ?", failed)
             self.journal.append(*results_record(db, results, payloads))
 
-    def page(self, plan: int, start: int, length: int) -> list[Row]:
+    def page(self, plan: int, start: int, length: int) -> list[ItemState]:
         """The items at positions `start` … `start + length − 1` of a plan, with their results."""
         rows = self.read(
             "SELECT p.position, p.item, i.name, l.payload, r.* FROM plan_items p "
@@ -209,14 +209,18 @@ class Ledger:
             "WHERE p.plan = ? AND p.position >= ? AND p.position < ? ORDER BY p.position",
             (plan, start, start + length),
         )
-        page: list[Row] = []
+        page: list[ItemState] = []
         for position, item, name, payload, *result in rows:
             if position != start + len(page):
-                raise RunError(f"{self.path}: the order of results is damaged; run the same command again to renew it")
+                raise RunError(
+                    f"{self.path}: the order of results is damaged; run the same command again to restore it"
+                )
             planned = self._planned(item, result)
             if planned.status == "done" and not has_checksum(payload, result[6]):
                 raise self._damaged(item)
-            page.append(Row(item, name, planned.status, payload or "", planned.reason, planned.detail, result[4] != 0))
+            page.append(
+                ItemState(item, name, planned.status, payload or "", planned.reason, planned.detail, result[4] != 0)
+            )
         return page
 
     def retry(self, stage: str | None = None, reason: str | None = None) -> int:
@@ -327,7 +331,7 @@ class Ledger:
             raise self._broken(error) from None
 
     def _join_journal(self) -> None:
-        """Apply what only the journal holds; a ledger of a time without journals writes its paid calls to a new one."""
+        """Apply what only the journal holds; a ledger from before there were journals gets one with its paid calls."""
         with self.transaction() as db:
             if journal_files(self.journal.folder):
                 catch_up(db, self.journal.folder)

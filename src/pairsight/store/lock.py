@@ -42,7 +42,7 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         if not _lock(path, descriptor):
             holder = _read(path)
             pid, host = holder.get("pid", "unknown"), holder.get("host", "this machine")
-            raise LockedError(f"{what}: process {pid} on {host} is at it; wait until it ends, or stop it")
+            raise LockedError(f"{what}: process {pid} on {host} is working on it; wait until it ends, or stop it")
         with host_claim(path, what):
             note = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": time.time()}
             try:

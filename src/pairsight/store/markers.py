@@ -1,4 +1,4 @@
-"""Markers: a JSON file that says "complete" of its folder, and vouches for the files in it.
+"""Markers: a JSON file that says "complete" of its folder, and lists the files in it with their checksums.
 
 A marker is written after everything that it names is on disk. It names each file with its size and SHA-256, so that a
 file that was cut short or changed later is recognised instead of used.

@@ -37,7 +37,7 @@ class Salvaged:
 
     Args:
         ledger: the file.
-        what: "intact", "rebuilt", or "journal written anew" where only its journal was damaged.
+        what: "intact", "rebuilt", or "journal rewritten" where only its journal was damaged.
         damaged: where the old file is now; None when there was none or it was intact.
         num_kept: results.
         num_lost: results that were found damaged and are to be made again.
@@ -63,7 +63,7 @@ def retry_run(path: str | Path, stage: str | None = None, reason: str | None = N
         reason: only failed for this reason.
 
     Raises:
-        RunError: no run, a process is at it (LockedError), or an unknown stage.
+        RunError: no run, a process holds it (LockedError), or an unknown stage.
     """
     run = RunFolder.open(path)
     num_forgotten = 0
@@ -88,7 +88,7 @@ def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
     what SQLite cannot read (ours), and kept only if their checksum is right.
 
     Raises:
-        RunError: no run, or a process is at it.
+        RunError: no run, or a process holds it.
     """
     run = RunFolder.open(path)
     salvaged = []
@@ -100,14 +100,14 @@ def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
 
 
 def _intact(file: Path) -> Salvaged:
-    """An intact ledger; its journal is written anew if that is damaged."""
+    """An intact ledger; its journal is rewritten if that is damaged."""
     problems = check_journal(file)
     with closing(open_for_reading(file)) as db:
         if problems:
             _renew_journal(db, file.parent / "journal")
         (num_kept,) = db.execute("SELECT count(*) FROM results").fetchone()
         (num_answers,) = db.execute("SELECT count(*) FROM answers").fetchone()
-    return Salvaged(file, "journal written anew" if problems else "intact", None, num_kept, 0, num_answers)
+    return Salvaged(file, "journal rewritten" if problems else "intact", None, num_kept, 0, num_answers)
 
 
 def _salvage(file: Path) -> Salvaged:
@@ -139,7 +139,7 @@ def _salvage(file: Path) -> Salvaged:
 
 
 def _renew_journal(db: sqlite3.Connection, folder: Path) -> None:
-    """Write the journal anew from a rebuilt ledger; the damaged one stays beside it."""
+    """Rewrite the journal from a rebuilt ledger; the damaged one stays beside it."""
     draft = folder.with_name(f".journal.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     copy_to_journal(db, Journal(draft))

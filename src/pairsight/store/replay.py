@@ -54,7 +54,7 @@ def results_record(
 
 
 def attempt_record(db: sqlite3.Connection, attempt: int) -> dict[str, Any]:
-    """The record of a paid call as its row stands now."""
+    """The record of a paid call as its row is now."""
     *row, key, stage, name = db.execute(
         f"SELECT {', '.join(f'a.{column}' for column in _ATTEMPT)}, i.key, s.name, i.name FROM attempts a "  # noqa: S608
         "LEFT JOIN items i ON i.id = a.item LEFT JOIN stages s ON s.id = i.stage WHERE a.id = ?",
@@ -169,7 +169,7 @@ def _apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payloa
 
 def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
     row = dict(zip(_ATTEMPT, about["row"], strict=True))
-    if not about["named"]:  # a call of no item: its ledger was damaged when this was written
+    if not about["named"]:  # a call without an item: the ledger was damaged when this was written
         return
     row["item"] = _item(db, row["item"], *about["named"])
     attempt, has_answer = row["id"], row["outcome"] in ("answered", "set_aside")

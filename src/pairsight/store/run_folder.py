@@ -1,4 +1,4 @@
-"""The folder of one run: what it is (`run.yaml`), with what it was made (`versions.json`), its log and its locks."""
+"""The folder of one run: what it is (`run.yaml`), what made it (`versions.json`), its log and its locks."""
 
 import json
 import logging
@@ -40,11 +40,11 @@ class RunFolder:
     def create(
         cls, path: str | Path, config: Mapping[str, Any], free: Collection[str] = (), *, update: bool = False
     ) -> Self:
-        """A new run, or the one that is there if it has the same config.
+        """A new run, or the existing one if it has the same config.
 
         Args:
             path: the run's folder.
-            config: the whole resolved config, as plain values.
+            config: the complete resolved config, as plain values.
             free: names of options that may differ on resuming (engine, workers, batch sizes, limits on time);
                 one inside another is `outer.inner`.
             update: take the new config instead of refusing one that differs; what it shares with the old is reused.
@@ -96,7 +96,7 @@ class RunFolder:
         folder = Path(path)
         check_links(folder)
         if not (folder / "run.yaml").is_file():
-            raise RunError(f"{folder} is no run: it has no run.yaml; name the folder given as --out to build or run")
+            raise RunError(f"{folder} is not a run: it has no run.yaml; name the folder given as --out to build or run")
         try:
             made_with = read_json(folder / "versions.json")
             schema, packages = int(made_with["schema"]), dict(made_with["packages"])
@@ -140,7 +140,7 @@ class RunFolder:
             yield
 
     def locked_by(self, phase: str) -> int | None:
-        """The pid of the process that is at a phase; None when none is."""
+        """The pid of the process that runs a phase; None when none does."""
         holder = lock_holder(self._lock_path(phase))
         return None if holder is None else holder.pid
 
@@ -183,11 +183,11 @@ class RunFolder:
             if made_with.get(name) != here.get(name)
         ]
         if changed:
-            _LOG.warning("this run was begun with other versions: %s", ", ".join(changed))
+            _LOG.warning("this run was started with other versions: %s", ", ".join(changed))
 
 
 class _RunLog(logging.FileHandler):
-    """The log goes on without what a full disk does not take: the work's own writes say what is wrong."""
+    """A full disk loses log lines only: the work's own writes report the error."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exception(), OSError):
@@ -219,7 +219,7 @@ def check_links(folder: Path) -> None:
                             f"{entry.path} is a link that leads out of the run, to {target!r:.200}; put the file there"
                         )
                 elif not entry.is_file(follow_symlinks=False):
-                    raise RunError(f"{entry.path} is no file but a pipe, a socket or a device; remove it")
+                    raise RunError(f"{entry.path} is not a file but a pipe, a socket or a device; remove it")
 
 
 def _versions() -> str:

@@ -160,7 +160,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def traces(path: Path) -> list[str]:
-    """What lies beside a ledger and is written only after one was begun: then a ledger that is not there is lost."""
+    """Files beside a ledger that are written only after it exists: with them, a missing ledger is a lost one."""
     named = [name for name in ("run.yaml", "manifest.json", "data/manifest.json") if (path.parent / name).exists()]
     return [*named, *(["journal"] if journal_files(path.parent / "journal") else [])]
 

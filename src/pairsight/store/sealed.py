@@ -1,6 +1,6 @@
 """Finished tables as Parquet: `data/<name>-00000.parquet`… and `data/manifest.json`, complete or absent.
 
-Sealing the same rows twice gives the same bytes. The manifest is written last, so a table it names is whole.
+Sealing the same rows twice gives the same bytes. The manifest is written last, so a table it names is complete.
 """
 
 import json
@@ -54,7 +54,7 @@ class ShardWriter:
         self._num_held = self._num_in_shard = 0
 
     def write(self, batch: "pa.RecordBatch") -> None:
-        """Take rows; groups and shards end where they would, however the rows are cut into batches.
+        """Take rows; groups and shards end where they would, whatever the size of the batches.
 
         Raises:
             RunError: the disk is full or the folder read-only.
@@ -144,7 +144,7 @@ class Sealing:
         return self._writers[-1]
 
     def remove(self, name: str) -> None:
-        """Take an earlier table away, if there is one."""
+        """Remove an earlier table, if there is one."""
         self._removed.append(name)
 
     def __enter__(self) -> Self:
@@ -200,7 +200,7 @@ def seal(
     Args:
         folder: the run's `data` folder (or an evaluation's folder).
         name: the table's name, e.g. "pairs".
-        batches: the rows, however they are cut; they are cut anew, so that equal rows give equal files.
+        batches: the rows, in batches of any size; they are regrouped, so that equal rows give equal files.
         schema: the columns; its metadata is kept.
         rows_per_shard: rows in each file but the last.
 
@@ -279,16 +279,18 @@ def _read_manifest(folder: Path) -> dict[str, tuple[Shard, ...]]:
             raise RunError(f"{path} has schema {content['schema']}, this Pairsight reads {MANIFEST_SCHEMA}: upgrade")
         return {name: tuple(_shard(shard) for shard in shards) for name, shards in content["tables"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{path} is damaged; remove it and run the same command again to seal the tables anew") from None
+        raise RunError(
+            f"{path} is damaged; remove it and run the same command again to write the tables again"
+        ) from None
 
 
 def _shard(plain: dict[str, Any]) -> Shard:
-    """One file of a manifest; ValueError or TypeError when it is none, or not a name in the manifest's own folder."""
+    """One file of a manifest; ValueError or TypeError when it is malformed or not in the manifest's own folder."""
     shard = Shard(**plain)
     if not isinstance(shard.sha256, str) or not isinstance(shard.rows, int) or shard.rows < 0:
         raise ValueError("rows must be a number and sha256 text")
     if not shard.file.endswith(".parquet") or Path(shard.file).name != shard.file or "\0" in shard.file:
-        raise ValueError(f"{shard.file!r} is no name of a table's file")
+        raise ValueError(f"{shard.file!r} is not the name of a table's file")
     return shard
 
 

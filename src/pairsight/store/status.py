@@ -24,22 +24,22 @@ class Phase:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the phase, or fail at once (LockedError) while a process is at it."""
+        """Hold the phase, or fail at once (LockedError) while another process holds it."""
         with exclusive_lock(self.lock_file, f"{self.name} of {self.ledger.parent}"):
             yield
 
     def holder(self) -> Holder | None:
-        """The process that is at it; None when none is."""
+        """The process that holds it; None when none does."""
         return lock_holder(self.lock_file)
 
 
 def phases(run: RunFolder) -> list[Phase]:
-    """The phases of a run that have begun, their ledgers lost or not; what `evaluate --out` wrote is one evaluation."""
+    """The phases of a run that have started, also with a lost ledger; what `evaluate --out` wrote is one evaluation."""
     own = "evaluate" if run.config.get("kind") == "evaluate" else "build"
     found = [_phase(own, run.path, own)]
     found += [_phase(f"evaluate-{folder.name}", folder, "evaluate") for folder in run.path.glob("evaluate/*/")]
-    begun = (phase for phase in found if phase.ledger.is_file() or traces(phase.ledger))
-    return sorted(begun, key=lambda phase: phase.name)
+    started = (phase for phase in found if phase.ledger.is_file() or traces(phase.ledger))
+    return sorted(started, key=lambda phase: phase.name)
 
 
 def _phase(name: str, folder: Path, lock: str) -> Phase:

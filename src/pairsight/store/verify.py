@@ -25,7 +25,7 @@ from pairsight.store.status import phases
 
 _IMAGE = re.compile(r'"sha256":"([0-9a-f]{64})"')
 _RESTORED = "the same {verb} command with --images restores it (a generated image is made again)"
-_SEALED_ANEW = "the same build command seals it anew"
+_SEALED_AGAIN = "the same build command writes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,10 @@ def check_journal(ledger: Path) -> list[str]:
     try:
         with closing(open_for_reading(ledger)) as db:
             missing = raw_answers_missing(db, folder)
-    except (RunError, *DATABASE_ERRORS, OSError):  # the ledger's own problems are told by `check_ledger`
+    except (RunError, *DATABASE_ERRORS, OSError):  # the ledger's own problems are reported by `check_ledger`
         missing = []
     problems += [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
-    return [f"{problem}; `pairsight salvage {ledger.parent}` writes the journal anew" for problem in problems]
+    return [f"{problem}; `pairsight salvage {ledger.parent}` rewrites the journal" for problem in problems]
 
 
 def _dangling(db: sqlite3.Connection) -> Iterator[str]:
@@ -169,11 +169,11 @@ def _check_tables(run: RunFolder) -> tuple[int, list[str]]:
                 rows = file.metadata.num_rows
             if rows != shard.rows:
                 problem = f"{run.data / shard.file} has {rows} rows, {MANIFEST} says {shard.rows}"
-        problems += [f"{problem}; {_SEALED_ANEW}"] if problem else []
+        problems += [f"{problem}; {_SEALED_AGAIN}"] if problem else []
     if run.locked_by("build") is None:  # a build at work names its files before it lists them
         listed = {shard.file for shard in shards}
         unlisted = [file for file in sorted(run.data.glob("*.parquet")) if file.name not in listed]
-        problems += [f"{file} is not listed in {MANIFEST}; {_SEALED_ANEW}" for file in unlisted]
+        problems += [f"{file} is not listed in {MANIFEST}; {_SEALED_AGAIN}" for file in unlisted]
     return len(shards), problems
 
 
@@ -193,7 +193,7 @@ def _check_evaluations(run: RunFolder) -> list[str]:
                     pq.read_table(file)
             except (OSError, ValueError, pa.ArrowException) as error:
                 why = one_line(error, 200)
-                problems.append(f"{file} cannot be read ({why}); remove it, the same evaluate command writes it anew")
+                problems.append(f"{file} cannot be read ({why}); remove it, the same evaluate command writes it again")
     return problems
 
 
@@ -211,7 +211,7 @@ def _check_trainings(run: Path) -> list[str]:
             damaged = f"{marker.name} is damaged ({error})"
         advice = f"remove {marker.parent} and run align again"
         if is_checkpoint:
-            advice = "a training that goes on passes over it"
+            advice = "a resumed training skips it"
         elif ".safetensors" in damaged:
             advice = "the same align command makes it again, from its newest complete checkpoint"
         problems += [f"{marker.parent}: {damaged}; {advice}"] if damaged else []

@@ -284,7 +284,7 @@ def test_a_key_goes_only_to_the_host_it_belongs_to(url: str, key_env: object, va
         (OTHER, {"models.example.org": "GEMINI_API_KEY"}, "is the key of generativelanguage.googleapis.com"),
         (URL, "NO_SUCH_KEY", "needs a key: set the environment variable NO_SUCH_KEY"),
         ("https://generativelanguage.googleapis.com/v1beta/openai/chat/completions", None, "variable GEMINI_API_KEY"),
-        ("https://xn--/v1/chat/completions", None, "is no URL of a server"),
+        ("https://xn--/v1/chat/completions", None, "is not the URL of a server"),
     ],
 )
 def test_a_key_that_would_go_elsewhere_or_is_not_there_is_one_clear_error(url: str, key_env: object, says: str) -> None:

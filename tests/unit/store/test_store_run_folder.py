@@ -132,4 +132,4 @@ def test_changed_versions_are_logged(tmp_path: Path) -> None:
     (tmp_path / "versions.json").write_text(json.dumps(versions))
     with run.log():
         pass
-    assert "begun with other versions: torch 1.0 →" in (tmp_path / "run.log").read_text()
+    assert "started with other versions: torch 1.0 →" in (tmp_path / "run.log").read_text()

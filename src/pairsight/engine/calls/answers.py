@@ -1,4 +1,4 @@
-"""What an HTTP answer of an OpenAI-compatible endpoint means: an answer, come again, not this item, or not at all."""
+"""What an HTTP answer of an OpenAI-compatible endpoint means: success, retry, a failed item, or a failed endpoint."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -36,8 +36,8 @@ _FILTERED = ("content_filter", "content_policy", "content management policy", "s
 class Verdict:
     """What to do with an HTTP answer.
 
-    `answer`: keep and parse it. `busy`: the same again, later and slower. `broken`: the same again. `refused`: this
-    item never. `unusable`: it came and could not be taken in, this item fails. `fatal`: nothing more of this endpoint.
+    `answer`: keep and parse it. `busy`: try again, later and slower. `broken`: try again. `refused`: this item fails.
+    `unusable`: the answer came and could not be read, this item fails. `fatal`: the endpoint is not called again.
     `reason` is a word to count by.
     """
 
@@ -65,7 +65,7 @@ def judge_answer(status: int, headers: Mapping[str, str], text: str) -> Verdict:
 
 
 def _judge_success(headers: Mapping[str, str], text: str, detail: str) -> Verdict:
-    """Whatever is no error is kept as an answer: it may have been paid for, and parsing says what is wrong with it."""
+    """Anything but an error is kept as an answer: it may have been paid for, and parsing says what is wrong with it."""
     answer = _object(text)
     if "error" in answer and not isinstance(answer.get("choices"), list):
         return Verdict("broken", "error_answer", detail)
@@ -111,7 +111,7 @@ def finish_reason_of(text: str) -> str:
 
 
 def is_replaced(raw: bytes, text: str) -> bool:
-    """Whether U+FFFD stands for something in the text of an answer, or in what its JSON says."""
+    """Whether U+FFFD replaced something in the text of an answer, or in its JSON."""
     if text.encode() != raw:
         return True
     try:
@@ -121,7 +121,7 @@ def is_replaced(raw: bytes, text: str) -> bool:
 
 
 def error_message(text: str) -> str:
-    """The message in an error answer, on one line; the beginning of the text when it is no JSON."""
+    """The message in an error answer, on one line; the beginning of the text when it is not JSON."""
     answer = {} if is_nested_deeper(text, DEEPEST_ERROR) else _object(text)
     error = answer.get("error")
     if isinstance(error, dict):

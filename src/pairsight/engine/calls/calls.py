@@ -39,9 +39,9 @@ Keep = Callable[[int, Any, object], None]
 GRACE_S = 10.0
 """How long answers under way are waited for after Ctrl-C; a second Ctrl-C waits no longer."""
 REFUSALS_TO_STOP = 5
-"""When the first so many items are all refused, it is the request that is wrong, not the items."""
+"""When this many first items are all refused, the request is wrong, not the items."""
 UNUSABLE_TO_STOP = 20
-"""When so many answers came and none could be read, more should not be bought."""
+"""When this many answers came and none could be read, no more are bought."""
 ECHOED_KEY = (
     "sent the key back in an answer, which is not kept (what it used is counted); no more calls are sent there: see "
     "whether it is the service that you mean, then run the same command again"

@@ -82,7 +82,7 @@ OPENINGS_AT_THE_START = 2
 REFUSALS_TO_GIVE_UP = 20
 LONGEST_BACKOFF_S = 60.0
 LONGEST_PAUSE_S = 900.0
-"""An endpoint that asks for a longer pause has spent a quota of hours: the run ends, and goes on another day."""
+"""An endpoint that asks for a longer pause has spent a quota of hours: the run ends, to be continued later."""
 
 
 class Gate:
@@ -118,7 +118,7 @@ class Gate:
         return self._openings == 1 and not self._ever_answered
 
     async def enter(self, tokens: int) -> None:
-        """Wait until one more call of about so many tokens may be sent."""
+        """Wait until one more call of about `tokens` tokens may be sent."""
         await self._requests.take(1)
         await self._tokens.take(tokens)
         while True:

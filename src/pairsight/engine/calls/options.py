@@ -28,7 +28,7 @@ class Price(BaseConfig):
 
 
 class CallOptions(BaseConfig):
-    """Limits of calls to endpoints. Rates hold for each endpoint and model; money and calls for the whole run."""
+    """Limits of calls to endpoints. Rates hold for each endpoint and model; money and calls for the run."""
 
     max_concurrency: int = Field(16, ge=1, description="calls under way at once; fewer after refusals")
     requests_per_minute: float | None = Field(None, gt=0, description="limit of an endpoint")
@@ -47,7 +47,7 @@ class CallOptions(BaseConfig):
     @field_validator("key_env")
     @classmethod
     def _names(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        """Host names in lower case; what is no host name or no variable's name (a key, say) is refused."""
+        """Host names in lower case; what is not a host name or a variable's name (a key, say) is refused."""
         of_host = value if isinstance(value, dict) else {}
         for host in of_host:
             if not host or set(host) & set("/@ "):
@@ -82,7 +82,7 @@ KEY_OF_HOST = {
 LOCAL_KEY = "PAIRSIGHT_API_KEY"
 """For servers on this machine, which may need none; other hosts get it only if `key_env` says so."""
 SHORTEST_SECRET = 8
-"""Characters. Local servers take any word for a key, such as EMPTY, which then stands in many an answer (ours)."""
+"""Characters. Local servers accept any word as a key, such as EMPTY, which then occurs in many answers (ours)."""
 _CLIENT_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 _LOG = logging.getLogger("pairsight.engine")
 
@@ -96,7 +96,7 @@ class Key:
 
     @property
     def is_secret(self) -> bool:
-        """Whether it is masked: it is long enough not to stand in texts by chance."""
+        """Whether it is masked: it is long enough not to occur in texts by chance."""
         return len(self.value) >= SHORTEST_SECRET
 
 
@@ -173,7 +173,7 @@ class Keys:
     def _say(self, host: str, key: Key | None) -> None:
         if key is not None and not key.is_secret:
             _LOG.warning(
-                "the key in %s has fewer than %d characters and is no secret: it is sent to %s and never masked",
+                "the key in %s has fewer than %d characters and is not secret: it is sent to %s and never masked",
                 key.variable, SHORTEST_SECRET, host,
             )  # fmt: skip
         elif key is not None:
@@ -226,7 +226,7 @@ def _parsed(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
         _ = parsed.host  # which decodes international names
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigError(f"'{url}' is no URL of a server: {error}") from None
+        raise ConfigError(f"'{url}' is not the URL of a server: {error}") from None
     return parsed
 
 

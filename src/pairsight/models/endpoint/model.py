@@ -55,7 +55,7 @@ def parse_endpoint(reference: str) -> tuple[str, str]:
     except ValueError:
         host = None
     if not host or re.search(r"\s", url):
-        raise ConfigError(f"'{reference}': '{found['url']}' is no URL of a server")
+        raise ConfigError(f"'{reference}': '{found['url']}' is not the URL of a server")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"the URL of endpoint '{found['name']}' must hold no key, query or '#'; keys are read from "
                           f"the environment only")  # fmt: skip
