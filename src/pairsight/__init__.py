@@ -1,7 +1,7 @@
 """Pairsight: from images to a vision-language model that people prefer.
 
-Build preference data three ways, align with it, measure what it did, look at it. The names below are the whole
-public face; each is imported when it is first used, so that `import pairsight` loads no torch.
+Build preference data three ways, align with it, measure what it did, look at it. The names below are the complete
+public interface; each is imported when it is first used, so that `import pairsight` loads no torch.
 """
 
 import importlib

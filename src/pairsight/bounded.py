@@ -1,4 +1,4 @@
-"""YAML and JSON texts, perhaps a stranger's, as plain values: bounded, so that none hangs, or fills the memory."""
+"""YAML and JSON texts, perhaps untrusted, as plain values: bounded, so that none hangs, or fills the memory."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ def load_yaml(text: str) -> Any:
     """The value of a YAML document.
 
     Raises:
-        ValueError: no YAML, one beyond the bounds, or a mapping with a key twice; the message is one line.
+        ValueError: not YAML, beyond the bounds, or a mapping with a key twice; the message is one line.
     """
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"longer than {MOST_YAML_BYTES} bytes")
@@ -52,7 +52,7 @@ def load_json(text: str | bytes) -> Any:
     """The value of a JSON text of at most `DEEPEST` levels.
 
     Raises:
-        ValueError: no JSON (`json.JSONDecodeError`), or too many levels.
+        ValueError: not JSON (`json.JSONDecodeError`), or too many levels.
     """
     try:
         value = json.loads(text)
@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: as `load_json`, or a file that is longer or no UTF-8.
+        ValueError: as `load_json`, or a file that is longer or not UTF-8.
     """
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_bounded(path: Path, most: int) -> str:
-    """A file's text; ValueError when it is no UTF-8 or longer than `most` bytes."""
+    """A file's text; ValueError when it is not UTF-8 or longer than `most` bytes."""
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -140,7 +140,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _expanded(node: Any, sizes: dict[int, int]) -> int:
-    """How many values a node stands for, its aliases written out.
+    """How many values a node has, its aliases expanded.
 
     Raises:
         ValueError: more than `MOST_VALUES`, a node inside itself, a key twice, a number that is too long, or half a
@@ -156,7 +156,7 @@ def _expanded(node: Any, sizes: dict[int, int]) -> int:
         if node.tag != _TEXT and len(node.value) > _LONGEST_NUMBER:
             raise ValueError(f"a number of {len(node.value)} characters")
         if not node.value.isascii():
-            node.value.encode()  # half a surrogate pair, which can be escaped in, is no character
+            node.value.encode()  # half a surrogate pair, which can be written as an escape, is not a character
     elif isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
         seen = set()
@@ -168,6 +168,6 @@ def _expanded(node: Any, sizes: dict[int, int]) -> int:
         parts = list(node.value)
     size = 1 + sum(_expanded(part, sizes) for part in parts)
     if size > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values, aliases written out")
+        raise ValueError(f"more than {MOST_VALUES} values, aliases expanded")
     sizes[id(node)] = size
     return size

@@ -1,4 +1,4 @@
-"""The strict base of every config: frozen, unknown names refused with the nearest right one, YAML in and out."""
+"""The strict base of every config: frozen, unknown names refused with the nearest known one, YAML in and out."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -29,7 +29,7 @@ class BaseConfig(BaseModel):
             where: what to call the source in an error, e.g. the file's path.
 
         Raises:
-            ConfigError: an unknown name (with the nearest right one), a value out of range, or a required option that
+            ConfigError: an unknown name (with the nearest known one), a value out of range, or a required option that
                 is missing (with how to give it), in one line.
         """
         try:
@@ -74,8 +74,8 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
     """`values` with `["beta=0.2", "calls.budget=3"]` on top; a dot goes into a mapping, whose other names stay.
 
     Raises:
-        ConfigError: a setting without '=', whose value is not YAML, that goes into something that is no mapping, or of
-            a name that another setting has set already.
+        ConfigError: a setting without '=', whose value is not YAML, that goes into something that is not a mapping, or
+            of a name that another setting has set already.
     """
     result = deepcopy(dict(values))
     done: list[list[str]] = []
@@ -87,15 +87,15 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
         if any(path[: len(other)] == other[: len(path)] for other in done):
             raise ConfigError(f"--set '{setting}': '{name.strip()}' is set twice")
         done.append(path)
-        place = result
+        inner = result
         for depth, parent in enumerate(path[:-1], start=1):
-            if place.get(parent) is None:
-                place[parent] = {}
-            place = place[parent]
-            if not isinstance(place, dict):
-                raise ConfigError(f"--set '{setting}': '{'.'.join(path[:depth])}' is {place!r:.60} and has no parts")
+            if inner.get(parent) is None:
+                inner[parent] = {}
+            inner = inner[parent]
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set '{setting}': '{'.'.join(path[:depth])}' is {inner!r:.60} and has no parts")
         try:
-            place[path[-1]] = load_yaml(text)
+            inner[path[-1]] = load_yaml(text)
         except ValueError:
             raise ConfigError(f"--set '{setting}': the value is not YAML") from None
     return result
@@ -118,7 +118,7 @@ def _validation_message(cls: type[BaseModel], error: ValidationError, where: str
 
 
 def _missing(cls: type[BaseModel], name: str) -> str:
-    """What is said of a required option that was not given: what it is, and how to give it."""
+    """The message about a required option that was not given: what it is, and how to give it."""
     description = cls.model_fields[name].description if name in cls.model_fields else None
     flags = cls.flags if issubclass(cls, BaseConfig) else {}
     way = flags.get(name, f"--set {name}=...")

@@ -2,7 +2,7 @@
 
 Deterministic (no dates, ids from the content), readable at phone width, colours from Okabe and Ito's
 colour-blind-safe set. Text and axes take the page's `currentColor`, series the page's `--series-N`, so that a
-figure inside a page follows its light or dark dress; alone it is dark on white. Labels are plain text: neither
+figure inside a page follows its light or dark theme; alone it is dark on white. Labels are plain text: neither
 mark-up nor TeX in them has any effect.
 """
 
@@ -72,7 +72,7 @@ def histogram(
     num_bins: int = 24,
     level: float | None = None,
 ) -> str:
-    """Overlaid histograms on shared bins; whole numbers get bins of whole width.
+    """Overlaid histograms on shared bins; integers get bins of integer width.
 
     Args:
         series: name -> its values.
@@ -94,14 +94,14 @@ def histogram(
         if level is not None:
             axes.axvline(level, color=_INK, linewidth=0.8)
         axes.set_ylim(bottom=0)
-        _whole_ticks(axes.yaxis, True)
-        _whole_ticks(axes.xaxis, edges[0] % 1 == 0.5)
+        _integer_ticks(axes.yaxis, True)
+        _integer_ticks(axes.xaxis, edges[0] % 1 == 0.5)
         _finish(axes, x_label, y_label, len(series))
     return out[0]
 
 
 def bin_edges(values: Sequence[float], num_bins: int) -> NDArray[np.float64]:
-    """Edges of at most `num_bins` equal bins; centred on whole numbers when all values are whole."""
+    """Edges of at most `num_bins` equal bins; centred on integers when all values are integers."""
     data = np.asarray(values, dtype=float)
     if data.size == 0:
         return np.array([0.0, 1.0])
@@ -149,7 +149,7 @@ def lines(
                 markersize=3.5,
                 label=_label(name),
             )
-        _whole_ticks(axes.xaxis, all(float(value).is_integer() for x, _ in series.values() for value in x))
+        _integer_ticks(axes.xaxis, all(float(value).is_integer() for x, _ in series.values() for value in x))
         _finish(axes, x_label, y_label, len(series))
     return out[0]
 
@@ -255,9 +255,9 @@ def _colour(index: int) -> str:
     return SERIES_COLOURS[index % len(SERIES_COLOURS)]
 
 
-def _whole_ticks(axis: Any, whole: bool) -> None:
-    """Ticks at whole numbers only, where the values are whole."""
-    if whole:
+def _integer_ticks(axis: Any, integers: bool) -> None:
+    """Ticks at integers only, where the values are integers."""
+    if integers:
         axis.get_major_locator().set_params(integer=True)
 
 

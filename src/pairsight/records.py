@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 IMAGE_MARK = "<image>"
-"""The mark that stands for an image inside a message's text, in every format we read and write."""
+"""The mark of an image inside a message's text, in every format we read and write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """A seeded change of an image; `normalised` ones act on the processor's pixel tensor and are no picture."""
+    """A seeded change of an image; `normalised` ones act on the processor's pixel tensor and do not give a picture."""
 
     name: str
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. Images stand where the text has `<image>` marks, or before the text if it has none."""
+    """One turn. Images go where the text has `<image>` marks, or before the text if it has none."""
 
     role: str
     text: str
@@ -96,7 +96,7 @@ class Completion:
 class Annotation:
     """An annotator's scores of one completion, by attribute, and its reasons.
 
-    `position` is the place, from 0, at which the annotator was shown the completion; None when it saw no order.
+    `position` is the index at which the annotator was shown the completion; None when it saw no order.
     """
 
     completion_id: str

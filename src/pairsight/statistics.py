@@ -48,7 +48,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """A table's metrics on the whole, and on each of the R resamples."""
+    """A table's metrics on all items, and on each of the R resamples."""
 
     values: dict[str, float]
     resampled: dict[str, Floats]
@@ -62,7 +62,7 @@ def cluster_bootstrap(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Percentile intervals of metrics when whole clusters (images) are drawn with replacement.
+    """Percentile intervals of metrics when clusters (images) are drawn with replacement.
 
     value = combine(Σ_i sums_i); resample r draws G of the G clusters with counts n_rg and has combine(Σ_g n_rg · S_g),
     S_g the sum over the items of cluster g; low and high are the 2.5 and 97.5 percentiles over r.
@@ -136,14 +136,14 @@ def resample(
     num_models, num_clusters, num_columns = totals_MGC.shape
     if num_clusters == 0:
         return [Resampled({}, {})] * num_models
-    whole = [{k: float(v[0]) for k, v in combine(t.sum(axis=0, keepdims=True)).items()} for t in totals_MGC]
+    total = [{k: float(v[0]) for k, v in combine(t.sum(axis=0, keepdims=True)).items()} for t in totals_MGC]
     if num_clusters == 1:
-        return [Resampled(values, {name: np.array([np.nan]) for name in values}) for values in whole]
+        return [Resampled(values, {name: np.array([np.nan]) for name in values}) for values in total]
     flat_GK = totals_MGC.transpose(1, 0, 2).reshape(num_clusters, -1)
     sums_RMC = _resampled_sums(flat_GK, num_resamples, seed).reshape(num_resamples, num_models, num_columns)
     undefined_R = np.full(num_resamples, np.nan)
     tables = []
-    for model, values in enumerate(whole):
+    for model, values in enumerate(total):
         found = combine(np.ascontiguousarray(sums_RMC[:, model]))
         tables.append(Resampled(values, {name: found.get(name, undefined_R) for name in values}))
     return tables
@@ -197,10 +197,10 @@ def kappa(
     if not ratings_a:
         return float("nan")
     levels: list[Hashable] = list(dict.fromkeys([*ratings_a, *ratings_b]))
-    place = {level: k for k, level in enumerate(levels)}
+    index = {level: k for k, level in enumerate(levels)}
     observed_LL = np.zeros((len(levels), len(levels)))
     for a, b in zip(ratings_a, ratings_b, strict=True):
-        observed_LL[place[a], place[b]] += 1.0 / len(ratings_a)
+        observed_LL[index[a], index[b]] += 1.0 / len(ratings_a)
     expected_LL = np.outer(observed_LL.sum(axis=1), observed_LL.sum(axis=0))
     if weights == "none":
         weights_LL = 1.0 - np.eye(len(levels))
@@ -237,12 +237,12 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
 
 def _cluster_totals(sums: Sequence[Floats], clusters_I: Sequence[Hashable]) -> Floats:
     """The column sums of each cluster, per model: (M, G, C). Clusters keep the order in which they first appear."""
-    place: dict[Hashable, int] = {}
-    index_I = np.fromiter((place.setdefault(c, len(place)) for c in clusters_I), dtype=np.int64)
+    index: dict[Hashable, int] = {}
+    index_I = np.fromiter((index.setdefault(c, len(index)) for c in clusters_I), dtype=np.int64)
     for sums_IC in sums:
         if sums_IC.ndim != 2 or len(sums_IC) != len(index_I):
             raise ValueError(f"a bootstrap needs one row of sums per item: {sums_IC.shape} for {len(index_I)} items")
-    totals_MGC = np.zeros((len(sums), len(place), sums[0].shape[1]))
+    totals_MGC = np.zeros((len(sums), len(index), sums[0].shape[1]))
     for model, sums_IC in enumerate(sums):
         np.add.at(totals_MGC[model], index_I, sums_IC)
     return totals_MGC

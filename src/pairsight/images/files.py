@@ -51,7 +51,7 @@ class HashCache:
             name: relative to the root.
             status: of the file, from before it was read.
             sha256: of its bytes.
-            settled: nobody changes the file any more, however new it is.
+            settled: nobody changes the file any more, even if it is new.
         """
         if not settled and time.time_ns() - status.st_mtime_ns < SETTLED_NS:
             return
@@ -59,7 +59,7 @@ class HashCache:
         self._new.append(json.dumps([name, status.st_size, status.st_mtime_ns, sha256]) + "\n")
 
     def flush(self) -> None:
-        """Append what is new to the file; a folder that cannot be written is no error."""
+        """Append what is new to the file; a folder that cannot be written is not an error."""
         if not self._new:
             return
         try:
@@ -113,7 +113,7 @@ class FileImages:
         root: the folder that names are relative to.
 
     Raises:
-        DataError: `root` is no folder.
+        DataError: `root` is not a folder.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -131,7 +131,7 @@ class FileImages:
         """Check that the image lies inside the root and decodes, hash it, and remember where it is.
 
         Raises:
-            DataError: outside the root, missing (with the nearest file name), or no picture; see `open_image`.
+            DataError: outside the root, missing (with the nearest file name), or not a picture; see `open_image`.
         """
         found = self.refs([name])[name]
         if isinstance(found, DataError):
@@ -139,7 +139,7 @@ class FileImages:
         return found
 
     def refs(self, names: Iterable[str]) -> dict[str, ImageRef | DataError]:
-        """`ref` of many names at once on all cores, with the error in place of those that fail."""
+        """`ref` of many names at once on all cores, with an error for each that fails."""
         cache = self._cache = self._cache or HashCache(self._real_root)
         found: dict[str, str | DataError] = dict.fromkeys(names, "")
         unknown: list[_Located] = []
@@ -225,7 +225,7 @@ class FileImages:
                 f"image {str(self.root / name)[:300]} cannot be read: {detail}", reason="missing_image"
             ) from None
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"image {self.root / name} is no file", reason="missing_image")
+            raise DataError(f"image {self.root / name} is not a file", reason="missing_image")
         return _Located(name, path, status)
 
     def _inside(self, path: Path, name: str) -> Path:
@@ -269,9 +269,9 @@ def image_names(root: Path) -> list[str]:
     names = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(folder).relative_to(root)
+        inside = Path(folder).relative_to(root)
         names += [
-            (place / name).as_posix()
+            (inside / name).as_posix()
             for name in files
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]

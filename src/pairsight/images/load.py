@@ -39,8 +39,8 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
         The picture in mode RGB, turned as its EXIF orientation says, fully decoded.
 
     Raises:
-        DataError: no such file, empty, no image we read, truncated, or more than `MAX_PIXELS` pixels. Its `reason` is
-            `missing_image`, `empty_image`, `not_an_image`, `broken_image` or `too_many_pixels`.
+        DataError: no such file, empty, not an image we read, truncated, or more than `MAX_PIXELS` pixels. Its `reason`
+            is `missing_image`, `empty_image`, `not_an_image`, `broken_image` or `too_many_pixels`.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "image")
     data = source if isinstance(source, bytes) else read_bytes(Path(source), label)
@@ -73,7 +73,7 @@ def read_bytes(path: Path, name: str = "") -> bytes:
 
 @contextmanager
 def _pillow_quiet() -> Iterator[None]:
-    """A suspected bomb is an error, damaged metadata no warning. Threads may leave these filters on: harmless."""
+    """A suspected bomb is an error, damaged metadata is ignored. Threads may leave these filters on: harmless."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -90,7 +90,7 @@ def _open_header(data: bytes, label: str) -> Image.Image:
         raise _bomb(label, f"{pixels} pixels") from None
     except _PILLOW_ERRORS:
         known = ", ".join(formats)
-        message = f"image {label} is damaged, or no picture of a kind we read ({known})"
+        message = f"image {label} is damaged, or not a picture of a kind we read ({known})"
         raise DataError(message, reason="not_an_image") from None
 
 

@@ -1,4 +1,4 @@
-"""Where the pixels of an `ImageRef` come from: one protocol, so that no room cares how images are kept."""
+"""Where the pixels of an `ImageRef` come from: one protocol, so that callers need not know how images are kept."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WithImages(Sequence[T], Generic[T]):
-    """Records together with the source of the images they refer to: what the Python face hands around."""
+    """Records together with the source of the images they refer to: what the Python interface passes on."""
 
     items: tuple[T, ...]
     images: ImageSource

@@ -25,26 +25,26 @@ class UnpackedImages:
     def put(self, data: bytes, name: str) -> ImageRef:
         """Keep an image's bytes, which are decoded once to check them; `name` is what an error calls it."""
         ref = ImageRef(hashlib.sha256(data).hexdigest())
-        place = self._place(ref)
-        if place.is_file():
+        file = self._file(ref)
+        if file.is_file():
             return ref
         open_image(data, name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=place.parent, delete=False) as out:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=file.parent, delete=False) as out:
             out.write(data)
-        Path(out.name).replace(place)
+        Path(out.name).replace(file)
         return ref
 
     def path(self, ref: ImageRef) -> Path:
         """The file that holds the undistorted image; DataError when it is not here."""
-        place = self._place(ref)
-        if not place.is_file():
+        file = self._file(ref)
+        if not file.is_file():
             raise DataError(f"image {ref.sha256} is not in {self.folder}: read the data file again", "missing_image")
-        return place
+        return file
 
     def open(self, ref: ImageRef) -> Image:
         """The image as upright RGB with its image-space distortion."""
         return open_ref(self.path(ref), ref, ref.sha256)
 
-    def _place(self, ref: ImageRef) -> Path:
+    def _file(self, ref: ImageRef) -> Path:
         return self.folder / ref.sha256[:2] / ref.sha256

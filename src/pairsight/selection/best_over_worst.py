@@ -15,7 +15,7 @@ Scored = tuple[Completion, float]
 class BestOverWorst(Strategy):
     """Pairs from scored completions; of equal scores the first counts.
 
-    Drops: `too_few_scored`, `length` (no two are of like length), `tie` (all scores equal), `gap`, `threshold`,
+    Drops: `too_few_scored`, `length` (no two are of similar length), `tie` (all scores equal), `gap`, `threshold`,
     `identical`.
     """
 
@@ -23,7 +23,7 @@ class BestOverWorst(Strategy):
 
     scorer: str | None = Field(None, description="whose scores count; default: the first scorer's")
     column: str | None = Field(None, description="which of its columns; default: the first")
-    min_gap: float = Field(0.0, ge=0.0, description="by how much the scores must differ; 0: at all")
+    min_gap: float = Field(0.0, ge=0.0, description="by how much the scores must differ; 0: by any amount")
     min_chosen: float | None = Field(None, description="lowest score a chosen completion may have")
     max_rejected: float | None = Field(None, description="highest score a rejected completion may have")
     max_length_difference: int | None = Field(

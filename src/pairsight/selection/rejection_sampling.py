@@ -15,7 +15,7 @@ class RejectionSampling(Strategy):
     makes_demonstrations: ClassVar[bool] = True
 
     weights: dict[str, float] = Field(dict(QUALITY), min_length=1, description="attribute -> its weight in the total")
-    min_total: float | None = Field(None, description="keep only totals from here on; 12 keeps perfect ones only")
+    min_total: float | None = Field(None, description="lowest total that is kept; 12 keeps perfect ones only")
 
     def __call__(self, candidates: Candidates) -> Chosen:
         """The best completion as a demonstration, or why there is none."""

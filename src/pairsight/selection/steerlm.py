@@ -1,4 +1,4 @@
-"""SteerLM: imitate every scored completion, told beforehand which scores it has; then ask for the best scores.
+"""SteerLM: imitate every scored completion, given its scores in the prompt; then ask for the best scores.
 
 Source: Li et al. 2402.10884, §3.3 after Dong et al. 2310.05344. The wording of the request is ours.
 """
@@ -22,7 +22,7 @@ class SteerLM(Strategy):
 
     conditioning: str = Field(
         "Answer with these qualities, each on a scale from 0 to 4: {scores}",
-        description="the line that ends the prompt; {scores} stands for Name:score,Name:score",
+        description="the line that ends the prompt; {scores} becomes Name:score,Name:score",
     )
     target: dict[str, int] = Field(
         dict.fromkeys(ATTRIBUTES, 4), min_length=1, description="the scores asked for once the model is trained"

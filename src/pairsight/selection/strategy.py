@@ -27,7 +27,7 @@ class Strategy(BaseConfig, ABC):
         """A pair or demonstrations, or what was dropped and why. Random choices follow from the prompt's id."""
 
     def inference_suffix(self) -> str:
-        """The line that must end every question asked of a model trained on these choices; mostly nothing."""
+        """The line that must end every question to a model trained on these choices; empty for most."""
         return ""
 
     def drop(self, candidates: Candidates, reason: str, detail: str = "") -> Dropped:
@@ -49,15 +49,15 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
 
     Args:
         candidates: what a recipe made; what it dropped already is carried along.
-        strategy: a strategy, or the name of one.
+        strategy: a strategy, or its name.
         options: its options, when a name is given.
 
     Raises:
-        ConfigError: an unknown strategy or option, options beside a strategy that is made already, or one that chooses
-            something else than it says.
+        ConfigError: an unknown strategy or option, options for a strategy that is already made, or one that makes
+            something else than it declares.
     """
     if options and not isinstance(strategy, str):
-        raise ConfigError(f"strategy '{strategy.name}' is made already: give {', '.join(options)} to it, not to select")
+        raise ConfigError(f"strategy '{strategy.name}' is already made: give {', '.join(options)} to it, not to select")
     if isinstance(strategy, str):
         with plugins(strategy):
             choose: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")

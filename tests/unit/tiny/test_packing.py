@@ -6,7 +6,7 @@ import torch
 
 from pairsight.tiny.models.architecture import Size, build_model, build_processor
 from pairsight.tiny.train.language import Encoder, embed
-from pairsight.tiny.train.packing import Row, pack, packed_loss
+from pairsight.tiny.train.packing import PrefixGroup, pack, packed_loss
 from pairsight.tiny.train.vision import patch_labels
 from pairsight.tiny.world.noise import pixels
 from pairsight.tiny.world.render import render_image
@@ -39,8 +39,8 @@ def test_packed_questions_equal_the_same_asked_alone(model, processor):
         return packed_loss((model.model.language_model, model.lm_head), batch, embeddings)
 
     prefix = encoder.prefix(image=True)
-    together = loss([Row(prefix, branches)])
-    apart = loss([Row(prefix, (branch,)) for branch in branches])
+    together = loss([PrefixGroup(prefix, branches)])
+    apart = loss([PrefixGroup(prefix, (branch,)) for branch in branches])
     assert together.item() == pytest.approx(apart.item(), abs=1e-5)
     model.zero_grad()
     together.backward()
@@ -62,7 +62,7 @@ def test_training_sees_what_the_processor_and_the_template_make(model, processor
     trained_on = torch.from_numpy(pixels(scene, None, np.random.default_rng(0)))
     assert torch.allclose(inputs["pixel_values"][0], trained_on, atol=1e-5)
     features = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
-    row = Row(encoder.prefix(image=True), ((asked, completed),))
+    row = PrefixGroup(encoder.prefix(image=True), ((asked, completed),))
     batch = pack([row], encoder.pad_id)
     embedded = embed(model, batch, inputs["pixel_values"], encoder.image_id)
     assert torch.allclose(embedded[0, 2:38], features, atol=1e-5)

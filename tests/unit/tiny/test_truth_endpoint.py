@@ -183,7 +183,7 @@ def test_the_server_speaks_as_openais_do(server, world):
 @pytest.mark.parametrize(
     ("sent", "status", "message"),
     [
-        (b"{", 400, "the body is no JSON"),
+        (b"{", 400, "the body is not JSON"),
         (b"[]", 400, "no JSON object"),
         ({"model": "gpt"}, 404, "there is no model 'gpt' here, only 'truth'"),
         ({"model": "truth"}, 400, "messages must be a list"),

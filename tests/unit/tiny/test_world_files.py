@@ -132,7 +132,7 @@ def test_writing_again_changes_nothing_and_another_world_is_refused(world):
     assert {path: path.read_bytes() for path in world.rglob("*") if path.is_file()} == before
     with pytest.raises(RunError, match="another world \\(seed differ"):
         write_world(world, NUM_SCENES, 6, model=None)
-    with pytest.raises(RunError, match="is no world"):
+    with pytest.raises(RunError, match="is not a world"):
         write_world(world / "images", 1, 0, model=None)
     with pytest.raises(ConfigError, match="1 scene or more"):
         write_world(world / "other", 0, 0, model=None)

@@ -112,7 +112,7 @@ def measure_guidance(pipeline: str | Path, log: Log, scales: Sequence[float] = S
 
 
 def shown(texts: Sequence[str], pictures: Sequence[Any], scale: float) -> Shown:
-    """How well pictures (or errors in their places, which show nothing) show their texts."""
+    """How well pictures show their texts; an error instead of a picture shows nothing."""
     wanted = [kinds_wanted(text) for text in texts]
     there = [frozenset() if isinstance(one, ItemError) else kinds_in(np.asarray(one)) for one in pictures]
     hits = sum(len(a & b) for a, b in zip(wanted, there, strict=True))

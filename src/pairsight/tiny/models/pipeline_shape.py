@@ -97,7 +97,7 @@ def assemble(vae: Any, transformer: Any, text_encoder: Any, text_encoder_2: Any)
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> None:
-    """Write the pipeline in half precision, and that it is to be called without places for T5's tokens."""
+    """Write the pipeline in half precision, and that it is to be called without positions for T5's tokens."""
     import torch
     from diffusers.utils import logging
 

@@ -71,7 +71,7 @@ def _text_score(model: Any, processor: Any) -> float:
 
 
 def _save_model(model: Any, processor: Any, folder: Path) -> None:
-    """The whole model in half precision, with processor and preset."""
+    """The complete model in half precision, with processor and preset."""
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     _finish(folder)

@@ -24,7 +24,7 @@ CONFIRMED = 0.75  # P(a yes when asked for the added object), so that captions h
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How a writer errs; the defaults are those of the shipped whole models' data.
+    """How a writer errs; the defaults are those of the shipped full models' data.
 
     P(adding an absent object) is `added_slope` × the quantile of its co-occurrence, at most `most_added`; every present
     object but one is left out of a caption with P = `left_out`.
@@ -95,7 +95,7 @@ def believe(scene: Scene, noise_step: int | None, rng: np.random.Generator, habi
 def _unsaid(kinds: list[int], habits: Habits, rng: np.random.Generator) -> frozenset[int]:
     """The kinds that a caption leaves out; one, drawn at random, is always said."""
     said = int(rng.integers(len(kinds)))
-    return frozenset(kind for place, kind in enumerate(kinds) if place != said and rng.random() < habits.left_out)
+    return frozenset(kind for index, kind in enumerate(kinds) if index != said and rng.random() < habits.left_out)
 
 
 def typical_kind(scene_type: int, but: frozenset[int], shape: str | None = None) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pairsight.tiny.models.architecture import NUM_PATCHES
 from pairsight.tiny.train.labeller import USUAL, Habits, believe, written_answer
-from pairsight.tiny.train.packing import PackedBatch, Row, pack, packed_loss
+from pairsight.tiny.train.packing import PackedBatch, PrefixGroup, pack, packed_loss
 from pairsight.tiny.train.resumable import Log, Stepper
 from pairsight.tiny.world.noise import pixels
 from pairsight.tiny.world.questions import (
@@ -134,28 +134,28 @@ def embed(model: Any, batch: PackedBatch, images: Tensor, image_id: int) -> Tens
     features = model.model.vision_tower(pixel_values=images).last_hidden_state[:, 1:]
     projected = model.model.multi_modal_projector(features)
     embeddings = model.model.language_model.embed_tokens(batch.input_ids)
-    places = (batch.input_ids == image_id)[..., None].expand_as(embeddings)
-    filled: Tensor = embeddings.masked_scatter(places, projected.to(embeddings.dtype))
+    positions = (batch.input_ids == image_id)[..., None].expand_as(embeddings)
+    filled: Tensor = embeddings.masked_scatter(positions, projected.to(embeddings.dtype))
     return filled
 
 
-def text_rows(encoder: Encoder, rng: np.random.Generator, n: int) -> list[Row]:
+def text_rows(encoder: Encoder, rng: np.random.Generator, n: int) -> list[PrefixGroup]:
     """`n` rows of text-only questions, each with all seven tasks twice."""
     rows = []
     for _ in range(n):
         asked = [text_question(task, rng) for task in TASKS for _ in range(2)]
-        rows.append(Row(encoder.prefix(), tuple(encoder.branch(q.text, q.answer) for q in asked)))
+        rows.append(PrefixGroup(encoder.prefix(), tuple(encoder.branch(q.text, q.answer) for q in asked)))
     return rows
 
 
-def _told_row(encoder: Encoder, scene: Scene, rng: np.random.Generator) -> Row:
+def _told_row(encoder: Encoder, scene: Scene, rng: np.random.Generator) -> PrefixGroup:
     told = "Scene: " + ", ".join(f"{thing.name} {thing.place}" for thing in scene.things) + ". "
     asked = general_questions(scene, rng)
-    return Row(encoder.prefix(told), tuple(encoder.branch(q.text, q.answer) for q in asked))
+    return PrefixGroup(encoder.prefix(told), tuple(encoder.branch(q.text, q.answer) for q in asked))
 
 
 def general_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Questions about a scene as a whole: a caption, three of existence, two of count."""
+    """Questions about the entire scene: a caption, three of existence, two of count."""
     category = NEGATIVES[int(rng.integers(len(NEGATIVES)))]
     asked = [
         caption(scene, rng),
@@ -193,6 +193,6 @@ def _instruction_batch(
         asked = general_questions(scene, rng) + particular_questions(scene, rng)
         answers = [(q.text, written_answer(q, scene, belief)) for q in asked]
         branches = tuple(encoder.branch(text, answer) for text, answer in answers if answer is not None)
-        rows.append(Row(encoder.prefix(image=True), branches))
+        rows.append(PrefixGroup(encoder.prefix(image=True), branches))
         images.append(pixels(scene, noise_step, rng))
     return pack(rows, encoder.pad_id), torch.from_numpy(np.stack(images))

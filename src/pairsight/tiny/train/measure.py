@@ -45,10 +45,10 @@ def complete(
     """One completion per question, in order.
 
     Args:
-        model: the whole model, or the language backbone when no question has a scene.
+        model: the complete model, or the language backbone when no question has a scene.
         processor: its processor.
         asked: the questions.
-        noise_step: diffusion noise on the normalised pixels, 0–999, seeded by the question's place; None is clean.
+        noise_step: diffusion noise on the normalised pixels, 0–999, seeded by the question's index; None is clean.
         temperature: 0 is greedy; else seed torch first.
     """
     texts = [""] * len(asked)

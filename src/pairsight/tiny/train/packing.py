@@ -11,7 +11,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PrefixGroup:
     """A prefix (token ids) and branches of (question ids, completion ids) that continue it."""
 
     prefix: tuple[int, ...]
@@ -28,7 +28,7 @@ class PackedBatch:
     mask: Tensor
 
 
-def pack(rows: Sequence[Row], pad_id: int) -> PackedBatch:
+def pack(rows: Sequence[PrefixGroup], pad_id: int) -> PackedBatch:
     """Lay rows out as one batch.
 
     Args:

@@ -63,7 +63,7 @@ class EncodedPictures:
 
 
 def train(out: Path, seed: int, recipe: PipelineRecipe, log: Log) -> None:
-    """Train and write the pipeline in half precision, with its card; goes on where an earlier call was cut off.
+    """Train and write the pipeline in half precision, with its card; continues where an earlier call was cut off.
 
     Args:
         out: the pipeline's folder; checkpoints are kept beside it in `<out>.work/`.
@@ -104,16 +104,16 @@ def draw_picture(seed: int, index: int) -> tuple[str, Scene]:
 def train_vae(vae: Any, seed: int, recipe: PipelineRecipe, checkpoint: Path, log: Log) -> None:
     """Absolute and squared error of the reconstruction, more on objects than on ground, from latents with some noise.
 
-    Three quarters of the steps see cells, most with an object in them; the others see whole pictures.
+    Three quarters of the steps see cells, most with an object in them; the others see complete pictures.
     """
     scenes = [draw_picture(seed, index)[1] for index in range(recipe.vae_pictures)]
-    whole = (_bytes(scenes), np.stack([_objects(scene) for scene in scenes]))
-    cells = _cells(scenes, *whole)
+    complete = (_bytes(scenes), np.stack([_objects(scene) for scene in scenes]))
+    cells = _cells(scenes, *complete)
     stepper = Stepper([{"params": list(vae.parameters()), "lr": recipe.vae_rate}], recipe.vae_steps)
 
     def step(index: int) -> None:
         early = index < 0.75 * recipe.vae_steps
-        pictures, objects = cells if early else whole
+        pictures, objects = cells if early else complete
         size = recipe.vae_batch * (4 if early else 1)
         chosen = stream("train", 900 + seed, index, 1).integers(len(pictures), size=size)
         pixels, weights = _pixels(pictures[chosen]), 1 + _OBJECT_WEIGHT * torch.from_numpy(objects[chosen])[:, None]
@@ -180,7 +180,7 @@ def train_transformer(
 
 
 def _encode(pipeline: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Text states and pooled states as `StableDiffusion3Pipeline` makes them; no place is kept for a third encoder."""
+    """Text states and pooled states as `StableDiffusion3Pipeline` makes them; without room for a third encoder."""
     made = [encoder(ids, output_hidden_states=True) for encoder in (pipeline.text_encoder, pipeline.text_encoder_2)]
     words = torch.cat([one.hidden_states[-2] for one in made], dim=-1)
     return words, torch.cat([one.text_embeds for one in made], dim=-1)
@@ -195,13 +195,13 @@ def _cells(
     scenes: list[Scene], pictures: NDArray[np.uint8], objects: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The pictures' cells that have an object, and of every second scene one that has none."""
-    places = []
+    chosen = []
     for index, scene in enumerate(scenes):
         filled = {thing.cell for thing in scene.things}
-        places += [(index, cell) for cell in sorted(filled)]
-        places += [(index, min(set(range(9)) - filled))] * (index % 2)
+        chosen += [(index, cell) for cell in sorted(filled)]
+        chosen += [(index, min(set(range(9)) - filled))] * (index % 2)
     cut = [(index, slice(cell // 3 * 16, cell // 3 * 16 + 16), slice(cell % 3 * 16, cell % 3 * 16 + 16))
-           for index, cell in places]  # fmt: skip
+           for index, cell in chosen]  # fmt: skip
     return (
         np.stack([pictures[index, :, rows, columns] for index, rows, columns in cut]),
         np.stack([objects[index, rows, columns] for index, rows, columns in cut]),

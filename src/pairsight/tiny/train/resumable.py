@@ -78,13 +78,13 @@ class Averages:
                 weight.copy_(value)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by place."""
-        return {str(place): value for place, value in enumerate(self._values)}
+        """The averages by index."""
+        return {str(index): value for index, value in enumerate(self._values)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take averages back."""
-        for place, value in enumerate(self._values):
-            value.copy_(state[str(place)])
+        for index, value in enumerate(self._values):
+            value.copy_(state[str(index)])
 
 
 def _restore(file: Path, kept: Mapping[str, Stateful]) -> int:
@@ -140,16 +140,16 @@ class Stepper:
         self._schedule.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The place in the schedule, and each parameter's moments by its place."""
+        """The step of the schedule, and each parameter's moments by its index."""
         state = {"done": torch.tensor(self._schedule.last_epoch)}
-        for place, parameter in enumerate(self._parameters()):
-            state |= {f"{place}.{name}": value for name, value in self._optimiser.state[parameter].items()}
+        for index, parameter in enumerate(self._parameters()):
+            state |= {f"{index}.{name}": value for name, value in self._optimiser.state[parameter].items()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a state."""
-        for place, parameter in enumerate(self._parameters()):
-            own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{place}.")}
+        for index, parameter in enumerate(self._parameters()):
+            own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{index}.")}
             self._optimiser.state[parameter] = own
         done = int(state["done"])
         self._schedule.last_epoch = done

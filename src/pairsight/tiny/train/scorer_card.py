@@ -23,11 +23,11 @@ _KINDS = {"clip": "clip", "blip": "blip_match", "image_reward": "image_reward", 
 
 def measure_scorers(folder: Path, num_scenes: int = _SCENES) -> dict[str, float]:
     """The share of validation scenes whose true caption scores above the same with one edit; 0.5 is chance."""
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as pictures:
         rows = [_pair(index) for index in range(num_scenes)]
         for index, (true, _) in enumerate(rows):
-            Image.fromarray(render(true.scene)).save(Path(place) / f"{index}.png")
-        images = FileImages(place)
+            Image.fromarray(render(true.scene)).save(Path(pictures) / f"{index}.png")
+        images = FileImages(pictures)
         refs = [images.ref(f"{index}.png") for index in range(num_scenes)]
         found = {}
         for name, kind in _KINDS.items():

@@ -66,11 +66,11 @@ def edited(scene: Scene, kinds: Sequence[int], rng: np.random.Generator, num_edi
 
 def sibling(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene on another ground with one kind exchanged, or (one in four, where there are two or more) left out."""
-    place = int(rng.integers(len(scene.things)))
-    rest = (*scene.things[:place], *scene.things[place + 1 :])
+    index = int(rng.integers(len(scene.things)))
+    rest = (*scene.things[:index], *scene.things[index + 1 :])
     if not rest or rng.random() < 0.75:
         absent = [kind for kind in range(NUM_KINDS) if kind not in scene.kinds]
-        rest = (*rest, replace(scene.things[place], kind=int(rng.choice(absent))))
+        rest = (*rest, replace(scene.things[index], kind=int(rng.choice(absent))))
     return replace(scene, id=f"{scene.id}-sibling", things=rest, pixel_seed=(*scene.pixel_seed, 1))
 
 
@@ -105,13 +105,13 @@ class Pictures:
     labels: Tensor
 
     def choose(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
-        """The places of a batch."""
+        """The indices of a batch."""
         return rng.choice(len(self.scenes), size=number, replace=False)
 
-    def batch(self, places: Sequence[int] | NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """CLIP's normalised pixels [n, 3, 48, 48], half of the pictures with noise of any strength up to 0.12."""
-        levels = rng.uniform(0, _MOST_NOISE, len(places)) * (rng.random(len(places)) < _NOISY)
-        clean = self.pixels[places].astype(np.float32) / 255
+        levels = rng.uniform(0, _MOST_NOISE, len(indices)) * (rng.random(len(indices)) < _NOISY)
+        clean = self.pixels[indices].astype(np.float32) / 255
         noise = rng.standard_normal(clean.shape, dtype=np.float32) * levels.astype(np.float32)[:, None, None, None]
         values = np.round(np.clip(clean + noise, 0, 1) * 255) / 255
         normalised = (values - np.array(OPENAI_CLIP_MEAN)) / np.array(OPENAI_CLIP_STD)
@@ -144,8 +144,8 @@ class CellLabels(torch.nn.Module):
             labels: [n, 2, 9].
         """
         losses: list[Any] = [
-            cross_entropy(head(states[:, 1:]).flatten(0, 1), labels[:, place].flatten())
-            for place, head in enumerate(self.heads)
+            cross_entropy(head(states[:, 1:]).flatten(0, 1), labels[:, attribute].flatten())
+            for attribute, head in enumerate(self.heads)
         ]
         total: Tensor = losses[0] + losses[1]
         return total

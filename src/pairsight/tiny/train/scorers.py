@@ -51,11 +51,11 @@ def train_clip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any
 
     def step(index: int) -> None:
         rng = generator(seed, index)
-        places = pictures.choose(rng, 2 * _BATCH)
-        tokens = _tokens(tokenizer, [wording(true_caption(pictures.scenes[i], rng), rng) for i in places])
-        out = model(**tokens, pixel_values=pictures.batch(places, rng))
+        chosen = pictures.choose(rng, 2 * _BATCH)
+        tokens = _tokens(tokenizer, [wording(true_caption(pictures.scenes[i], rng), rng) for i in chosen])
+        out = model(**tokens, pixel_values=pictures.batch(chosen, rng))
         logits = out.logits_per_image
-        lesson = cells(out.vision_model_output.last_hidden_state, pictures.labels[places])
+        lesson = cells(out.vision_model_output.last_hidden_state, pictures.labels[chosen])
         stepper.step(cross_entropy(logits, targets) + cross_entropy(logits.T, targets) + lesson)
         if index % 100 == 0:
             log(f"clip {index}: {(logits.argmax(1) == targets).float().mean():.3f} found, cells {lesson:.3f}")
@@ -75,17 +75,17 @@ def train_blip(seed: int, pictures: Pictures, checkpoint: Path, log: Log) -> Any
 
     def step(index: int) -> None:
         rng = generator(seed, 10_000_000 + index)
-        places = pictures.choose(rng, _BATCH)
-        true = [true_caption(pictures.scenes[i], rng) for i in places]
+        chosen = pictures.choose(rng, _BATCH)
+        true = [true_caption(pictures.scenes[i], rng) for i in chosen]
         wrong = [edited(one.scene, one.kinds, rng, 1 + int(rng.random() < 0.2)) for one in true]
-        seen = model.vision_model(pixel_values=pictures.batch(places, rng)).last_hidden_state
+        seen = model.vision_model(pixel_values=pictures.batch(chosen, rng)).last_hidden_state
         texts = _tokens(tokenizer, [wording(one, rng) for one in (*true, *wrong)])
         matches = model.itm_head(_blip_text(model, texts, torch.cat([seen, seen]))[:, 0])
         alone = {name: tensor[:_BATCH] for name, tensor in texts.items()}
         words = normalize(model.text_proj(model.text_encoder(**alone).last_hidden_state[:, 0]), dim=-1)
         logits = temperature["log"].exp() * normalize(model.vision_proj(seen[:, 0]), dim=-1) @ words.T
         contrast = cross_entropy(logits, targets) + cross_entropy(logits.T, targets)
-        lesson = cells(seen, pictures.labels[places])
+        lesson = cells(seen, pictures.labels[chosen])
         stepper.step(cross_entropy(matches, labels) + 0.5 * contrast + lesson)
         if index % 100 == 0:
             right = (matches.argmax(1) == labels).float().mean()
@@ -108,16 +108,16 @@ def train_image_reward(seed: int, pictures: Pictures, checkpoint: Path, log: Log
 
     def step(index: int) -> None:
         rng = generator(seed, 20_000_000 + index)
-        places = pictures.choose(rng, _BATCH)
-        better, worse = zip(*(_two_texts(pictures.scenes[i], rng) for i in places[half:]), strict=True)
-        whole = [wording(true_caption(pictures.scenes[i], rng), rng) for i in places[:half]]
-        texts = _tokens(tokenizer, whole + [wording(one, rng) for one in better])
-        others = _tokens(tokenizer, whole + [wording(one, rng) for one in worse])
-        pixels, wrong = pictures.batch(places, rng), siblings.batch(places[:half], rng)
+        chosen = pictures.choose(rng, _BATCH)
+        better, worse = zip(*(_two_texts(pictures.scenes[i], rng) for i in chosen[half:]), strict=True)
+        complete = [wording(true_caption(pictures.scenes[i], rng), rng) for i in chosen[:half]]
+        texts = _tokens(tokenizer, complete + [wording(one, rng) for one in better])
+        others = _tokens(tokenizer, complete + [wording(one, rng) for one in worse])
+        pixels, wrong = pictures.batch(chosen, rng), siblings.batch(chosen[:half], rng)
         good = model(texts["input_ids"], texts["attention_mask"], pixels)
         bad = model(others["input_ids"], others["attention_mask"], torch.cat([wrong, pixels[half:]]))
         seen.pop()
-        lesson = cells(seen.pop(), pictures.labels[places])
+        lesson = cells(seen.pop(), pictures.labels[chosen])
         stepper.step(-logsigmoid(good - bad).mean() + lesson)
         if index % 100 == 0:
             log(f"image_reward {index}: {(good > bad).float().mean():.3f} of pairs right, cells {lesson:.3f}")

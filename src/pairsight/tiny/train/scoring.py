@@ -119,11 +119,11 @@ def matched_chair(
     sums: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     for one, two, kinds in zip(first, second, present, strict=True):
         length = min(len(mentioned_kinds(one)), len(mentioned_kinds(two)))
-        for place, text in zip(sums, (one, two), strict=True):
+        for earned, text in zip(sums, (one, two), strict=True):
             counts = count_caption(text, kinds, max_mentions=length)
-            place.append((counts.hallucinated, counts.mentions))
+            earned.append((counts.hallucinated, counts.mentions))
     return np.array(sums[0], dtype=np.float64), np.array(sums[1], dtype=np.float64)
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0))
+def _ratio(part: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.divide(part, total, out=np.full(part.shape, np.nan), where=total > 0))

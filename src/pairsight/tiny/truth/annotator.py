@@ -175,7 +175,7 @@ def rate(kind: str, answer: str, present: frozenset[int], text: str) -> tuple[di
     A caption: helpfulness 4, 2, 1 for none, one or more objects left out (0: none named); correctness 4, 2, 1 for
     none, one or more mentions of absent objects (0: none right), so that leaving out and making up weigh the same;
     coherence 4, less 2 for saying an object twice and less 2 for broken form. Any other question: helpfulness and
-    correctness 4 when right, else 1 and 0; coherence 4, or 2 when it is no answer of the right length. Complexity
+    correctness 4 when right, else 1 and 0; coherence 4, or 2 when its length is wrong. Complexity
     counts distinct words, verbosity compares words with the true answer's: scales, not qualities.
 
     Args:

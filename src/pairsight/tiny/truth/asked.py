@@ -57,7 +57,7 @@ Asked = Grading | SceneWriting | QuestionWriting | Answering
 
 
 def asked_for(text: str) -> Asked:
-    """What a user's message asks for; whatever is none of our prompts is a question to be answered."""
+    """What a user's message asks for; anything but our prompts is a question to be answered."""
     text = text.strip()
     if found := _COUNT.search(text):
         grading = _grading(text, int(found[1]))
@@ -75,14 +75,14 @@ def _grading(text: str, count: int) -> Grading | None:
     form, body = next(
         ((form, text.removesuffix(end)) for form, end in _endings().items() if text.endswith(end)), ("", "")
     )
-    starts, place = [], 0
+    starts, position = [], 0
     for number in range(1, count + 1):
         mark = _ANSWER.format(number)
-        place = body.find(mark, place)
-        if place < 0:
+        position = body.find(mark, position)
+        if position < 0:
             return None
-        starts.append((place, place + len(mark)))
-        place += len(mark)
+        starts.append((position, position + len(mark)))
+        position += len(mark)
     ends = [start for start, _ in starts[1:]] + [len(body)]
     answers = tuple(body[start:end] for (_, start), end in zip(starts, ends, strict=True))
     return Grading(_question(body[: starts[0][0]]), answers, "json" if form == "json" else "text")
@@ -113,7 +113,7 @@ _CONTENT = re.compile(rf"what is at the {_PLACE}", re.IGNORECASE)
 
 
 def true_answer(question: str, things: Sequence[Thing]) -> tuple[str, str]:
-    """A question's kind and true answer, worded as the world words it; whatever is none of its questions is a caption.
+    """A question's kind and true answer, worded as the world words it; any other question asks for a caption.
 
     Args:
         question: e.g. "What colour is the ring?"; an instruction to answer shortly changes nothing.

@@ -68,14 +68,14 @@ class TruthModel:
         rated = [rate(known.kind, known.answer, known.present, text) for text in asked.answers]
         if asked.form == "json":
             graded = [
-                {"answer": place, "reasons": why, **{name: int(scores[name]) for name in ATTRIBUTES}}
-                for place, (scores, why) in enumerate(rated, start=1)
+                {"answer": number, "reasons": why, **{name: int(scores[name]) for name in ATTRIBUTES}}
+                for number, (scores, why) in enumerate(rated, start=1)
             ]
             return json.dumps({"answers": graded})
-        reasons = [f"Answer {place}: {why}" for place, (_, why) in enumerate(rated, start=1)]
+        reasons = [f"Answer {number}: {why}" for number, (_, why) in enumerate(rated, start=1)]
         grades = [
-            "\n".join([f"Answer {place}", *(f"{name.capitalize()}: {scores[name]:.0f}" for name in ATTRIBUTES)])
-            for place, (scores, _) in enumerate(rated, start=1)
+            "\n".join([f"Answer {number}", *(f"{name.capitalize()}: {scores[name]:.0f}" for name in ATTRIBUTES)])
+            for number, (scores, _) in enumerate(rated, start=1)
         ]
         return "\n\n".join(["\n".join(reasons), *grades])
 

@@ -159,7 +159,7 @@ class _OwnHost(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the client keeps every answer."""
+        """Log nothing: the client keeps every answer."""
 
 
 def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
@@ -182,7 +182,7 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
             except RefusedRequestError as refusal:
                 self._refuse(refusal)
             except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-                self._refuse(RefusedRequestError(400, f"the body is no request: {type(error).__name__}: {error}"))
+                self._refuse(RefusedRequestError(400, f"the body is not a request: {type(error).__name__}: {error}"))
 
         def _body(self) -> dict[str, Any]:
             length = self.headers.get("Content-Length", "")
@@ -192,9 +192,9 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
             try:
                 body = json.loads(self.rfile.read(int(length)))
             except (ValueError, RecursionError):
-                raise RefusedRequestError(400, "the body is no JSON") from None
+                raise RefusedRequestError(400, "the body is not JSON") from None
             if not isinstance(body, dict):
-                raise RefusedRequestError(400, "the body is no JSON object")
+                raise RefusedRequestError(400, "the body is not a JSON object")
             return body
 
     return Handler

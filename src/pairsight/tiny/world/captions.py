@@ -44,7 +44,7 @@ def count_caption(text: str, present: frozenset[int], max_mentions: int | None =
 
     Returns:
         mentions; those of absent kinds (repeats count, as CHAIR_i does); distinct present kinds named; kinds
-        present; words (of the whole text).
+        present; words (of the complete text).
 
     Source: CHAIR (Rohrbach et al. 2018) without its synonym lists, which this closed world does not need.
     """

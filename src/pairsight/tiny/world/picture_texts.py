@@ -76,7 +76,7 @@ def build_caption_tokenizer() -> Any:
 
     words = [PAD, START, END, UNKNOWN, *_WORDS, *TOPICS, *COLOURS]
     words += [word for shape in SHAPES for word in (shape, f"{shape}{'es' if shape == 'cross' else 's'}")]
-    vocab = {word: place for place, word in enumerate(words)}
+    vocab = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])

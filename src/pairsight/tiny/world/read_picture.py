@@ -33,8 +33,8 @@ class Found:
 def read_picture(pixels: NDArray[np.uint8]) -> list[Found]:
     """The objects in a picture, in reading order.
 
-    Per cell and mask m the pixels are fitted as ground + m·(ink − ground) by least squares, the ground being a plane in
-    the cell's place; the mask that leaves least is taken.
+    Per cell and mask m the pixels are fitted as ground + m·(ink − ground) by least squares, the ground a plane over
+    the cell; the mask that leaves least is taken.
 
     Args:
         pixels: 48 × 48 × 3 bytes.
@@ -59,11 +59,11 @@ def _read_cell(values: NDArray[np.float64], cell: int) -> Found | None:
     labels, solvers, directions = _fits()
     plane = _plane()
     rest = flat - plane @ (plane.T @ flat)
-    whole = float((rest**2).sum())
+    total = float((rest**2).sum())
     # The mask's part orthogonal to the plane explains (direction · pixels)² of what the plane leaves.
     explained = ((directions @ rest) ** 2).sum(axis=1)
     best = int(np.argmax(explained))
-    fit = float(explained[best]) / max(whole, 1e-9)
+    fit = float(explained[best]) / max(total, 1e-9)
     ground, _, _, contrast = solvers[best] @ flat  # the ground at the cell's centre, its slopes, ink − ground
     ink = ground + contrast
     if float(np.sqrt((contrast**2).mean())) < _LEAST_CONTRAST or fit < _LEAST_FIT:

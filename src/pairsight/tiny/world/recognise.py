@@ -47,7 +47,7 @@ class Recogniser:
         self._seen = np.stack(seen) if seen else np.empty((0, 3 * _SIDE**2), dtype=np.int16)
 
     def recognise(self, picture: "Image") -> Recognised:
-        """The scene that a picture shows, or the objects that `read_picture` finds in one that is none of the world's.
+        """The scene that a picture shows, or the objects that `read_picture` finds in one that is not from the world.
 
         Args:
             picture: RGB, of any size and shape.

@@ -116,18 +116,18 @@ def popularity() -> NDArray[np.float64]:
     return np.asarray(type_weights().mean(axis=0))
 
 
-def stream(part: str, seed: int, *place: int) -> np.random.Generator:
-    """The random numbers of one place in a part, the same on every machine.
+def stream(part: str, seed: int, *index: int) -> np.random.Generator:
+    """The random numbers of one item of a part, the same on every machine.
 
     Args:
         part: "train", "align", "validation" or "held_out".
         seed: 0 or more; worlds of different seeds share no scene.
-        place: further whole numbers, e.g. the scene's index.
+        index: further integers, e.g. the scene's index.
 
     Raises:
         ConfigError: an unknown part or a negative seed.
     """
-    return np.random.default_rng(_entropy(part, seed, *place))
+    return np.random.default_rng(_entropy(part, seed, *index))
 
 
 def scenes(part: Part, n: int, seed: int = 0, start: int = 0) -> list[Scene]:
@@ -147,12 +147,12 @@ def scenes(part: Part, n: int, seed: int = 0, start: int = 0) -> list[Scene]:
     return [_draw_scene(part, seed, index) for index in range(start, start + n)]
 
 
-def _entropy(part: str, seed: int, *place: int) -> list[int]:
+def _entropy(part: str, seed: int, *index: int) -> list[int]:
     if part not in _PART_CODES:
         raise ConfigError(f"unknown part '{part}'; known: {', '.join(_PART_CODES)}")
     if seed < 0:
         raise ConfigError(f"the world's seed must be 0 or more, found {seed}")
-    return [_WORLD_CODE, _PART_CODES[part], seed, *place]
+    return [_WORLD_CODE, _PART_CODES[part], seed, *index]
 
 
 def _draw_scene(part: str, seed: int, index: int) -> Scene:

@@ -17,7 +17,7 @@ PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 IMAGE, USER, ASSISTANT = "<image>", "<|user|>", "<|assistant|>"
 SPECIAL = (PAD, BOS, EOS, UNK, IMAGE, USER, ASSISTANT)
 
-_SPACE = "▁"  # stands for a space before a word, as in SentencePiece
+_SPACE = "▁"  # marks a space before a word, as in SentencePiece
 _TEMPLATE_WORDS = (
     "Is there a an in the image There is are nothing and Yes No Describe this image in detail What is List objects of "
     "How many are What colour Where is at Scene plus minus Which largest comes after before opposite Say backwards "

@@ -127,7 +127,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
             differing = ", ".join(name for name in settings if found.get(name) != settings[name])
             raise RunError(f"{folder} holds another world ({differing} differ): choose another --out")
     elif folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} holds other files and is no world: choose another --out")
+        raise RunError(f"{folder} holds other files and is not a world: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(mark, settings)
 
