@@ -77,7 +77,7 @@ def shown(one: Difference) -> str:
 
 
 def pairs_row(seed: Path) -> str:
-    """What sets chosen and rejected apart in the pairs about captions, by the preference rule as it stands."""
+    """What sets chosen and rejected apart in the pairs about captions, by the unchanged preference rule."""
     truth = {one.image_sha256: one.present for one in read_truth(seed / "world" / "truth.jsonl") if one.image_sha256}
     chosen = map(PreferenceRule(), load_candidates(seed / "run"))
     pairs = [one for one in chosen if isinstance(one, PreferencePair) and is_caption(one)]

@@ -1,4 +1,4 @@
-"""Strategies on the embedded default over several seeds, and what may mend DPO's loss of recall.
+"""Strategies on the embedded default over several seeds, and what may reduce DPO's loss of recall.
 
     python examples/strategies_tiny.py --out runs/strategies
 

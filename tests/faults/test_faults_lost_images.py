@@ -136,7 +136,7 @@ def test_only_lost_images_are_made_again(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["manifest.json", "pairs-00000.parquet"])
-def test_the_same_build_command_seals_tables_anew(folder: Path, name: str, damage: str) -> None:
+def test_the_same_build_command_writes_tables_again(folder: Path, name: str, damage: str) -> None:
     tables = build(folder)
     DAMAGES[damage](folder / "run" / "data" / name)
     (problem, *_) = verify_run(folder / "run").problems

@@ -155,7 +155,7 @@ def test_without_ledger_and_journal_nothing_is_bought_before_a_person_was_told(
     assert build(folder, server.url) == WELL
 
 
-def test_a_journal_that_lost_answers_is_noticed_and_written_anew(tmp_path: Path, complete: Path) -> None:
+def test_a_journal_that_lost_answers_is_noticed_and_rewritten(tmp_path: Path, complete: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(complete, folder)
     (file,) = journal_files(folder / "journal")
@@ -191,7 +191,7 @@ def test_a_salvage_that_is_killed_can_be_repeated(
         shutil.copytree(complete, folder)
         DAMAGES[damage](folder / "ledger.sqlite")
         (file,) = journal_files(folder / "journal")
-        file.write_bytes(b"x" + file.read_bytes())  # so that the journal is written anew too
+        file.write_bytes(b"x" + file.read_bytes())  # so that the journal is rewritten too
         signal = salvaged_in_child(folder, point)
         names.append("killed" if signal else "ended")
         salvage_run(folder)

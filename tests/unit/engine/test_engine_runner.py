@@ -76,7 +76,7 @@ def test_only_new_items_are_made_whatever_the_batch_size(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("changed", [Upper(suffix="!"), Upper(version=2), Upper(name="other")])
-def test_what_determines_the_result_makes_all_anew(tmp_path: Path, changed: Upper) -> None:
+def test_what_determines_the_result_makes_all_again(tmp_path: Path, changed: Upper) -> None:
     run(tmp_path, Upper(), ["a", "b"])
     run(tmp_path, changed, ["a", "b"])
     assert changed.asked == [["a", "b"]]

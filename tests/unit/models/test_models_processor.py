@@ -125,7 +125,7 @@ def test_a_template_that_knows_only_text_gets_text(tmp_path):
     assert chat_text(processor, ask("p", "What?", PICTURES.ref(1))) == "[<image>What?]"
 
 
-def test_a_processor_without_template_says_how_to_mend_it(tmp_path):
+def test_a_processor_without_template_says_how_to_fix_it(tmp_path):
     folder = families.build("llava", tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match=r"no chat template: put the file chat_template\.jinja"):

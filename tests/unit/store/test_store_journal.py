@@ -241,7 +241,7 @@ def test_a_ledger_of_a_time_before_journals_writes_its_paid_calls_to_one(run: Ru
     assert content(run.path / "ledger.sqlite")["attempts"] == wanted
 
 
-def test_a_damaged_journal_is_written_anew_by_salvage(run: RunFolder) -> None:
+def test_a_damaged_journal_is_rewritten_by_salvage(run: RunFolder) -> None:
     wanted = content(run.path / "ledger.sqlite")
     file = journal_files(run.path / "journal")[0]
     data = bytearray(file.read_bytes())

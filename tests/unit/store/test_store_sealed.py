@@ -55,7 +55,7 @@ def test_a_shorter_table_replaces_a_longer_one_and_leaves_the_others(tmp_path: P
     assert sorted(sealed_tables(tmp_path)) == ["dropped", "pairs"]
 
 
-def test_damage_is_noticed_and_mended_by_sealing_again(tmp_path: Path) -> None:
+def test_damage_is_noticed_and_repaired_by_sealing_again(tmp_path: Path) -> None:
     (shard,) = seal(tmp_path, "pairs", batches(5, 2), SCHEMA)
     file = tmp_path / shard.file
     whole = file.read_bytes()
