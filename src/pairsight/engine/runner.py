@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pairsight.engine.local import LocalEngine
 from pairsight.engine.outside_text import paired_text
@@ -35,8 +35,6 @@ class Runner:
         ledger: where results are kept, open for writing.
         engine: where batches of local stages run.
         progress: what shows how far it is; nothing when left out.
-        on_error: "skip" continues after an item that failed; "stop" ends the run there. Both keep the failure, and
-            `Ledger.retry` forgets it.
         caller: what sends paid calls, with their limits and budget.
     """
 
@@ -45,13 +43,11 @@ class Runner:
         ledger: Ledger,
         engine: Engine | None = None,
         progress: Progress | None = None,
-        on_error: Literal["skip", "stop"] = "skip",
         caller: "Caller | None" = None,
     ) -> None:
         self._ledger = ledger
         self._engine = engine or LocalEngine()
         self._progress = progress or Progress("quiet")
-        self._on_error = on_error
         self._caller = caller
         self._calls: Counter[str] = Counter()
 
@@ -59,11 +55,12 @@ class Runner:
         """The results of a stage for `items`, one per item and in their order; only what is missing is worked on.
 
         Args:
-            stage: the work; set up only when something is missing.
+            stage: the work; set up only when something is missing. An item that fails is kept as failed, and the
+                others are worked on; `Ledger.retry` forgets failures.
             items: read once, a few thousand at a time; may be longer than memory.
 
         Raises:
-            RunError: an item failed and `on_error` is "stop", or the ledger cannot be written. Running again continues.
+            RunError: the ledger cannot be written. Running again continues.
             EndpointError, BudgetError: a call's endpoint or budget ended the work.
         """
         if isinstance(stage, MayBeCall):
@@ -97,7 +94,6 @@ class StageRun(Generic[In]):
         plan: int,
         ledger: Ledger,
         task: Task,
-        on_error: Literal["skip", "stop"],
     ) -> None:
         self._stage = stage
         self._parser_version = stage.parser_version if isinstance(stage, Call) else 0
@@ -105,7 +101,6 @@ class StageRun(Generic[In]):
         self._ledger = ledger
         self._attempts = Attempts(ledger)
         self._task = task
-        self._on_error = on_error
         self._planned: set[int] = set()
 
     def run(self, stage: Stage[In, Any], items: Iterable[In], engine: Engine) -> None:
@@ -147,12 +142,9 @@ class StageRun(Generic[In]):
         for item, planned in step:
             if planned.status == "done" and planned.parser_version >= self._parser_version:
                 continue
-            status = "pending" if self._can_parse_anew(planned) else planned.status
+            status = "pending" if self._can_parse_again(planned) else planned.status
             if status == "failed":
                 failed += 1
-                if self._on_error == "stop":
-                    self._task.advance(0, failed=failed)
-                    raise self._stopped(item, ItemError(planned.reason, planned.detail))
             elif status == "pending" and planned.item not in self._planned:
                 self._planned.add(planned.item)
                 pending.append((planned.item, item))
@@ -168,7 +160,7 @@ class StageRun(Generic[In]):
             entries = [Entry(key, self._name(item)) for key, item in zip(keys, items, strict=True)]
             return list(zip(items, self._ledger.plan(self._plan, position, entries), strict=True))
 
-    def _can_parse_anew(self, planned: Planned) -> bool:
+    def _can_parse_again(self, planned: Planned) -> bool:
         """Whether a result was made by an older parser from a raw answer that is kept."""
         older = planned.status != "pending" and planned.parser_version < self._parser_version
         return older and self._attempts.raw_answer(planned.item) is not None
@@ -189,7 +181,7 @@ class StageRun(Generic[In]):
                 raise finished.error
 
     def _keep(self, made: Sequence[tuple[int, In, object]]) -> None:
-        """Commit results, count them, and stop at a failure if that is wanted."""
+        """Commit results, and count and log failures."""
         try:
             self._commit(made)
         except ValueError:  # a text that no table can hold
@@ -202,8 +194,6 @@ class StageRun(Generic[In]):
             name = self._name(item)
             detail = " ".join(error.detail.split())
             _LOG.warning("%s: item '%s' failed (%s): %.300s", self._stage.name, name, error.reason, detail)
-        if errors and self._on_error == "stop":
-            raise self._stopped(*errors[0])
 
     def _name(self, item: In) -> str:
         """What a person calls the item."""
@@ -213,13 +203,6 @@ class StageRun(Generic[In]):
         from_answers = isinstance(self._stage, Call) and not any(isinstance(result, ItemError) for _, _, result in made)
         outcomes = [Outcome(row, result, self._parser_version) for row, _, result in made]
         self._ledger.commit(outcomes, synced=not from_answers)  # the raw answers are on disk already
-
-    def _stopped(self, item: In, error: ItemError) -> RunError:
-        because = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        return RunError(
-            f"stage '{self._stage.name}', item '{self._name(item)}' failed ({because}); "
-            "remove the cause and `pairsight retry RUN`, or go on without it with on_error='skip'"
-        )
 
 
 def _storable(result: object) -> object:

@@ -88,12 +88,11 @@ def run(
     server: Server,
     words: Sequence[str],
     call: Shout | None = None,
-    on_error: str = "skip",
     **options: object,
 ) -> list[str]:
     caller = Caller(CallOptions.parse(options), InstantClock(), httpx.MockTransport(server))
     with Ledger(path / "ledger.sqlite") as ledger:
-        results = Runner(ledger, caller=caller, on_error=on_error)(call or Shout(), words)  # type: ignore[arg-type]
+        results = Runner(ledger, caller=caller)(call or Shout(), words)
         return [r.reason if isinstance(r, ItemError) else r.sha256 for r in results]
 
 
@@ -315,14 +314,6 @@ def test_a_lost_connection_is_an_unknown_outcome_and_listed(tmp_path: Path) -> N
     assert (unknown.item, unknown.estimated_cost) == ("a", 20.0)
     assert "reset by peer" in unknown.detail
     assert (spent.cost, spent.unknown_cost) == (35.0, 20.0)
-
-
-def test_stop_ends_at_a_failure_and_keeps_what_was_under_way(tmp_path: Path) -> None:
-    server = Server()
-    with pytest.raises(RunError, match=r"item 'odd' failed \(unparsed\)"):
-        run(tmp_path, server, ["a", "odd", *WORDS], on_error="stop")
-    with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
-        assert ledger.counts(1)["done", ""] == server.asked.total() - 1
 
 
 def test_items_that_cannot_be_read_end_the_run_after_the_calls_under_way(tmp_path: Path) -> None:

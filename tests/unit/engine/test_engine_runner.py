@@ -109,15 +109,6 @@ def test_results_feed_the_next_stage_lazily(tmp_path: Path) -> None:
         assert (len(second), second.num_done, dict(first.failures())) == (2, 2, {"has_x": 1})
 
 
-def test_stop_ends_at_the_first_failure_and_says_what_to_do(tmp_path: Path) -> None:
-    stage = Upper()
-    for _ in range(2):
-        with pytest.raises(RunError, match=r"stage 'upper', item 'word bx' failed \(has_x: in bx\); .*retry"):
-            run(tmp_path, stage, ["a", "bx", "c", "d"], on_error="stop")
-    assert stage.asked == [["a", "bx"]]
-    assert run(tmp_path, stage, ["a", "bx", "c"], on_error="skip") == ["A", "has_x", "C"]
-
-
 def test_failures_are_tried_again_only_on_retry(tmp_path: Path) -> None:
     run(tmp_path, Upper(), ["a", "bx"])
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
