@@ -76,6 +76,7 @@ class Case:
                 continue
             made = [Completion("c", prompt.id, text, "stop", "m", 0, 0) for text in TEXTS[: 1 + count % 5]]
             self.examples.append(token_example(prompt.id, [tokens], [tokeniser.completion(c) for c in made], 1.0))
+        assert len(self.examples) >= 2
 
     def batch(self, rows: list[list[TokenExample]]) -> PackedBatch:
         num_tokens = self.scoring.tokeniser.units.num_tokens

@@ -90,7 +90,9 @@ def test_structured_answers_make_the_same_pairs(
     with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
         kept = [json.loads(json.loads(raw)["choices"][0]["message"]["content"]) for (raw,) in
                 ledger.read("SELECT raw FROM answers", ())]  # fmt: skip
-    assert all(list(answer)[1] == "reasons" for said in kept for answer in said["answers"])
+    answers = [answer for said in kept for answer in said["answers"]]
+    assert len(answers) >= len(kept) == 14
+    assert all(list(answer)[1] == "reasons" for answer in answers)
 
 
 def test_faults_in_half_of_all_calls_change_nothing_but_time(
@@ -111,6 +113,7 @@ def test_faults_in_half_of_all_calls_change_nothing_but_time(
     with FaultServer(every_second, respond=lambda body: chat_completion(model, body)) as server:
         assert built(world, tmp_path / "run", f"endpoint:truth@{server.url}") == 0
     assert pairs(tmp_path / "run") == expected
+    assert len(seen) == 14
     assert all(count % 2 == 0 for count in seen.values())
     with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
         kept = [
@@ -127,7 +130,9 @@ def test_the_annotators_own_answers_are_the_truth(world: Path, tmp_path: Path) -
     rows = {row["id"]: row for row in map(json.loads, (world / "truth.jsonl").read_text().splitlines())}
     (stage,) = [one for one in run_status(tmp_path / "run").stages if one.stage == "answer"]
     assert (stage.done, stage.failed) == (14, {})
-    for one in read_candidates(verified_files(tmp_path / "run" / "data", "candidates")):
+    candidates = list(read_candidates(verified_files(tmp_path / "run" / "data", "candidates")))
+    assert len(candidates) == 14
+    for one in candidates:
         (answer,) = [c for c in one.completions if c.derived_from == "annotator"]
         assert answer.text == rows[one.prompt.id]["answer"]
 
@@ -148,9 +153,9 @@ def test_cut_characters_in_every_answer_change_no_pair_and_the_run_resumes_retri
             assert main(["retry", str(tmp_path / "run")]) == 0
         assert set(server.asked.values()) == {1}
     assert pairs(tmp_path / "run") == expected
-    assert all(
-        a.critique.endswith("\n\ufffd") for pair in read_pairs(tmp_path / "run" / "data") for a in pair.annotations
-    )
+    critiques = [a.critique for pair in read_pairs(tmp_path / "run" / "data") for a in pair.annotations]
+    assert len(critiques) == 2 * len(expected)
+    assert all(critique.endswith("\n\ufffd") for critique in critiques)
     assert main(["status", str(tmp_path / "run"), "--verify"]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
     (spent,) = [stage.spent for stage in run_status(tmp_path / "run").stages if stage.spent is not None]

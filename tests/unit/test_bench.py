@@ -45,6 +45,7 @@ def test_the_table_is_what_its_figures_say() -> None:
     assert run.TABLE.read_text() == run.report(rows)
     text = run.TABLE.read_text()
     assert "no figure comes from a GPU" in text
+    assert rows
     for row in rows.values():
         assert row.commit and row.machine and row.versions
 

@@ -136,5 +136,6 @@ def test_no_verb_answers_a_plain_function_with_a_traceback(pieces: Path, capsys,
 @pytest.mark.parametrize("table", ["recipes", "strategies", "scorers", "benchmarks", "losses", "studies"])
 def test_what_is_built_in_is_of_its_kind(table: str):
     known = getattr(registry, table)
+    assert known.names()
     for name in known.names():
         known.get(name)

@@ -58,6 +58,7 @@ def test_export_and_score_round_trip(name, make, tmp_path):
     path = make(name)
     groups = groups_of(name, path)
     samples = [sample for group in groups for sample in group]
+    assert samples
     texts = {s.id: t for s, t in zip(samples, ["Yes", "B", "no.", "A", "two", "", "1998", "D"] * 9, strict=False)}
     benchmark = make_benchmark(name)
     (first, *_) = files = benchmark.write_answers(tmp_path / "official", path, groups, texts)

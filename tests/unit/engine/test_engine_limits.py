@@ -187,6 +187,8 @@ def test_old_news_does_not_open_the_circuit_again() -> None:
     clock.time = 10.0
     for _ in range(30):
         at.failed(sent_at=5.0, detail="HTTP 500")
+    clock.run(at.enter(0))
+    assert clock.now() == 10.0 + OPEN_S[0]
 
 
 def test_money_is_reserved_before_and_settled_after(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The annotation prompt and the parser of its answers, and a model as annotator."""
 
+import hashlib
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -17,7 +19,7 @@ from pairsight.models.annotation.prompt import (
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import AnnotateCandidates
-from pairsight.records import Annotation, Candidates, Completion, ImageRef, ItemError, Message, Prompt
+from pairsight.records import Candidates, Completion, ImageRef, ItemError, Message, Prompt
 
 IMAGE = ImageRef("a" * 64)
 PROMPT = Prompt("p1", (Message("user", "What is on the table?", (IMAGE,)),))
@@ -69,7 +71,9 @@ def test_the_order_is_shuffled_by_seed_and_prompt():
     orders = {shown_order(4, seed, f"p{n}") for seed in range(5) for n in range(5)}
     assert len(orders) > 10
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert shown_order(4, 1, "p") == shown_order(4, 1, "p")
+    shuffled = [0, 1, 2, 3]  # kept answers are parsed again by this order, so runs made before rely on it
+    random.Random(int(hashlib.sha256(b'["annotation order", 1, "p"]').hexdigest()[:8], 16) // 2).shuffle(shuffled)
+    assert list(shown_order(4, 1, "p")) == shuffled == [3, 2, 0, 1]
 
 
 @pytest.mark.parametrize("mark", [":", "", " :", ": **", " =", " score:"])
@@ -247,7 +251,7 @@ def test_an_annotator_that_fails_is_an_error_of_that_prompt_only():
     second = Candidates(Prompt("p2", (Message("user", "Second?"),)), completions("a", "bb"))
     results = list(AnnotateCandidates(VlmAnnotator(Says(answer))).process([first, second]))
     assert isinstance(results[0], Candidates)
-    assert all(isinstance(mark, Annotation) for mark in results[0].annotations)
+    assert [mark.completion_id for mark in results[0].annotations] == ["p1:0", "p1:1"]
     assert results[1] == ItemError("too_long", "", retryable=False)
 
 
@@ -267,4 +271,4 @@ def test_the_key_of_an_annotation_follows_the_texts_and_not_the_batch():
     "piece", ['{"a":', '{"a":[', '{"a":[1,1,', "{", "[ ", '{"a":1},', "helpfulness ", "Answer 1 ", "#"]
 )
 def test_a_long_hostile_answer_is_read_in_linear_time(piece: str) -> None:
-    parse_annotation(piece * (1_000_000 // len(piece)), 4)  # took minutes when every brace was tried
+    assert len(parse_annotation(piece * (1_000_000 // len(piece)), 4)) == 4  # took minutes when every brace was tried

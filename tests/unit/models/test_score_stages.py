@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pairsight.models.images.diffusion import GenerateImages, ImageRequest
 from pairsight.models.load import forget_all
@@ -88,7 +89,13 @@ def test_images_lie_among_the_blobs_and_scores_carry_their_scorer(stages, tmp_pa
     assert [one.guidance_scale for one in made] == [5.0, 9.0]
     assert all(isinstance(one, ImageCandidate) and BlobStore(tmp_path).lost([one.image]) == [] for one in made)
     rating.setup()
-    assert list(rating.process(rated)) == [Annotation("p:0", "sequence", {"reward": pytest.approx(0, abs=9)})]
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "reward")(
+        "user what is in this photo</s>assistant red</s>", add_special_tokens=False, return_tensors="pt"
+    )
+    with torch.no_grad():
+        reward = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")(**tokens).logits.item()
+    assert abs(reward) > 0.01
+    assert list(rating.process(rated)) == [Annotation("p:0", "sequence", {"reward": pytest.approx(reward, abs=1e-5)})]
 
 
 def test_a_judges_items_are_known_by_how_it_is_asked_too(tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 import importlib
 import sys
+import tomllib
 import types
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,8 +66,9 @@ def model_with_documents(lmms, **arguments):
 
 def test_the_entry_point_names_a_model_that_is_there(lmms):
     assert lmms.manifest().model_id == "pairsight"
-    ours = [point for point in entry_points(group="lmms_eval.models") if point.name == "pairsight"]
-    assert all(point.value == "pairsight.pipeline.lmms_eval:manifest" for point in ours)
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (declared,) = project["entry-points"]["lmms_eval.models"].items()
+    assert EntryPoint(*declared, "lmms_eval.models").load() is lmms.manifest
     with pytest.raises(AttributeError):
         _ = lmms.Another
 
@@ -93,7 +96,6 @@ def test_answers_are_those_of_our_own_generator(lmms, tmp_path):
     expected.insert(1, ours(f"<image>\n{QUESTION}", (refs["0.png"],), 3))
     expected.append(ours("Say hello.", (), 12))
     assert found == expected
-    assert all(isinstance(text, str) for text in found)
 
 
 def test_stop_strings_end_an_answer_and_settings_are_read(lmms):

@@ -272,6 +272,7 @@ def test_dropout_of_fused_adapters_is_off_in_evaluation_and_repeats_under_checkp
         fused.zero_grad()
         torch.manual_seed(1)
         gradients.append({name: g.clone() for name, g in outcome(fused)[1].items()})
+    assert gradients[0].keys() == gradients[1].keys() != set()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 

@@ -119,6 +119,7 @@ def test_a_stopped_training_goes_on_exactly_as_if_it_had_not_been(small, trained
         (s["step"], s["loss"], s["grad_norm"]) for s in lines(trained)
     ]
     ours, theirs = load_file(out / "adapter_model.safetensors"), load_file(trained / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys() != set()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -107,6 +107,7 @@ def test_a_merged_folder_that_is_not_complete_is_written_again_and_said(adapter,
         assert merged_model(adapter, small.model) == merged
     assert f"{merged} is not complete (" in caplog.text
     after = load_file(weights)
+    assert before.keys() == after.keys() != set()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
