@@ -1,8 +1,6 @@
-"""The house's own rules: sizes, names, lazy imports, options that are read."""
+"""The house's own rules: sizes, names, lazy imports."""
 
 import ast
-import importlib
-import pkgutil
 import re
 import statistics
 import subprocess
@@ -10,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pairsight
-from pairsight.config import BaseConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -52,33 +49,6 @@ def test_the_public_face_is_small_and_every_name_is_there():
     assert len(pairsight.__all__) <= 20
     for name in pairsight.__all__:
         assert getattr(pairsight, name) is not None
-
-
-def _config_classes() -> list[type[BaseConfig]]:
-    for module in pkgutil.walk_packages(pairsight.__path__, "pairsight."):
-        if not module.name.startswith("pairsight.tiny.weights"):
-            importlib.import_module(module.name)
-    found: list[type[BaseConfig]] = []
-    waiting = [BaseConfig]
-    while waiting:
-        for sub in waiting.pop().__subclasses__():
-            if sub.__module__.startswith("pairsight.") and sub not in found:
-                found.append(sub)
-                waiting.append(sub)
-    return found
-
-
-def test_every_option_is_read_somewhere_and_described():
-    text = "\n".join(p.read_text(encoding="utf-8") for p in SOURCES)
-    unread, undescribed = [], []
-    for cls in _config_classes():
-        for name, field in cls.model_fields.items():
-            if not re.search(rf"\.{name}\b", text):
-                unread.append(f"{cls.__name__}.{name}")
-            if not field.description:
-                undescribed.append(f"{cls.__name__}.{name}")
-    assert unread == []
-    assert undescribed == []
 
 
 def test_imports_point_down_only():
