@@ -12,7 +12,7 @@ from pairsight.store.journal import journal_files
 
 SCHEMA_VERSION = 1
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
-"""What `sqlite3` raises on damage: its own errors, and texts that are no UTF-8."""
+"""What `sqlite3` raises on damage: its own errors, and texts that are not UTF-8."""
 _SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
 
 TABLES = """
