@@ -12,8 +12,7 @@ from pairsight.formats.tables import ROWS_PER_BATCH
 from pairsight.images.source import WithImages
 from pairsight.records import Candidates, Dropped
 from pairsight.registry import plugins, strategies
-from pairsight.selection.strategy import Selection, Strategy
-from pairsight.selection.strategy import select as choose
+from pairsight.selection.strategy import Selection, Strategy, choose
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import Sealing, verified_files
@@ -103,8 +102,6 @@ def select(
         ConfigError: an unknown strategy or option, options without a strategy's name, or no strategy and the candidates
             know no run.
     """
-    from pairsight.selection.strategy import select as choose
-
     if options and not isinstance(strategy, str):
         raise ConfigError(f"say which strategy takes {', '.join(options)}: strategy='NAME'")
     if isinstance(strategy, str):

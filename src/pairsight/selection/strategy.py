@@ -44,7 +44,7 @@ class Selection:
     dropped: tuple[Dropped, ...]
 
 
-def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str, **options: object) -> Selection:
+def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str, **options: object) -> Selection:
     """Choose from every prompt's candidates.
 
     Args:
@@ -60,18 +60,18 @@ def select(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str,
         raise ConfigError(f"strategy '{strategy.name}' is already made: give {', '.join(options)} to it, not to select")
     if isinstance(strategy, str):
         with plugins(strategy):
-            choose: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")
+            rule: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")
     else:
-        choose = strategy
+        rule = strategy
     pairs, demonstrations, dropped = list[PreferencePair](), list[Demonstration](), list[Dropped]()
     for one in candidates:
-        chosen = one if isinstance(one, Dropped) else choose(one)
+        chosen = one if isinstance(one, Dropped) else rule(one)
         if isinstance(chosen, Dropped):
             dropped.append(chosen)
-        elif isinstance(chosen, PreferencePair) == choose.makes_demonstrations:
-            said = "demonstrations" if choose.makes_demonstrations else "pairs"
+        elif isinstance(chosen, PreferencePair) == rule.makes_demonstrations:
+            said = "demonstrations" if rule.makes_demonstrations else "pairs"
             raise ConfigError(
-                f"strategy '{choose.name}' says that it makes {said}, and made others: see makes_demonstrations"
+                f"strategy '{rule.name}' says that it makes {said}, and made others: see makes_demonstrations"
             )
         elif isinstance(chosen, PreferencePair):
             pairs.append(chosen)

@@ -12,7 +12,7 @@ from pairsight.pipeline.select import load_candidates, seal_build
 from pairsight.records import Annotation, Candidates, Completion, Dropped, Message, Prompt
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
-from pairsight.selection.strategy import select
+from pairsight.selection.strategy import choose
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import ShardWriter, seal, sealed_tables
 
@@ -52,7 +52,7 @@ def test_the_bytes_are_those_of_tables_made_from_one_list(run, tmp_path, strateg
     sealed = seal_build(folder, made(image), strategy)
     everything = list(made(image))
     candidates = [one for one in everything if isinstance(one, Candidates)]
-    selection = select(everything, strategy)
+    selection = choose(everything, strategy)
     whole = tmp_path / "whole"
     seal(whole, "candidates", tables.candidates_batches(candidates), tables.CANDIDATES_SCHEMA)
     completions = [one for c in candidates for one in c.completions]

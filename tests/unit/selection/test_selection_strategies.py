@@ -23,7 +23,7 @@ from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
 from pairsight.selection.sft import Sft
 from pairsight.selection.steerlm import SteerLM
-from pairsight.selection.strategy import normalised, select
+from pairsight.selection.strategy import choose, normalised
 
 IMAGE = ImageRef("a" * 64)
 
@@ -221,29 +221,28 @@ def test_length_matching_keeps_what_is_about_as_long():
 def test_options_that_reach_no_strategy_are_refused():
     from pairsight.images.source import WithImages
     from pairsight.images.unpacked import UnpackedImages
-    from pairsight.pipeline.select import CandidateSet
-    from pairsight.pipeline.select import select as select_from
+    from pairsight.pipeline.select import CandidateSet, select
 
-    with pytest.raises(ConfigError, match="'preference_rule' is made already: give min_margin to it"):
-        select([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
+    with pytest.raises(ConfigError, match="'preference_rule' is already made: give min_margin to it"):
+        choose([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
     made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), built_with=PreferenceRule())
     with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
-        select_from(made, min_margin=3)
+        select(made, min_margin=3)
     with pytest.raises(ConfigError, match="say which strategy takes min_margin"):
-        select_from(WithImages(made.items, made.images), PreferenceRule(), min_margin=3)
+        select(WithImages(made.items, made.images), PreferenceRule(), min_margin=3)
 
 
 def test_select_counts_every_prompt():
     lost = Dropped("q", "generate", "too_long")
     candidates = [scored(("a", 12), ("b", 1), name="p1"), lost, scored(("a", 12), name="p2")]
-    selection = select(candidates, "preference_rule", min_margin=3)
+    selection = choose(candidates, "preference_rule", min_margin=3)
     assert [pair.id for pair in selection.pairs] == ["p1"]
     assert [one.reason for one in selection.dropped] == ["too_long", "too_few_scored"]
-    assert len(select(candidates, SteerLM()).demonstrations) == 3
+    assert len(choose(candidates, SteerLM()).demonstrations) == 3
     with pytest.raises(ConfigError, match="did you mean 'min_margin'"):
-        select(candidates, "preference_rule", min_margn=3)
+        choose(candidates, "preference_rule", min_margn=3)
     with pytest.raises(ConfigError, match="did you mean 'steerlm'"):
-        select(candidates, "steerlmm")
+        choose(candidates, "steerlmm")
 
 
 @pytest.mark.parametrize("name", ["preference_rule", "clean_over_distorted", "rejection_sampling", "steerlm", "sft"])
