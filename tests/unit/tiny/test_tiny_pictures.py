@@ -55,7 +55,7 @@ def test_prompts_are_distinct_and_fit_the_text_encoder():
     ids = tokenizer([one.question for one in prompts])["input_ids"]
     assert max(map(len, ids)) <= MAX_TOKENS
     assert all(tokenizer.unk_token_id not in one for one in ids)
-    assert picture_prompts(30, seed=1) == prompts
+    assert [one.question for one in prompts[:2]] == ["art scene with a red circle", "art scene with a green ring"]
     assert picture_prompts(30, seed=2) != prompts
 
 
