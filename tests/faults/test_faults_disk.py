@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,8 +64,8 @@ def test_a_device_that_takes_nothing_is_an_error_and_no_endless_loop(
         durable.write_file(tmp_path / "file", b"all of it")
 
 
-@pytest.mark.parametrize("at", range(6))
-def test_a_table_whose_sealing_fails_is_whole_or_absent(
+@pytest.mark.parametrize("at", range(5))
+def test_a_table_whose_sealing_fails_is_complete_or_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     def batches(count: int) -> list[pa.RecordBatch]:
@@ -73,10 +74,9 @@ def test_a_table_whose_sealing_fails_is_whole_or_absent(
     seal(tmp_path, "pairs", batches(3), SCHEMA)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "sync", failing(errno.ENOSPC, at, durable.sync))
-        try:
+        fails = at < 4  # three shards and the manifest are synced
+        with pytest.raises(RunError, match="No space left") if fails else nullcontext():
             seal(tmp_path, "pairs", batches(5), SCHEMA, rows_per_shard=2)
-        except RunError as error:
-            assert "No space left" in str(error)
     try:
         assert read_sealed(tmp_path, "pairs").num_rows in (3, 5)
     except RunError as error:
