@@ -236,7 +236,7 @@ def test_a_foreign_tables_own_images_are_not_replaced(images, tmp_path):
         (trl_row(chosen=""), r"row 1 \(id '7'\): 'chosen' is empty"),
         (trl_row(rejected=None), "'rejected' must be text or a list of messages"),
         (trl_row(prompt=3), "'prompt' must be text or a list of messages"),
-        (trl_row(images=[{"bytes": b"xx", "path": "x.png"}]), "damaged, or no picture"),
+        (trl_row(images=[{"bytes": b"xx", "path": "x.png"}]), "damaged, or not a picture"),
         (trl_row(images=[{"bytes": None, "path": "gone.png"}]), "does not exist"),
         (trl_row(images="a.png"), "'images' must be a list"),
         (trl_row(images=[3]), "'images' must hold bytes, file names or"),

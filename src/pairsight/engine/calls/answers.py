@@ -107,7 +107,7 @@ def finish_reason_of(text: str) -> str:
     choices = _object(text).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else {}
     reason = first.get("finish_reason") if isinstance(first, dict) else None
-    return one_line(reason, LONGEST_ENDING) if isinstance(reason, str) else ""
+    return one_line(reason)[:LONGEST_ENDING] if isinstance(reason, str) else ""
 
 
 def is_replaced(raw: bytes, text: str) -> bool:

@@ -129,7 +129,7 @@ def completion_of(raw: str, request: CompletionRequest, model: str) -> Completio
         answer, _ = read_json(raw)
         choice = answer["choices"][0]
         message = choice["message"]
-        ending = one_line(str(choice.get("finish_reason") or "unknown"), LONGEST_ENDING)
+        ending = one_line(choice.get("finish_reason") or "unknown")[:LONGEST_ENDING]
         text = _text(message.get("content"))
         refusal = message.get("refusal")
     except (ValueError, RecursionError):
