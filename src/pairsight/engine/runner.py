@@ -69,7 +69,7 @@ class Runner:
         plan = self._ledger.open_plan(stage.name, self._calls[stage.name], total)
         self._calls[stage.name] += 1
         with self._progress.task(stage.name, total) as task:
-            work = StageRun(stage, plan, self._ledger, task, self._on_error)
+            work = StageRun(stage, plan, self._ledger, task)
             if isinstance(stage, Call):
                 work.call(stage, items, self._sender())
             else:

@@ -100,7 +100,7 @@ class Call(ABC, Generic[In, Out]):
 
     @abstractmethod
     def item_id(self, item: In) -> str:
-        """The name a person knows the item by."""
+        """The item's name in messages and lists of failures."""
 
     @abstractmethod
     def request(self, item: In) -> Request:

@@ -16,7 +16,7 @@ from pairsight.engine.calls.calls import Caller
 from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Call, Request
-from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, RunError
+from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.attempts import Attempts
 from pairsight.store.ledger import Ledger
