@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.protocol import Benchmark, Parser, Sample
+from pairsight.benchmarks.protocol import Benchmark, Parser, Reading, Sample
 from pairsight.errors import DataError
 
 _BLOCK = 4096
@@ -104,7 +104,7 @@ def score_groups(
         num_items[index], num_unparsed[index] = scored.num_items, scored.num_unparsed
         clusters.append(scored.cluster)
         categories.append(scored.categories)
-        kept.add(index, scored.decisions, len(group))
+        kept.add(index, scored.readings, len(group))
     blocks.append(np.array(sums, dtype=np.float64).reshape(len(sums), len(benchmark.columns)))
     sums_GC = np.concatenate(blocks)
     return ScoreTable(parser, sums_GC, tuple(clusters), tuple(categories), num_items, num_unparsed, kept.decisions())
@@ -119,15 +119,14 @@ class _Kept:
         self._correct = array("d")
         self._parsed = array("b")
 
-    def add(self, group: int, decisions: Sequence[Mapping[str, Any]], num_samples: int) -> None:
-        """A group's decisions, of which there may be fewer than samples."""
+    def add(self, group: int, readings: Sequence[Reading], num_samples: int) -> None:
+        """How a group's answers were read; there may be fewer readings than samples."""
         self._first[group] = len(self._prediction)
-        for decision in decisions[:num_samples]:
-            correct, parsed = decision.get("correct"), decision.get("parsed")
-            self._prediction.append(as_text(decision.get("prediction")))
-            self._correct.append(math.nan if correct is None else correct)
-            self._parsed.append(-1 if parsed is None else parsed)
-        for _ in range(num_samples - len(decisions)):
+        for reading in readings[:num_samples]:
+            self._prediction.append(as_text(reading.prediction))
+            self._correct.append(math.nan if reading.correct is None else reading.correct)
+            self._parsed.append(reading.parsed)
+        for _ in range(num_samples - len(readings)):
             self._prediction.append(None)
             self._correct.append(math.nan)
             self._parsed.append(-1)

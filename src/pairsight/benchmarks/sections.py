@@ -96,12 +96,13 @@ def metrics_of(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Se
         resampled: the same tables, resampled together.
     """
     num_items, unparsed = int(tables[-1].num_items.sum()), int(tables[-1].num_unparsed.sum())
+    better = benchmark.directions()
     found: dict[str, Metric] = {}
     if len(tables) == 1:
         for name, value in estimates(resampled[0]).items():
             found[name] = Metric(
                 name,
-                benchmark.better.get(name, "neither"),
+                better.get(name, "neither"),
                 base=finite(value.value),
                 low=finite(value.low),
                 high=finite(value.high),
@@ -112,7 +113,7 @@ def metrics_of(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Se
         return found
     for name, one in differences(resampled[0], resampled[1]).items():
         found[name] = replace(
-            difference_metric(name, one, benchmark.better.get(name, "neither")),
+            difference_metric(name, one, better.get(name, "neither")),
             num_items=num_items,
             unparsed=unparsed,
             unparsed_base=int(tables[0].num_unparsed.sum()),

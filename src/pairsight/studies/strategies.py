@@ -192,7 +192,7 @@ def _other_model(
             out / "held-out" / "scores-base.parquet", folder / "scores-base.parquet", task.name, task.benchmark
         )
         for metric, one in differences.items():
-            better = task.benchmark.better.get(metric, "neither")
+            better = task.benchmark.directions().get(metric, "neither")
             found[f"{task.name}.{metric}"] = difference_metric(metric, one, better)
     return found
 

@@ -8,9 +8,9 @@ import pytest
 
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
-from pairsight.benchmarks.suites.amber import AmberWords, count_caption
-from pairsight.benchmarks.suites.coco_objects import CocoObjects
 from pairsight.benchmarks.tasks import make_benchmark
+from pairsight.benchmarks.words.amber_nouns import AmberWords, count_caption
+from pairsight.benchmarks.words.coco_objects import CocoObjects
 from pairsight.benchmarks.words.similarity import word_similarity
 from pairsight.benchmarks.words.singular import pattern_singular
 from pairsight.benchmarks.words.tokens import known_nouns, split_words

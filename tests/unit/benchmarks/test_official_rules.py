@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+import transcribed
 import ugly
 
 from pairsight.benchmarks.suites import gqa, mme, pope, scienceqa, vqav2
@@ -75,38 +76,12 @@ def test_scienceqa_by_hand(text, letter):
     assert scienceqa.official_letter(text) == letter
 
 
-def original_choice(answer, choices):
-    """VLMEvalKit's can_infer, told from its description, on lists instead of strings."""
-    letters = list(choices)
-    if "Failed to obtain answer via API" not in answer:
-        for refusal in ("Sorry, I can't help with images of people yet.", "I can't process this file.",
-                        "I'm sorry, but without the image provided", "Cannot determine the answer"):  # fmt: skip
-            if answer.find(refusal) >= 0:
-                return "Z"
-        words = "".join(" " if ch in ".()[],:;!*#{}" else ch for ch in answer).split()
-        there = sum(letter in words for letter in letters)
-        if there == 1:
-            for letter in letters:
-                if letter in words and words.index(letter) > len(words) - 5:
-                    return letter
-        elif there == 0 and "Z" in words:
-            return "Z"
-        match = re.search(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", answer)
-        if match and match.group(1).upper() in letters:
-            return match.group(1).upper()
-    low = answer.lower()
-    if len(low) > 2 * sum(map(len, choices.values())):
-        return None
-    inside = [letter for letter in letters if low.find(choices[letter].lower()) != -1]
-    return inside[0] if len(inside) == 1 else None
-
-
 def test_mmbench_chooses_as_the_original():
     rng = random.Random(0)
     texts = ["cat", "dog", "a dog", "red", "Two", "没有", "nothing at all", "A", "3.5", "İstanbul"]
     for text in ugly.answers(4, COUNT, ["A", "B", "D", "answer is c", "Answer is **D**", "dog", "cat"]):
         options = {letter: rng.choice(texts) for letter in "ABCD"[: rng.randint(2, 4)]}
-        assert official_choice(text, options) == original_choice(text, options), (text, options)
+        assert official_choice(text, options) == transcribed.mmbench_choice(text, options), (text, options)
 
 
 @pytest.mark.parametrize(

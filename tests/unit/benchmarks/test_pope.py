@@ -114,8 +114,8 @@ def test_unparsed_answers_are_counted_and_wrong_only_where_robust_reads(tmp_path
     (group,) = load(write(tmp_path / "p.jsonl", [row(1, "no")]))
     official, robust = (Pope().score(group, ["a cat"], parser) for parser in ("official", "robust"))
     assert official.num_unparsed == robust.num_unparsed == 1
-    assert official.decisions[0]["prediction"] == "yes"
-    assert robust.decisions[0]["prediction"] is None
+    assert official.readings[0].prediction == "yes"
+    assert robust.readings[0].prediction is None
     found = metrics_of([group], ["a cat"], "robust")
     assert (found["accuracy"], found["yes_rate"]) == (0.0, 0.0)
 

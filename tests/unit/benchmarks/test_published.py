@@ -39,7 +39,7 @@ def test_every_named_metric_is_one_of_ours():
     assert len(named) > 100
     for found in named:
         benchmark, _, metric = found.metric.partition(".")
-        assert metric in make_benchmark(benchmark).better
+        assert metric in make_benchmark(benchmark).directions()
         assert found.model
 
 

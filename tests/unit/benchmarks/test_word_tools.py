@@ -12,9 +12,9 @@ import pytest
 import ugly
 from nltk_folder import nltk_folder
 
-from pairsight.benchmarks.suites.coco_objects import CocoObjects
 from pairsight.benchmarks.tasks import make_benchmark
 from pairsight.benchmarks.words import similarity as word_similarity
+from pairsight.benchmarks.words.coco_objects import CocoObjects
 from pairsight.benchmarks.words.singular import pattern_singular
 from pairsight.benchmarks.words.tokens import noun_lemma, split_words, tagged_nouns, tokenizer
 from pairsight.errors import ConfigError

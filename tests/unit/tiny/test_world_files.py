@@ -76,8 +76,8 @@ def test_true_answers_score_full_marks(world):
     for name in ("accuracy", "f1", "recall", "text_accuracy", "count_accuracy", "place_accuracy", "colour_accuracy"):
         assert figures[name] == 1.0
     assert figures["chair_i"] == figures["chair_s"] == 0.0
-    assert set(figures) <= set(benchmark.better)
-    assert all(one.decisions[0]["correct"] == 1.0 for one in scored)
+    assert set(figures) <= set(benchmark.directions())
+    assert all(one.readings[0].correct == 1.0 for one in scored)
 
 
 def test_the_cluster_is_the_scene(world):
@@ -90,7 +90,7 @@ def test_the_robust_parser_counts_what_it_cannot_read(world):
     official = TinyWorld().score(group, ["perhaps"], "official")
     robust = TinyWorld().score(group, ["perhaps"], "robust")
     assert (official.num_unparsed, robust.num_unparsed) == (1, 1)
-    assert robust.decisions[0]["correct"] == 0.0
+    assert robust.readings[0].correct == 0.0
 
 
 def test_a_changed_picture_is_refused(world, tmp_path):

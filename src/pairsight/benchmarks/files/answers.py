@@ -1,10 +1,11 @@
 """Answers made elsewhere, joined to the samples by id, never by position; a wrong, missing or double id is named."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pairsight.benchmarks.files.official import Row, read_json, read_jsonl
+from pairsight.benchmarks.files.official import Row, listed_rows, read_json, read_jsonl
 from pairsight.errors import DataError, did_you_mean
 from pairsight.store.durable import write_file
 
@@ -43,10 +44,7 @@ def json_rows(path: Path) -> Iterator[Row]:
     """The objects of a JSON Lines file, or of one JSON list (then `line` counts the objects)."""
     if path.is_file() and _begins_with_list(path):
         values = read_json(path)
-        for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
-            if not isinstance(value, dict):
-                raise DataError(f"{path}: item {number} must be an object, found {type(value).__name__}")
-            yield Row(path, number, value)
+        yield from listed_rows(path, values if isinstance(values, list) else [values])
     else:
         yield from read_jsonl(path)
 
@@ -91,6 +89,16 @@ def join(
     if missing and not may_miss:
         shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
         raise DataError(f"{path}: no answer for the id {shown}", reason="missing_id")
+    return found
+
+
+def numbered(names: Iterable[str], mark: str = "#") -> list[str]:
+    """Each name, from its second time on with a mark and a number, e.g. 7, 7#2."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}{mark}{seen[name]}")
     return found
 
 

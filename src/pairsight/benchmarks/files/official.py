@@ -1,8 +1,9 @@
 """Reading official files strictly: every error names the file, the line, the id, what was found and what is allowed."""
 
+import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ class SampleImages(Protocol):
     def add(self, data: bytes, name: str) -> ImageRef:
         """The image in `data`, kept for the model to see; `name` is for messages; DataError when it is bad."""
         ...
+
+
+_LONGEST_NAME = 260  # a longer text is an image in base64
 
 
 @dataclass(slots=True)
@@ -83,11 +87,32 @@ class Row:
 
     def image(self, images: SampleImages, field: str) -> ImageRef:
         """The image that `field` names; a bad one is this row's error."""
-        name = self.text(field)
+        return self.image_called(images, self.text(field))
+
+    def image_called(self, images: SampleImages, name: str, *others: str) -> ImageRef:
+        """The image called `name`, else the first of `others` that is there; a bad one is this row's error."""
         try:
-            return images.ref(name)
+            return images.ref(name, *others)
         except DataError as error:
             raise self.error(str(error), reason=error.reason) from None
+
+    def image_of(self, images: SampleImages, data: bytes, name: str) -> ImageRef:
+        """The image in `data`; a bad one is this row's error, in which it is called `name`."""
+        try:
+            return images.add(data, name)
+        except DataError as error:
+            raise self.error(str(error), reason=error.reason) from None
+
+    def image_or_base64(self, images: SampleImages, field: str) -> ImageRef:
+        """The image that `field` names, or whose bytes it holds in base64; a bad one is this row's error."""
+        text = self.text(field)
+        if len(text) <= _LONGEST_NAME:
+            return self.image_called(images, text)
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError:
+            raise self.error(f"'{field}' is neither a file's name nor base64", reason="not_an_image") from None
+        return self.image_of(images, data, f"{self.file.name}, image {self.name}")
 
     def _get(self, field: str) -> Any:
         if field not in self.values:
@@ -118,6 +143,33 @@ class UniqueIds:
         if first != row.line:
             raise row.error(f"the id stands already in line {first}; ids must be unique", reason="duplicate_id")
         return row.name
+
+
+def unique_rows(rows: Iterable[Row], *fields: str) -> Iterator[Row]:
+    """The rows under the id in the first of `fields` that each has; DataError when two have one id."""
+    ids = UniqueIds()
+    for bare in rows:
+        row = bare.named(*fields)
+        ids.add(row)
+        yield row
+
+
+def listed_rows(path: Path, items: Sequence[Any], field: str = "") -> Iterator[Row]:
+    """The objects of a list in a JSON file; `line` counts them.
+
+    Args:
+        path: the file, for messages.
+        items: the list.
+        field: where in the file it is, for messages.
+
+    Raises:
+        DataError: an item that is not an object.
+    """
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            place = f"item {number} of '{field}'" if field else f"item {number}"
+            raise DataError(f"{path}: {place} must be an object, found {type(item).__name__}")
+        yield Row(path, number, item)
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:

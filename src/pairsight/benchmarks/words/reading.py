@@ -5,11 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pairsight.statistics import ratio
-
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _DENIALS = frozenset({"not", "none", "nothing", "cannot", "without", "neither", "nor", "false", "nope"})
 _AFFIRMATIONS = frozenset({"yeah", "yep", "true", "correct", "indeed", "certainly"})
@@ -88,12 +83,3 @@ def _contains(answer: str, option: str) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .!?,;:'\"。，")
-
-
-COLUMNS = ("score", "items")
-
-
-def mean_score(sums_RC: NDArray[np.float64], name: str = "accuracy") -> dict[str, NDArray[np.float64]]:
-    """`{name: score / items}`, nothing when there are no items (a test split without labels)."""
-    score_R, items_R = sums_RC[:, 0], sums_RC[:, 1]
-    return {name: ratio(score_R, items_R)} if (items_R > 0).any() else {}

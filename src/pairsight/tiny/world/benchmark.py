@@ -1,19 +1,18 @@
 """The world as a benchmark: existence, captions, attributes and text-only tasks, from a `truth.jsonl` with images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.protocol import Benchmark, Better, Parser, Sample, SampleImages, Scored
+from pairsight.benchmarks.protocol import Benchmark, Better, Reading, Sample, SampleImages
 from pairsight.benchmarks.suites.pope import official_answer
 from pairsight.benchmarks.tasks import unseen_name
 from pairsight.benchmarks.words.reading import robust_yes_no
 from pairsight.errors import DataError
-from pairsight.models.protocols import Sampling
-from pairsight.records import ImageRef, Message, Prompt
+from pairsight.records import ImageRef
 from pairsight.tiny.train.scoring import COLUMNS, metrics, normalise, question_sums
 from pairsight.tiny.truth.annotator import TruthRow, read_truth
 
@@ -24,18 +23,16 @@ _NEITHER = ("yes_rate", "caption_length")
 class TinyWorld(Benchmark):
     """All questions of a world's benchmark scenes; a group is one question, a cluster one scene (or one text task)."""
 
-    name: ClassVar[str] = "tiny"
-    judged: ClassVar[bool] = False
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
+    name = "tiny"
+    columns = COLUMNS
     better: ClassVar[Mapping[str, Better]] = {
         name: "lower" if name in _LOWER else "neither" if name in _NEITHER else "higher"
         for name in metrics(np.zeros((1, len(COLUMNS))))
     }
-    prompt_suffix: ClassVar[str] = ""
-    sampling: ClassVar[Sampling] = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=48)
+    max_new_tokens = 48
 
-    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """One group a question whose use is "benchmark".
+    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
+        """Every question whose use is "benchmark".
 
         Args:
             path: a `truth.jsonl`, or the world's folder that holds it.
@@ -46,40 +43,30 @@ class TinyWorld(Benchmark):
         """
         for row in read_truth(path / "truth.jsonl" if path.is_dir() else path):
             if row.use == "benchmark":
-                yield (_sample(row, images),)
+                target = {"kind": row.kind, "category": row.category, "answer": row.answer, "present": row.present}
+                shown = [] if row.image is None else [_image(row, row.image, images)]
+                yield self.sample(row.id, row.question, shown, cluster=row.image or row.id, target=target)
 
-    def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
+    def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """The sums of one question; the parser decides only how a yes or no is read."""
-        sample, text = group[0], answers[0]
         target = sample.target
-        understood = robust_yes_no(text) if target["kind"] == "existence" else ""
-        read = official_answer(text) if parser == "official" else understood or _opposite(target["answer"])
-        sums = question_sums(target["kind"], target["category"], target["answer"], target["present"], text, read=read)
-        decision = {
-            "id": sample.id,
-            "prediction": read if target["kind"] == "existence" else normalise(text),
-            "target": target["answer"],
-            "correct": _correct(target["kind"], sums),
-            "parsed": understood is not None,
-        }
+        understood = robust_yes_no(answer) if target["kind"] == "existence" else ""
+        read = official_answer(answer) if official else understood or _opposite(target["answer"])
+        sums = question_sums(target["kind"], target["category"], target["answer"], target["present"], answer, read=read)
+        shown = read if target["kind"] == "existence" else normalise(answer)
         category = f"{target['kind']}: {target['category']}"
-        return Scored(sample.cluster, sums, (decision,), num_unparsed=int(understood is None), categories=(category,))
+        return Reading(shown, _correct(target["kind"], sums), understood is not None, sums, (category,))
 
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The world's metrics from R rows of column sums; see `scoring.metrics`."""
         return {name: values for name, values in metrics(sums_RC).items() if not np.isnan(values).all()}
 
 
-def _sample(row: TruthRow, images: SampleImages) -> Sample:
-    shown: tuple[ImageRef, ...] = ()
-    if row.image is not None:
-        ref = images.ref(row.image)
-        if unseen_name(ref) is None and ref.sha256 != row.image_sha256:
-            raise DataError(f"image {row.image} is not the picture that {row.id} asks about: the file has changed")
-        shown = (ref,)
-    target = {"kind": row.kind, "category": row.category, "answer": row.answer, "present": row.present}
-    prompt = Prompt(row.id, (Message("user", row.question, shown),), source="tiny")
-    return Sample(row.id, prompt, cluster=row.image or row.id, target=target)
+def _image(row: TruthRow, name: str, images: SampleImages) -> ImageRef:
+    ref = images.ref(name)
+    if unseen_name(ref) is None and ref.sha256 != row.image_sha256:
+        raise DataError(f"image {name} is not the picture that {row.id} asks about: the file has changed")
+    return ref
 
 
 def _opposite(answer: str) -> str:

@@ -1,19 +1,25 @@
-"""MMBench's table: a TSV with images in base64, read as the original reads it, with errors that name line and index."""
+"""MMBench's tables: questions with images in base64, read as the original reads them, and predictions.
+
+Errors name line and index.
+"""
 
 import base64
 import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pairsight.benchmarks.files.official import Row, missing
+from pairsight.benchmarks.files.xlsx import read_xlsx, write_xlsx
+from pairsight.benchmarks.protocol import Sample
 from pairsight.errors import DataError
 
 LETTERS = ("A", "B", "C", "D")
+_NO_TEXT = ("", "nan", "none")
 _LONGEST_REFERENCE = 64  # an image this short is another row's index
 _PUBLISHED = "its authors publish the .tsv files at github.com/open-compass/MMBench"
 
@@ -33,6 +39,17 @@ class Question:
     split: str
     image: bytes
     image_index: int
+
+    @property
+    def text(self) -> str:
+        """Hint, question and lettered options up to the first that is empty, a line each, as LLaVA shows them."""
+        lines = [self.question] if self.hint.lower() in _NO_TEXT else [self.hint, self.question]
+        for letter in LETTERS:
+            option = self.options.get(letter, "")
+            if option.lower() in _NO_TEXT:
+                break
+            lines.append(f"{letter}. {option}")
+        return "\n".join(lines)
 
 
 def read_table(path: Path) -> list[Question]:
@@ -65,6 +82,36 @@ def read_table(path: Path) -> list[Question]:
             decoded[source] = _bytes(row, images[source][1])
         questions.append(_question(row, source, decoded[source]))
     return questions
+
+
+def prediction_rows(path: Path) -> Iterator[tuple[Row, str]]:
+    """The predictions of a table (.xlsx, .tsv, .csv) with `index` and `prediction`, each row named by its index.
+
+    Raises:
+        DataError: the file cannot be read, a column is not there, or an index is empty.
+    """
+    rows = [[cell or "" for cell in cells] for cells in read_xlsx(path)] if path.suffix == ".xlsx" else _fields(path)
+    if not rows or not {"index", "prediction"} <= set(rows[0]):
+        found = ", ".join(rows[0][:10]) if rows else "nothing"
+        raise DataError(f"{path}:1: columns 'index' and 'prediction' are expected, found {found}")
+    index, prediction = rows[0].index("index"), rows[0].index("prediction")
+    for number, fields in enumerate(rows[1:], start=2):
+        row = Row(path, number, {}, fields[index].removesuffix(".0") if index < len(fields) else "")
+        if not row.name:
+            raise row.error("'index' is empty")
+        yield row, fields[prediction] if prediction < len(fields) else ""
+
+
+def write_predictions(path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]) -> Path:
+    """The .xlsx file that LLaVA uploads: index, question, A–D, prediction, and answer and split where known."""
+    samples = sorted((sample for group in groups for sample in group), key=lambda sample: sample.target["line"])
+    rows: list[list[str | int | None]] = [["index", "question", *LETTERS, "prediction", "answer", "split"]]
+    for sample in samples:
+        target = sample.target
+        options = [target["options"].get(letter) for letter in LETTERS]
+        known = [target["answer"] or None, target["split"] or None]
+        rows.append([int(sample.id), target["question"], *options, answers.get(sample.id, ""), *known])
+    return write_xlsx(path, rows)
 
 
 def _is_nan(value: Any) -> bool:
@@ -158,3 +205,13 @@ def _sound_lines(path: Path, text: str) -> Iterator[tuple[int, int]]:
         line = reader.line_num + 1
     if position == 0:
         raise DataError(f"{path} has a header but no rows", reason="empty_file")
+
+
+def _fields(path: Path) -> list[list[str]]:
+    """The rows of a .tsv or .csv file; a row is counted as one line however many its quoted texts take."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        separator = "\t" if path.suffix == ".tsv" else ","
+        return [fields for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if fields]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None

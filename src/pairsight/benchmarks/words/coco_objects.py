@@ -38,6 +38,16 @@ _IRREGULAR = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The words a caption mentions, how many are of objects that are not there, the objects there, and those found."""
+
+    words: list[str]
+    wrong: int
+    objects: int
+    found: int
+
+
 @dataclass(frozen=True)
 class CocoObjects:
     """The synonym table: each line an object and the words for it; and how a text becomes words.
@@ -76,6 +86,23 @@ class CocoObjects:
     def mentions(self, text: str, parser: Parser) -> list[tuple[str, str]]:
         """(word, object) for every mention in a text, in order."""
         return self._official(text) if parser == "official" else self._robust(text)
+
+    def compare(self, text: str, truth: "Truth", parser: Parser, *, once: bool) -> "Compared":
+        """What a text mentions against the objects that are there.
+
+        Args:
+            text: a caption.
+            truth: the objects that are there, as each parser finds them.
+            parser: how mentions are found.
+            once: count a mention of the same word once.
+        """
+        mentions = self.mentions(text, parser)
+        if once:
+            mentions = list(dict.fromkeys(mentions))
+        there = truth[parser]
+        wrong = sum(node not in there for _, node in mentions)
+        found = {node for _, node in mentions} & there
+        return Compared([word for word, _ in mentions], wrong, len(there), len(found))
 
     def _official(self, text: str) -> list[tuple[str, str]]:
         """The originals' way: singular words, pairs of words, `seat` dropped beside `toilet`, then the table."""
@@ -127,6 +154,19 @@ class CocoObjects:
         return frozenset(word for phrase in phrases for word in phrase.split())
 
 
+def synonyms_file(path: str | Path) -> Path:
+    """A synonym table that is there; DataError with where to get it."""
+    if not Path(path).is_file():
+        raise DataError(f"CHAIR: there is no {path}; {_SYNONYMS_PUBLISHED}", reason="missing_file")
+    return Path(path)
+
+
+def stand_ins(nltk_data: str | None, *, lemmas: bool = False) -> tuple[str, ...]:
+    """What stands in for the original's tokenizer and, where base forms are needed, lemmatizer."""
+    labels = tokenizer(nltk_data)[1], noun_lemma(nltk_data)[1] if lemmas else ""
+    return tuple(label for label in labels if label)
+
+
 CHAIR_DOUBLES = {word: word for word in DOUBLE_WORDS} | _QUALIFIED | _RENAMED | {"wine glas": "wine glass"}
 """Pairs of singular words -> what they count as."""
 _ROBUST_DOUBLES = {"home plate": "", "train track": ""} | _QUALIFIED | _RENAMED
@@ -159,6 +199,7 @@ def _paired(words: Iterable[str], doubles: Mapping[str, str]) -> Iterator[str]:
         yield waiting
 
 
+_SYNONYMS_PUBLISHED = "its authors publish synonyms.txt at github.com/LisaAnne/Hallucination (data/)"
 _PUBLISHED = "COCO publishes annotations_trainval2014.zip at cocodataset.org"
 Truth = Mapping[Parser, frozenset[str]]
 
