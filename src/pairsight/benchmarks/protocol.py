@@ -1,6 +1,6 @@
 """What a benchmark is: groups of samples in, sums out, figures combined from sums so that they can be resampled."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +64,10 @@ class Scored:
 
 class Benchmark(BaseConfig, ABC):
     """The base of all benchmarks, with its official rule. A subclass is one file: its options as fields, and what is
-    asked (`samples`), how an answer is read (`read`) and which figures that makes (`metrics`).
+    asked (`load`), how an answer is read (`read`) and which figures that makes (`metrics`).
 
-    `load`, `score` and `combine` are made of these, and written only where a rule is the benchmark's own: samples that
-    are scored together (a group: MME's pair, MMBench's rotations), or figures of another kind.
+    A group is what is scored together: one sample for most benchmarks, MME's pair, MMBench's rotations. What such a
+    group earns (`earned`) and figures of another kind (`combine`) are written only where a rule is the benchmark's own.
     """
 
     name: ClassVar[str]
@@ -109,18 +109,13 @@ class Benchmark(BaseConfig, ABC):
         """What replaces tools of the original that are not installed; figures made with it are not called official."""
         return ()
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """The questions of the official file; bad rows raise DataError with file, line and id."""
-        raise NotImplementedError
+    @abstractmethod
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """The groups of the official file; bad rows raise DataError with file, line and id."""
 
+    @abstractmethod
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """What an answer says and earns, by the official rule or the robust one."""
-        raise NotImplementedError
-
-    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """The groups of the official file, here one per sample; see `samples`."""
-        for sample in self.samples(path, images):
-            yield (sample,)
 
     def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
         """The sums of one group, given one answer text per sample."""

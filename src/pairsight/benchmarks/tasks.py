@@ -195,6 +195,8 @@ def make_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Bench
         ConfigError: an unknown name or option, or a class that is no benchmark.
     """
     benchmark: Benchmark = registered.get(name).parse(options or {}, where=f"benchmark {name}")
+    if not benchmark.directions():
+        raise ConfigError(f"benchmark '{name}' names no metrics; see docs/add-a-benchmark.md")
     return benchmark
 
 

@@ -128,8 +128,8 @@ class Amber(Benchmark):
         """What stands in for the original's tagger and vectors; nothing where only yes-no questions are asked."""
         return self._nouns.fallbacks if self.part in ("all", "generative") else ()
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every query; the id is AMBER's.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a query; the id is AMBER's.
 
         Raises:
             DataError: a missing file, a bad row, an id twice or without annotation, or an object without relation.
@@ -145,7 +145,7 @@ class Amber(Benchmark):
                 raise row.error("annotations.json has no such id at its place", reason="foreign_id")
             target = _target(annotations[index].named("id"), words)
             question, image = row.text("query"), row.image(images, "image")
-            yield self.sample(row.name, question, [image], cluster=row.text("image"), target=target)
+            yield (self.sample(row.name, question, [image], cluster=row.text("image"), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """Count the nouns of a description, or a yes-no answer, exactly `Yes` or `No` (in `robust`: in any form)."""

@@ -56,8 +56,8 @@ class Chair(Benchmark):
         """What stands in for a tool of the original."""
         return coco_objects.stand_ins(self.nltk_data)
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every image; the id is COCO's image id.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group an image; the id is COCO's image id.
 
         Raises:
             DataError: a missing file, a bad row, an id twice, or an image that COCO's files do not have.
@@ -73,7 +73,7 @@ class Chair(Benchmark):
                 raise row.error(f"COCO's files in {folder} have no image {image_id}", reason="foreign_id")
             question, image = row.text("text"), row.image(images, "image")
             target = {"truth": truth[image_id], "table": table}
-            yield self.sample(row.name, question, [image], cluster=row.name, target=target)
+            yield (self.sample(row.name, question, [image], cluster=row.name, target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """Count the mentions, those of objects that are not there, and how many that are there were found."""

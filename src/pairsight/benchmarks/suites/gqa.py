@@ -31,8 +31,8 @@ class Gqa(Benchmark):
     prompt_suffix = "\nAnswer the question using a single word or phrase."
     answers_file = "gqa_predictions.json"
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every balanced question; the id is the question's.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a balanced question; the id is the question's.
 
         Raises:
             DataError: no such file, not `{id: question}`, or a question that lacks a field.
@@ -45,7 +45,7 @@ class Gqa(Benchmark):
             image = row.image_called(images, f"{name}.jpg", f"{name}.png")
             question, key = row.text("question"), (row.text("answer"), _categories(row))
             target = targets.setdefault(key, {"answer": key[0], "categories": key[1]})
-            yield self.sample(row.name, question, [image], cluster=name, target=target)
+            yield (self.sample(row.name, question, [image], cluster=name, target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """1 when the answer equals the truth after normalising."""

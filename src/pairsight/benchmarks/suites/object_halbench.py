@@ -57,8 +57,8 @@ class ObjectHalBench(Benchmark):
         extracted = "objects found by the word list, where the original asks GPT-3.5"
         return (extracted, *coco_objects.stand_ins(self.nltk_data, lemmas=True))
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question; the id is `image_id`, with a number where an image is asked more than once.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question; the id is `image_id`, with a number where an image is asked more than once.
 
         Raises:
             DataError: a missing file, a bad row, or an image that COCO's files do not have.
@@ -76,7 +76,7 @@ class ObjectHalBench(Benchmark):
                 raise row.error(f"COCO's files in {folder} have no image {image_id}", reason="foreign_id")
             question, image = row.text("question"), row.image_or_base64(images, "image")
             target = {"truth": truth[image_id], "image_id": image_id, "table": table}
-            yield self.sample(own, question, [image], cluster=str(image_id), target=target)
+            yield (self.sample(own, question, [image], cluster=str(image_id), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """Count the different object words of the answer, and those of objects that are not there."""

@@ -43,8 +43,8 @@ class Pope(Benchmark):
     }
     prompt_suffix = "\nAnswer the question using a single word or phrase."
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question; ids are `split:question_id`.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question; ids are `split:question_id`.
 
         Raises:
             DataError: a missing file, a bad row, an unknown split or label, an id that a split has twice.
@@ -59,7 +59,7 @@ class Pope(Benchmark):
                 image, question = row.image(images, "image"), row.text("text")
                 target = _TARGETS[split, row.choice("label", ("yes", "no"))]
                 own = f"{split}:{row.name}"
-                yield self.sample(own, question, [image], cluster=row.text("image"), target=target)
+                yield (self.sample(own, question, [image], cluster=row.text("image"), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """Count the answer among its split's true and false positives and negatives (positive is yes).

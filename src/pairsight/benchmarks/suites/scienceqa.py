@@ -49,8 +49,8 @@ class ScienceQa(Benchmark):
     max_new_tokens = 1024
     may_miss = True
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question of the split; the id is the problem's.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question of the split; the id is the problem's.
 
         Raises:
             DataError: a missing file, an id without problem, or a problem that lacks a field.
@@ -68,7 +68,7 @@ class ScienceQa(Benchmark):
             target = {"choices": choices, "answer": answer, "image": bool(shown)}
             target |= {kind: row.values.get(kind, "") for kind in ("subject", "grade")}
             asked = prompts.get(row.name) or _question(row, choices)
-            yield self.sample(row.name, asked, shown, cluster=name if shown else row.name, target=target)
+            yield (self.sample(row.name, asked, shown, cluster=name if shown else row.name, target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """1 when the letter read is the right one; `robust` reads letters and option texts in any form."""

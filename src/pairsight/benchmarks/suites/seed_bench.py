@@ -31,8 +31,8 @@ class SeedBench(Benchmark):
     metrics: ClassVar = {"letter_accuracy": mean("score", "items")}
     prompt_suffix = "\nAnswer with the option's letter from the given choices directly."
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every image question; the id is `question_id`.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group an image question; the id is `question_id`.
 
         Raises:
             DataError: no such file, a question that lacks a field, or an id twice.
@@ -50,7 +50,7 @@ class SeedBench(Benchmark):
                     "ability": str(abilities.get(kind, kind)),
                 }
                 image = row.image(images, "data_id")
-                yield self.sample(row.name, self.asked(target), [image], cluster=row.text("data_id"), target=target)
+                yield (self.sample(row.name, self.asked(target), [image], cluster=row.text("data_id"), target=target),)
 
     def asked(self, target: Mapping[str, Any]) -> str:
         """Question and lettered options, a line each, as LLaVA-1.5 asks."""

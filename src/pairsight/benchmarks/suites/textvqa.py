@@ -39,8 +39,8 @@ class TextVqa(Benchmark):
     metrics: ClassVar = {"accuracy": mean("score", "items")}
     prompt_suffix = _SUFFIX
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question; the id is `question_id`.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question; the id is `question_id`.
 
         Raises:
             DataError: no such file, a bad row, an id twice, or a question that LLaVA's file does not have.
@@ -58,7 +58,7 @@ class TextVqa(Benchmark):
             image = row.image_called(images, f"{image_id}.jpg", f"{image_id}.png")
             given = _answers(row, truths[image_id, question])
             target = {"answers": given, "image_id": image_id, "question": question}
-            yield self.sample(row.name, text, [image], cluster=image_id, target=target)
+            yield (self.sample(row.name, text, [image], cluster=image_id, target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """The soft accuracy of one answer; `robust` also reads only the first line and drops "the answer is"."""

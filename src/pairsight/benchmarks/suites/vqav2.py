@@ -40,15 +40,15 @@ class Vqav2(Benchmark):
     prompt_suffix = "\nAnswer the question using a single word or phrase."
     answers_file = "vqav2_results.json"
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question; the id is `question_id`.
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question; the id is `question_id`.
 
         Raises:
             DataError: no questions file, a bad row, an id twice, or a question whose annotation is missing.
         """
         if path.is_file():  # LLaVA's
             for row in files.unique_rows(files.read_jsonl(path), "question_id"):
-                yield self._sample(row, row.text("text"), row.text("image"), images, {})
+                yield (self._sample(row, row.text("text"), row.text("image"), images, {}),)
             return
         questions, annotations = self._files(path)
         truths = self._annotations(annotations) if annotations else {}
@@ -57,7 +57,7 @@ class Vqav2(Benchmark):
             truth = truths.get(row.name)
             if annotations and truth is None:
                 raise row.error(f"{annotations} has no annotation of this question", reason="missing_id")
-            yield self._sample(row, row.text("question"), name, images, truth or {})
+            yield (self._sample(row, row.text("question"), name, images, truth or {}),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """The soft accuracy of one answer; a question without annotation counts nothing."""

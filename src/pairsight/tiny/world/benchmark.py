@@ -31,8 +31,8 @@ class TinyWorld(Benchmark):
     }
     max_new_tokens = 48
 
-    def samples(self, path: Path, images: SampleImages) -> Iterator[Sample]:
-        """Every question whose use is "benchmark".
+    def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
+        """One group a question whose use is "benchmark".
 
         Args:
             path: a `truth.jsonl`, or the world's folder that holds it.
@@ -45,7 +45,7 @@ class TinyWorld(Benchmark):
             if row.use == "benchmark":
                 target = {"kind": row.kind, "category": row.category, "answer": row.answer, "present": row.present}
                 shown = [] if row.image is None else [_image(row, row.image, images)]
-                yield self.sample(row.id, row.question, shown, cluster=row.image or row.id, target=target)
+                yield (self.sample(row.id, row.question, shown, cluster=row.image or row.id, target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """The sums of one question; the parser decides only how a yes or no is read."""
