@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ def load_yaml(text: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def as_object(value: object) -> Mapping[str, object]:
+    """A JSON or YAML value that must be an object; TypeError where it is something else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"an object is expected, found {type(value).__name__}")
+    return value
 
 
 def load_json(text: str | bytes) -> Any:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +130,12 @@ def evaluate_models(
     """
     chosen = replace(settings or EvaluationSettings(), model=model)
     models = _models(tasks, adapters or {})
-    identity = _identity(model, tasks, images, chosen)
-    known = _known_identity(Path(out), identity)
+    config, benchmarks = _known(Path(out), _Identity.of(model, tasks, images, chosen))
     root, skip_bad = Path(images) if images is not None else None, chosen.on_error == "skip"
     read = read_tasks(tasks, root, limit=chosen.limit, skip_bad=skip_bad)
-    folder = RunFolder.create(out, known or identity, free=("images",))
+    folder = RunFolder.create(out, config, free=("images",))
     with folder.lock("evaluate"), folder.log(), folder.ledger() as ledger:
-        _add_benchmarks(folder, identity["benchmarks"])
+        _add_benchmarks(folder, benchmarks)
         loaded = load_tasks(read, folder.blobs, skip_bad=skip_bad)
         runner = Runner(ledger, engine, progress, caller=caller)
         source = EvaluationImages(sources_of(read), folder.blobs)
@@ -264,44 +263,57 @@ def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) 
     return {BASE: None, **{name: str(path) for name, path in adapters.items()}}
 
 
-def _identity(
-    model: str, tasks: Sequence[BenchmarkTask], images: str | Path | None, settings: EvaluationSettings
-) -> dict[str, Any]:
-    """What an evaluation is; adapters and other benchmarks may join it later."""
-    shown = {
-        task.name: {
-            "path": str(task.path),
-            "benchmark": task.benchmark.name,
-            "options": task.benchmark.to_plain(),
-            "sampling": task.sampling.to_plain(),
-            "prompt_suffix": task.prompt_suffix,
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What an evaluation is; adapters and other benchmarks may join it later. `benchmarks` are as JSON."""
+
+    model: str
+    benchmarks: Mapping[str, Mapping[str, object]]
+    images: str | None
+    limit: int | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls, model: str, tasks: Sequence[BenchmarkTask], images: str | Path | None, settings: EvaluationSettings
+    ) -> "_Identity":
+        """What is asked for."""
+        shown = {
+            task.name: {
+                "path": str(task.path),
+                "benchmark": task.benchmark.name,
+                "options": task.benchmark.to_plain(),
+                "sampling": task.sampling.to_plain(),
+                "prompt_suffix": task.prompt_suffix,
+            }
+            for task in tasks
         }
-        for task in tasks
-    }
-    identity: dict[str, Any] = {
-        "kind": "evaluate", "model": model, "benchmarks": shown, "images": str(images) if images else None,
-        "limit": settings.limit, "seed": settings.seed,
-    }  # fmt: skip
-    return dict(json.loads(json.dumps(identity)))
+        read_again = json.loads(json.dumps(shown))
+        return cls(model, read_again, str(images) if images else None, settings.limit, settings.seed)
+
+    def to_plain(self) -> dict[str, object]:
+        """The evaluation's `run.yaml`."""
+        return {"kind": "evaluate"} | {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _known_identity(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What the evaluation in a folder is; None where there is none. `asked` gets the benchmarks that are only there.
+def _known(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """The config of the evaluation in a folder, or what is asked where there is none; and its benchmarks with those
+    that join.
 
     Raises:
         RunError: what is asked differs from it in more than further benchmarks.
     """
     if not (out / "run.yaml").is_file():
-        return None
+        return asked.to_plain(), asked.benchmarks
     there = RunFolder.open(out).config
     if there.get("kind") != "evaluate":
         raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
     known = dict(there.get("benchmarks") or {})
-    differing = [name for name in ("model", "limit", "seed") if there.get(name) != asked[name]]
-    differences = [f"{name} {there.get(name)!r} there, {asked[name]!r} here" for name in differing]
-    for name, task in asked["benchmarks"].items():
+    same = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
+    differences = [f"{name} {there.get(name)!r} there, {here!r} here" for name, here in same if there.get(name) != here]
+    for name, task in asked.benchmarks.items():
         old = known.get(name, task)
-        differing = [part for part in task if part == "path" and not _same_file(old.get(part), task[part])]
+        differing = [part for part in task if part == "path" and not _same_file(old.get(part), str(task[part]))]
         differing += [part for part in task if part != "path" and old.get(part) != task[part]]
         differences += [f"{part} of {name} {old.get(part)!r} there, {task[part]!r} here" for part in differing]
     if differences:
@@ -309,11 +321,10 @@ def _known_identity(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
             f"{out} holds another evaluation ({'; '.join(differences)}); choose another --name or --out for a new one "
             "beside it, or the same options to go on with this one (further benchmarks may join it)"
         )
-    asked["benchmarks"] = known | {name: task for name, task in asked["benchmarks"].items() if name not in known}
-    return dict(there)
+    return there, known | {name: task for name, task in asked.benchmarks.items() if name not in known}
 
 
-def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, Any]) -> None:
+def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, object]) -> None:
     """Note benchmarks that join an evaluation."""
     if folder.config.get("benchmarks", {}).keys() < benchmarks.keys():
         RunFolder.create(folder.path, {**folder.config, "benchmarks": benchmarks}, update=True)

@@ -192,7 +192,7 @@ class Benchmark(BaseConfig, ABC):
         return [write_json(file, rows) if file.suffix == ".json" else write_jsonl(file, rows)]
 
     def sample(
-        self, own: str, question: str, images: Sequence[ImageRef], *, cluster: str, target: Mapping[str, Any]
+        self, own: str, question: str, images: Sequence[ImageRef], *, cluster: str, target: Mapping[str, object]
     ) -> Sample:
         """A question as a sample.
 
@@ -210,13 +210,13 @@ class Benchmark(BaseConfig, ABC):
         """The error for an official file that is missing or holds something else: the problem, and who publishes it."""
         return DataError(f"{self.title or self.name}: {problem}; {self.published}", reason)
 
-    def document(self, path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    def document(self, path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
         """What an official JSON file holds; see `read_json`."""
         if not path.is_file():
             raise self.refusal(f"there is no file {path}", "missing_file")
         return read_json(path, object_hook)
 
-    def mapping(self, path: Path) -> dict[str, Any]:
+    def mapping(self, path: Path) -> dict[str, object]:
         """The object that an official JSON file holds."""
         value = self.document(path)
         if not isinstance(value, dict):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pairsight.benchmarks.results import Section
@@ -61,7 +61,7 @@ class PrintedFigure:
     differs: tuple[str, ...] = ()
 
     @classmethod
-    def from_plain(cls, row: Mapping[str, Any]) -> Self:
+    def from_plain(cls, row: Mapping[str, object]) -> Self:
         """One of `published` in `results.json`."""
         texts = {name: str(row.get(name) or "") for name in ("metric", "paper", "table", "row", "note")}
         value, differs = row.get("value"), row.get("differs")
@@ -71,10 +71,16 @@ class PrintedFigure:
             differs=tuple(map(str, differs)) if isinstance(differs, list) else (),
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The figure as JSON."""
         shown = ("metric", "value", "paper", "table", "row", "note")
         return {name: getattr(self, name) for name in shown} | {"differs": list(self.differs)}
+
+
+def printed_figures(plain: object) -> tuple[PrintedFigure, ...]:
+    """The `published` of a section in `results.json`; what is not an object is left out."""
+    rows = plain if isinstance(plain, list) else ()
+    return tuple(PrintedFigure.from_plain(row) for row in rows if isinstance(row, Mapping))
 
 
 @functools.cache

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pairsight.benchmarks.published import PrintedFigure
+from pairsight.benchmarks.published import PrintedFigure, printed_figures
+from pairsight.bounded import as_object
 from pairsight.errors import DataError
 
 SCHEMA = 2
@@ -54,7 +55,7 @@ class Metric:
         return "better" if (self.difference > 0) == (self.better == "higher") else "worse"
 
     @classmethod
-    def from_plain(cls, name: str, row: Mapping[str, Any]) -> Self:
+    def from_plain(cls, name: str, row: Mapping[str, object]) -> Self:
         """A row of `metrics` in `results.json`."""
         return cls(
             name=name,
@@ -72,9 +73,9 @@ class Metric:
             compared="value" not in row,
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The row as JSON."""
-        row: dict[str, Any] = {"value": self.base, "low": self.low, "high": self.high}
+        row: dict[str, object] = {"value": self.base, "low": self.low, "high": self.high}
         if self.compared:
             figures = ("base", "aligned", "difference", "low", "high", "p_value")
             row = {figure: getattr(self, figure) for figure in figures}
@@ -154,35 +155,30 @@ class Section:
         return ""
 
     @classmethod
-    def from_plain(cls, key: str, plain: Mapping[str, Any]) -> Self:
+    def from_plain(cls, key: str, plain: Mapping[str, object]) -> Self:
         """One of `benchmarks` in `results.json`, of either schema."""
-        other = plain.get("other_parser") or {}
+        other = _mapping(plain.get("other_parser"))
         own = ("evaluation", "benchmark", "file")
-        published = plain.get("published")
         return cls(
             name=str(plain.get("benchmark", key)),
             metrics=_metrics(plain.get("metrics")),
             evaluation=str(plain.get("evaluation", "")),
             file=str(plain.get("file", "")),
-            models={str(role): str(model) for role, model in (plain.get("models") or {}).items()},
-            settings={name: value for name, value in plain.items() if _is_scalar(value) and name not in own},
+            models={str(role): str(model) for role, model in _mapping(plain.get("models")).items()},
+            settings={name: value for name, value in plain.items() if isinstance(value, Scalar) and name not in own},
             fallbacks=_texts(plain.get("fallbacks")),
-            mean_words={model: _number(words) for model, words in (plain.get("mean_words") or {}).items()},
-            failed={model: _count(count) or 0 for model, count in (plain.get("failed") or {}).items()},
-            failed_items={model: _texts(items) for model, items in (plain.get("failed_items") or {}).items()},
+            mean_words={model: _number(words) for model, words in _mapping(plain.get("mean_words")).items()},
+            failed={model: _count(count) or 0 for model, count in _mapping(plain.get("failed")).items()},
+            failed_items={model: _texts(items) for model, items in _mapping(plain.get("failed_items")).items()},
             other_parser=(str(other["parser"]), _metrics(other.get("metrics"))) if other.get("parser") else None,
-            categories={name: _metrics(rows) for name, rows in (plain.get("categories") or {}).items()},
-            published=tuple(
-                PrintedFigure.from_plain(row)
-                for row in (published if isinstance(published, list) else ())
-                if isinstance(row, Mapping)
-            ),
+            categories={name: _metrics(rows) for name, rows in _mapping(plain.get("categories")).items()},
+            published=printed_figures(plain.get("published")),
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The section as JSON."""
         where = {"evaluation": self.evaluation, "benchmark": self.name, "file": self.file}
-        plain: dict[str, Any] = {name: value for name, value in where.items() if value}
+        plain: dict[str, object] = {name: value for name, value in where.items() if value}
         plain |= {"models": dict(self.models)} if self.models else {}
         plain |= self.settings
         plain |= {
@@ -210,12 +206,12 @@ class DataCounts:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+    def from_plain(cls, plain: Mapping[str, object]) -> Self:
         """A system's `data` in `results.json`."""
-        dropped = {str(reason): _count(count) or 0 for reason, count in (plain.get("dropped") or {}).items()}
+        dropped = {str(reason): _count(count) or 0 for reason, count in _mapping(plain.get("dropped")).items()}
         return cls(_count(plain.get("prompts")) or 0, _count(plain.get("pairs")) or 0, dropped)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The counts as JSON."""
         return {"prompts": self.prompts, "pairs": self.pairs, "dropped": dict(self.dropped)}
 
@@ -258,17 +254,17 @@ class System:
         return next((one.metrics.get(metric) for one in beside if one.same_place(section)), None)
 
     @classmethod
-    def from_plain(cls, name: str, plain: Mapping[str, Any]) -> Self:
+    def from_plain(cls, name: str, plain: Mapping[str, object]) -> Self:
         """One of `systems`, or of a system's `controls`, in `results.json`.
 
         Metrics of its own that repeat no benchmark's become a section without a name.
         """
-        sections = [Section.from_plain(key, one) for key, one in (plain.get("benchmarks") or {}).items()]
+        sections = [Section.from_plain(key, as_object(one)) for key, one in _mapping(plain.get("benchmarks")).items()]
         own = _metrics(plain.get("metrics"))
         if own and all(section.metrics != own for section in sections):
             sections.insert(0, Section("", own))
-        models, data = plain.get("models") or {}, plain.get("data")
-        controls = {key: System.from_plain(key, one) for key, one in (plain.get("controls") or {}).items()}
+        models, data = _mapping(plain.get("models")), plain.get("data")
+        controls = {key: System.from_plain(key, as_object(one)) for key, one in _mapping(plain.get("controls")).items()}
         return cls(
             name=name,
             sections=tuple(sections),
@@ -279,10 +275,10 @@ class System:
             controls={key: control for key, control in controls.items() if control.sections},
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The system as JSON."""
         models = {"base": self.base, "aligned": self.aligned}
-        plain: dict[str, Any] = {"adapter": self.adapter} if self.adapter else {}
+        plain: dict[str, object] = {"adapter": self.adapter} if self.adapter else {}
         plain |= {"models": {role: model for role, model in models.items() if model}}
         plain |= {"data": self.data.to_plain()} if self.data is not None else {}
         plain |= {"metrics": _plain_metrics(self.metrics), "benchmarks": _plain_sections(self.sections)}
@@ -314,7 +310,7 @@ class Results:
         return tuple(sorted(self.systems.values(), key=lambda system: system.name != self.primary))
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+    def from_plain(cls, plain: Mapping[str, object]) -> Self:
         """A file's content, of either schema.
 
         Raises:
@@ -324,21 +320,22 @@ class Results:
         if schema not in (1, SCHEMA):
             raise DataError(f"schema {schema!r}, this Pairsight reads 1 and {SCHEMA}")
         try:
-            systems = {name: System.from_plain(name, one) for name, one in plain.get("systems", {}).items()}
+            named = as_object(plain.get("systems", {}))
+            systems = {name: System.from_plain(name, as_object(one)) for name, one in named.items()}
             alone = System.from_plain("", plain).sections
             return cls(
                 systems=systems,
                 sections=tuple(section for section in alone if section.name or not systems),
-                base=str((plain.get("models") or {}).get("base", "")),
+                base=str(_mapping(plain.get("models")).get("base", "")),
                 run=str(plain.get("run", "")),
                 primary=str(plain.get("primary", "")),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(f"a part has an unexpected shape: {error}") from None
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The content as JSON."""
-        plain: dict[str, Any] = {"schema": SCHEMA}
+        plain: dict[str, object] = {"schema": SCHEMA}
         plain |= {"run": self.run} if self.run else {}
         if self.primary:
             plain |= {"primary": self.primary, "metrics": _plain_metrics(self.systems[self.primary].metrics)}
@@ -355,9 +352,9 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _plain_sections(sections: Sequence[Section]) -> dict[str, Any]:
+def _plain_sections(sections: Sequence[Section]) -> dict[str, object]:
     """Sections by a key that says which they are: EVALUATION/NAME, or NAME where there is only one evaluation."""
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     for section in sections:
         if not section.name:
             continue
@@ -369,31 +366,34 @@ def _plain_sections(sections: Sequence[Section]) -> dict[str, Any]:
     return plain
 
 
-def _plain_metrics(metrics: Metrics) -> dict[str, Any]:
+def _plain_metrics(metrics: Metrics) -> dict[str, object]:
     return {name: metric.to_plain() for name, metric in metrics.items()}
 
 
-def _metrics(plain: Any) -> Metrics:
-    return {str(name): Metric.from_plain(str(name), row) for name, row in (plain or {}).items()}
+def _metrics(plain: object) -> Metrics:
+    return {str(name): Metric.from_plain(str(name), as_object(row)) for name, row in _mapping(plain).items()}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    """A part that may be left out."""
+    return as_object(value) if value else {}
 
 
 def _where(file: str) -> str:
     return str(Path(file).expanduser().resolve())
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     return tuple(str(one) for one in value) if isinstance(value, list | tuple) else ()
 
 
-def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if value is None or isinstance(value, bool):
         return None
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"a number is expected, found {type(value).__name__}")
     return finite(float(value))
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
@@ -22,7 +21,7 @@ def score_answers(
     answers: str | Path,
     out: str | Path,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     settings: EvaluationSettings | None = None,
     model: str = "model",
 ) -> Results:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pairsight.benchmarks.files.official import sha256_of
 from pairsight.benchmarks.protocol import Benchmark, Sample
@@ -188,7 +188,7 @@ class ReadTask:
     source: FileImages | None
 
 
-def make_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Benchmark:
+def make_benchmark(name: str, options: Mapping[str, object] | None = None) -> Benchmark:
     """The benchmark called `name` (or at `file.py:Class`), built with its options.
 
     Raises:
@@ -202,7 +202,7 @@ def make_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Bench
 
 def make_tasks(
     benchmarks: Mapping[str, str | Path],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
     *,
     temperature: float | None = None,
     prompt_suffix: str | None = None,

@@ -16,7 +16,7 @@ class Roles:
     models: Mapping[str, tuple[str, str]]
 
 
-def read_roles(run: Path, config: Mapping[str, Any]) -> Roles:
+def read_roles(run: Path, config: Mapping[str, object]) -> Roles:
     """The policy and the annotator from a run's config, the judges from its `results.json`."""
     models: dict[str, tuple[str, str]] = {}
     for role in ("model", "annotator"):

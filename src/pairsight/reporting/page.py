@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pairsight.errors import DataError, RunError
 from pairsight.images.source import ImageSource
@@ -84,7 +84,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 """What the browser is told: pictures inside the page, its own style, nothing else from anywhere."""
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
+def render(template: str, values: Mapping[str, object]) -> str:
     """The page's HTML. Figures made by `plots` are inserted as they are; all other values are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

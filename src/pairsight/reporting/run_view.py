@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pairsight.bounded import MOST_YAML_BYTES, load_yaml, read_json, text_start
 from pairsight.errors import PairsightError
@@ -136,7 +135,7 @@ def _no_training(trainings: Sequence[Training]) -> str:
     return "Not aligned yet: there is no training in this folder. `pairsight align` makes one."
 
 
-def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(config: Mapping[str, object]) -> list[tuple[str, str]]:
     facts = []
     for name in _FACTS:
         value = config.get(name)
@@ -149,7 +148,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _commands(run: Path, config: Mapping[str, Any], trainings: Sequence[Training]) -> list[str]:
+def _commands(run: Path, config: Mapping[str, object], trainings: Sequence[Training]) -> list[str]:
     commands = build_command(run, config)
     for training in trainings:
         commands += align_command(
@@ -179,7 +178,7 @@ def _versions(path: Path) -> dict[str, str]:
     return {visible(name, 60): visible(value, 120) for name, value in packages.items()}
 
 
-def _mapping(text: str) -> Mapping[str, Any]:
+def _mapping(text: str) -> Mapping[str, object]:
     try:
         content = load_yaml(text)
     except ValueError:

@@ -6,7 +6,6 @@ Deviations: PPO is not built; rates are chosen on validation files, where the pa
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -36,13 +35,13 @@ class StrategiesStudy(BaseConfig):
     choose_by: str = Field(description="BENCHMARK.METRIC of `validation` that the best rate is best at")
     images: str | None = Field(None, description="the folder that image names refer to")
     validation_images: str | None = Field(None, description="the same for `validation`; default: as `images`")
-    benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark -> its own options")
+    benchmark_options: dict[str, dict[str, object]] = Field({}, description="benchmark -> its own options")
     strategies: tuple[str, ...] = Field(
         ("preference_rule", "rejection_sampling", "steerlm", "sft"),
         min_length=1,
         description="strategies by name; the first one's tokens are what the others are matched to",
     )
-    strategy_options: dict[str, dict[str, Any]] = Field({}, description="strategy -> its own options")
+    strategy_options: dict[str, dict[str, object]] = Field({}, description="strategy -> its own options")
     rate_factors: tuple[float, ...] = Field((0.3, 1.0, 3.0), min_length=1, description="times each default rate")
     match_tokens: bool = Field(True, description="also train each strategy on as many tokens as the first")
     without_text_only: bool = Field(False, description="also train each strategy without text-only prompts")
@@ -52,8 +51,8 @@ class StrategiesStudy(BaseConfig):
     )
     adapters: dict[str, str] = Field({}, description="external adapters of the base, name -> folder")
     models: dict[str, str] = Field({}, description="external whole models, name -> folder")
-    training: dict[str, Any] = Field({}, description="options of every training, e.g. num_train_epochs")
-    evaluation: dict[str, Any] = Field({}, description="options of every evaluation, e.g. batch_size")
+    training: dict[str, object] = Field({}, description="options of every training, e.g. num_train_epochs")
+    evaluation: dict[str, object] = Field({}, description="options of every evaluation, e.g. batch_size")
 
     def results(self, *, quiet: bool = False) -> list[StudyResult]:
         """Train, choose, evaluate; what an earlier call finished is kept. Writes to `out`."""
@@ -197,9 +196,9 @@ def _other_model(
     return found
 
 
-def _evaluation(config: StrategiesStudy, model: str, benchmarks: Mapping[str, str], out: Path) -> dict[str, Any]:
+def _evaluation(config: StrategiesStudy, model: str, benchmarks: Mapping[str, str], out: Path) -> dict[str, object]:
     options = {name: value for name, value in config.benchmark_options.items() if name in benchmarks}
-    values: dict[str, Any] = {**config.evaluation, "model": model, "benchmarks": dict(benchmarks), "out": str(out)}
+    values: dict[str, object] = {**config.evaluation, "model": model, "benchmarks": dict(benchmarks), "out": str(out)}
     if options:
         values["benchmark_options"] = options
     return values | ({"images": config.images} if config.images is not None else {})

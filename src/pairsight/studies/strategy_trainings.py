@@ -71,16 +71,16 @@ class Trainer:
     recipe: str
     model: str
     out: Path
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     tokenizer: Any
     quiet: bool
 
-    def default_rate(self, strategy: str, options: Mapping[str, Any]) -> float:
+    def default_rate(self, strategy: str, options: Mapping[str, object]) -> float:
         """The peak learning rate of the recipe or the model's preset."""
         _, training = parse_align(self._values(strategy, options), self.recipe, self.candidates.built_with)
         return training.learning_rate
 
-    def tokens(self, strategy: str, options: Mapping[str, Any]) -> float:
+    def tokens(self, strategy: str, options: Mapping[str, object]) -> float:
         """Completion tokens that the strategy sees under the default settings."""
         values = self._values(strategy, options)
         aligned, training = parse_align(values, self.recipe, self.candidates.built_with)
@@ -98,7 +98,7 @@ class Trainer:
         setting: str,
         learning_rate: float,
         *,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         budget: float | None = None,
     ) -> Training:
         """One training.
@@ -127,7 +127,7 @@ class Trainer:
         seen = steps * batch if training.max_steps > 0 else training.num_train_epochs * len(kept)
         return Training(strategy, setting, learning_rate, steps, seen * mean / 1000, adapter)
 
-    def _values(self, strategy: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _values(self, strategy: str, options: Mapping[str, object]) -> dict[str, object]:
         """Flat options of `align`; what is said of the loss of pairs is left out for strategies that imitate."""
         imitates = make_strategy(strategy, dict(options)).makes_demonstrations
         training = {name: value for name, value in self.options.items() if not imitates or name not in OF_THE_LOSS}

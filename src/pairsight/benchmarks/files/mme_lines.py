@@ -103,7 +103,7 @@ def _row(file: Path, number: int, line: str, num_fields: int) -> Row:
 def _of_folder(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[Row, Key, str]]:
     for task in tasks:
         for row in task_rows(folder / f"{task}.txt", 4):
-            yield row, (task, _stem(row.name), _bare(row.values["question"])), row.values["prediction"]
+            yield row, (task, _stem(row.name), _bare(row.text("question"))), row.text("prediction", empty=True)
 
 
 def _of_jsonl(file: Path) -> Iterator[tuple[Row, Key, str]]:

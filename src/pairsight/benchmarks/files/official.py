@@ -37,7 +37,7 @@ class Row:
 
     file: Path
     line: int
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     name: str = ""
 
     def error(self, problem: str, reason: str = "bad_row") -> DataError:
@@ -230,7 +230,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
     """The value of a JSON file; DataError when it is missing, not UTF-8 or not JSON.
 
     Args:
@@ -244,7 +244,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
     return _parse(data.removeprefix(b"\xef\xbb\xbf"), Row(path, 1, {}), object_hook)
 
 
-def _parse(data: bytes, place: Row, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def _parse(data: bytes, place: Row, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_hook=object_hook)
     except UnicodeDecodeError as error:

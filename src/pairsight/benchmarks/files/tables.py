@@ -198,7 +198,7 @@ def _answer_batch(part: ScoredBenchmark, span: range, schema: "pa.Schema") -> "p
     return record_batch([columns[name] for name in schema.names], schema)
 
 
-def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str | None]:
+def _targets(targets: Sequence[Mapping[str, object]]) -> list[str | None]:
     """Each as JSON; an object that many samples share is written once."""
     shared = {id(target): target for target in targets}
     written = {
@@ -219,7 +219,7 @@ def _places(part: ScoredBenchmark, span: range) -> list[int]:
     return places
 
 
-def _read_by(decisions: Decisions, places: Sequence[int]) -> dict[str, Any]:
+def _read_by(decisions: Decisions, places: Sequence[int]) -> dict[str, object]:
     import numpy as np
 
     index = np.asarray(places, np.int64)

@@ -57,7 +57,7 @@ class Mme(Benchmark):
             for pair in mme_lines.row_pairs(file):
                 group = []
                 for row in pair:
-                    name, question, label = row.text("image"), row.text("question"), row.values["label"]
+                    name, question, label = row.text("image"), row.text("question"), row.text("label")
                     lines[name] += 1
                     image = row.image_called(images, f"{task}/{name}", f"{task}/images/{name}")
                     asked = question.removesuffix(_ASKED_FOR).rstrip()  # LLaVA-1.5 asks for a word or phrase instead

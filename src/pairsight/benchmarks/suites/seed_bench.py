@@ -6,7 +6,7 @@ Source: B. Li et al. (2307.16125). Two different metrics go by this name: `seed_
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pairsight.benchmarks.files.official import Row, unique_rows
 from pairsight.benchmarks.metrics import mean
@@ -43,18 +43,20 @@ class SeedBench(Benchmark):
         for row in unique_rows(self.rows(path, whole, "questions"), "question_id"):
             kind = row.number("question_type_id")
             if kind in IMAGE_TYPES:
+                question = row.text("question")
+                options = {letter: _choice(row, f"choice_{letter.lower()}") for letter in LETTERS}
                 target = {
-                    "question": row.text("question"),
-                    "options": {letter: _choice(row, f"choice_{letter.lower()}") for letter in LETTERS},
+                    "question": question,
+                    "options": options,
                     "answer": row.choice("answer", LETTERS),
                     "ability": str(abilities.get(kind, kind)),
                 }
-                image = row.image(images, "data_id")
-                yield (self.sample(row.name, self.asked(target), [image], cluster=row.text("data_id"), target=target),)
+                asked, image = self.asked(question, options), row.image(images, "data_id")
+                yield (self.sample(row.name, asked, [image], cluster=row.text("data_id"), target=target),)
 
-    def asked(self, target: Mapping[str, Any]) -> str:
+    def asked(self, question: str, options: Mapping[str, str]) -> str:
         """Question and lettered options, a line each, as LLaVA-1.5 asks."""
-        return "\n".join([target["question"], *(f"{letter}. {text}" for letter, text in target["options"].items())])
+        return "\n".join([question, *(f"{letter}. {text}" for letter, text in options.items())])
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """1 when the answer is exactly the right letter (official), or says it in any form (robust)."""
@@ -82,9 +84,9 @@ class SeedBenchLikelihood(SeedBench):
     prompt_suffix = ""
     max_new_tokens = 1
 
-    def asked(self, target: Mapping[str, Any]) -> str:
+    def asked(self, question: str, options: Mapping[str, str]) -> str:
         """The bare question."""
-        return str(target["question"])
+        return question
 
 
 def _choice(row: Row, field: str) -> str:

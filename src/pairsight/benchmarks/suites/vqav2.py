@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -133,7 +133,7 @@ def _spaced(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _without_annotator(value: dict[str, Any]) -> Any:
+def _without_annotator(value: dict[str, object]) -> object:
     """An annotator's answer as its text alone: two million small objects would take a gigabyte."""
     return value["answer"] if "answer" in value and "question_id" not in value else value
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_jsonl
 from pairsight.benchmarks.suites.pope import official_answer
@@ -40,7 +40,7 @@ class TruthRow:
         """The kinds in the picture; none for text-only questions."""
         return frozenset(kind_of(thing["colour"], thing["shape"]) for thing in self.objects)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The row as JSON-ready values."""
         return {
             "id": self.id,

@@ -70,7 +70,7 @@ class TruthServer:
         self._server.server_close()
 
 
-def chat_completion(model: TruthModel, body: Mapping[str, Any]) -> dict[str, Any]:
+def chat_completion(model: TruthModel, body: Mapping[str, object]) -> dict[str, object]:
     """The answer to the body of a chat-completions request; words count as its tokens.
 
     Raises:
@@ -150,7 +150,7 @@ class _OwnHost(BaseHTTPRequestHandler):
     def _refuse(self, refusal: RefusedRequestError) -> None:
         self._send(refusal.status, {"error": {"message": str(refusal), "type": "invalid_request_error"}})
 
-    def _send(self, status: int, content: Mapping[str, Any]) -> None:
+    def _send(self, status: int, content: Mapping[str, object]) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -184,7 +184,7 @@ def _handler(model: TruthModel) -> type[BaseHTTPRequestHandler]:
             except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
                 self._refuse(RefusedRequestError(400, f"the body is not a request: {type(error).__name__}: {error}"))
 
-        def _body(self) -> dict[str, Any]:
+        def _body(self) -> dict[str, object]:
             length = self.headers.get("Content-Length", "")
             if not length.isdigit() or int(length) > MAX_BODY_BYTES:
                 self.close_connection = True

@@ -4,9 +4,9 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pairsight.errors import ConfigError, RunError
 from pairsight.records import IMAGE_MARK
@@ -33,6 +33,21 @@ WORLD_VERSION = 1
 TEXT_QUESTIONS_A_SCENE = 1.5  # in the benchmark
 TEXT_PROMPTS_A_SCENE = 0.5
 TEXTS_PER_TOPIC = 60  # to make pictures from
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a world's folder holds; see `write_world`."""
+
+    part: Part
+    scenes: int
+    prompt_scenes: int
+    seed: int
+    model: str | None
+
+    def to_plain(self) -> dict[str, object]:
+        """The content of `world.json`."""
+        return {"world_version": WORLD_VERSION} | asdict(self)
 
 
 def write_world(
@@ -70,36 +85,27 @@ def write_world(
     num_prompt_scenes = scenes if prompt_scenes is None else prompt_scenes
     if scenes < 1 or num_prompt_scenes < 0:
         raise ConfigError(f"a world needs 1 scene or more, found {scenes} and {num_prompt_scenes} for prompts")
-    settings = {
-        "world_version": WORLD_VERSION,
-        "part": part,
-        "scenes": scenes,
-        "prompt_scenes": num_prompt_scenes,
-        "seed": seed,
-        "model": model if model is None else str(model),
-    }
     try:
-        _write(folder, settings)
+        _write(folder, World(part, scenes, num_prompt_scenes, seed, model if model is None else str(model)))
     except OSError as error:
         raise cannot_write(Path(error.filename or folder), error) from None
     return folder
 
 
-def _write(folder: Path, settings: dict[str, Any]) -> None:
-    """All files of the world that `settings` say."""
-    part, scenes, seed, model = (settings[name] for name in ("part", "scenes", "seed", "model"))
-    _claim(folder, settings)
-    if model is not None:
-        _copy_model(shipped_model(str(model)), folder / "model")
+def _write(folder: Path, world: World) -> None:
+    """All files of the world."""
+    _claim(folder, world.to_plain())
+    if world.model is not None:
+        _copy_model(shipped_model(world.model), folder / "model")
     (folder / "images").mkdir(exist_ok=True)
-    prompts = _rows("align", "prompt", settings["prompt_scenes"], seed, folder / "images")
-    benchmark = _rows(part, "benchmark", scenes, seed, folder / "images")
-    write_texts(folder / "texts.jsonl", TEXTS_PER_TOPIC, seed)
+    prompts = _rows("align", "prompt", world.prompt_scenes, world.seed, folder / "images")
+    benchmark = _rows(world.part, "benchmark", world.scenes, world.seed, folder / "images")
+    write_texts(folder / "texts.jsonl", TEXTS_PER_TOPIC, world.seed)
     _write_json(folder / "prompts.json", [_llava_entry(row) for row in prompts])
     pope = [_pope_row(row) for row in benchmark if row.kind == "existence"]
     (folder / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pope), encoding="utf-8")
     write_truth(folder / "truth.jsonl", [*prompts, *benchmark])
-    _write_json(folder / "world.json", settings)
+    _write_json(folder / "world.json", world.to_plain())
 
 
 def prompt_questions(scene: Scene, seed: int, index: int) -> list[Question]:
@@ -116,7 +122,7 @@ def prompt_questions(scene: Scene, seed: int, index: int) -> list[Question]:
     return [question for question in asked if question is not None]
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
+def _claim(folder: Path, settings: Mapping[str, object]) -> None:
     """Make the folder, or check that it holds this very world or nothing."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder for a world")
@@ -181,13 +187,13 @@ def _text_rows(part: Part, use: Use, n: int, seed: int) -> list[TruthRow]:
     return rows
 
 
-def _llava_entry(row: TruthRow) -> dict[str, Any]:
+def _llava_entry(row: TruthRow) -> dict[str, object]:
     asked = f"{IMAGE_MARK}\n{row.question}" if row.image else row.question
     turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": row.answer}]
     return {"id": row.id, **({"image": row.image} if row.image else {}), "conversations": turns}
 
 
-def _pope_row(row: TruthRow) -> dict[str, Any]:
+def _pope_row(row: TruthRow) -> dict[str, object]:
     label = row.answer.lower()
     return {
         "question_id": row.id, "image": row.image, "text": row.question, "label": label, "category": row.category,
@@ -200,5 +206,5 @@ def _png(scene: Scene) -> bytes:
     return data.getvalue()
 
 
-def _write_json(path: Path, value: Sequence[Any] | dict[str, Any]) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
