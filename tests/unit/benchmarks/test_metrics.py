@@ -72,5 +72,5 @@ def test_a_benchmark_without_metrics_is_refused(tmp_path):
         "    def load(self, path, images):\n        yield from ()\n\n"
         "    def read(self, sample, answer, *, official):\n        raise AssertionError\n"
     )
-    with plugins(file), pytest.raises(ConfigError, match="names no metrics; see docs/add-a-benchmark.md"):
+    with plugins(file), pytest.raises(ConfigError, match=r"names no metrics; see docs/add-a-benchmark\.md"):
         make_benchmark(f"{file}:Bare")
