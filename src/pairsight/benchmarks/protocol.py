@@ -142,7 +142,7 @@ class Benchmark(BaseConfig, ABC):
 
     def directions(self) -> Mapping[str, Better]:
         """Metric name -> which values are better."""
-        return {name: figure.better for name, figure in self.metrics.items()} | self.better
+        return {**{name: figure.better for name, figure in self.metrics.items()}, **self.better}
 
     def answer_rows(self, answers: Path) -> Iterator[tuple[Row, str]]:
         """The rows of an answers file, each named by its id, with its text."""

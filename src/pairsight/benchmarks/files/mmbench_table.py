@@ -144,7 +144,7 @@ def _image_index(row: Row, images: Mapping[int, Any]) -> int:
     if isinstance(value, str) and len(value) > _LONGEST_REFERENCE:
         return _index(row)
     try:
-        source = int(float(value))
+        source = int(float(str(value)))
     except (TypeError, ValueError, OverflowError):
         raise row.error(f"'image' must be base64 or another row's index, found {str(value)[:40]!r}") from None
     if source not in images:

@@ -90,8 +90,9 @@ def chat_completion(model: TruthModel, body: Mapping[str, object]) -> dict[str, 
         raise RefusedRequestError(400, str(error)) from None
     most = body.get("max_tokens") or body.get("max_completion_tokens")
     words = _WORD.findall(said)
-    ending = "length" if isinstance(most, int) and len(words) > most else "stop"
-    kept = "".join(words[:most]) if ending == "length" else said
+    limit = most if isinstance(most, int) and len(words) > most else None
+    ending = "stop" if limit is None else "length"
+    kept = said if limit is None else "".join(words[:limit])
     choice = {"index": 0, "message": {"role": "assistant", "content": kept}, "finish_reason": ending}
     num_asked, num_said = len(text.split()), len(_WORD.findall(kept))
     usage = {"prompt_tokens": num_asked, "completion_tokens": num_said, "total_tokens": num_asked + num_said}
