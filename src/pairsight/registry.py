@@ -268,9 +268,9 @@ benchmarks = Registry(
         "textvqa": "pairsight.benchmarks.suites.textvqa:TextVqa",
         "vqav2": "pairsight.benchmarks.suites.vqav2:Vqav2",
     },
-    needs=("name", "columns", "better", "sampling"),
-    expected="a class derived from pairsight.benchmarks.protocol.Benchmark, with name, columns, better, sampling, "
-    "load(self, path, images), score(self, group, answers, parser) and combine(self, sums)",
+    needs=("name",),
+    expected="a class derived from pairsight.benchmarks.protocol.Benchmark, with name, metrics, "
+    "load(self, path, images) and read(self, sample, answer, *, official)",
     base="pairsight.benchmarks.protocol:Benchmark",
 )
 studies = Registry(

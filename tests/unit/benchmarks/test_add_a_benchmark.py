@@ -44,5 +44,5 @@ def test_a_file_that_holds_no_benchmark_says_what_it_lacks(tmp_path):
     ):
         make_tasks({f"{file}:Half": tmp_path})
     file.write_text(code.format("(Benchmark)"))
-    with plugins(file), pytest.raises(ConfigError, match="without better, sampling, combine, load, score; it must be"):
+    with plugins(file), pytest.raises(ConfigError, match="without load, read; it must be"):
         make_tasks({f"{file}:Half": tmp_path})
