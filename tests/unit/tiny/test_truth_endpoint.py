@@ -184,7 +184,7 @@ def test_the_server_speaks_as_openais_do(server, world):
     ("sent", "status", "message"),
     [
         (b"{", 400, "the body is not JSON"),
-        (b"[]", 400, "no JSON object"),
+        (b"[]", 400, "not a JSON object"),
         ({"model": "gpt"}, 404, "there is no model 'gpt' here, only 'truth'"),
         ({"model": "truth"}, 400, "messages must be a list"),
         ({"model": "truth", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages must"),
