@@ -1,5 +1,7 @@
 """Names -> recipes, strategies, losses, benchmarks, formats. Built-ins are found by module, plug-ins by entry point.
 
+docs/extend.md shows how each kind is added.
+
 A user's own piece comes in by `pip` (an entry point in the group `pairsight.<kind>`) or straight from a file:
 wherever a name is asked for, `path/to/file.py:Attribute` works too. Code is loaded only from files that the user names
 in this call (`plugins`): a config, a run folder or a data file that names one is text.
@@ -8,9 +10,10 @@ in this call (`plugins`): a config, a run folder or a data file that names one i
 import hashlib
 import importlib
 import importlib.util
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import entry_points
@@ -25,6 +28,9 @@ PLUGIN = "pairsight_plugin_"
 
 _NAMED: ContextVar[frozenset[Path]] = ContextVar("pairsight_plugins", default=frozenset())
 """The files that the user named in this call."""
+_OF_A_WORKER: set[Path] = set()
+"""In a worker process: the files that the process which started it has loaded."""
+_PYTHON_FILE = re.compile(r"\.py(?=:|\Z)")
 
 
 class Registry:
@@ -36,16 +42,24 @@ class Registry:
         needs: attributes that a piece must have.
         expected: what a piece must be, for the error about one that is something else or lacks them.
         base: "module:Class" that a piece must be derived from.
+        module: a module whose functions that have `needs` are built in under their own names.
     """
 
     def __init__(
-        self, kind: str, built_in: dict[str, str], needs: tuple[str, ...] = (), expected: str = "", base: str = ""
+        self,
+        kind: str,
+        built_in: dict[str, str],
+        needs: tuple[str, ...] = (),
+        expected: str = "",
+        base: str = "",
+        module: str = "",
     ) -> None:
         self.kind = kind
         self._needs = needs
         self._expected = expected
         self._base = base
         self._targets = dict(built_in)
+        self._module = module
         self._plugins_read = False
 
     def names(self) -> list[str]:
@@ -53,8 +67,14 @@ class Registry:
         self._read_plugins()
         return sorted(self._targets)
 
+    def in_order(self) -> Iterator[tuple[str, Any]]:
+        """Each name and its piece, the built-in ones first, as they are listed; each is imported when it is reached."""
+        self._read_plugins()
+        return ((name, self.get(name)) for name in list(self._targets))
+
     def add(self, name: str, target: str) -> None:
         """Register `target` ("module:attribute") under `name`; a name is given once."""
+        self._read_module()
         if self._targets.get(name, target) != target:
             raise ConfigError(f"{self.kind} '{name}' is already registered as {self._targets[name]}")
         self._targets[name] = target
@@ -88,12 +108,24 @@ class Registry:
         if missing or not derived:
             what = f"the class {piece.__name__}" if isinstance(piece, type) else f"a {type(piece).__name__}"
             lacking = f" without {', '.join(missing)}" if derived else ""
-            raise ConfigError(f"{self.kind} '{name}' is {what}{lacking}; it must be {self._expected}")
+            raise ConfigError(
+                f"{self.kind} '{name}' is {what}{lacking}; it must be {self._expected}; see docs/extend.md"
+            )
         return piece
+
+    def _read_module(self) -> None:
+        """Find what the module defines; it is imported here, so that `pairsight --help` does not."""
+        if self._module:
+            for name, piece in vars(importlib.import_module(self._module)).items():
+                own = getattr(piece, "__module__", "") == self._module
+                if own and all(hasattr(piece, attribute) for attribute in self._needs):
+                    self._targets.setdefault(name, f"{self._module}:{name}")
+            self._module = ""
 
     def _read_plugins(self) -> None:
         if not self._plugins_read:
             self._plugins_read = True
+            self._read_module()
             for point in entry_points(group=f"pairsight.{self.kind}"):
                 self._targets.setdefault(point.name, point.value)
 
@@ -107,6 +139,11 @@ def _target(named: str) -> Any:
 def is_file_name(name: str) -> bool:
     """Whether a name is `file.py:Attribute`."""
     return ".py:" in name
+
+
+def plain_name(name: str) -> str:
+    """What a piece is called in names of folders, systems and columns: `Attribute` for `file.py:Attribute`."""
+    return name.rpartition(":")[2] if is_file_name(name) else name
 
 
 @contextmanager
@@ -133,9 +170,7 @@ def name_plugins(*words: Any) -> None:
 def _files(words: Any) -> Iterator[str]:
     """The Python files named in text, lists and mappings (keys and values)."""
     if isinstance(words, Path) or (isinstance(words, str) and "\0" not in words):
-        file = str(words).rpartition(":")[0] if is_file_name(str(words)) else str(words)
-        if file.endswith(".py"):
-            yield file
+        yield from (str(words)[: found.end()] for found in _PYTHON_FILE.finditer(str(words)))
     elif isinstance(words, Mapping):
         for name, value in words.items():
             yield from _files(name)
@@ -147,7 +182,7 @@ def _files(words: Any) -> Iterator[str]:
 
 def _from_file(kind: str, name: str) -> Any:
     file, _, attribute = name.rpartition(":")
-    if "\0" in file or Path(file).resolve() not in _NAMED.get():
+    if "\0" in file or Path(file).resolve() not in _NAMED.get() | _OF_A_WORKER:
         raise ConfigError(
             f"{kind} '{name}' is code, and only a file names it, not this command; if you trust it, add "
             f"--plugin {shlex.quote(file)}"
@@ -183,6 +218,13 @@ def load_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def load_files(files: Iterable[Path]) -> None:
+    """In a worker process: load what the process that started it has loaded, and let stages find their pieces there."""
+    for file in files:
+        load_file(file)
+        _OF_A_WORKER.add(file.resolve())
 
 
 def loaded_files() -> tuple[Path, ...]:
@@ -232,24 +274,10 @@ scorers = Registry(
 )
 losses = Registry(
     "loss",
-    {
-        "bradley_terry": "pairsight.training.losses:bradley_terry",
-        "cdpo": "pairsight.training.losses:cdpo",
-        "dpo": "pairsight.training.losses:dpo",
-        "hinge": "pairsight.training.losses:hinge",
-        "ipo": "pairsight.training.losses:ipo",
-        "kto": "pairsight.training.losses:kto",
-        "mdpo": "pairsight.training.losses:mdpo",
-        "mpo": "pairsight.training.losses:mpo",
-        "multi_negative": "pairsight.training.losses:multi_negative",
-        "orpo": "pairsight.training.losses:orpo",
-        "robust": "pairsight.training.losses:robust",
-        "sft": "pairsight.training.losses:sft",
-        "simpo": "pairsight.training.losses:simpo",
-        "vision_contrast": "pairsight.training.losses:vision_contrast",
-    },
+    {},
+    module="pairsight.training.losses",
     needs=("spec",),
-    expected="a function marked with @loss(NAME, reference=True or False) of pairsight.training.loss_grid",
+    expected="a function marked with @loss(reference=True or False) of pairsight.training.loss_grid",
 )
 benchmarks = Registry(
     "benchmark",
@@ -285,9 +313,12 @@ studies = Registry(
 formats = Registry(
     "format",
     {
-        "llava": "pairsight.formats.llava:read",
-        "jsonl": "pairsight.formats.jsonl:read",
-        "texts": "pairsight.formats.texts:read",
-        "folder": "pairsight.formats.folder:read",
+        "llava": "pairsight.formats.llava:Llava",
+        "jsonl": "pairsight.formats.jsonl:Jsonl",
+        "texts": "pairsight.formats.texts:Texts",
+        "folder": "pairsight.formats.folder:Folder",
+        "completions": "pairsight.formats.completions:CompletionRows",
     },
+    expected="a class derived from pairsight.formats.dialogue.RowFormat or PromptFormat",
+    base="pairsight.formats.dialogue:PromptFormat",
 )

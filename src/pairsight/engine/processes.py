@@ -15,7 +15,7 @@ from typing import Any
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
 from pairsight.errors import PairsightError, RunError, one_line
-from pairsight.registry import load_file, loaded_files
+from pairsight.registry import load_files, loaded_files
 
 SECONDS_TO_CLOSE = 10.0
 SECONDS_TO_STOP = 0.2
@@ -202,8 +202,7 @@ def _read_jobs(pipe: "Connection[Any, Any]", jobs: "SimpleQueue[Any]") -> None:
     try:
         while (job := pipe.recv()) is not None:
             if job[0] == _FILES:
-                for file in job[1]:
-                    load_file(file)
+                load_files(job[1])
             else:
                 jobs.put(job)
     except (EOFError, ConnectionResetError):  # the driver is gone

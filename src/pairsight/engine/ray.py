@@ -10,7 +10,7 @@ from typing import Any
 from pairsight.engine.pool import PoolWorkers, Reply
 from pairsight.engine.stage import Stage
 from pairsight.errors import MissingExtraError, PairsightError, RunError, one_line
-from pairsight.registry import load_file, loaded_files
+from pairsight.registry import load_files, loaded_files
 
 LOCAL_OBJECT_STORE_BYTES = 200_000_000
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -105,8 +105,7 @@ class StageActor:
 
     def load(self, files: Sequence[Path]) -> None:
         """Load plug-ins, before anything comes that they define; they lie at the same paths on all nodes."""
-        for file in files:
-            load_file(file)
+        load_files(files)
 
     def set_up(self, stage: Stage[Any, Any]) -> None:
         """Load a stage's weights."""

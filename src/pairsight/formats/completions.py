@@ -6,13 +6,14 @@ people preferred is kept as an annotation by "given" with the score `preference`
 with what an annotator says (Li et al. 2402.10884, §5.1).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairsight.errors import DataError
-from pairsight.formats import jsonl, llava
-from pairsight.formats.dialogue import Dialogue, read_dialogues
+from pairsight.formats.dialogue import Dialogue, PromptFormat, RowFormat
+from pairsight.formats.jsonl import Jsonl
+from pairsight.formats.llava import Llava
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import Checking, OnError
 from pairsight.formats.rows import Row, checked_text
@@ -49,13 +50,19 @@ class AnsweredDialogue(Dialogue):
 
 
 def read_completions(
-    path: str | Path, images: str | Path | None = None, *, on_error: OnError = "stop", limit: int | None = None
+    path: str | Path,
+    images: str | Path | None = None,
+    *,
+    format: PromptFormat | None = None,
+    on_error: OnError = "stop",
+    limit: int | None = None,
 ) -> CompletionSet:
     """Read prompts with two or more completions each.
 
     Args:
         path: a JSON list, a JSON Lines file, a Parquet file of pairs, or a folder of those.
         images: the folder that image names are relative to; default: the file's. Parquet holds its images itself.
+        format: how the file is read, where it is none of these; its dialogues are `AnsweredDialogue`s.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         limit: only the first so many.
 
@@ -63,12 +70,13 @@ def read_completions(
         DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
     """
     file = Path(path)
-    if file.is_dir() or file.suffix == ".parquet":
+    if format is None and (file.is_dir() or file.suffix == ".parquet"):
         pairs = read_pairs(file)
         return CompletionSet(tuple(_of_pair(pair) for pair in pairs.items[:limit]), pairs.images)
     check = Checking(file, on_error)
-    drawn = draw(check.unique(check.dialogues(read_dialogues(file, None, dialogue))), limit=limit)
-    source = FileImages(images if images is not None else file.parent)
+    rows = (format or CompletionRows()).read(file, None)
+    drawn = draw(check.unique(check.dialogues(_with_completions(rows))), limit=limit)
+    source = FileImages(images if images is not None else file if file.is_dir() else file.parent)
     found = tuple(
         _candidates(prompt, one.dialogue.completions)
         for one, prompt in check.prompts(drawn, source)
@@ -79,14 +87,56 @@ def read_completions(
     return CompletionSet(found, source, tuple(check.dropped))
 
 
-def dialogue(row: Row) -> AnsweredDialogue:
-    """One row's prompt and completions; DataError when there are fewer than two, or an empty one."""
-    read = llava.dialogue(row) if "conversations" in row.values else jsonl.dialogue(row)
-    completions = tuple(_completions(row, read.place))
-    if len(completions) < 2:
-        message = f"{read.place}: two completions are needed, found {len(completions)}"
-        raise DataError(message, reason="too_few_completions")
-    return AnsweredDialogue(read.id, read.place, read.questions[:1], read.source, read.system, completions)
+class CompletionRows(RowFormat):
+    """Rows with a prompt and its completions."""
+
+    def dialogue(self, row: Row) -> AnsweredDialogue:
+        """One row's prompt and completions; DataError when one is empty."""
+        prompt = (Llava() if "conversations" in row.values else Jsonl()).dialogue(row)
+        completions = tuple(_completions(row, prompt.place))
+        return AnsweredDialogue(
+            prompt.id, prompt.place, prompt.questions[:1], prompt.source, prompt.system, completions
+        )
+
+
+def read_given_pairs(path: str | Path, format: PromptFormat) -> WithImages[PreferencePair]:
+    """The preference pairs that a format reads: the completion that was preferred, and those that were not.
+
+    Args:
+        path: the file, in whose folder the images are.
+        format: how it is read; its dialogues are `AnsweredDialogue`s.
+
+    Raises:
+        DataError: as `read_completions`, or a prompt without one preferred completion and one that was not.
+    """
+    found = read_completions(path, format=format)
+    return WithImages(tuple(_given_pair(one, path) for one in found), found.images)
+
+
+def _given_pair(candidates: Candidates, path: str | Path) -> PreferencePair:
+    given = {one.completion_id: one.scores["preference"] for one in candidates.annotations if one.annotator == GIVEN}
+    chosen, rejected = (
+        tuple(one for one in candidates.completions if given.get(one.id) == preference) for preference in (1.0, 0.0)
+    )
+    name = candidates.prompt.id
+    if len(chosen) != 1 or not rejected:
+        raise DataError(
+            f"{path} id '{name}': a pair needs one preferred completion and at least one that was not, found "
+            f"{len(chosen)} and {len(rejected)}",
+            reason="no_preference",
+        )
+    return PreferencePair(name, candidates.prompt, chosen[0], rejected, GIVEN)
+
+
+def _with_completions(rows: Iterable[Dialogue | DataError]) -> Iterator[Dialogue | DataError]:
+    """The rows, with an error in the place of one without two completions."""
+    for row in rows:
+        given = row.completions if isinstance(row, AnsweredDialogue) else ()
+        if isinstance(row, Dialogue) and len(given) < 2:
+            message = f"{row.place}: two completions are needed, found {len(given)}"
+            yield DataError(message, reason="too_few_completions")
+        else:
+            yield row
 
 
 def _completions(row: Row, place: str) -> Iterator[GivenCompletion]:

@@ -1,8 +1,10 @@
-"""What every prompt format is read into: a dialogue of questions, before sampling and before any image is opened."""
+"""What a prompt format is: it reads a user's file into dialogues, before sampling and before any image is opened."""
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pairsight.errors import DataError
 from pairsight.formats.rows import Row, read_rows
@@ -32,21 +34,45 @@ class Dialogue:
     system: str = ""
 
 
-def read_dialogues(
-    path: Path, question: str | None, parse: Callable[[Row], Dialogue]
-) -> Iterator[Dialogue | DataError]:
-    """Every row of a file through `parse`, with the error that a bad row makes in its place.
+class PromptFormat(ABC):
+    """The base of all formats of prompts."""
 
-    Raises:
-        DataError: a `question` was given though the rows have their own, or the file is no JSON.
-    """
-    if question is not None:
-        raise DataError(f"{path} has its own questions: leave out the one for a folder of images")
-    for row in read_rows(path):
-        try:
-            yield row if isinstance(row, DataError) else parse(row)
-        except DataError as error:
-            yield error
+    field: ClassVar[str] = ""
+    """The field that the first row of such a file has; "": the format is used only where it is named."""
+
+    @abstractmethod
+    def read(self, path: Path, question: str | None) -> Iterator[Dialogue | DataError]:
+        """Every prompt of a file or folder, or the error that a bad one makes, in order.
+
+        Args:
+            path: what the user named.
+            question: what is asked of every image of a folder; None where it is not given.
+
+        Raises:
+            DataError: the file cannot be read, or a `question` is needed, or given to rows that have their own.
+        """
+
+
+class RowFormat(PromptFormat):
+    """The base of formats whose file is rows, each a dialogue. A subclass is one file: `dialogue`, and `rows`."""
+
+    def rows(self, path: Path) -> Iterator[Row | DataError]:
+        """The rows of a file, with an error in the place of a bad one; here, of a JSON list or of JSON Lines."""
+        return read_rows(path)
+
+    @abstractmethod
+    def dialogue(self, row: Row) -> Dialogue:
+        """What one row asks; DataError, with the row's `place`, where it is not in order."""
+
+    def read(self, path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
+        """Every row through `dialogue`, with the error that a bad row makes in its place."""
+        if question is not None:
+            raise DataError(f"{path} has its own questions: leave out the one for a folder of images")
+        for row in self.rows(path):
+            try:
+                yield row if isinstance(row, DataError) else self.dialogue(row)
+            except DataError as error:
+                yield error
 
 
 def questions_about(

@@ -4,25 +4,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pairsight.errors import DataError
-from pairsight.formats.dialogue import Dialogue, questions_about, source_of
+from pairsight.formats.dialogue import Dialogue, PromptFormat, questions_about, source_of
 from pairsight.formats.rows import checked_text
 from pairsight.images.files import SUFFIXES, image_names
 
 
-def read(path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
-    """One dialogue per image, sorted by name.
+class Folder(PromptFormat):
+    """All images of a folder."""
 
-    Raises:
-        DataError: no question, or no image in the folder.
-    """
-    if question is None or not question.strip():
-        raise DataError(f"{path} is a folder of images: a question is needed, e.g. --question 'Describe the image.'")
-    text = checked_text(question, "the question")
-    names = image_names(path)
-    if not names:
-        raise DataError(f"{path} holds no images; names may end in {', '.join(SUFFIXES)}", reason="missing_image")
-    for name in names:
-        place = str(path / name)
-        yield Dialogue(
-            name, place, tuple(questions_about([name], [(text, "")], place, marks_needed=False)), source_of([name])
-        )
+    def read(self, path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
+        """One dialogue per image, sorted by name.
+
+        Raises:
+            DataError: no question, or no image in the folder.
+        """
+        if question is None or not question.strip():
+            raise DataError(
+                f"{path} is a folder of images: a question is needed, e.g. --question 'Describe the image.'"
+            )
+        text = checked_text(question, "the question")
+        names = image_names(path)
+        if not names:
+            raise DataError(f"{path} holds no images; names may end in {', '.join(SUFFIXES)}", reason="missing_image")
+        for name in names:
+            place = str(path / name)
+            yield Dialogue(
+                name, place, tuple(questions_about([name], [(text, "")], place, marks_needed=False)), source_of([name])
+            )

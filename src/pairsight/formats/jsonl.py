@@ -4,30 +4,24 @@
 needs no `<image>` mark here.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import ClassVar
 
-from pairsight.errors import DataError
-from pairsight.formats.dialogue import Dialogue, questions_about, read_dialogues, source_of
+from pairsight.formats.dialogue import Dialogue, RowFormat, questions_about, source_of
 from pairsight.formats.llava import image_names
 from pairsight.formats.rows import Row
 
 
-def read(path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
-    """Every row as a dialogue of one question, or the error that a bad row makes.
+class Jsonl(RowFormat):
+    """Rows with a question each."""
 
-    Raises:
-        DataError: a `question` was given (the rows have their own), or the file is no JSON.
-    """
-    return read_dialogues(path, question, dialogue)
+    field: ClassVar[str] = "question"
 
-
-def dialogue(row: Row) -> Dialogue:
-    """One row's question; DataError when it is empty or its marks do not fit its images."""
-    identity = row.identity("id", "question_id")
-    place = f"{row.place} id '{identity}'"
-    images = image_names(row, place)
-    answer = row.text("answer") if "answer" in row.values else ""
-    questions = questions_about(images, [(row.text("question"), answer)], place, marks_needed=False)
-    source = row.text("source") if "source" in row.values else source_of(images)
-    return Dialogue(identity, place, tuple(questions), source)
+    def dialogue(self, row: Row) -> Dialogue:
+        """One row's question; DataError when it is empty or its marks do not fit its images."""
+        identity = row.identity("id", "question_id")
+        place = f"{row.place} id '{identity}'"
+        images = image_names(row, place)
+        answer = row.text("answer") if "answer" in row.values else ""
+        questions = questions_about(images, [(row.text("question"), answer)], place, marks_needed=False)
+        source = row.text("source") if "source" in row.values else source_of(images)
+        return Dialogue(identity, place, tuple(questions), source)

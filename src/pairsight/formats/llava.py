@@ -5,33 +5,28 @@ list; turns may be named `role`/`content` as well. Consecutive human turns are o
 Source: the format of LLaVA's instruction data (llava_v1_5_mix665k).
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.dialogue import Dialogue, questions_about, read_dialogues, source_of
+from pairsight.formats.dialogue import Dialogue, RowFormat, questions_about, source_of
 from pairsight.formats.rows import Row, checked_text, names_image
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def read(path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
-    """Every row as a dialogue, or the error that a bad row makes.
+class Llava(RowFormat):
+    """Rows with a conversation each."""
 
-    Raises:
-        DataError: a `question` was given (the rows have their own), or the file is no JSON.
-    """
-    return read_dialogues(path, question, dialogue)
+    field: ClassVar[str] = "conversations"
 
-
-def dialogue(row: Row) -> Dialogue:
-    """One row's questions; DataError when its turns, images or marks are not in order."""
-    identity = row.identity("id", "question_id")
-    place = f"{row.place} id '{identity}'"
-    images = image_names(row, place)
-    system, turns = _turns(row, place)
-    questions = questions_about(images, turns, place, marks_needed=True)
-    return Dialogue(identity, place, tuple(questions), source_of(images), system)
+    def dialogue(self, row: Row) -> Dialogue:
+        """One row's questions; DataError when its turns, images or marks are not in order."""
+        identity = row.identity("id", "question_id")
+        place = f"{row.place} id '{identity}'"
+        images = image_names(row, place)
+        system, turns = _turns(row, place)
+        questions = questions_about(images, turns, place, marks_needed=True)
+        return Dialogue(identity, place, tuple(questions), source_of(images), system)
 
 
 _NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from pairsight.errors import DataError
-from pairsight.formats.dialogue import Dialogue
+from pairsight.formats.dialogue import Dialogue, PromptFormat
 from pairsight.formats.rows import Row, read_rows
 from pairsight.formats.sampler import Drawn, draw, from_sources, without_short_answer
 from pairsight.garbage import paused_collection
 from pairsight.images.files import FileImages
 from pairsight.images.source import WithImages
 from pairsight.records import Dropped, ImageRef, Message, Prompt
-from pairsight.registry import formats
+from pairsight.registry import formats, plugins
 
 OnError = Literal["stop", "skip"]
 
@@ -34,8 +34,10 @@ class Checking:
         for row in rows:
             if isinstance(row, Dialogue):
                 yield row
-            else:
+            elif isinstance(row, DataError):
                 self.bad(row)
+            else:
+                raise DataError(f"{self.path}: its format gives a {type(row).__name__} where a Dialogue is expected")
 
     def unique(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
         """The first dialogue of every id."""
@@ -94,10 +96,6 @@ def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_
     return Prompt(drawn.id, (*system, Message("user", text, tuple(found))), dialogue.source)
 
 
-FORMAT_BY_FIELD: Mapping[str, str] = {"conversations": "llava", "question": "jsonl", "prompt": "texts"}
-"""The field that a file's first row is known by -> the format's name in the registry."""
-
-
 @dataclass(frozen=True, slots=True)
 class PromptSet(WithImages[Prompt]):
     """Prompts with their images, what was left out, and the dataset's own answers by prompt id."""
@@ -111,6 +109,7 @@ def read_prompts(
     path: str | Path,
     images: str | Path | None = None,
     *,
+    format: str | PromptFormat | None = None,
     question: str | None = None,
     on_error: OnError = "stop",
     sources: Sequence[str] = (),
@@ -120,13 +119,14 @@ def read_prompts(
     limit: int | None = None,
     seed: int = 0,
 ) -> PromptSet:
-    """Read prompts from a LLaVA-style JSON, a JSON Lines file of questions, or a folder of images.
+    """Read prompts from a LLaVA-style JSON, a JSON Lines file of questions, a folder of images, or an own format.
 
     Rows are drawn before images are opened, so that a few prompts of a huge set cost little.
 
     Args:
         path: the file, or the folder of images.
         images: the folder that image names are relative to; default: the file's folder, or the folder itself.
+        format: how the file is read: a format, its name, or `file.py:Class`; default: found out by `detect_format`.
         question: what is asked of every image of a folder; only there.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         sources: keep rows with an image whose name starts with one of these.
@@ -141,10 +141,13 @@ def read_prompts(
 
     Raises:
         DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
+        ConfigError: an unknown format, or a piece that is none.
     """
     file = Path(path)
     check = Checking(file, on_error)
-    rows = formats.get(detect_format(file))(file, question)
+    with plugins(format):
+        chosen = format if isinstance(format, PromptFormat) else make_format(format or detect_format(file))
+    rows = chosen.read(file, question)
     drawn = draw(
         check.unique(from_sources(check.dialogues(rows), sources)),
         questions_per_dialogue=questions_per_dialogue,
@@ -165,6 +168,16 @@ def read_prompts(
     return PromptSet(tuple(prompts), source, tuple(check.dropped), answers)
 
 
+def make_format(name: str) -> PromptFormat:
+    """The format called `name`, or at `file.py:Class`.
+
+    Raises:
+        ConfigError: an unknown name, a piece that is no format, or code that the user does not name.
+    """
+    made: PromptFormat = formats.get(name)()
+    return made
+
+
 def detect_format(path: Path) -> str:
     """The registered name of a file's or folder's format, by its first good row.
 
@@ -180,9 +193,11 @@ def detect_format(path: Path) -> str:
         error = error if number else first
     else:
         raise error
-    for column, name in FORMAT_BY_FIELD.items():
-        if column in first.values:
+    fields = []
+    for name, found in formats.in_order():
+        if found.field and found.field in first.values:
             return name
-    known = " or ".join(f"'{column}'" for column in FORMAT_BY_FIELD)
-    found = ", ".join(f"'{name}'" for name in list(first.values)[:8]) or "no fields"
-    raise DataError(f"{first.place}: rows need {known}, found {found}", reason="unknown_format")
+        fields += [f"'{found.field}'"] if found.field else []
+    known = " or ".join(fields)
+    there = ", ".join(f"'{name}'" for name in list(first.values)[:8]) or "no fields"
+    raise DataError(f"{first.place}: rows need {known}, found {there}", reason="unknown_format")

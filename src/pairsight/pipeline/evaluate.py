@@ -136,7 +136,7 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
     for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
             if not (folder / "pairsight.json").is_file():
-                raise RunError("it is not finished (no pairsight.json)")
+                raise RunError(_unfinished(folder))
             if not is_system_name(folder.name):
                 raise RunError("its name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
             check_reference(model, folder)
@@ -152,6 +152,14 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
             f"{run.path} {ready}: run pairsight align {run.path} --model {model}, or give --adapter NAME=DIR"
         )
     return found
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a folder beside the trainings is none that is finished; one may be in it, named by a plug-in's file."""
+    inside = [] if (folder / "align.yaml").exists() else sorted(folder.rglob("pairsight.json"))
+    if inside:
+        return f"its finished training {inside[0].parent} is named by a plug-in's file; give it as --adapter NAME=DIR"
+    return "it is not finished (no pairsight.json)"
 
 
 def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, quiet: bool) -> Results:

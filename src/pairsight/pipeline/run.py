@@ -56,7 +56,7 @@ def plan(config: RunConfig) -> str:
     if config.align is not None:
         recipe = str(config.build.get("recipe", ""))
         align, training = parse_align(config.align_values(), recipe, built_with=build_strategy(config.build))
-        name = align.name or "+".join(training.loss_names)
+        name = align.name or training.training_name
         lines.append(f"align: {name}, learning rate {training.learning_rate:g}, {training.num_train_epochs:g} epochs")
     if config.evaluate is not None:
         if config.align is None and not config.evaluate.get("adapters"):

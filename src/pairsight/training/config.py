@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError, ModelError, did_you_mean
+from pairsight.registry import plain_name
 
 
 class TrainingConfig(BaseConfig):
@@ -95,6 +96,11 @@ class TrainingConfig(BaseConfig):
     def loss_names(self) -> tuple[str, ...]:
         """The losses' names, also where one was given as plain text."""
         return (self.loss,) if isinstance(self.loss, str) else self.loss
+
+    @property
+    def training_name(self) -> str:
+        """What the training is called where the user does not say: its losses' names, joined by `+`."""
+        return "+".join(plain_name(name) for name in self.loss_names)
 
     @property
     def weights_by_loss(self) -> dict[str, float]:

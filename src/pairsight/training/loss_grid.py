@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pairsight.errors import ConfigError
+
 Denominator = Literal["prompt", "token"]
 Running = Literal["last", "mean"]
 
@@ -49,7 +51,6 @@ class LossSpec:
     """What a loss needs of the grid of (images x completions) log-probs.
 
     Args:
-        name: the loss's name.
         reference: whether it looks at reference log-probs.
         images: image sets: the prompt's own, and contrast images; under those only the chosen completion is scored.
         min_completions: completions an example must have.
@@ -59,7 +60,6 @@ class LossSpec:
         takes_average: whether `average_log_prob` gives it means per token in place of sums.
     """
 
-    name: str
     reference: bool
     images: int
     min_completions: int
@@ -73,8 +73,7 @@ LossFunction = Callable[..., LossOutputs]
 
 
 def loss(
-    name: str,
-    *,
+    *name: object,
     reference: bool,
     images: int = 1,
     min_completions: int = 2,
@@ -83,15 +82,20 @@ def loss(
     contrast: str = "",
     takes_average: bool = True,
 ) -> Callable[[LossFunction], LossFunction]:
-    """Say what a loss function needs (see `LossSpec`); the trainer reads it from the function's `spec`.
+    """Mark a function as a loss, called as the function is, and say what it needs (see `LossSpec`).
 
-    `takes_average` is False for a loss that divides by the lengths itself, or does not look at log-probs; a loss per
-    token never takes averages.
+    The trainer reads it from the function's `spec`. `takes_average` is False for a loss that divides by the lengths
+    itself, or does not look at log-probs; a loss per token never takes averages.
+
+    Raises:
+        ConfigError: a name is given.
     """
+    if name:
+        raise ConfigError(f"@loss takes no name, found {name[0]!r:.60}: the function's is the loss's; leave it out")
 
     def mark(function: LossFunction) -> LossFunction:
         averages = takes_average and per == "prompt"
-        spec = LossSpec(name, reference, images, min_completions, per, running or {}, contrast, averages)
+        spec = LossSpec(reference, images, min_completions, per, running or {}, contrast, averages)
         function.spec = spec  # type: ignore[attr-defined]
         return function
 

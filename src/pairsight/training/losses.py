@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, softplus
 from pairsight.training.loss_grid import LossInputs, LossOutputs, log_ratios, loss, mean_over_rejected
 
 
-@loss("dpo", reference=True)
+@loss(reference=True)
 def dpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> LossOutputs:
     """Direct preference optimisation: −(1−ε) log σ(m) − ε log σ(−m).
 
@@ -28,7 +28,7 @@ def dpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Lo
     return LossOutputs(_over_pairs(x, loss_BK), rewards_BK.detach())
 
 
-@loss("cdpo", reference=True)
+@loss(reference=True)
 def cdpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> LossOutputs:
     """Conservative DPO: `dpo` that takes a tenth of the pairs to be flipped.
 
@@ -37,7 +37,7 @@ def cdpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> L
     return dpo(x, beta=beta, label_smoothing=label_smoothing)
 
 
-@loss("robust", reference=True)
+@loss(reference=True)
 def robust(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> LossOutputs:
     """Robust DPO, unbiased when a share ε of the pairs is flipped: [−(1−ε) log σ(m) + ε log σ(−m)] / (1 − 2ε).
 
@@ -53,7 +53,7 @@ def robust(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.1) ->
     return LossOutputs(_over_pairs(x, loss_BK) / (1 - 2 * label_smoothing), rewards_BK.detach())
 
 
-@loss("ipo", reference=True)
+@loss(reference=True)
 def ipo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """Identity preference optimisation: (Δ_chosen − Δ_rejected − 1/(2β))².
 
@@ -69,7 +69,7 @@ def ipo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(_over_pairs(x, (margins_BK / beta - 1 / (2 * beta)) ** 2), rewards_BK.detach())
 
 
-@loss("hinge", reference=True)
+@loss(reference=True)
 def hinge(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """Hinge loss on the margin: max(0, 1 − m).
 
@@ -83,7 +83,7 @@ def hinge(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(_over_pairs(x, torch.relu(1 - margins_BK)), rewards_BK.detach())
 
 
-@loss("multi_negative", reference=True)
+@loss(reference=True)
 def multi_negative(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """One chosen against all rejected at once: log(1 + Σ_k exp(−m_k)). One rejected: DPO; at the reference: log(1+K).
 
@@ -99,7 +99,7 @@ def multi_negative(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(loss_B, rewards_BK.detach())
 
 
-@loss("simpo", reference=False, takes_average=False)
+@loss(reference=False, takes_average=False)
 def simpo(x: LossInputs, *, beta: float = 2.0, gamma: float = 1.0) -> LossOutputs:
     """Without a reference, on means per token p̄: −log σ(β(p̄_chosen − p̄_rejected) − γ).
 
@@ -115,7 +115,7 @@ def simpo(x: LossInputs, *, beta: float = 2.0, gamma: float = 1.0) -> LossOutput
     return LossOutputs(_over_pairs(x, -logsigmoid(margins_BK - gamma)), rewards_BK.detach())
 
 
-@loss("orpo", reference=False, takes_average=False)
+@loss(reference=False, takes_average=False)
 def orpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """Imitation and odds ratio in one, on means per token p̄: −p̄_chosen − β log σ(log odds ratio).
 
@@ -135,7 +135,7 @@ def orpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(loss_B, (beta * mean_BK).detach())
 
 
-@loss("kto", reference=True, running={"kto_kl": "last"})
+@loss(reference=True, running={"kto_kl": "last"})
 def kto(
     x: LossInputs, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> LossOutputs:
@@ -161,7 +161,7 @@ def kto(
     return LossOutputs((chosen_B + rejected_B) / 2, rewards_BK.detach(), {"kto_kl": kl_B})
 
 
-@loss("mpo", reference=True, running={"mpo_delta": "mean"})
+@loss(reference=True, running={"mpo_delta": "mean"})
 def mpo(
     x: LossInputs,
     *,
@@ -195,7 +195,7 @@ def mpo(
     return LossOutputs(loss_B, rewards_BK, {"mpo_delta": centre_B})
 
 
-@loss("mdpo", reference=True, images=2, contrast="small_crop")
+@loss(reference=True, images=2, contrast="small_crop")
 def mdpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """DPO that must look at the image: −log σ(m) − log σ(r(v,c) − r(v⁻,c)) − log σ(r(v,c)).
 
@@ -214,7 +214,7 @@ def mdpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(loss_B, rewards_BK.detach())
 
 
-@loss("vision_contrast", reference=True, images=2, min_completions=1, contrast="diffusion_weak")
+@loss(reference=True, images=2, min_completions=1, contrast="diffusion_weak")
 def vision_contrast(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     """The chosen completion must be likelier under its image than under a distorted one: −log σ(r(v,c) − r(v⁻,c)).
 
@@ -228,7 +228,7 @@ def vision_contrast(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
     return LossOutputs(-logsigmoid(_image_margins(x, beta)), rewards_BK.detach())
 
 
-@loss("bradley_terry", reference=False, takes_average=False)
+@loss(reference=False, takes_average=False)
 def bradley_terry(x: LossInputs) -> LossOutputs:
     """For reward models, whose scores stand where log-probs do: −log σ(s_chosen − s_rejected).
 
@@ -238,7 +238,7 @@ def bradley_terry(x: LossInputs) -> LossOutputs:
     return LossOutputs(_over_pairs(x, softplus(scores_BK[:, 1:] - scores_BK[:, :1])), scores_BK.detach())
 
 
-@loss("sft", reference=False, min_completions=1, per="token")
+@loss(reference=False, min_completions=1, per="token")
 def sft(x: LossInputs) -> LossOutputs:
     """Imitate the chosen completion: −log π_θ(y), averaged over completion tokens of the whole batch.
 

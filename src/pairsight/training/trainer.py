@@ -78,7 +78,7 @@ class PreferenceTrainer:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
         self._run = None if run is None else RunFolder.open(run)
-        self._name = name or "+".join(self.config.loss_names)
+        self._name = name or self.config.training_name
         self.out = self._run.align(self._name) if self._run is not None and out is None else Path(out or "")
         self._images = images
         self._progress = progress or Progress("auto")

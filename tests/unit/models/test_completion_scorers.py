@@ -10,10 +10,11 @@ from pairsight.models.scorers.armorm import ArmoRM
 from pairsight.models.scorers.armorm_model import ASSISTANT_HEADER, OBJECTIVES, ArmoRMModel, gate_position
 from pairsight.models.scorers.base import ImageAware, sentences_of
 from pairsight.models.scorers.clip import ClipScore
-from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer, parse_scorer
+from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer, parse_scorer, scorer_kind
 from pairsight.models.scorers.sequence_reward import SequenceReward
 from pairsight.models.scorers.vlm_judge import VlmJudge
 from pairsight.records import ItemError, Message, Prompt
+from pairsight.registry import plugins
 from scorer_folders import (
     completion,
     pictures,
@@ -170,6 +171,38 @@ def test_scorers_are_named_by_kind_and_reference(tmp_path):
     assert scorer.score([(prompt(images=(refs[0],)), completion("red"))]) == [row]
     reward = load_completion_scorer(f"sequence:{save_sequence_reward(tmp_path / 'reward')}", images, "cpu")
     assert reward.columns == ("reward",)
+
+
+BREVITY = """
+from pairsight.models.scorers.base import Scorer
+
+
+class Brevity(Scorer):
+    fingerprint = "brevity"
+    columns = ("brevity",)
+
+    def __init__(self, reference, device=None):
+        pass
+
+    def score(self, items):
+        return [{"brevity": -len(completion.text)} for _, completion in items]
+"""
+
+
+def test_a_scorer_from_a_file_is_called_by_its_class(tmp_path):
+    images, _ = pictures(tmp_path / "images")
+    file = tmp_path / "own.py"
+    file.write_text(BREVITY)
+    name = f"{file}:Brevity:v1"
+    with pytest.raises(ConfigError, match=f"add --plugin {file}"):
+        parse_scorer(name)
+    with plugins({"completion_scorers": [name]}):
+        found, reference = parse_scorer(name)
+        (row,) = load_completion_scorer(name, images, "cpu").score([(prompt(), completion("red"))])
+        with pytest.raises(ConfigError, match="must be KIND:REFERENCE"):
+            parse_scorer(f"{file}:Brevity")
+    assert (found.__name__, reference, row, scorer_kind(name)) == ("Brevity", "v1", {"brevity": -3}, "Brevity")
+    assert scorer_kind("clip:owner/name") == scorer_kind("clip:a.py:b") == "clip"
 
 
 def test_a_wrong_scorer_is_said_before_anything_loads(tmp_path):

@@ -184,6 +184,15 @@ def test_what_cannot_be_evaluated_is_skipped_with_a_line(run, world, caplog):
     assert evaluate(run, world, "random", "--adapter", f"foreign={foreign}") == 1, "asked for by name it is an error"
 
 
+def test_a_training_that_an_earlier_version_named_by_its_file_is_told_of_and_can_be_given(run, world, caplog):
+    old = train(run, "losses/x.py:f", "careful")
+    assert evaluate(run, world) == 0
+    assert f"{run}/align/losses is left out: its finished training {old} is named by a plug-in's file" in caplog.text
+    assert "give it as --adapter NAME=DIR" in caplog.text
+    assert evaluate(run, world, "random", "--adapter", f"f={old}") == 0
+    assert set(plain(run)["systems"]) == {"seva:dpo", "seva:f"}
+
+
 def test_without_one_that_can_be_evaluated_it_is_an_error_before_anything_is_written(run, world, capsys):
     (run / "align" / "dpo" / "pairsight.json").write_text(json.dumps({"base_fingerprint": "sha256:another"}))
     assert evaluate(run, world) == 1

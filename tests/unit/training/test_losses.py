@@ -200,7 +200,7 @@ PREFERENCE = (dpo, cdpo, robust, ipo, hinge, multi_negative, simpo, orpo, kto, m
 ALL = (*PREFERENCE, vision_contrast, bradley_terry, sft)
 
 
-@pytest.mark.parametrize("function", ALL, ids=lambda f: f.spec.name)
+@pytest.mark.parametrize("function", ALL, ids=lambda f: f.__name__)
 def test_every_loss_pulls_the_chosen_up_ignores_absent_completions_and_is_registered(function):
     policy = torch.tensor([[[-10.0, -12.0, -99.0], [-11.0, 0.0, 0.0]]], dtype=torch.float64, requires_grad=True)
     x = replace(
@@ -212,7 +212,7 @@ def test_every_loss_pulls_the_chosen_up_ignores_absent_completions_and_is_regist
     (gradient,) = torch.autograd.grad(out.loss_B.sum(), policy)
     assert gradient[0, 0, 0] < 0
     assert gradient[0, 0, 2] == 0
-    assert loss_registry.get(function.spec.name) is function
+    assert loss_registry.get(function.__name__) is function
     assert set(function.spec.running) == set(out.state)
 
 

@@ -95,6 +95,13 @@ def test_several_losses_are_a_list_or_separated_by_commas(given):
     assert training_config({"loss": given}).loss_names == ("dpo", "sft")
 
 
+@pytest.mark.parametrize(
+    ("loss", "name"), [("ipo", "ipo"), ("dpo,sft", "dpo+sft"), ("dir/x.py:f", "f"), (["/a/x.py:f", "sft"], "f+sft")]
+)
+def test_a_training_is_called_by_its_losses_without_their_files(loss, name):
+    assert TrainingConfig(loss=loss).training_name == name
+
+
 def train(small, out: Path, **options) -> list[float]:
     made = {"lora_r": 4, "max_steps": 2, "report_to": (), "images": small.images, "progress": Progress("quiet")}
     folder = PreferenceTrainer(small.model, out=out, **{**made, **options}).train(small.pairs(4))

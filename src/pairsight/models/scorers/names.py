@@ -1,5 +1,9 @@
-"""Scorers by name, KIND:REFERENCE: `image_reward:models/ImageReward`, `armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1`."""
+"""Scorers by name, KIND:REFERENCE: `image_reward:models/ImageReward`, `armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1`.
 
+A plug-in's kind is `file.py:Class`, as in `mine.py:Brevity:models/mine`.
+"""
+
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -8,12 +12,13 @@ from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.model import is_endpoint, parse_endpoint
 from pairsight.models.references import local_folder, weights_folder
 from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated, Scorer
-from pairsight.registry import scorers
+from pairsight.registry import plain_name, scorers
 
 if TYPE_CHECKING:
     import torch
 
 S = TypeVar("S", bound=Scorer[Any])
+_OF_A_FILE = re.compile(r"([^:]+\.py:\w+)(?::(.*))?")
 
 
 def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
@@ -23,8 +28,8 @@ def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
         ConfigError: no colon, an unknown kind, with the nearest right one, or an endpoint for what needs weights.
         ModelError: a local folder that is missing or holds no safetensors.
     """
-    kind, colon, reference = name.partition(":")
-    if not colon or not reference:
+    kind, reference = _split(name)
+    if not reference:
         raise ConfigError(f"scorer '{name}' must be KIND:REFERENCE; kinds: {', '.join(scorers.names())}")
     found: type[Scorer[Any]] = scorers.get(kind)
     if is_endpoint(reference):
@@ -34,6 +39,11 @@ def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
     elif local_folder(reference) is not None:
         weights_folder(reference)
     return found, reference
+
+
+def scorer_kind(name: str) -> str:
+    """What a scorer's numbers are called by: its kind, without the file of a plug-in."""
+    return plain_name(_split(name)[0])
 
 
 def scorer_identity(name: str) -> str:
@@ -82,3 +92,11 @@ def looks(kind: str) -> bool:
         return False
     found: type[Scorer[Any]] = scorers.get(kind)
     return found.needs_images
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A scorer's kind and its model reference, "" where the name has none."""
+    if found := _OF_A_FILE.fullmatch(name):
+        return found[1], found[2] or ""
+    kind, _, reference = name.partition(":")
+    return kind, reference

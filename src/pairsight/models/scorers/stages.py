@@ -12,7 +12,13 @@ from pairsight.models.endpoint.model import EndpointModel, is_endpoint
 from pairsight.models.load import load_or_reuse, release_memory
 from pairsight.models.protocols import image_key, prompt_key
 from pairsight.models.scorers.base import ImageText, Rated, Scorer
-from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer, parse_scorer, scorer_identity
+from pairsight.models.scorers.names import (
+    load_completion_scorer,
+    load_image_scorer,
+    parse_scorer,
+    scorer_identity,
+    scorer_kind,
+)
 from pairsight.records import Annotation, ItemError
 
 In = TypeVar("In")
@@ -47,7 +53,7 @@ class _Score(Generic[In]):
     @property
     def kind(self) -> str:
         """The scorer's kind, e.g. "clip"."""
-        return self.scorer.partition(":")[0]
+        return scorer_kind(self.scorer)
 
     def weights(self) -> dict[str, Json]:
         """What identifies the scorer: its kind and `scorer_identity`."""

@@ -80,7 +80,9 @@ class Synthetic(Recipe):
     @field_validator("image_scorers", "completion_scorers")
     @classmethod
     def _one_of_a_kind(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        kinds = [name.partition(":")[0] for name in names]
+        from pairsight.models.scorers.names import scorer_kind
+
+        kinds = [scorer_kind(name) for name in names]
         twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
         if twice is not None:
             raise ValueError(f"two scorers are of the kind '{twice}', by which their scores are known; give one")
@@ -113,10 +115,10 @@ class Synthetic(Recipe):
     def fingerprints(self) -> dict[str, Any]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
         from pairsight.models.images.diffusion import pipeline_fingerprint, pipeline_folder
-        from pairsight.models.scorers.names import scorer_identity
+        from pairsight.models.scorers.names import scorer_identity, scorer_kind
 
         def named(scorers: Sequence[str]) -> list[str]:
-            return [f"{name.partition(':')[0]} {scorer_identity(name)}" for name in scorers]
+            return [f"{scorer_kind(name)} {scorer_identity(name)}" for name in scorers]
 
         return {
             "image_generator": pipeline_fingerprint(pipeline_folder(self.image_generator)),

@@ -168,7 +168,9 @@ class Steps:
 
     def select_images(self, items: Sequence[Item]) -> None:
         """The best image of each text by the first scorer; an image is used once in a run."""
-        first = self.config.image_scorers[0].partition(":")[0]
+        from pairsight.models.scorers.names import scorer_kind
+
+        first = scorer_kind(self.config.image_scorers[0])
         used: set[str] = set()
         for item in alive(items):
             ranked = rank_images(item.images, first)
