@@ -49,6 +49,7 @@ class Registry:
         self,
         kind: str,
         built_in: dict[str, str],
+        *,
         needs: tuple[str, ...] = (),
         expected: str = "",
         base: str = "",

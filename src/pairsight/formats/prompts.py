@@ -147,9 +147,8 @@ def read_prompts(
     check = Checking(file, on_error)
     with plugins(format):
         chosen = format if isinstance(format, PromptFormat) else make_format(format or detect_format(file))
-    rows = chosen.read(file, question)
     drawn = draw(
-        check.unique(from_sources(check.dialogues(rows), sources)),
+        check.unique(from_sources(check.dialogues(chosen.read(file, question)), sources)),
         questions_per_dialogue=questions_per_dialogue,
         per_source=per_source,
         limit=limit,

@@ -1,10 +1,10 @@
 """A format of one's own, from a file: for prompts, for given completions, and for pairs."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from pairsight import registry
@@ -95,11 +95,7 @@ def test_its_bad_rows_and_images_are_said_by_place_or_left_out(own: Path):
 def test_a_built_in_format_may_be_named_instead_of_found_out(own: Path):
     file = own.with_name("both.jsonl")
     turns = [{"from": "human", "value": "<image>\nWhy?"}]
-    file.write_text(
-        yaml.safe_dump(
-            {"image": "a.png", "question": "What?", "conversations": turns}, default_flow_style=True, width=1000
-        )
-    )
+    file.write_text(json.dumps({"image": "a.png", "question": "What?", "conversations": turns}))
     assert [read_prompts(file, format=name)[0].question for name in (None, "llava", "jsonl")] == [
         "Why?",
         "Why?",

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from pairsight.engine.progress import Progress
-from pairsight.errors import ConfigError, TrainingError
+from pairsight.errors import ConfigError, RunError, TrainingError
 from pairsight.recipes.feedback import Feedback
 from pairsight.recipes.seva import SeVa
+from pairsight.registry import plugins
+from pairsight.store.run_folder import RunFolder
+from pairsight.training.adapter import Origin, claim
 from pairsight.training.config import TrainingConfig, training_config
 from pairsight.training.loss_grid import LossInputs
 from pairsight.training.objective import Objective
@@ -100,6 +103,23 @@ def test_several_losses_are_a_list_or_separated_by_commas(given):
 )
 def test_a_training_is_called_by_its_losses_without_their_files(loss, name):
     assert TrainingConfig(loss=loss).training_name == name
+
+
+def test_a_plug_ins_adapter_has_a_plain_folder_and_another_of_that_name_is_refused(tmp_path: Path):
+    run = RunFolder.create(tmp_path / "run", {"recipe": "seva"}).path
+    own = "from pairsight.training.losses import dpo\n"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.py").write_text(own)
+    first, second = (f"{tmp_path}/{folder}/x.py:dpo" for folder in ("a", "b"))
+    with plugins(first, second):
+        trainers = [PreferenceTrainer("owner/model", loss=loss, run=run) for loss in (first, second)]
+    assert [trainer.out for trainer in trainers] == [run / "align" / "dpo"] * 2
+    origins = [Origin("m", "sha256:1", "2", 3, trainer.config.to_plain()) for trainer in trainers]
+    assert not claim(trainers[0].out, origins[0])
+    found = r"holds another training \(loss '.*a/x\.py:dpo' here, '.*b/x\.py:dpo' asked\); choose another --name"
+    with pytest.raises(RunError, match=found):
+        claim(trainers[1].out, origins[1])
 
 
 def train(small, out: Path, **options) -> list[float]:
