@@ -22,8 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pairsight.engine.local import open_engine
-from pairsight.engine.runner import Runner
+from pairsight.engine.runner import Runner, open_engine
 from pairsight.engine.stage import Json, Resources
 from pairsight.records import Completion
 from pairsight.store.ledger import Ledger

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from pairsight.models.load import quiet
 from pairsight.models.local.decoding import join
 from pairsight.models.local.processor import EncodedPrompt
 from pairsight.models.local.sampling import Draws, draw
 from pairsight.models.protocols import Sampling
-from pairsight.models.quiet import quiet
 
 IMAGE_TOKEN = 3
 NUM_COMPLETIONS = 4

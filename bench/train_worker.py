@@ -199,7 +199,7 @@ def our_options(settings: Settings) -> dict[str, object]:
 
 def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
     """The items as preference pairs, and where their images are."""
-    from pairsight.images.files import FileImages
+    from pairsight.images.source import FileImages
     from pairsight.records import Completion, Message, PreferencePair, Prompt
 
     images = FileImages(world / "images")

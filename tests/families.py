@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pairsight.models.quiet import quiet
+from pairsight.models.load import quiet
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 HIDDEN = 32

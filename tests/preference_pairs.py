@@ -1,6 +1,6 @@
 """Pairs on a folder of numbered images, for the suites of the trainer and for processes that they start."""
 
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 
 NUM_IMAGES = 6

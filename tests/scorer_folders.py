@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.scorers.armorm_model import ArmoRMModel
 from pairsight.models.scorers.image_reward_model import ImageRewardModel, to_released
 from pairsight.records import Completion, Message, Prompt

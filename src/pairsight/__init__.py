@@ -7,7 +7,7 @@ public interface; each is imported when it is first used, so that `import pairsi
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pairsight.version import __version__
 
 _PUBLIC = {
     "read_prompts": "pairsight.formats.prompts",

@@ -4,9 +4,15 @@ They hold text, numbers and hashes, never pixels or tensors, so that they pickle
 cheaply. An edit makes a new record (`dataclasses.replace`).
 """
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pairsight.errors import DataError
 
 IMAGE_MARK = "<image>"
 """The mark of an image inside a message's text, in every format we read and write."""
@@ -173,3 +179,50 @@ class ItemError:
     reason: str
     detail: str = ""
     retryable: bool = True
+
+
+Record = TypeVar("Record")
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def to_json(record: object) -> str:
+    """One record (a dataclass or plain values) as JSON, lossless, not-a-number and infinities included.
+
+    Equal records give equal text.
+    """
+    return _adapter(type(record)).dump_json((record,)).decode()[1:-1]
+
+
+def from_json(cls: type[Record], text: str, place: str) -> Record:
+    """The record of class `cls` in `text`; DataError naming `place` when it holds none."""
+    try:
+        (record,) = _adapter(cls).validate_json(f"[{text}]")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(piece) for piece in problem["loc"][1:])
+        raise DataError(f"{place} holds no {cls.__name__} ({where}: {problem['msg']})", "bad_record") from None
+    return record  # type: ignore[no-any-return]
+
+
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        # a config cannot be given for a bare dataclass, so the record travels as a tuple of one
+        _ADAPTERS[cls] = TypeAdapter(tuple[cls], config=ConfigDict(ser_json_inf_nan="constants"))  # type: ignore[valid-type]
+    return _ADAPTERS[cls]
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Python's search for reference cycles pauses inside, while millions of records without cycles are made.
+
+    Its cost grows with what is alive, two fifths of reading a large file of prompts.
+
+    Source: ours, measured.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -10,9 +10,8 @@ import psutil
 import pytest
 from conformance_stage import Echo
 
-from pairsight.engine.local import open_engine
 from pairsight.engine.ray import _share
-from pairsight.engine.runner import Runner
+from pairsight.engine.runner import Runner, open_engine
 from pairsight.engine.stage import Engine
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.records import Completion, ItemError

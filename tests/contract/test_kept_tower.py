@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import families
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Message, Prompt

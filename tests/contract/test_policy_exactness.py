@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import families
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, Message, PreferencePair, Prompt

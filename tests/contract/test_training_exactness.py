@@ -10,7 +10,7 @@ from PIL import Image
 
 import families
 from pairsight.errors import DataError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt

@@ -10,7 +10,7 @@ from PIL import Image
 
 import families
 from pairsight.formats.trl import pairs_table
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from small_build import WORDS, Shout, note
 
-from pairsight.engine.local import open_engine
-from pairsight.engine.runner import Runner
+from pairsight.engine.runner import Runner, open_engine
 from pairsight.records import ImageRef
 from pairsight.store.run_folder import RunFolder
 

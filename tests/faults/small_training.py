@@ -24,7 +24,7 @@ from PIL import Image
 
 import families
 from pairsight.engine.progress import Progress
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.training import trainer
 from pairsight.training.adapter import merged_model
 from pairsight.training.loop import Loop

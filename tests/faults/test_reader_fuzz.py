@@ -15,8 +15,8 @@ from pairsight.formats.completions import read_completions
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
 from pairsight.formats.trl import pairs_table
-from pairsight.images.files import FileImages
 from pairsight.images.load import open_image
+from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 
 pytestmark = pytest.mark.long

@@ -11,9 +11,8 @@ from pairsight.benchmarks.files.official import sha256_of
 from pairsight.benchmarks.protocol import Benchmark, Sample
 from pairsight.benchmarks.scoring import check_unique
 from pairsight.errors import ConfigError, DataError
-from pairsight.images.files import FileImages
 from pairsight.images.load import open_image
-from pairsight.images.source import ImageSource
+from pairsight.images.source import FileImages, ImageSource
 from pairsight.models.protocols import Sampling
 from pairsight.records import IMAGE_MARK, ImageRef, Prompt
 from pairsight.registry import benchmarks as registered

@@ -65,7 +65,7 @@ def check_words(values: Mapping[str, Any], words: Mapping[str, Any], file: str) 
             service that it belongs to, is said by the file only.
     """
     from pairsight.engine.calls.options import KEY_OF_HOST
-    from pairsight.engine.receive import LOOPBACK_HOSTS
+    from pairsight.engine.calls.receive import LOOPBACK_HOSTS
     from pairsight.errors import ConfigError
 
     def check(values: Mapping[str, Any], words: Any, path: tuple[str, ...]) -> None:

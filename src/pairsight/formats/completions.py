@@ -18,8 +18,7 @@ from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import Checking, OnError
 from pairsight.formats.rows import Row, checked_text
 from pairsight.formats.sampler import draw
-from pairsight.images.files import FileImages
-from pairsight.images.source import WithImages
+from pairsight.images.source import FileImages, WithImages
 from pairsight.records import Annotation, Candidates, Completion, Dropped, PreferencePair, Prompt
 
 GIVEN = "given"

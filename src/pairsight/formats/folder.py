@@ -6,7 +6,7 @@ from pathlib import Path
 from pairsight.errors import DataError
 from pairsight.formats.dialogue import Dialogue, PromptFormat, questions_about, source_of
 from pairsight.formats.rows import checked_text
-from pairsight.images.files import SUFFIXES, image_names
+from pairsight.images.source import SUFFIXES, image_names
 
 
 class Folder(PromptFormat):

@@ -10,14 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
-from pairsight.formats.record_json import from_json
 from pairsight.formats.rows import names_image
 from pairsight.formats.trl import from_plain
-from pairsight.images.files import FileImages
 from pairsight.images.load import read_bytes
-from pairsight.images.source import ImageSource, WithImages
-from pairsight.images.unpacked import UnpackedImages
-from pairsight.records import Completion, ImageRef, PreferencePair, Prompt
+from pairsight.images.source import FileImages, ImageSource, UnpackedImages, WithImages
+from pairsight.records import Completion, ImageRef, PreferencePair, Prompt, from_json
 
 _LOG = logging.getLogger("pairsight.formats")
 _IMAGES = ("images", "image")

@@ -9,10 +9,8 @@ from pairsight.errors import DataError
 from pairsight.formats.dialogue import Dialogue, PromptFormat
 from pairsight.formats.rows import Row, read_rows
 from pairsight.formats.sampler import Drawn, draw, from_sources, without_short_answer
-from pairsight.garbage import paused_collection
-from pairsight.images.files import FileImages
-from pairsight.images.source import WithImages
-from pairsight.records import Dropped, ImageRef, Message, Prompt
+from pairsight.images.source import FileImages, WithImages
+from pairsight.records import Dropped, ImageRef, Message, Prompt, paused_collection
 from pairsight.registry import formats, plugins
 
 OnError = Literal["stop", "skip"]

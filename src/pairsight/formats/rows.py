@@ -8,7 +8,7 @@ from typing import Any
 
 from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError, one_line
-from pairsight.images.files import SUFFIXES
+from pairsight.images.source import SUFFIXES
 
 _SPACE = " \t\n\r"
 

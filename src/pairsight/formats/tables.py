@@ -1,6 +1,7 @@
 """Tables of candidates, completions, annotations and drops: flat columns for people, a lossless record for us."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
-from pairsight.formats.record_json import from_json, to_json
-from pairsight.formats.words import num_words
-from pairsight.records import Annotation, Candidates, Completion, Dropped
+from pairsight.records import Annotation, Candidates, Completion, Dropped, from_json, to_json
 
 MESSAGES = pa.list_(
     pa.struct(
@@ -180,3 +179,12 @@ def _dropped_row(dropped: Dropped) -> Mapping[str, Any]:
 
 def _values(parameters: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:g}" for name, value in parameters.items())
+
+
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+
+
+def num_words(text: str) -> int:
+    """Words by white space; in Chinese, Japanese and Korean script each character counts (ours)."""
+    return len(_WORD.findall(text))

@@ -12,9 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pairsight.errors import DataError
-from pairsight.formats.record_json import to_json
-from pairsight.formats.tables import IMAGES, MESSAGES, in_batches, with_features
-from pairsight.formats.words import num_words
+from pairsight.formats.tables import IMAGES, MESSAGES, in_batches, num_words, with_features
 from pairsight.images.load import read_bytes
 from pairsight.images.source import ImageSource
 from pairsight.records import (
@@ -26,6 +24,7 @@ from pairsight.records import (
     Message,
     PreferencePair,
     Prompt,
+    to_json,
 )
 
 Plain = dict[str, Any]

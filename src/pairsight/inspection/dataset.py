@@ -91,7 +91,7 @@ def _pairs(run: Path) -> tuple[PreferencePair, ...]:
 
 def _annotations(data: Path) -> tuple[Annotation, ...]:
     """All annotations without their critiques, which pairs carry where they are shown."""
-    from pairsight.formats.record_json import from_json
+    from pairsight.records import from_json
 
     rows = enumerate(_rows(data, "annotations", ["record"]), start=1)
     found = (from_json(Annotation, row["record"], f"{data}: annotation {number}") for number, row in rows)

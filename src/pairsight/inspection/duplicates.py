@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsight.errors import DataError, RunError
-from pairsight.images.files import FileImages, image_names
-from pairsight.images.source import ImageSource
+from pairsight.images.source import FileImages, ImageSource, image_names
 from pairsight.records import ImageRef, PreferencePair, Prompt
 
 if TYPE_CHECKING:

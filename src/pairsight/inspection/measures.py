@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pairsight.formats.words import num_words
+from pairsight.formats.tables import num_words
 from pairsight.records import Annotation, PreferencePair
 from pairsight.seeds import derived_seed
 from pairsight.selection.strategy import QUALITY

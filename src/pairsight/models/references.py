@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.bounded import read_json
 from pairsight.errors import ModelError, one_line
-from pairsight.images.files import SETTLED_NS, cache_folder
+from pairsight.images.source import SETTLED_NS, cache_folder
 
 if TYPE_CHECKING:
     import torch

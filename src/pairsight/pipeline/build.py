@@ -91,7 +91,7 @@ def read_source(options: BuildOptions) -> Source:
         )
         return Source(completions, completions.dropped)
     if options.prompts is None:
-        from pairsight.images.unpacked import UnpackedImages
+        from pairsight.images.source import UnpackedImages
 
         return Source(WithImages((), UnpackedImages()))
     prompts = read_prompts(
@@ -252,8 +252,7 @@ def build_run(
 ) -> Built:
     """The build itself, once everything is parsed; `extra` are further plain options to note in `run.yaml`."""
     from pairsight.engine.calls.calls import Caller
-    from pairsight.engine.local import open_engine
-    from pairsight.engine.runner import Runner
+    from pairsight.engine.runner import Runner, open_engine
 
     own = recipe.fingerprints()
     told_apart = {f"{option}_fingerprint": found for option, found in own.items()}

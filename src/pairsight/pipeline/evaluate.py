@@ -167,7 +167,7 @@ def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, 
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import make_tasks
     from pairsight.engine.calls.calls import Caller
-    from pairsight.engine.local import open_engine
+    from pairsight.engine.runner import open_engine
 
     for adapter in [None, *adapters.values()]:
         check_reference(options.model, adapter)

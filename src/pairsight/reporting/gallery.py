@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pairsight import plots
 from pairsight.bounded import MOST_JSON_BYTES, MOST_YAML_BYTES, load_json, text_start
-from pairsight.formats.words import num_words
+from pairsight.formats.tables import num_words
 from pairsight.images.source import ImageSource
 from pairsight.records import Completion, PreferencePair
 from pairsight.reporting.page import Thumbnail, marked_differences, thumbnail, visible

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pairsight
 from pairsight.inspection.dataset import Dataset, read_dataset
 from pairsight.inspection.describe import Inspection
 from pairsight.inspection.figures import Section, sections
@@ -12,6 +11,7 @@ from pairsight.inspection.inspect import inspect_dataset
 from pairsight.reporting.gallery import PairCard, evenly_spaced, pair_cards
 from pairsight.reporting.page import render, visible
 from pairsight.store.durable import write_file
+from pairsight.version import __version__
 
 _NUM_CARDS = 12
 
@@ -61,6 +61,6 @@ def _html(dataset: Dataset, inspection: Inspection) -> str:
             "warnings": warnings,
             "run": view,
             "any_approximate": any(image.approximate for card in cards for image in card.images),
-            "pairsight_version": pairsight.__version__,
+            "pairsight_version": __version__,
         },
     )

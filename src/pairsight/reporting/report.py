@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pairsight
 from pairsight.benchmarks.results import Metric, System
 from pairsight.benchmarks.results_file import read_results
 from pairsight.config import read_yaml
@@ -26,6 +25,7 @@ from pairsight.reporting.run_view import RunView, view_run
 from pairsight.reporting.words import between, label, number, section_title, system_title
 from pairsight.store.durable import write_file
 from pairsight.store.run_folder import check_links
+from pairsight.version import __version__
 
 _NUM_CARDS = 12
 
@@ -86,7 +86,7 @@ def report_html(run: Path) -> str:
         {
             "title": visible(run.resolve().name, 80),
             "subtitle": _subtitle(runs, systems, compared),
-            "pairsight_version": pairsight.__version__,
+            "pairsight_version": __version__,
             "notes": notes,
             "headlines": [headline(system) for system in compared],
             "overview": overview,

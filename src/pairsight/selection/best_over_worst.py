@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pairsight.formats.words import num_words
+from pairsight.formats.tables import num_words
 from pairsight.records import Candidates, Completion, PreferencePair
 from pairsight.selection.strategy import Chosen, Strategy, normalised
 

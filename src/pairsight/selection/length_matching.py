@@ -6,7 +6,7 @@ A method that merely teaches longer or shorter completions gains nothing on thes
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pairsight.formats.words import num_words
+from pairsight.formats.tables import num_words
 from pairsight.records import Dropped, PreferencePair
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairsight.errors import DataError
-from pairsight.images.files import HashCache
+from pairsight.images.source import HashCache
 from pairsight.records import ImageRef
 from pairsight.store.durable import file_sha256, write_file
 

@@ -1,4 +1,4 @@
-"""Records <-> JSON text, as the ledger keeps them: as in every table, but what cannot be read is the run's error."""
+"""What the ledger keeps: records as JSON text, keys of items, checksums. A record it cannot read is the run's error."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pairsight.errors import DataError, RunError
-from pairsight.formats.record_json import from_json
-from pairsight.formats.record_json import to_json as encode
+from pairsight.records import from_json
+from pairsight.records import to_json as encode
 
 __all__ = ["decode", "encode"]
 Record = TypeVar("Record")
@@ -24,6 +24,11 @@ def decode(cls: type[Record], text: str) -> Record:
         return from_json(cls, text, "the ledger")
     except DataError as error:
         raise RunError(f"{error}; `pairsight status RUN --verify` lists what is damaged") from None
+
+
+def paired_text(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair; halves that meet become their character."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import yaml
 
-import pairsight
 from pairsight.bounded import read_json
 from pairsight.config import read_yaml
 from pairsight.errors import RunError
@@ -22,6 +21,7 @@ from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import write_file
 from pairsight.store.ledger import Ledger
 from pairsight.store.lock import exclusive_lock, folder_lock, lock_holder
+from pairsight.version import __version__
 
 RUN_SCHEMA = 1
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "pyarrow", "numpy", "pillow", "kornia")
@@ -104,7 +104,7 @@ class RunFolder:
             raise RunError(f"{folder / 'versions.json'} is missing or damaged; restore it from a backup") from None
         if schema > RUN_SCHEMA:
             by = str(packages.get("pairsight", "a newer version"))
-            raise RunError(f"{folder} was made by Pairsight {by}, newer than {pairsight.__version__}: upgrade")
+            raise RunError(f"{folder} was made by Pairsight {by}, newer than {__version__}: upgrade")
         return cls(folder, read_yaml(folder / "run.yaml"))
 
     @property
@@ -223,7 +223,7 @@ def check_links(folder: Path) -> None:
 
 
 def _versions() -> str:
-    packages = {"pairsight": pairsight.__version__, "python": platform.python_version()}
+    packages = {"pairsight": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
             packages[name] = version(name)

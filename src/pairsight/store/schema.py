@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from pairsight.errors import RunError, one_line
-from pairsight.store.hosts import refuse_other_writer
 from pairsight.store.journal import journal_files
+from pairsight.store.lock import refuse_other_writer
 
 SCHEMA_VERSION = 1
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
+from pairsight.store.durable import damaged_file, read_marker
 from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
-from pairsight.store.markers import damaged_file, read_marker
 from pairsight.store.replay import raw_answers_missing
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading

@@ -14,9 +14,17 @@ from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
 from pairsight.models.references import NO_PART, PROMPT_SUFFIX_FILE, read_model_json, resolve
-from pairsight.store.durable import copy_file, make_folder, publish_folder, write_file, written_by_a_library
+from pairsight.store.durable import (
+    copy_file,
+    damaged_file,
+    make_folder,
+    publish_folder,
+    read_marker,
+    write_file,
+    write_marker,
+    written_by_a_library,
+)
 from pairsight.store.lock import exclusive_lock
-from pairsight.store.markers import damaged_file, read_marker, write_marker
 from pairsight.training.config import TrainingConfig
 
 MARK = "pairsight.json"
@@ -94,7 +102,7 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str
     Args:
         beside: further files by name, among them the model card.
     """
-    from pairsight.models.quiet import quiet
+    from pairsight.models.load import quiet
 
     (folder / MARK).unlink(missing_ok=True)
     adapter = hasattr(policy, "peft_config")
@@ -174,8 +182,7 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig
 
-    from pairsight.models.load import load_model
-    from pairsight.models.quiet import quiet
+    from pairsight.models.load import load_model, quiet
 
     merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
     with quiet(), written_by_a_library(folder):

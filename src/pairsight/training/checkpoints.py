@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import RunError, TrainingError
-from pairsight.store.markers import damaged_file, read_marker, write_marker
+from pairsight.store.durable import damaged_file, read_marker, write_marker
 
 _LOG = logging.getLogger("pairsight.training")
 

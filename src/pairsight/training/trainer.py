@@ -196,7 +196,7 @@ class PreferenceTrainer:
 
         `examples` are the records that the scorer's examples were made from, in the same order.
         """
-        from pairsight.models.quiet import quiet
+        from pairsight.models.load import quiet
         from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
         from pairsight.training.held_out import HeldOut, split_held_out
         from pairsight.training.loop import Loop, resume_point, training_arguments
@@ -247,7 +247,7 @@ class PreferenceTrainer:
         objective: "Objective",
         precision: "Precision",
     ) -> "tuple[Prepared, SequenceScorer]":
-        from pairsight.models.quiet import quiet
+        from pairsight.models.load import quiet
         from pairsight.training.examples import Tokeniser, prepare
         from pairsight.training.families import describe
         from pairsight.training.policy import open_parts
@@ -300,7 +300,7 @@ class PreferenceTrainer:
 
     def _image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
         if isinstance(self._images, (str, Path)):
-            from pairsight.images.files import FileImages
+            from pairsight.images.source import FileImages
 
             return FileImages(self._images)
         if self._images is not None:

@@ -11,7 +11,7 @@ from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.endpoint.model import EndpointModel
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.local.processor import completion_ids, encode

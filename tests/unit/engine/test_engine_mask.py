@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.engine.mask import Mask
+from pairsight.engine.calls.options import Mask
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
 TEXTS = st.text(max_size=20)

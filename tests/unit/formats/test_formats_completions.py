@@ -7,7 +7,7 @@ from PIL import Image
 from pairsight.errors import DataError
 from pairsight.formats.completions import read_completions
 from pairsight.formats.trl import pairs_table
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pairsight.errors import DataError
 from pairsight.formats import tables
 from pairsight.formats.pairs import pair_files, read_pairs
-from pairsight.formats.record_json import from_json, to_json
+from pairsight.formats.tables import num_words
 from pairsight.formats.trl import (
     DEMONSTRATIONS_SCHEMA,
     PAIRS_SCHEMA,
@@ -20,10 +20,8 @@ from pairsight.formats.trl import (
     pairs_table,
     to_plain,
 )
-from pairsight.formats.words import num_words
 from pairsight.images.distort import make_distortion
-from pairsight.images.files import FileImages
-from pairsight.images.unpacked import UnpackedImages
+from pairsight.images.source import FileImages, UnpackedImages
 from pairsight.records import (
     Annotation,
     Candidates,
@@ -34,6 +32,8 @@ from pairsight.records import (
     Message,
     PreferencePair,
     Prompt,
+    from_json,
+    to_json,
 )
 
 

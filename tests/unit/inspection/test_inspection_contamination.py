@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from pairsight.errors import DataError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.inspection.describe import contamination_in_words
 from pairsight.inspection.duplicates import NEAR, distances, find_contamination, perceptual_hash, stacked
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 import families
 from pairsight.errors import ModelError
-from pairsight.images.unpacked import UnpackedImages
+from pairsight.images.source import UnpackedImages
 from pairsight.models.load import load_model
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pairsight.errors import ModelError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
 from pairsight.models.references import prompt_suffix_json, read_prompt_suffix

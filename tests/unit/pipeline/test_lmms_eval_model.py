@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pairsight.errors import ConfigError, DataError, ModelError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.pipeline.models import open_generator
 from pairsight.records import CompletionRequest, Message, Prompt

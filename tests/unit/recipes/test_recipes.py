@@ -243,8 +243,7 @@ def test_recipes_are_found_by_name_and_their_training_defaults_exist(name):
 
 
 def test_an_annotator_that_a_recipe_does_not_use_is_refused_from_python_too(tmp_path):
-    from pairsight.images.source import WithImages
-    from pairsight.images.unpacked import UnpackedImages
+    from pairsight.images.source import UnpackedImages, WithImages
     from pairsight.pipeline.build import build
 
     with pytest.raises(ConfigError, match="recipe 'seva' uses no annotator"):

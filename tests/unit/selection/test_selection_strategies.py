@@ -219,8 +219,7 @@ def test_length_matching_keeps_what_is_about_as_long():
 
 
 def test_options_that_reach_no_strategy_are_refused():
-    from pairsight.images.source import WithImages
-    from pairsight.images.unpacked import UnpackedImages
+    from pairsight.images.source import UnpackedImages, WithImages
     from pairsight.pipeline.select import CandidateSet, select
 
     with pytest.raises(ConfigError, match="'preference_rule' is already made: give min_margin to it"):

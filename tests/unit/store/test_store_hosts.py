@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pairsight.errors import LockedError, RunError
-from pairsight.store import hosts, lock
-from pairsight.store.hosts import network_type
-from pairsight.store.lock import exclusive_lock, folder_lock
+from pairsight.store import lock
+from pairsight.store import lock as hosts
+from pairsight.store.lock import exclusive_lock, folder_lock, network_type
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.status import run_status
 

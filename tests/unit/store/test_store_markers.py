@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pairsight.errors import RunError
-from pairsight.store.markers import damaged_file, read_marker, write_marker
+from pairsight.store.durable import damaged_file, read_marker, write_marker
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pairsight.cli.main import main
-from pairsight.store.markers import write_marker
+from pairsight.store.durable import write_marker
 from pairsight.store.verify import verify_run
 from run_folders import write_run
 

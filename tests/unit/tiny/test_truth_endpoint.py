@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pairsight.errors import DataError, RunError
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.annotation.prompt import annotation_prompt, parse_annotation
 from pairsight.recipes.synthetic.texts import (
     TOPICS,

@@ -11,7 +11,7 @@ from pairsight.benchmarks.suites.pope import Pope
 from pairsight.cli.main import main
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.prompts import read_prompts
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.records import Completion, ItemError, Message, Prompt
 from pairsight.tiny.truth.annotator import TruthAnnotator, read_truth
 from pairsight.tiny.world.benchmark import TinyWorld

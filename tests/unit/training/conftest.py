@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import families
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.records import PreferencePair
 from preference_pairs import NUM_IMAGES, pair
 

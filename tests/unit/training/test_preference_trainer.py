@@ -203,7 +203,7 @@ from pathlib import Path
 from preference_pairs import pair
 from test_preference_trainer import OPTIONS
 from pairsight.engine.progress import Progress
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.training.tokens import Span
 from pairsight.training.trainer import PreferenceTrainer
 

@@ -1,6 +1,8 @@
 """What an HTTP answer of an OpenAI-compatible endpoint means: success, retry, a failed item, or a failed endpoint."""
 
 import asyncio
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +12,43 @@ from typing import Any, Literal
 import httpx
 
 from pairsight.engine.calls.options import Price
-from pairsight.engine.outside_text import is_nested_deeper, read_json
-from pairsight.engine.receive import ACCEPTED, UnusableAnswerError, receive
+from pairsight.engine.calls.receive import ACCEPTED, UnusableAnswerError, receive
 from pairsight.errors import one_line
 from pairsight.store.attempts import Usage
+from pairsight.store.encoding import paired_text
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_HALF_OF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(text: str) -> tuple[Any, bool]:
+    """The value of a JSON text from outside, and whether U+FFFD had to replace halves of surrogate pairs in it.
+
+    JSON may escape such a half (`"\\ud83d"`, a cut emoji), which is not a character: neither UTF-8 nor tables hold it.
+
+    Raises:
+        ValueError: not JSON.
+        RecursionError: nested too deeply.
+    """
+    value = json.loads(text.removeprefix("\ufeff"))
+    if _HALF_OF_PAIR.search(text) is None:
+        return value, False
+    with_halves = json.dumps(value, ensure_ascii=False)
+    as_text = paired_text(with_halves)
+    return (value, False) if as_text == with_halves else (json.loads(as_text), True)
+
+
+def is_nested_deeper(text: str, most: int) -> bool:
+    """Whether lists and objects in a JSON text are nested deeper than `most`; counted without parsing it."""
+    if text.count("[") + text.count("{") <= most:
+        return False
+    depth = 0
+    for bracket in re.finditer(r"[][{}]", _STRING.sub("", text)):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > most:
+            return True
+    return False
+
 
 Kind = Literal["answer", "busy", "broken", "refused", "unusable", "fatal"]
 _BUSY = (429, 503, 529)

@@ -20,6 +20,7 @@ from pairsight.engine.calls.answers import (
     Verdict,
     finish_reason_of,
     is_listed,
+    is_nested_deeper,
     is_replaced,
     judge_answer,
     model_names,
@@ -27,8 +28,7 @@ from pairsight.engine.calls.answers import (
 )
 from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
 from pairsight.engine.calls.options import CallOptions, Keys
-from pairsight.engine.outside_text import is_nested_deeper
-from pairsight.engine.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
+from pairsight.engine.calls.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean, one_line
 from pairsight.records import ItemError

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pairsight.config import BaseConfig
-from pairsight.engine.calls.answers import LONGEST_ENDING
-from pairsight.engine.outside_text import read_json
+from pairsight.engine.calls.answers import LONGEST_ENDING, read_json
 from pairsight.errors import DataError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.protocols import completion_id

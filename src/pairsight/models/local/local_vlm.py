@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
+from pairsight.models.load import quiet
 from pairsight.models.protocols import Generator, Sampling, completion_id, prompt_key, seen_prompt
-from pairsight.models.quiet import quiet
 from pairsight.models.references import fingerprint
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 

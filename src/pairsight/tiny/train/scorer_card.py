@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from pairsight.images.files import FileImages
+from pairsight.images.source import FileImages
 from pairsight.models.scorers.base import ImageText
 from pairsight.models.scorers.names import load_completion_scorer, load_image_scorer
 from pairsight.records import Completion, ItemError, Message, Prompt

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from pairsight.garbage import paused_collection
+from pairsight.records import paused_collection
 
 
 def test_it_is_on_again_after_nesting_and_after_an_error():

@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 
 from pairsight.errors import DataError
-from pairsight.images import files as hashes
+from pairsight.images import source as hashes
 from pairsight.images.distort import make_distortion
-from pairsight.images.files import FileImages, image_names
-from pairsight.images.source import ImageSource
+from pairsight.images.source import FileImages, ImageSource, image_names
 from pairsight.records import ImageRef
 
 
@@ -128,7 +127,7 @@ def age(file, seconds=3600):
 def test_a_remembered_image_is_not_read_again(folder, monkeypatch):
     age(folder / "a.png")
     ref = FileImages(folder).ref("a.png")
-    monkeypatch.setattr("pairsight.images.files.read_bytes", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("pairsight.images.source.read_bytes", lambda *_: pytest.fail("read again"))
     assert FileImages(folder).ref("a.png") == ref
 
 
