@@ -171,3 +171,37 @@ def test_a_folder_below_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert main(["tiny", "--out", str(tmp_path / "file" / "world"), "--scenes", "2"]) == 1
     assert capsys.readouterr().err.startswith("error: cannot write")
+
+
+def test_a_world_whose_writing_was_cut_off_goes_on(tmp_path, capsys):
+    """As a full disk left it: no mark or an empty one, and part of the model."""
+    words = ["tiny", "--out", str(tmp_path / "world"), "--scenes", "1"]
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / ".world.json.77.tmp").write_text("")
+    assert main(words) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "world").rglob("*") if path.is_file()}
+    assert not [path for path in before if path.suffix == ".tmp"]
+    (tmp_path / "world" / "model" / "model.safetensors").write_bytes(b"half")
+    assert main(words) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    capsys.readouterr()
+    for damaged in ("", "[1]", "["):
+        (tmp_path / "world" / "world.json").write_text(damaged)
+        assert main(words) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "world.json"])
+def test_a_full_disk_names_the_file_that_is_written_and_leaves_no_mark_behind(tmp_path, monkeypatch, capsys, name):
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_copy(source, target, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(("shutil.copyfile", full_copy) if "model" in name else (
+            "pairsight.store.durable.write_all", full)))  # fmt: skip
+        assert main(["tiny", "--out", str(tmp_path / "world"), "--scenes", "1"]) == 1
+    assert f"cannot write {tmp_path / 'world'}" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "world"), "--scenes", "1"]) == 0

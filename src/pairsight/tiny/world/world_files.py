@@ -3,14 +3,14 @@
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pairsight.bounded import read_json
 from pairsight.errors import ConfigError, RunError
 from pairsight.records import IMAGE_MARK
-from pairsight.store.durable import cannot_write
+from pairsight.store.durable import cannot_write, copy_file, remove_temporaries, write_file
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.truth.annotator import TruthRow, Use, write_truth
 from pairsight.tiny.world.picture_texts import write_texts
@@ -88,7 +88,7 @@ def write_world(
     try:
         _write(folder, World(part, scenes, num_prompt_scenes, seed, model if model is None else str(model)))
     except OSError as error:
-        raise cannot_write(Path(error.filename or folder), error) from None
+        raise cannot_write(Path(error.filename2 or error.filename or folder), error) from None
     return folder
 
 
@@ -101,11 +101,10 @@ def _write(folder: Path, world: World) -> None:
     prompts = _rows("align", "prompt", world.prompt_scenes, world.seed, folder / "images")
     benchmark = _rows(world.part, "benchmark", world.scenes, world.seed, folder / "images")
     write_texts(folder / "texts.jsonl", TEXTS_PER_TOPIC, world.seed)
-    _write_json(folder / "prompts.json", [_llava_entry(row) for row in prompts])
+    (folder / "prompts.json").write_bytes(_json([_llava_entry(row) for row in prompts]))
     pope = [_pope_row(row) for row in benchmark if row.kind == "existence"]
     (folder / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pope), encoding="utf-8")
     write_truth(folder / "truth.jsonl", [*prompts, *benchmark])
-    _write_json(folder / "world.json", world.to_plain())
 
 
 def prompt_questions(scene: Scene, seed: int, index: int) -> list[Question]:
@@ -128,20 +127,27 @@ def _claim(folder: Path, settings: Mapping[str, object]) -> None:
         raise RunError(f"{folder} is a file, not a folder for a world")
     mark = folder / "world.json"
     if mark.is_file():
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        try:
+            found = read_json(mark)
+        except ValueError as error:
+            raise RunError(f"{mark} is damaged ({error}): remove {folder}, or choose another --out") from None
         if found != settings:
+            found = found if isinstance(found, dict) else {}
             differing = ", ".join(name for name in settings if found.get(name) != settings[name])
             raise RunError(f"{folder} holds another world ({differing} differ): choose another --out")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} holds other files and is not a world: choose another --out")
+        return
+    if folder.is_dir():
+        remove_temporaries(folder, mark.name)
+        if any(folder.iterdir()):
+            raise RunError(f"{folder} holds other files and is not a world: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(mark, settings)
+    write_file(mark, _json(settings))
 
 
 def _copy_model(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     for file in sorted(source.iterdir()):
-        shutil.copyfile(file, target / file.name)
+        copy_file(file, target / file.name)
 
 
 def _rows(part: Part, use: Use, num_scenes: int, seed: int, images: Path) -> list[TruthRow]:
@@ -206,5 +212,5 @@ def _png(scene: Scene) -> bytes:
     return data.getvalue()
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
