@@ -62,6 +62,7 @@ def print_results(results: "Results") -> None:
     for system in results.systems.values():
         for section in system.sections:
             _print_metrics(console, f"{system.name}: {_ruled(section)}", section.metrics)
+            _print_unanswered(section)
     if not results.systems:
         print_scores(results)
 
@@ -78,6 +79,16 @@ def print_scores(results: "Results") -> None:
             counts = (str(metric.num_items), str(metric.unparsed))
             table.add_row(metric.name, _number(metric.base), interval, *counts)
         console.print(table)
+        _print_unanswered(section)
+
+
+def _print_unanswered(section: "Section") -> None:
+    """What is in no figure because a model gave no answer."""
+    for model, count in section.failed.items():
+        first = next(iter(section.failed_items.get(model, ())), "")
+        if count:
+            what = "question has" if count == 1 else "questions have"
+            print(f"{count} {what} no answer by {model} and {'is' if count == 1 else 'are'} in no figure: {first}")
 
 
 def _ruled(section: "Section") -> str:

@@ -1,6 +1,7 @@
 """`results.json` as records: both schemas read, nothing lost on the way, and what may stand beside what."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -141,3 +142,16 @@ def test_another_base_leaves_no_section_of_the_old_one():
     assert removed == [
         "b: pope (held-out, pope.jsonl) is removed, it was measured with another base model; evaluate it again"
     ]
+
+
+def test_questions_without_an_answer_are_said(capsys):
+    old = {"schema": 1, "models": {"base": "sha256:1"}, "benchmarks": {"pope": {"rows": 9, "metrics": {"f1": ALONE}}}}
+    results = Results.from_plain(old)
+    (section,) = results.sections
+    failed = replace(section, failed={"base": 1, "dpo": 0}, failed_items={"base": ("q7: no_text: the answer is empty",)})
+    print_results(replace(results, sections=(failed,)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 question has no answer by base and is in no figure: q7: no_text: the answer is empty" in printed
+    assert "dpo" not in printed
+    print_results(results)
+    assert "no answer" not in capsys.readouterr().out
