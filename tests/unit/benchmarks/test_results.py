@@ -148,7 +148,8 @@ def test_questions_without_an_answer_are_said(capsys):
     old = {"schema": 1, "models": {"base": "sha256:1"}, "benchmarks": {"pope": {"rows": 9, "metrics": {"f1": ALONE}}}}
     results = Results.from_plain(old)
     (section,) = results.sections
-    failed = replace(section, failed={"base": 1, "dpo": 0}, failed_items={"base": ("q7: no_text: the answer is empty",)})
+    items = {"base": ("q7: no_text: the answer is empty",)}
+    failed = replace(section, failed={"base": 1, "dpo": 0}, failed_items=items)
     print_results(replace(results, sections=(failed,)))
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 question has no answer by base and is in no figure: q7: no_text: the answer is empty" in printed
