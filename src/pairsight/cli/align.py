@@ -20,6 +20,9 @@ def align(
     loss: Annotated[
         list[str] | None, typer.Option("--loss", help="e.g. dpo; several, repeated or with commas, are summed")
     ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="how a file of pairs is read: a format's name, or file.py:Class")
+    ] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="choose pairs anew from the candidates")] = None,
     name: Annotated[str | None, typer.Option("--name", help="the adapter's name inside the run")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="also write the full merged model")] = False,
@@ -38,7 +41,8 @@ def align(
 
     given = {
         "model": model, "out": out, "loss": loss[0] if loss and len(loss) == 1 else loss, "strategy": strategy,
-        "name": name, "merge": merge, "learning_rate": learning_rate, "beta": beta, "limit": limit, "seed": seed,
+        "format": format, "name": name, "merge": merge, "learning_rate": learning_rate, "beta": beta, "limit": limit,
+        "seed": seed,
     }  # fmt: skip
     flags.trust(plugin)
     values = flags.merge(config, settings, given)

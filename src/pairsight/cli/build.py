@@ -28,6 +28,9 @@ def build(
     completions: Annotated[
         Path | None, typer.Option("--completions", help="rate these instead of sampling (feedback)")
     ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="how the file is read: a format's name, or file.py:Class")
+    ] = None,
     question: Annotated[str | None, typer.Option("--question", help="the question for a folder of images")] = None,
     sources: Annotated[
         list[str] | None, typer.Option("--sources", help="keep images whose path starts so; repeatable")
@@ -61,7 +64,7 @@ def build(
     given = {
         "model": model[0] if model and len(model) == 1 else model,
         "prompts": prompts, "images": images, "out": out, "annotator": annotator, "writer": writer,
-        "completions": completions,
+        "completions": completions, "format": format,
         "question": question, "sources": sources, "questions_per_dialogue": questions_per_dialogue,
         "per_source": per_source, "limit": limit, "seed": seed, "engine": engine, "workers": workers,
         "on_error": on_error, "keep_loaded": keep_loaded or None,

@@ -92,8 +92,10 @@ def align(
 
 def _selection(options: AlignOptions, strategy: Strategy | None) -> str:
     """How the examples were chosen, as YAML for people: what `align.yaml`, the trainer's, does not know."""
-    own = ("model", "out", "name", "merge", "strategy", "strategy_options")
+    own = ("model", "out", "name", "merge", "strategy", "strategy_options", "format")
     plain = {name: value for name, value in options.to_plain().items() if name not in own}
+    if options.format is not None:
+        plain["format"] = options.format
     if strategy is not None:
         named = options.strategy or ""
         name = str(Path(named).resolve()) if is_file_name(named) else strategy.name
@@ -180,12 +182,19 @@ def limited(examples: Examples, options: AlignOptions, seed: int) -> Examples:
 
 def _examples(options: AlignOptions, candidates: CandidateSet | None, strategy: Strategy | None) -> Examples:
     if candidates is not None:
+        if options.format is not None:
+            raise ConfigError(f"--format is for a file of pairs; {options.data} is a run: leave it out")
         chosen, _ = select(candidates, strategy)
         return WithImages(chosen.items, chosen.images)
     from pairsight.formats.pairs import read_pairs
 
     if options.strategy is not None or options.strategy_options:
         raise DataError(f"--strategy chooses from a run's candidates; {options.data} holds chosen pairs already")
+    if options.format is not None:
+        from pairsight.formats.completions import read_given_pairs
+        from pairsight.formats.prompts import make_format
+
+        return read_given_pairs(options.data, make_format(options.format))
     return read_pairs(options.data)
 
 

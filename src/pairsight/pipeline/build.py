@@ -12,7 +12,7 @@ from pairsight.engine.calls.options import CallOptions
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.completions import read_completions
-from pairsight.formats.prompts import PromptSet, read_prompts
+from pairsight.formats.prompts import PromptSet, make_format, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.pipeline.models import Reference, check_reference, open_models
@@ -83,11 +83,14 @@ def read_source(options: BuildOptions) -> Source:
         unused = [name for name in _OF_PROMPTS if getattr(options, name) != fields[name].default]
         if unused:
             raise ConfigError(f"{' and '.join(map(repr, unused))} choose among --prompts FILE, and there is none")
+        if options.format is not None and options.completions is None:
+            raise ConfigError("--format says how --prompts or --completions is read, and neither is given")
+    form = None if options.format is None else make_format(options.format)
     if options.completions is not None:
         if options.prompts is not None:
             raise ConfigError("give --prompts or --completions, not both")
         completions = read_completions(
-            options.completions, images=options.images, on_error=options.on_error, limit=options.limit
+            options.completions, images=options.images, format=form, on_error=options.on_error, limit=options.limit
         )
         return Source(completions, completions.dropped)
     if options.prompts is None:
@@ -97,6 +100,7 @@ def read_source(options: BuildOptions) -> Source:
     prompts = read_prompts(
         options.prompts,
         images=options.images,
+        format=form,
         question=options.question,
         on_error=options.on_error,
         sources=options.sources,
@@ -112,7 +116,7 @@ def read_source(options: BuildOptions) -> Source:
 _LOG = logging.getLogger("pairsight.run")
 FREE = (
     "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
-    "recipe_file", "strategy_file",
+    "recipe_file", "strategy_file", "format",
 )  # fmt: skip
 """What may differ when a run is resumed: places, engines and limits. Models, also a recipe's own (its
 `fingerprints()`), are told apart by their fingerprints."""
@@ -205,8 +209,10 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
         endpoint=options.endpoint,
         trust_remote_code=options.trust_remote_code,
     )
-    own = ("out", "strategy", "recipe")
+    own = ("out", "strategy", "recipe", "format")
     extra = {name: value for name, value in options.to_plain().items() if name not in own}
+    if options.format is not None:
+        extra["format"] = str(Path(options.format).resolve()) if is_file_name(options.format) else options.format
     for name in ("recipe", "strategy"):
         given = getattr(options, name) or ""
         if is_file_name(given):

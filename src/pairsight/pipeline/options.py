@@ -30,6 +30,9 @@ class BuildOptions(BaseConfig):
     annotator: str | None = Field(None, description="the model that rates completions, where the recipe needs one")
     writer: str | None = Field(None, description="the model that writes texts, where the recipe needs one")
     strategy: str | None = Field(None, description="how pairs are chosen; default: the recipe's own")
+    format: str | None = Field(
+        None, description="how prompts or completions are read: a format's name, or file.py:Class"
+    )
     question: str | None = Field(None, description="the question asked of every image of a folder")
     sources: tuple[str, ...] = Field((), description="keep only images whose path starts with one of these")
     questions_per_dialogue: int | None = Field(None, ge=1, description="draw so many questions of each dialogue")
@@ -57,6 +60,7 @@ class AlignOptions(BaseConfig):
 
     data: str = Field(description="a run folder, or a file or folder of preference pairs")
     model: str = Field(description="the model to align: a folder or a hub name")
+    format: str | None = Field(None, description="how a file of pairs is read: a format's name, or file.py:Class")
     out: str | None = Field(None, description="the adapter's folder; default: RUN/align/NAME")
     name: str | None = Field(None, description="the adapter's name; default: the loss, or a strategy without pairs")
     strategy: str | None = Field(None, description="choose anew from the run's candidates; default: as it was built")

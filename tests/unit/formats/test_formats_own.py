@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from pairsight import registry
+from pairsight.cli.main import main
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.completions import read_completions, read_given_pairs
 from pairsight.formats.prompts import detect_format, make_format, read_prompts
+from pairsight.tiny.models.shipped import shipped_model
 
 OWN = """
 import csv
@@ -148,3 +151,21 @@ def test_pairs_need_a_preference(own: Path):
         DataError, match=r"id '1': a pair needs one preferred completion and at least one .* found 0 and 0"
     ):
         read_given_pairs(file, make_format("completions"))
+
+
+@pytest.mark.parametrize("verb", ["build seva", "align"])
+def test_a_format_that_only_a_config_names_is_not_run(own: Path, verb: str, capsys: pytest.CaptureFixture[str]):
+    file = table(own, *GOOD)
+    config = own.with_name("config.yaml")
+    config.write_text(yaml.safe_dump({"format": f"{own}:Rated"}))
+    words = ["--model", str(shipped_model()), "--config", str(config), "--out", str(own.parent / "out"), "--quiet"]
+    words += ["--prompts", str(file)] if verb.startswith("build") else [str(file)]
+    assert main([*verb.split(), *words]) == 1
+    assert f"add --plugin {own}" in capsys.readouterr().err
+    assert not (own.parent / "out").exists()
+
+
+def test_a_format_for_nothing_is_refused(own: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["build", "seva", "--model", str(shipped_model()), "--out", str(own.parent / "out"), "--format", "jsonl"]
+    assert main(words) == 1
+    assert "--format says how --prompts or --completions is read" in capsys.readouterr().err
