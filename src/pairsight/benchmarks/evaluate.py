@@ -14,6 +14,7 @@ from pairsight.benchmarks.results_file import merged, results_at, update_results
 from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark
 from pairsight.benchmarks.sections import EvaluationSettings, section
 from pairsight.benchmarks.tasks import BenchmarkTask, EvaluationImages, LoadedTask, load_tasks, read_tasks, sources_of
+from pairsight.bounded import as_object
 from pairsight.engine.progress import Progress
 from pairsight.engine.runner import Runner
 from pairsight.engine.stage import Engine, Stage
@@ -308,11 +309,11 @@ def _known(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[s
     there = RunFolder.open(out).config
     if there.get("kind") != "evaluate":
         raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
-    known = dict(there.get("benchmarks") or {})
+    known = dict(as_object(there.get("benchmarks") or {}))
     same = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
     differences = [f"{name} {there.get(name)!r} there, {here!r} here" for name, here in same if there.get(name) != here]
     for name, task in asked.benchmarks.items():
-        old = known.get(name, task)
+        old = as_object(known.get(name, task))
         differing = [part for part in task if part == "path" and not _same_file(old.get(part), str(task[part]))]
         differing += [part for part in task if part != "path" and old.get(part) != task[part]]
         differences += [f"{part} of {name} {old.get(part)!r} there, {task[part]!r} here" for part in differing]
@@ -326,7 +327,7 @@ def _known(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[s
 
 def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, object]) -> None:
     """Note benchmarks that join an evaluation."""
-    if folder.config.get("benchmarks", {}).keys() < benchmarks.keys():
+    if as_object(folder.config.get("benchmarks", {})).keys() < benchmarks.keys():
         RunFolder.create(folder.path, {**folder.config, "benchmarks": benchmarks}, update=True)
 
 

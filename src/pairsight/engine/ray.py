@@ -79,7 +79,7 @@ class RayEngine:
             raise MissingExtraError("--engine ray", "ray") from None
         if ray.is_initialized():
             return
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
         if self._address:
             options["address"] = self._address
         else:

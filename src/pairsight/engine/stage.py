@@ -75,7 +75,7 @@ class Request:
     """A paid request: the URL it is posted to, its body as sent (no secrets), and an estimate of its tokens."""
 
     url: str
-    body: Mapping[str, Any]
+    body: Mapping[str, object]
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -120,7 +120,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def _unpack(row: Mapping[str, Any], images: UnpackedImages, file: Path, place: str) -> tuple[ImageRef, ...]:
+def _unpack(row: Mapping[str, object], images: UnpackedImages, file: Path, place: str) -> tuple[ImageRef, ...]:
     given = {name: row[name] for name in _IMAGES if row.get(name) is not None}
     if len(given) == 2:
         raise DataError(f"{place} has both 'image' and 'images': keep one", "image_marks")
@@ -153,7 +153,7 @@ def _bytes_and_name(value: object, place: str) -> tuple[bytes | None, str]:
     raise DataError(f"{place} must hold bytes, file names or {{bytes, path}}, found {value!r:.60}", "wrong_type")
 
 
-def _from_trl(row: Mapping[str, Any], name: str, images: tuple[ImageRef, ...], place: str) -> PreferencePair:
+def _from_trl(row: Mapping[str, object], name: str, images: tuple[ImageRef, ...], place: str) -> PreferencePair:
     identity = str(row["id"]) if row.get("id") is not None else name
     prompt = Prompt(identity, from_plain(row["prompt"], images, f"{place}: 'prompt'"))
     chosen, rejected = (

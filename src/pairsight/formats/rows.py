@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError, one_line
@@ -19,7 +18,7 @@ class Row:
 
     place: str
     number: int
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
     def text(self, name: str) -> str:
         """The string in a field, without surrounding space.
@@ -155,7 +154,7 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
-def _found(values: Mapping[str, Any]) -> str:
+def _found(values: Mapping[str, object]) -> str:
     return ", ".join(f"'{name}'" for name in list(values)[:8]) or "nothing"
 
 

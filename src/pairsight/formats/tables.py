@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,9 +34,9 @@ def with_features(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def in_batches(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def in_batches(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as record batches of `ROWS_PER_BATCH`; no more rows (and their images) are in memory at once."""
-    part: list[Mapping[str, Any]] = []
+    part: list[Mapping[str, object]] = []
     for row in rows:
         part.append(row)
         if len(part) == ROWS_PER_BATCH:
@@ -47,7 +46,7 @@ def in_batches(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator
         yield pa.RecordBatch.from_pylist(part, schema)
 
 
-def _feature(kind: pa.DataType) -> dict[str, Any]:
+def _feature(kind: pa.DataType) -> dict[str, object]:
     if kind == IMAGES:
         return {"feature": {"_type": "Image"}, "_type": "List"}
     if pa.types.is_list(kind):
@@ -130,7 +129,7 @@ def _records(file: Path) -> Iterator[str | None]:
         raise DataError(f"{file} holds no candidates: {' '.join(str(error).split())}", "bad_parquet") from None
 
 
-def _candidates_row(candidates: Candidates) -> Mapping[str, Any]:
+def _candidates_row(candidates: Candidates) -> Mapping[str, object]:
     prompt = candidates.prompt
     return {
         "prompt_id": prompt.id,
@@ -141,7 +140,7 @@ def _candidates_row(candidates: Candidates) -> Mapping[str, Any]:
     }
 
 
-def _completion_row(completion: Completion) -> Mapping[str, Any]:
+def _completion_row(completion: Completion) -> Mapping[str, object]:
     distortions = [image.distortion for image in completion.images or () if image.distortion is not None]
     names = [f"{one.name} {_values(one.parameters)}".strip() for one in distortions]
     return {
@@ -158,7 +157,7 @@ def _completion_row(completion: Completion) -> Mapping[str, Any]:
     }
 
 
-def _annotation_row(annotation: Annotation) -> Mapping[str, Any]:
+def _annotation_row(annotation: Annotation) -> Mapping[str, object]:
     return {
         "completion_id": annotation.completion_id,
         "annotator": annotation.annotator,
@@ -168,7 +167,7 @@ def _annotation_row(annotation: Annotation) -> Mapping[str, Any]:
     }
 
 
-def _dropped_row(dropped: Dropped) -> Mapping[str, Any]:
+def _dropped_row(dropped: Dropped) -> Mapping[str, object]:
     return {
         "item_id": dropped.item_id,
         "stage": dropped.stage,

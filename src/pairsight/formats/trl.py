@@ -7,7 +7,6 @@ Source: TRL's vision dataset formats ("Dataset formats" in its documentation).
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +26,7 @@ from pairsight.records import (
     to_json,
 )
 
-Plain = dict[str, Any]
+Plain = dict[str, object]
 
 
 def to_plain(message: Message) -> Plain:

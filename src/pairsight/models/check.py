@@ -4,7 +4,6 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pairsight.errors import ModelError
 from pairsight.models.references import local_folder, read_model_json
@@ -64,7 +63,7 @@ def is_text_only(folder: Path) -> bool:
     return not _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder)
 
 
-def _reads_images(config: Mapping[str, Any]) -> bool:
+def _reads_images(config: Mapping[str, object]) -> bool:
     return any(key in config for key in ("vision_config", "vision_tower", "mm_vision_tower", "visual"))
 
 
@@ -72,7 +71,7 @@ def _has_processor(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _PROCESSOR_FILES)
 
 
-def read_header(weights: Path) -> dict[str, Any]:
+def read_header(weights: Path) -> dict[str, object]:
     """The tensors' names, types and shapes in a safetensors file, which must be whole.
 
     Raises:

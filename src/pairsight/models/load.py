@@ -47,7 +47,7 @@ def load_model(
     check_model(reference)
     folder = resolve(reference)
     place = pick_device(device)
-    options: dict[str, Any] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
+    options: dict[str, object] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
     if place.type != "cpu":
         options["device_map"] = {"": place}  # straight to the device, without a copy in main memory
     if attn_implementation is not None:

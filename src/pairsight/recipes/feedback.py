@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class Feedback(Recipe):
     default_strategy: ClassVar[str] = "preference_rule"
     roles: ClassVar[tuple[str, ...]] = ("annotator",)
     takes_completions: ClassVar[bool] = True
-    default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
         {
             "loss": "dpo",
             "beta": 0.1,
@@ -58,7 +58,7 @@ class Feedback(Recipe):
         }
     )
     """Table 3 of the paper for DPO; epochs, dropout, projector, warm-up from the code. 8 × 16 is its batch of 128."""
-    default_sft_training: ClassVar[Mapping[str, Any] | None] = MappingProxyType(
+    default_sft_training: ClassVar[Mapping[str, object] | None] = MappingProxyType(
         {
             **{name: value for name, value in default_training.items() if name != "beta"},
             "loss": "sft",

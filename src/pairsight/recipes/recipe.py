@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from pairsight.config import BaseConfig
 from pairsight.engine.stage import Stage
@@ -65,9 +65,9 @@ class Recipe(BaseConfig, ABC):
 
     name: ClassVar[str]
     default_strategy: ClassVar[str]
-    default_training: ClassVar[Mapping[str, Any]]
+    default_training: ClassVar[Mapping[str, object]]
     """The trainer's options, as the paper trains."""
-    default_sft_training: ClassVar[Mapping[str, Any] | None] = None
+    default_sft_training: ClassVar[Mapping[str, object] | None] = None
     """The same for strategies that make demonstrations; None: `default_training`."""
     roles: ClassVar[tuple[str, ...]] = ("annotator", "writer")
     """The models it uses beside those that make completions; another one that is given is refused."""
@@ -91,7 +91,7 @@ class Recipe(BaseConfig, ABC):
     def check(self) -> None:
         """Refuse what the options name and is not there, before anything is loaded."""
 
-    def fingerprints(self) -> dict[str, Any]:
+    def fingerprints(self) -> dict[str, object]:
         """What identifies the models that options name, by option: such an option may differ when a run is resumed."""
         return {}
 

@@ -12,7 +12,7 @@ Deviations: the distortion follows from each prompt's id and a seed (the authors
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,7 @@ class SeVa(Recipe):
     name: ClassVar[str] = "seva"
     default_strategy: ClassVar[str] = "clean_over_distorted"
     roles: ClassVar[tuple[str, ...]] = ()
-    default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
         {
             "loss": "dpo",
             "beta": 0.1,

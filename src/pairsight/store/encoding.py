@@ -4,7 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pairsight.errors import DataError, RunError
 from pairsight.records import from_json
@@ -34,7 +34,7 @@ def paired_text(text: str) -> str:
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
-def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> bytes:
+def item_key(stage: str, version: int, mapping: Mapping[str, object]) -> bytes:
     """SHA-256 of the canonical JSON of the stage's name, its version and what determines the result.
 
     Args:
@@ -46,7 +46,7 @@ def item_key(stage: str, version: int, mapping: Mapping[str, Any]) -> bytes:
     return _digest([stage, version, mapping])
 
 
-def shared_part(mapping: Mapping[str, Any]) -> dict[str, str]:
+def shared_part(mapping: Mapping[str, object]) -> dict[str, str]:
     """What is the same for all items of a stage, in short: of a million keys it is encoded once.
 
     Args:

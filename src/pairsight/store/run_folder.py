@@ -31,14 +31,14 @@ _LOG = logging.getLogger("pairsight.run")
 class RunFolder:
     """One run: a frozen config and everything that came of it. Make it with `create`, look at it with `open`."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: Mapping[str, object]) -> None:
         self.path = path
         self.config = dict(config)
         self.blobs = BlobStore(path)
 
     @classmethod
     def create(
-        cls, path: str | Path, config: Mapping[str, Any], free: Collection[str] = (), *, update: bool = False
+        cls, path: str | Path, config: Mapping[str, object], free: Collection[str] = (), *, update: bool = False
     ) -> Self:
         """A new run, or the existing one if it has the same config.
 
@@ -53,7 +53,7 @@ class RunFolder:
             RunError: the folder holds another run (the message says what differs), something else, or a newer run.
         """
         folder = Path(path)
-        wanted: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(config), sort_keys=False))
+        wanted: dict[str, object] = yaml.safe_load(yaml.safe_dump(_plain(config), sort_keys=False))
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file; a run needs a folder: choose another --out")
         with folder_lock(folder):
@@ -242,7 +242,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Collection[str]) -> list[str]:
+def _differences(there: Mapping[str, object], here: Mapping[str, object], free: Collection[str]) -> list[str]:
     """At most three options that differ, as "name: 1 there, 2 here"; the number of the others."""
     found = []
     for name in {**there, **here}:

@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import RunError, TrainingError
 from pairsight.store.durable import damaged_file, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
 
 _LOG = logging.getLogger("pairsight.training")
 
@@ -36,7 +39,7 @@ class Checkpoint:
     step: int
     ended: bool
     loss_state: Mapping[str, float]
-    held_out: Mapping[str, Any] | None
+    held_out: Mapping[str, object] | None
 
 
 def save_weights(model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -77,7 +80,7 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def mark_complete(
-    folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Mapping[str, Any] | None
+    folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Mapping[str, object] | None
 ) -> None:
     """Say that a checkpoint is complete, once all of its files are on disk.
 
@@ -147,5 +150,5 @@ def _step(path: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _trained(model: Any) -> dict[str, Any]:
+def _trained(model: Any) -> "dict[str, Parameter]":
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -81,7 +81,7 @@ class HeldOut:
         load_weights(model, self._weights)
         return self.best.step
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint keeps."""
         return asdict(self.best)
 

@@ -171,7 +171,7 @@ def split_by_image(tensors: Tensors, count: int) -> list[Tensors] | None:
     return None
 
 
-def encoder_outputs(embeddings: Tensor, deepstack: Sequence[Tensor], *, listed: bool) -> dict[str, Any]:
+def encoder_outputs(embeddings: Tensor, deepstack: Sequence[Tensor], *, listed: bool) -> dict[str, object]:
     """Features in the order of a batch's placeholders [tokens, D], as a forward's `mm_encoder_outputs` takes them."""
     pooled: Any = [embeddings] if listed else embeddings[None]
     return {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=[[layer] for layer in deepstack])}

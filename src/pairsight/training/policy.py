@@ -67,7 +67,7 @@ def lora_targets(model: Any, asked: tuple[str, ...]) -> str:
     return rf"(.*\.)?{re.escape(prefix)}\..*\.({names})"
 
 
-def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, Any]]:
+def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, object]]:
     """Trained parameters by learning rate, the language model's first; vectors (norms, biases) get no weight decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in policy.named_parameters():

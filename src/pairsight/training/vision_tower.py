@@ -16,7 +16,7 @@ from pairsight.errors import DataError
 from pairsight.training.families import TOWERS, base_model, inner_model
 
 Tensors = dict[str, Tensor]
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, object]]
 """Positional and named arguments of one call of a module."""
 
 

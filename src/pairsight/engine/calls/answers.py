@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
 
@@ -171,7 +171,7 @@ def is_json(text: str) -> bool:
     return bool(_object(text)) or text.strip() == "{}"
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, object]:
     try:
         value, _ = read_json(text)
     except (ValueError, RecursionError):

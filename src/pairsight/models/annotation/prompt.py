@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pairsight.records import IMAGE_MARK, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
@@ -106,7 +106,7 @@ def annotation_prompt(prompt: Prompt, texts: Sequence[str], form: Form = "text")
     return replace(prompt, id=f"{prompt.id}:annotation", messages=(Message("user", "\n\n".join(parts), prompt.images),))
 
 
-def annotation_schema(count: int) -> dict[str, Any]:
+def annotation_schema(count: int) -> dict[str, object]:
     """The JSON schema of an annotation of `count` completions, reasons before scores, for structured output."""
     scores = {name: {"type": "integer", "minimum": LOWEST, "maximum": HIGHEST} for name in ATTRIBUTES}
     answer = {
@@ -194,7 +194,7 @@ def parse_annotation(text: str, count: int) -> list[Scores | ItemError]:
     return [_from_lines(sections.get(place, ""), place) for place in range(1, count + 1)]
 
 
-def _json_answers(text: str) -> dict[int, Mapping[str, Any]] | None:
+def _json_answers(text: str) -> dict[int, Mapping[str, object]] | None:
     """Place -> object, from the first JSON object in the text that holds a list "answers"; None when there is none."""
     decoder = json.JSONDecoder()
     for found in islice(re.finditer(r"\{", text), MOST_OBJECTS):
@@ -210,8 +210,8 @@ def _json_answers(text: str) -> dict[int, Mapping[str, Any]] | None:
     return None
 
 
-def _placed(answers: list[Any]) -> dict[int, Mapping[str, Any]]:
-    placed: dict[int, Mapping[str, Any]] = {}
+def _placed(answers: list[Any]) -> dict[int, Mapping[str, object]]:
+    placed: dict[int, Mapping[str, object]] = {}
     for order, answer in enumerate(answers, start=1):
         if isinstance(answer, dict):
             number = answer.get("answer", order)
@@ -219,7 +219,7 @@ def _placed(answers: list[Any]) -> dict[int, Mapping[str, Any]]:
     return placed
 
 
-def _from_json(answer: Mapping[str, Any] | None, place: int) -> Scores | ItemError:
+def _from_json(answer: Mapping[str, object] | None, place: int) -> Scores | ItemError:
     if answer is None:
         return _unparsed(place)
     named = {str(name).lower(): value for name, value in answer.items()}
@@ -234,7 +234,7 @@ def _from_json(answer: Mapping[str, Any] | None, place: int) -> Scores | ItemErr
     return scores
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -27,7 +27,7 @@ class EndpointOptions(BaseConfig):
     )
     max_tokens_name: str = Field("max_tokens", description="some models want max_completion_tokens")
     send_seed: bool = Field(True, description="send each completion's seed; some servers refuse it")
-    extra_body: dict[str, Any] = Field({}, description="more of the request's body; null leaves a parameter out")
+    extra_body: dict[str, object] = Field({}, description="more of the request's body; null leaves a parameter out")
 
 
 SMALL_SIDE = 256
@@ -38,7 +38,7 @@ CHARACTERS_PER_TOKEN = 3
 """For estimates before sending only, on the high side (ours); the server's own count replaces them."""
 
 
-def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions) -> tuple[list[dict[str, Any]], int]:
+def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions) -> tuple[list[dict[str, object]], int]:
     """The messages, and about how many tokens they are.
 
     Args:
@@ -49,9 +49,10 @@ def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions)
     Raises:
         DataError: an image is missing, or its distortion acts on normalised pixels, so that it is no picture.
     """
-    messages, num_tokens = [], 0
+    messages: list[dict[str, object]] = []
+    num_tokens = 0
     for message in prompt.messages:
-        content: str | list[dict[str, Any]] = message.text
+        content: str | list[dict[str, object]] = message.text
         num_tokens += len(message.text) // CHARACTERS_PER_TOKEN + 8
         if message.images:
             pictures = [shown_image(images, ref, options.max_image_side) for ref in message.images]
@@ -89,8 +90,8 @@ def data_url(picture: "Image", image_format: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _parts(message: Message, urls: list[str]) -> list[dict[str, Any]]:
-    waiting = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+def _parts(message: Message, urls: list[str]) -> list[dict[str, object]]:
+    waiting: list[dict[str, object]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     pieces = message.text.split(IMAGE_MARK)
     if len(pieces) == 1:
         return [*waiting, {"type": "text", "text": message.text}]
@@ -99,7 +100,7 @@ def _parts(message: Message, urls: list[str]) -> list[dict[str, Any]]:
             f"a message has {len(pieces) - 1} {IMAGE_MARK} marks and {len(urls)} images; write as many, or no marks",
             reason="image_marks",
         )
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for number, piece in enumerate(pieces):
         if number:
             parts.append(waiting[number - 1])

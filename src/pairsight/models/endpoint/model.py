@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pairsight.engine.stage import Call, Json, Request
@@ -98,7 +98,9 @@ class EndpointModel(Generator):
             return self.options.structured_output
         return urlsplit(self.url).hostname in STRUCTURED_HOSTS
 
-    def request(self, asked: CompletionRequest, sampling: Sampling, schema: Mapping[str, Any] | None = None) -> Request:
+    def request(
+        self, asked: CompletionRequest, sampling: Sampling, schema: Mapping[str, object] | None = None
+    ) -> Request:
         """The request for one completion.
 
         Args:
@@ -111,7 +113,7 @@ class EndpointModel(Generator):
         """
         options = self.options
         messages, prompt_tokens = chat_messages(seen_prompt(asked), self.images, options)
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": self.name,
             "messages": messages,
             "temperature": sampling.temperature,
@@ -167,7 +169,7 @@ class EndpointCall(Call[In, Out]):
     read: Callable[[In, Completion], Out | ItemError]
     ids: Callable[[In], Json]
     item_name: Callable[[In], str]
-    schema: Callable[[In], Mapping[str, Any] | None] = lambda item: None
+    schema: Callable[[In], Mapping[str, object] | None] = lambda item: None
 
     def key(self, item: In) -> Mapping[str, Json]:
         """All that determines the request; not the parser, so that a better one costs nothing."""

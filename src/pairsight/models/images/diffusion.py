@@ -138,7 +138,7 @@ def pipeline_folder(reference: str | Path) -> Path:
     return folder
 
 
-def call_options(folder: Path) -> dict[str, Any]:
+def call_options(folder: Path) -> dict[str, object]:
     """What the pipeline is to be called with beside text, guidance and seed: `pipeline_options` in `pairsight.json`."""
     note = folder / "pairsight.json"
     options = read_model_json(note).get("pipeline_options", {}) if note.is_file() else {}
@@ -149,7 +149,7 @@ def call_options(folder: Path) -> dict[str, Any]:
 
 def pipeline_fingerprint(folder: Path) -> str:
     """`sha256:…` of a pipeline's index, of what it is called with, and of the contents of its parts."""
-    contents: dict[str, Any] = {"model_index.json": read_model_json(folder / "model_index.json")}
+    contents: dict[str, object] = {"model_index.json": read_model_json(folder / "model_index.json")}
     contents["pipeline_options"] = call_options(folder)
     contents |= {name: fingerprint(folder / name) for name in _parts(folder) if (folder / name).is_dir()}
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"))

@@ -1,5 +1,6 @@
 """A prompt in a model's own words: its chat template, with images where the prompt's marks say."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pairsight.errors import DataError, ModelError, one_line
@@ -23,7 +24,7 @@ def chat_text(processor: Any, prompt: Prompt) -> str:
     return _render(processor, template, template_messages(processor, prompt), add_generation_prompt=True)
 
 
-def template_messages(processor: Any, prompt: Prompt) -> list[dict[str, Any]]:
+def template_messages(processor: Any, prompt: Prompt) -> list[dict[str, object]]:
     """The messages as the chat template takes them: lists of parts, or plain text where it knows no parts."""
     in_parts = [_parts(prompt, message) for message in prompt.messages]
     if _takes_parts(processor):
@@ -106,7 +107,9 @@ def _takes_parts(processor: Any) -> bool:
     return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
 
 
-def _render(processor: Any, template: str, turns: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+def _render(
+    processor: Any, template: str, turns: Sequence[Mapping[str, object]], *, add_generation_prompt: bool
+) -> str:
     from jinja2 import TemplateError
 
     try:

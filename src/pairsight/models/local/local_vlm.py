@@ -177,7 +177,7 @@ class LocalVLM(Generator):
             images=request.images,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_model": None, "_processor": None}
 
 

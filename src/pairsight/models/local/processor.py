@@ -162,7 +162,7 @@ def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]") -> dict[str
     text_only = tokenizer is processor
     bos = tokenizer.bos_token
     starts = text_only or (bos is not None and text.startswith(bos))
-    options: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": not starts}
+    options: dict[str, object] = {"return_tensors": "pt", "add_special_tokens": not starts}
     if len(pictures) > 1:
         options["return_text_replacement_offsets"] = True
     if pictures:
@@ -184,7 +184,7 @@ def _inputs_of_hostile_text(processor: Any, prompt: Prompt, pictures: "list[Imag
         for part in turn["content"] if isinstance(turn["content"], list) else []:
             if part["type"] == "image":
                 part["image"] = next(waiting)
-    options: dict[str, Any] = {"chat_template": chat_template(processor), "sanitize_control_tokens": True}
+    options: dict[str, object] = {"chat_template": chat_template(processor), "sanitize_control_tokens": True}
     if pictures:
         options["processor_kwargs"] = {"return_text_replacement_offsets": True}
     with quiet():
@@ -246,7 +246,7 @@ def _rows_of_images(tensors: "dict[str, torch.Tensor]", count: int) -> list[Any]
 
 
 def _image_spans(
-    processor: Any, prompt: Prompt, ids: list[int], replacements: list[dict[str, Any]] | None
+    processor: Any, prompt: Prompt, ids: list[int], replacements: list[dict[str, str]] | None
 ) -> tuple[tuple[int, int], ...]:
     if not prompt.images:
         return ()
@@ -306,7 +306,7 @@ def image_only(cls: Any) -> Any:
     names = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
     place = names.index("video_processor") if "video_processor" in names else None
 
-    def from_args_and_dict(inner: Any, /, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_args_and_dict(inner: Any, /, args: list[Any], processor_dict: dict[str, object], **kwargs: Any) -> Any:
         if place is not None:
             args = [*args[:place], None, *args[place:]]
         return super(built, inner).from_args_and_dict(args, processor_dict, **kwargs)

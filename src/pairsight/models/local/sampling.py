@@ -74,7 +74,7 @@ def _generate(model: Any, processor: Any, wanted: Draws, seed: int, *, sampling:
     prompt = wanted.prompt
     given = join([prompt], rules.pad_id, model.device)
     given = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "do_sample": sampling.temperature > 0,
         "num_beams": 1,
         "max_new_tokens": rules.new_tokens(len(prompt.input_ids), sampling.max_new_tokens),

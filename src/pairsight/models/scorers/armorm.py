@@ -87,7 +87,7 @@ class ArmoRM(Scorer[Rated]):
 def _load(folder: Path, dtype: "torch.dtype") -> Any:
     from pairsight.models.scorers.armorm_model import ArmoRMModel
 
-    found: Mapping[str, Any] = read_model_json(folder / "config.json")
+    found: Mapping[str, object] = read_model_json(folder / "config.json")
     if found.get("model_type") != "llama":
         raise ModelError(f"model {folder} is of type '{found.get('model_type')}'; ArmoRM is a llama with its heads")
     with quiet():
