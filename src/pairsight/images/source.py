@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, overload, runtime_checkable
 
 from PIL.Image import Image
 
@@ -224,10 +224,10 @@ class FileImages:
         name = self.name(ref)
         return open_ref(self._locate(name).path, ref, str(self.root / name))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"root": self.root, "_real_root": self._real_root, "_names": self._names, "_folders": self._folders}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _cache=None, _listings={})
 
     def _known(self, name: str, sha256: str) -> ImageRef:

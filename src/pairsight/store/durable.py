@@ -199,7 +199,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_marker(marker: Path, values: Mapping[str, Any], names: Iterable[str], *, checksum: bool = False) -> None:
+def write_marker(marker: Path, values: Mapping[str, object], names: Iterable[str], *, checksum: bool = False) -> None:
     """Bring files to disk, then write the marker that lists them.
 
     Args:
@@ -222,7 +222,7 @@ def write_marker(marker: Path, values: Mapping[str, Any], names: Iterable[str], 
         }
     except OSError as error:
         raise cannot_write(folder, error) from None
-    content: dict[str, Any] = {**values, "files": files}
+    content: dict[str, object] = {**values, "files": files}
     if checksum:
         content["sha256"] = _checksum(content)
     write_file(marker, json.dumps(content, indent=2, ensure_ascii=False).encode())
@@ -251,7 +251,7 @@ def read_marker(marker: Path, *, checksum: bool = False) -> dict[str, Any]:
     return content
 
 
-def damaged_file(folder: Path, files: Mapping[str, Any]) -> str:
+def damaged_file(folder: Path, files: Mapping[str, Mapping[str, object]]) -> str:
     """The first listed file that is not as its marker says, and why; "" when all are.
 
     Args:
@@ -280,5 +280,5 @@ def _is_listing(files: Any) -> bool:
     )
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def _checksum(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -57,7 +57,7 @@ class Journal:
         self._descriptor: int | None = None
         self._end = self._filled = 0
 
-    def append(self, about: Mapping[str, Any], raw: bytes = b"", *, durably: bool = False) -> None:
+    def append(self, about: Mapping[str, object], raw: bytes = b"", *, durably: bool = False) -> None:
         """Write a record after the others.
 
         Args:

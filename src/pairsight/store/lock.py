@@ -218,7 +218,7 @@ def _make(claim: Path) -> bool:
     return True
 
 
-def _is_this_host(note: dict[str, Any]) -> bool:
+def _is_this_host(note: dict[str, object]) -> bool:
     """Whether a claim is of this boot, or of an earlier boot of this machine: no process of either holds it."""
     here = _this_host()
     rebooted = bool(here["machine"]) and (note.get("host"), note.get("machine")) == (here["host"], here["machine"])
@@ -236,7 +236,7 @@ def _started() -> str:
     return fields[19] if len(fields) > 19 else ""
 
 
-def _writer(note: dict[str, Any]) -> str:
+def _writer(note: dict[str, object]) -> str:
     return f"process {note.get('pid', 'unknown')} on host {note.get('host', 'unknown')}"
 
 
@@ -247,7 +247,7 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _read_claim(claim: Path) -> dict[str, Any]:
+def _read_claim(claim: Path) -> dict[str, object]:
     try:
         content = json.loads(claim.read_text(encoding="utf-8"))
     except (OSError, ValueError):
