@@ -11,7 +11,6 @@ import pytest
 
 from pairsight.errors import LockedError, RunError
 from pairsight.store import lock
-from pairsight.store import lock as hosts
 from pairsight.store.lock import exclusive_lock, folder_lock, network_type
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.status import run_status
@@ -27,13 +26,13 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     place = str(folder.resolve()).replace(" ", "\\040")
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/export {place} nfs4 rw,vers=4.2 0 0\n")
-    monkeypatch.setattr(hosts, "MOUNTS", mounts)
+    monkeypatch.setattr(lock, "MOUNTS", mounts)
     return folder
 
 
 def test_the_innermost_mount_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
-    monkeypatch.setattr(hosts, "MOUNTS", mounts)
+    monkeypatch.setattr(lock, "MOUNTS", mounts)
     lines = [
         "/dev/vda / ext4 rw 0 0",
         "server:/a /net nfs4 rw 0 0",
@@ -80,7 +79,7 @@ def test_another_hosts_claim_is_refused_with_what_to_do(network: Path, note: str
         pass
     assert "build of first: process" in str(error.value)
     assert "on a network file system (nfs4)" in str(error.value)
-    assert f"remove {network / 'build.host'} if it has ended" in str(error.value)
+    assert f"remove {network / 'build.host'} if that process has ended" in str(error.value)
     (network / "build.host").unlink()
     with exclusive_lock(network / "build", "build of first"):
         pass
@@ -92,7 +91,7 @@ def test_what_a_killed_process_of_this_host_left_is_taken_over(network: Path, mo
     with exclusive_lock(network / "build", "build"):
         assert json.loads((network / "build.host").read_text())["pid"] == os.getpid()
     here = {"host": "node1", "boot": "after", "machine": "m1"}
-    monkeypatch.setattr(hosts, "_this_host", lambda: here)
+    monkeypatch.setattr(lock, "_this_host", lambda: here)
     (network / "build.host").write_text(json.dumps({**OTHER, **here, "boot": "before the restart"}))
     with exclusive_lock(network / "build", "build"):
         pass
@@ -124,7 +123,7 @@ def test_a_run_on_a_network_works_and_is_not_read_while_another_host_writes_it(n
     with run.lock("build"), run.ledger():
         assert run_status(run.path).running == {"build": os.getpid()}
     (run.path / ".locks" / "build.host").write_text(json.dumps(OTHER))
-    with pytest.raises(LockedError, match=r"is written by process 4711 on host node7, .*: ask there, or remove"):
+    with pytest.raises(LockedError, match=r"is written by process 4711 on host node7, .*: read it there, or remove"):
         run_status(run.path)
     with pytest.raises(LockedError, match="process 4711 on host node7"), run.lock("build"):
         pass
