@@ -7,13 +7,10 @@ rows of a model that can be evaluated here its name, our metric and the factor o
 import csv
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from pairsight.benchmarks.results import Section
+from typing import Any, Self
 
 _SIZES: Mapping[str, tuple[int, ...]] = {
     "amber": (15_220,), "chair": (500,), "gqa": (12_578,), "mmbench": (4_377,), "mmbench_cn": (4_329, 4_377),
@@ -99,30 +96,40 @@ def known_model(reference: str) -> str:
     return next((model for pattern, model in _MODELS if pattern.search(name)), "")
 
 
-def published_beside(model: str, benchmark: str, section: "Section", own_suffix: str) -> tuple[PrintedFigure, ...]:
+def published_beside(
+    model: str,
+    benchmark: str,
+    own_suffix: str,
+    *,
+    settings: Mapping[str, Any],
+    metrics: Collection[str],
+    any_failed: bool,
+) -> tuple[PrintedFigure, ...]:
     """The printed figures of a model on a benchmark, one per printed cell.
 
     Args:
         model: the base model's reference.
         benchmark: the benchmark's name.
-        section: ours: its settings and metrics.
         own_suffix: the benchmark's own prompt suffix.
+        settings: under which our figures were made.
+        metrics: the names of our figures.
+        any_failed: whether some of our questions have no answer.
     """
     name = known_model(model)
     if not name:
         return ()
-    differs = differing_settings(benchmark, section, own_suffix)
+    differs = differing_settings(benchmark, own_suffix, settings, any_failed)
     found = []
     for cell in published_cells():
         theirs, _, metric = cell.metric.partition(".")
-        if cell.model == name and theirs == benchmark and metric in section.metrics:
+        if cell.model == name and theirs == benchmark and metric in metrics:
             found.append(PrintedFigure(metric, cell.fraction, cell.paper, cell.table, cell.row, cell.note, differs))
     return tuple(found)
 
 
-def differing_settings(benchmark: str, section: "Section", own_suffix: str) -> tuple[str, ...]:
+def differing_settings(benchmark: str, own_suffix: str, ours: Mapping[str, Any], any_failed: bool) -> tuple[str, ...]:
     """Which of our settings are not those under which LLaVA-1.5's figures are published, in words."""
-    differs, ours = [], section.settings
+    differs = []
     if ours["parser"] != "official":
         differs.append(f"parser {ours['parser']}")
     if ours.get("temperature", 0) != 0:
@@ -132,6 +139,6 @@ def differing_settings(benchmark: str, section: "Section", own_suffix: str) -> t
     sizes = _SIZES.get(benchmark)
     if sizes and ours["rows"] not in sizes:
         differs.append(f"{ours['rows']} questions instead of {' or '.join(map(str, sizes))}")
-    if sum(section.failed.values()):
+    if any_failed:
         differs.append("some questions failed")
     return tuple(differs)

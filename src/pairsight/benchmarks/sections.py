@@ -81,7 +81,15 @@ def section(
             for name, members in _categories(base, settings.parser).items()
         },
     )
-    published = published_beside(settings.model, item.task.benchmark.name, found, item.task.benchmark.prompt_suffix)
+    benchmark, any_failed = item.task.benchmark, any(found.failed.values())
+    published = published_beside(
+        settings.model,
+        benchmark.name,
+        benchmark.prompt_suffix,
+        settings=found.settings,
+        metrics=found.metrics,
+        any_failed=any_failed,
+    )
     for difference in published[0].differs if published else ():
         _LOG.warning("%s: not as published: %s", item.task.name, difference)
     return replace(found, published=published)
