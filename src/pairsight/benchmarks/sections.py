@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pairsight.benchmarks.protocol import Benchmark, Parser
-from pairsight.benchmarks.published import published_beside
+from pairsight.benchmarks.published import PrintedFigure, published_beside
 from pairsight.benchmarks.results import Metric, Scalar, Section, finite
 from pairsight.benchmarks.scoring import ScoredBenchmark, ScoreTable
 from pairsight.benchmarks.tasks import LoadedTask
@@ -81,18 +81,22 @@ def section(
             for name, members in _categories(base, settings.parser).items()
         },
     )
-    benchmark, any_failed = item.task.benchmark, any(found.failed.values())
-    published = published_beside(
-        settings.model,
+    return replace(found, published=_published(found, settings.model, item.task.benchmark))
+
+
+def _published(found: Section, model: str, benchmark: Benchmark) -> tuple[PrintedFigure, ...]:
+    """What papers printed of the model on this benchmark; the log says what is not as in print."""
+    printed = published_beside(
+        model,
         benchmark.name,
         benchmark.prompt_suffix,
         settings=found.settings,
         metrics=found.metrics,
-        any_failed=any_failed,
+        any_failed=any(found.failed.values()),
     )
-    for difference in published[0].differs if published else ():
-        _LOG.warning("%s: not as published: %s", item.task.name, difference)
-    return replace(found, published=published)
+    for difference in printed[0].differs if printed else ():
+        _LOG.warning("%s: not as published: %s", found.name, difference)
+    return printed
 
 
 def metrics_of(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Sequence[Resampled]) -> dict[str, Metric]:
