@@ -21,6 +21,7 @@ from pairsight.engine.runner import Runner
 from pairsight.formats.prompts import read_prompts
 from pairsight.models.protocols import Generator, Sampling, completion_id
 from pairsight.models.stages import GenerateCompletions
+from pairsight.options import BuildOptions
 from pairsight.pipeline import build as building
 from pairsight.pipeline.build import Source
 from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests
@@ -97,7 +98,8 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         write_prompts(folder, options.items // COMPLETIONS)
         models, recipe, strategy = RecipeModels(generators=()), Four(), CleanOverDistorted()
-        building.build_run(recipe, source_of(folder), models, strategy, run=folder / "run", extra={}, quiet=True)
+        given = BuildOptions(recipe=recipe.name, model=(), out=str(folder / "run"))
+        building.build_run(building.BuildSpec(given, recipe, strategy, source_of(folder)), models, quiet=True)
         steps: dict[str, float] = {}
         began = time.perf_counter()
 
@@ -106,8 +108,8 @@ def main() -> None:
 
         source = source_of(folder)
         mark("read_prompts_s")
-        config = building._identity(recipe, source, models, strategy)
-        run = RunFolder.create(folder / "run", config, free=building.FREE)
+        spec = building.BuildSpec(given, recipe, strategy, source)
+        run = RunFolder.create(folder / "run", spec.record(models, {}), free=spec.free({}))
         mark("identity_s")
         building._keep_images(run, source, building.Progress("quiet"))
         mark("images_s")

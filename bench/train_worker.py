@@ -191,7 +191,7 @@ def ours(  # noqa: PLR0917
 def our_options(settings: Settings) -> dict[str, object]:
     """What is trained, as `PreferenceTrainer` takes it: a recipe's defaults as `align` gives them."""
     if settings.recipe:
-        from pairsight.pipeline.options import recipe_class
+        from pairsight.options import recipe_class
 
         return {"defaults": recipe_class(settings.recipe).default_training}  # type: ignore[attr-defined]
     return {"learning_rate": settings.rate, "lora_r": settings.rank, "lora_alpha": settings.alpha}

@@ -1,22 +1,59 @@
-"""The strict base of every config: frozen, unknown names refused with the nearest known one, YAML in and out."""
+"""The strict base of every config: frozen, unknown names refused with the nearest known one, YAML in and out.
+
+An option is a field: its type, default and description (the help text) are pydantic's; what else it is, `Option` says.
+"""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from pairsight.bounded import MOST_YAML_BYTES, DuplicateKeyError, load_yaml, read_bounded
 from pairsight.errors import ConfigError, did_you_mean
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option is beside its type, default and description: `Annotated[int, Option(flag="--seed")]`.
+
+    Args:
+        flag: its own flag on the command line; "": it is given by `--set` or a config file.
+        argument: what the help calls it, where it is a positional argument.
+        value: what the help calls the flag's value; "": by its type.
+        path: it is a path, and is written without a closing slash or the like.
+        required: the command line asks for the flag, whatever a config file says.
+        identity: a run is only resumed with the same value; False for what names something (a model, a file), which is
+            compared by what it names.
+        results: another value can give another result; what cannot is no part of the identity either.
+        recorded: the run's record (`run.yaml`, `selection.yaml`) notes it under its own name.
+        late: it is newer than the record: noted only where it is given, so that older runs are the same.
+        needs: the option without which it would do nothing.
+    """
+
+    flag: str = ""
+    argument: str = ""
+    value: str = ""
+    path: bool = False
+    required: bool = False
+    identity: bool = True
+    results: bool = True
+    recorded: bool = True
+    late: bool = False
+    needs: str = ""
+
+    @property
+    def compared(self) -> bool:
+        """Whether a run is only resumed with the same value."""
+        return self.identity and self.results
+
+
 class BaseConfig(BaseModel):
     """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`."""
-
-    flags: ClassVar[Mapping[str, str]] = {}
-    """How a required option is given on the command line, where it is not by `--set`; for the error without it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -44,6 +81,29 @@ class BaseConfig(BaseModel):
     def to_yaml(self) -> str:
         """The config as YAML, in field order."""
         return yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True)
+
+
+def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
+    """Every option of a class with what its `Option` says of it, in field order."""
+    return {
+        name: next((one for one in field.metadata if isinstance(one, Option)), Option())
+        for name, field in cls.model_fields.items()
+    }
+
+
+def recorded(config: BaseConfig) -> dict[str, Any]:
+    """The options that a record notes under their own names, as plain values."""
+    plain = config.to_plain()
+    facts = option_facts(type(config)).items()
+    return {
+        name: plain[name] for name, option in facts if option.recorded and not (option.late and plain[name] is None)
+    }
+
+
+def plain_defaults(cls: type[BaseConfig]) -> dict[str, Any]:
+    """The default of every option that has one, as `to_plain` would write it."""
+    fields = cls.model_fields.items()
+    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -120,6 +180,6 @@ def _validation_message(cls: type[BaseModel], error: ValidationError, where: str
 def _missing(cls: type[BaseModel], name: str) -> str:
     """The message about a required option that was not given: what it is, and how to give it."""
     description = cls.model_fields[name].description if name in cls.model_fields else None
-    flags = cls.flags if issubclass(cls, BaseConfig) else {}
-    way = flags.get(name, f"--set {name}=...")
+    facts = option_facts(cls).get(name, Option()) if issubclass(cls, BaseConfig) else Option()
+    way = f"{facts.flag} {facts.value}".rstrip() if facts.flag else f"--set {name}=..."
     return f"option '{name}' is missing{f' ({description})' if description else ''}: give {way}, or it in a config file"

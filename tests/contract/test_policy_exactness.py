@@ -173,9 +173,8 @@ class Ours:
     def __init__(self, name: str, folder: Path, out: Path, **options: Any) -> None:
         images = FileImages(folder / "images")
         pairs = [pair(n, images, dialogue) for n, dialogue in enumerate(DIALOGUES) if takes(name, dialogue)]
-        trainer = PreferenceTrainer(
-            folder / "model", "simpo", out=out, images=images, lora_r=4, lora_alpha=8.0, **options
-        )
+        adapters = {} if options.get("tuning") == "full" else {"lora_r": 4, "lora_alpha": 8.0}
+        trainer = PreferenceTrainer(folder / "model", "simpo", out=out, images=images, **adapters, **options)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(CapturedError) as caught:
             patch.setattr(trainer, "_run_loop", self.capture)
             trainer.train(pairs)

@@ -35,8 +35,6 @@ STEPS = 4
 """Three steps are an epoch, so the last checkpoint lies inside the second one."""
 OPTIONS: dict[str, Any] = {
     "learning_rate": 1e-2,
-    "lora_r": 4,
-    "lora_alpha": 8.0,
     "per_device_train_batch_size": 4,
     "max_steps": STEPS,
     "warmup_ratio": 0.0,
@@ -44,6 +42,7 @@ OPTIONS: dict[str, Any] = {
     "save_total_limit": 1,
     "report_to": (),
 }
+_LORA = {"lora_r": 4, "lora_alpha": 8.0}
 _FULL = {"tuning": "full", "learning_rate": 2e-3}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -92,7 +91,7 @@ def train(base_folder: Path, out: Path, kind: str, **options: Any) -> Path:
         out=out,
         images=images,
         progress=Progress("quiet"),
-        **{**OPTIONS, **KINDS[kind], **options},
+        **{**OPTIONS, **({} if "tuning" in KINDS[kind] else _LORA), **KINDS[kind], **options},
     )
     return made.train([pair(images, number) for number in range(12)])
 

@@ -13,7 +13,8 @@ from small_build import note
 
 from pairsight.engine.stage import Resources
 from pairsight.formats.prompts import read_prompts
-from pairsight.pipeline.build import Source, build_run
+from pairsight.options import BuildOptions
+from pairsight.pipeline.build import BuildSpec, Source, build_run
 from pairsight.recipes.recipe import Recipe, RecipeModels
 from pairsight.records import Candidates, Completion, Dropped, ImageCandidate, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
@@ -90,7 +91,8 @@ def build(folder: Path) -> dict[str, bytes]:
     run = folder / "run"
     source = Source(read_prompts(folder / "prompts.json", images=folder / "images"))
     models = RecipeModels(generators=(), blobs=BlobStore(run))
-    build_run(Painted(), source, models, CleanOverDistorted(), run=run, extra={}, quiet=True)
+    options = BuildOptions(recipe="drawn", model=(), out=str(run))
+    build_run(BuildSpec(options, Painted(), CleanOverDistorted(), source), models, quiet=True)
     return {file.name: file.read_bytes() for file in (run / "data").iterdir()}
 
 

@@ -1,25 +1,153 @@
-"""Flags that several verbs share, and how flags, --config and --set come together: flags win over --set over file."""
+"""Flags made from the verbs' options; how flags, --config and --set come together: flags over --set over the file."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from pairsight.config import Option
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with the same names as the flags")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any option by name; repeatable")]
-Out = Annotated[Path | None, typer.Option("--out", help="where to write")]
-Model = Annotated[str | None, typer.Option("--model", help="a folder, a hub name, or endpoint:NAME@URL")]
-Images = Annotated[Path | None, typer.Option("--images", help="the folder that image names refer to")]
-Engine = Annotated[str | None, typer.Option("--engine", help="local, processes or ray")]
-Workers = Annotated[int | None, typer.Option("--workers", help="how many workers the engine has")]
-Seed = Annotated[int | None, typer.Option("--seed", help="the seed of everything that is drawn")]
-Limit = Annotated[int | None, typer.Option("--limit", help="use only so many")]
 Plugin = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="code that a config or a run names may run; repeatable"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
+
+
+class _Once:
+    """Refuses a flag that takes one value and is given twice: the second would silently replace the first."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)  # type: ignore[misc]
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            values, rest, order = parse(args=args)
+            for param in order:
+                if order.count(param) > 1 and param.param_type_name == "option" and not param.multiple:
+                    ctx.fail(f"{param.opts[0]} is given {order.count(param)} times; it takes one value")
+            return values, rest, order
+
+        parser.parse_args = parse_once
+        return parser
+
+
+class Command(_Once, TyperCommand):
+    """A verb."""
+
+
+class Group(_Once, TyperGroup):
+    """A verb that has verbs of its own."""
+
+
+def add_verb(app: typer.Typer, body: Callable[..., None], *classes: str) -> None:
+    """Add a verb whose flags are options that classes declare.
+
+    The classes are imported when the verb's flags are asked for, so that the other verbs stay light.
+
+    Args:
+        app: the command.
+        body: the verb: it takes the given options as one mapping, and then flags of its own.
+        classes: "module:Class" of the options' `BaseConfig` classes; where two declare a name, the first one's is used.
+    """
+
+    @functools.cache
+    def complete() -> Any:
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cls=Command)(_callback(body, classes))
+        return typer.main.get_command(alone)
+
+    class Verb(Command):
+        params = property(lambda self: complete().params, lambda self, value: None)
+
+        def invoke(self, ctx: Any) -> Any:
+            return complete().invoke(ctx)
+
+    def stub() -> None: ...
+
+    app.command(body.__name__, cls=Verb, help=body.__doc__)(stub)
+
+
+def _callback(body: Callable[..., None], classes: Sequence[str]) -> Callable[..., None]:
+    """The verb as a function of all its flags, by its signature."""
+    declared = _declared(classes)
+    _, *own = signature(body).parameters.values()
+
+    def run(**given: Any) -> None:
+        options = {name: _given_value(*declared[name], given[name]) for name in declared}
+        trust(given["plugin"])
+        body(merge(given["config"], given["settings"], options), **{one.name: given[one.name] for one in own})
+
+    shared = [_keyword(name, kind, None) for name, kind in (("plugin", Plugin), ("config", Config), ("settings", Set))]
+    before = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own if one.name != "quiet"]
+    after = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own if one.name == "quiet"]
+    made = [_parameter(name, *facts) for name, facts in declared.items()]
+    run.__signature__ = Signature([*made, *before, *shared, *after])  # type: ignore[attr-defined]
+    return run
+
+
+def _declared(classes: Sequence[str]) -> dict[str, "tuple[FieldInfo, Option]"]:
+    """The options that are flags or arguments by name."""
+    from pairsight.config import option_facts
+
+    found: dict[str, tuple[FieldInfo, Option]] = {}
+    for target in classes:
+        module, _, name = target.partition(":")
+        cls = getattr(importlib.import_module(module), name)
+        for option, facts in option_facts(cls).items():
+            if facts.flag or facts.argument:
+                found.setdefault(option, (cls.model_fields[option], facts))
+    return found
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an option's values may have, without what they hold."""
+    either = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = {get_origin(one) or one for one in either if one is not NoneType}
+    return {str if kind is Literal else kind for kind in kinds}
+
+
+def _parameter(name: str, field: "FieldInfo", facts: "Option") -> Parameter:
+    """An option as typer reads it."""
+    kinds = _kinds(field.annotation)
+    kind: Any = list[str] if kinds & {tuple, dict} else Path if facts.path else next(iter(kinds))
+    required = field.is_required() if facts.argument else facts.required
+    info = (
+        typer.Argument(metavar=facts.argument, help=field.description)
+        if facts.argument
+        else typer.Option(facts.flag, metavar=facts.value or None, help=field.description)
+    )
+    if required or kind is bool:
+        return _keyword(name, Annotated[kind, info], Parameter.empty if required else False)
+    return _keyword(name, Annotated[kind | None, info], None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _given_value(field: "FieldInfo", facts: "Option", value: Any) -> Any:
+    """What was given as the option takes it: `NAME=PATH` by name, and one of several that may be one as itself."""
+    if isinstance(value, list):
+        if not value:
+            return None
+        kinds = _kinds(field.annotation)
+        if dict in kinds:
+            return named_paths(value, facts.flag)
+        if str in kinds and len(value) == 1:
+            return value[0]
+    return value
 
 
 def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,22 +224,20 @@ def check_words(values: Mapping[str, Any], words: Mapping[str, Any], file: str) 
     check(values, words, ())
 
 
-def named_paths(entries: Sequence[str] | None, flag: str) -> dict[str, str] | None:
-    """`["pope=a.jsonl"]` as `{"pope": "a.jsonl"}`; None when nothing was given.
+def named_paths(entries: Sequence[str], flag: str) -> dict[str, str]:
+    """`["pope=a.jsonl"]` as `{"pope": "a.jsonl"}`.
 
     Raises:
         ConfigError: an entry without `=`, or a name given twice.
     """
     from pairsight.errors import ConfigError
 
-    if not entries:
-        return None
     named: dict[str, str] = {}
     for entry in entries:
         name, equals, path = entry.partition("=")
         if not equals or not name or not path:
-            raise ConfigError(f"--{flag} '{entry}' must be NAME=PATH")
+            raise ConfigError(f"{flag} '{entry}' must be NAME=PATH")
         if name in named:
-            raise ConfigError(f"--{flag} names '{name}' twice")
+            raise ConfigError(f"{flag} names '{name}' twice")
         named[name] = path
     return named

@@ -1,4 +1,4 @@
-"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, mend damage."""
+"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, repair damage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,11 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    app.command("report")(report)
-    app.command("inspect")(inspect)
-    app.command("status")(status)
-    app.command("retry")(retry)
-    app.command("salvage")(salvage)
+    app.command("report", cls=flags.Command)(report)
+    app.command("inspect", cls=flags.Command)(inspect)
+    app.command("status", cls=flags.Command)(status)
+    app.command("retry", cls=flags.Command)(retry)
+    app.command("salvage", cls=flags.Command)(salvage)
 
 
 def report(run: Run, plugin: flags.Plugin = None) -> None:

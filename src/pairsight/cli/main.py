@@ -7,38 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from pairsight import registry
-from pairsight.cli import align, build, demo, evaluate, look, run, study, world
+from pairsight.cli import embedded, look, verbs
 from pairsight.errors import PairsightError
-
-
-class _Once:
-    """Refuses a flag that takes one value and is given twice: the second would silently replace the first."""
-
-    def make_parser(self, ctx: Any) -> Any:
-        parser = super().make_parser(ctx)  # type: ignore[misc]
-        parse = parser.parse_args
-
-        def parse_once(args: list[str]) -> Any:
-            values, rest, order = parse(args=args)
-            for param in order:
-                if order.count(param) > 1 and param.param_type_name == "option" and not param.multiple:
-                    ctx.fail(f"{param.opts[0]} is given {order.count(param)} times; it takes one value")
-            return values, rest, order
-
-        parser.parse_args = parse_once
-        return parser
-
-
-class Command(_Once, TyperCommand):
-    """A verb."""
-
-
-class Group(_Once, TyperGroup):
-    """A verb that has verbs of its own."""
-
 
 app = typer.Typer(
     name="pairsight",
@@ -49,15 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 registry.benchmarks.add("tiny", "pairsight.tiny.world.benchmark:TinyWorld")
-for verb in (build, align, evaluate, run, look, study, world, demo):
-    verb.register(app)
-for group in app.registered_groups:
-    group.cls = Group
-    if group.typer_instance is not None:
-        for command in group.typer_instance.registered_commands:
-            command.cls = Command
-for command in app.registered_commands:
-    command.cls = Command
+for verbs_of in (verbs, look, embedded):
+    verbs_of.register(app)
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""

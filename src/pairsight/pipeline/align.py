@@ -4,14 +4,15 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
+from pairsight.config import recorded
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.images.source import WithImages
-from pairsight.pipeline.options import AlignOptions, recipe_class, split
+from pairsight.options import AlignOptions, recipe_class, split
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, make_strategy, select
 from pairsight.records import PreferencePair
 from pairsight.registry import is_file_name, losses
@@ -33,6 +34,63 @@ class Aligned:
     summary: TrainingSummary | None
 
 
+@dataclass(frozen=True, slots=True)
+class AlignSpec:
+    """A training, complete but for its examples: the verb's options, the trainer's, and what chooses the examples."""
+
+    options: AlignOptions
+    training: TrainingConfig
+    strategy: Strategy | None = None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], recipe: str = "", built_with: BuiltWith = None) -> Self:
+        """The training that flat options ask for, under the recipe's defaults and the model's preset.
+
+        A strategy that makes demonstrations is learned from with the loss `sft` and the recipe's
+        `default_sft_training`, and names the adapter.
+
+        Args:
+            values: the flat options of `AlignOptions` and `TrainingConfig`.
+            recipe: the run's recipe; "" for a dataset.
+            built_with: the strategy the run was built with.
+
+        Raises:
+            ConfigError: an unknown option, a value out of range, or a loss that demonstrations do not serve.
+        """
+        mine, rest = split(values, AlignOptions, TrainingConfig, "align")
+        options = AlignOptions.parse(mine, "align")
+        defaults: Mapping[str, Any] | None = None
+        if recipe:
+            defaults = recipe_class(recipe).default_training
+        strategy = strategy_of(options, built_with)
+        if strategy is not None and strategy.makes_demonstrations:
+            if not is_sft(rest.setdefault("loss", "sft")):
+                raise ConfigError(
+                    f"strategy '{strategy.name}' makes demonstrations, for --loss sft; found {rest['loss']}"
+                )
+            options = options.model_copy(update={"name": options.name or strategy.name})
+            defaults = (recipe_class(recipe).default_sft_training or defaults) if recipe else None
+        training = training_config(rest, options.model, defaults)
+        refuse_unused(rest, training)
+        if options.merge and training.tuning == "full":
+            raise ConfigError(
+                "merge: tuning=full leaves a whole model, there is no adapter to merge; leave --merge out"
+            )
+        for loss in training.loss_names:
+            if is_file_name(loss):
+                losses.get(loss)  # the trainer takes what it is given as the user's word
+        return cls(options, training, strategy)
+
+    def selection(self) -> str:
+        """How the examples were chosen, as YAML for people: what `align.yaml`, the trainer's, does not know."""
+        plain = recorded(self.options)
+        if self.strategy is not None:
+            named = self.options.strategy or ""
+            name = str(Path(named).resolve()) if is_file_name(named) else self.strategy.name
+            plain |= {"strategy": name, "strategy_options": self.strategy.to_plain()}
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
 def align_from_options(values: Mapping[str, Any], quiet: bool = False) -> Aligned:
     """Align with the flat options of `AlignOptions` and `TrainingConfig`.
 
@@ -45,23 +103,12 @@ def align_from_options(values: Mapping[str, Any], quiet: bool = False) -> Aligne
 
     run = _run_of(values.get("data", ""))
     candidates = None if run is None else load_candidates(run)
-    built_with = None if candidates is None else candidates.built_with
-    options, training = parse_align(values, recipe=recipe_name(run), built_with=built_with)
-    check_model(options.model)
-    chosen = strategy_of(options, built_with)
-    examples = limited(_examples(options, candidates, chosen), options, training.seed)
-    return align(examples, options, training, run=run, strategy=chosen, quiet=quiet)
+    spec = AlignSpec.parse(values, recipe_name(run), None if candidates is None else candidates.built_with)
+    check_model(spec.options.model)
+    return align(limited(_examples(spec, candidates), spec), spec, run, quiet=quiet)
 
 
-def align(
-    examples: Examples,
-    options: AlignOptions,
-    training: TrainingConfig,
-    run: Path | None,
-    *,
-    strategy: Strategy | None = None,
-    quiet: bool = False,
-) -> Aligned:
+def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool = False) -> Aligned:
     """Train on examples that are chosen already; see `PreferenceTrainer`.
 
     Where the strategy has a line that must end every question, it is left in the adapter's folder and the merged
@@ -71,73 +118,20 @@ def align(
     from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 
+    options = spec.options
     out = Path(options.out) if options.out is not None else None
     if run is None and out is None:
         raise RunError("say where the adapter goes: --out DIR (only a run has a place of its own)")
+    progress = Progress("quiet" if quiet else "auto")
     trainer = PreferenceTrainer(
-        options.model,
-        run=run,
-        out=out,
-        name=options.name,
-        progress=Progress("quiet" if quiet else "auto"),
-        **training.model_dump(),
+        options.model, run=run, out=out, name=options.name, config=spec.training, progress=progress
     )
-    beside = {"selection.yaml": _selection(options, strategy).encode()}
-    if suffix := strategy.inference_suffix() if strategy is not None else "":
+    beside = {"selection.yaml": spec.selection().encode()}
+    if suffix := spec.strategy.inference_suffix() if spec.strategy is not None else "":
         beside[PROMPT_SUFFIX_FILE] = prompt_suffix_json(suffix)
     adapter = trainer.train(examples, beside)
     merged = merged_model(adapter, options.model) if options.merge else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
-
-
-def _selection(options: AlignOptions, strategy: Strategy | None) -> str:
-    """How the examples were chosen, as YAML for people: what `align.yaml`, the trainer's, does not know."""
-    own = ("model", "out", "name", "merge", "strategy", "strategy_options", "format")
-    plain = {name: value for name, value in options.to_plain().items() if name not in own}
-    if options.format is not None:
-        plain["format"] = options.format
-    if strategy is not None:
-        named = options.strategy or ""
-        name = str(Path(named).resolve()) if is_file_name(named) else strategy.name
-        plain |= {"strategy": name, "strategy_options": strategy.to_plain()}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-def parse_align(
-    values: Mapping[str, Any], recipe: str = "", built_with: BuiltWith = None
-) -> tuple[AlignOptions, TrainingConfig]:
-    """The options of `align` and, under the recipe's defaults and the model's preset, of the trainer.
-
-    A strategy that makes demonstrations is learned from with the loss `sft` and the recipe's `default_sft_training`,
-    and names the adapter.
-
-    Args:
-        values: the flat options.
-        recipe: the run's recipe; "" for a dataset.
-        built_with: the strategy the run was built with.
-
-    Raises:
-        ConfigError: an unknown option, a value out of range, or a loss that demonstrations do not serve.
-    """
-    mine, rest = split(values, AlignOptions, TrainingConfig, "align")
-    options = AlignOptions.parse(mine, "align")
-    defaults: Mapping[str, Any] | None = None
-    if recipe:
-        defaults = recipe_class(recipe).default_training
-    strategy = strategy_of(options, built_with)
-    if strategy is not None and strategy.makes_demonstrations:
-        if not is_sft(rest.setdefault("loss", "sft")):
-            raise ConfigError(f"strategy '{strategy.name}' makes demonstrations, for --loss sft; found {rest['loss']}")
-        options = options.model_copy(update={"name": options.name or strategy.name})
-        defaults = (recipe_class(recipe).default_sft_training or defaults) if recipe else None
-    training = training_config(rest, options.model, defaults)
-    refuse_unused(rest, training)
-    if options.merge and training.tuning == "full":
-        raise ConfigError("merge: tuning=full leaves a whole model, there is no adapter to merge; leave --merge out")
-    for loss in training.loss_names:
-        if is_file_name(loss):
-            losses.get(loss)  # the trainer takes what it is given as the user's word
-    return options, training
 
 
 def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None:
@@ -159,7 +153,7 @@ def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None
     return make_strategy(name, {**(own if name == usual else {}), **options.strategy_options})
 
 
-def limited(examples: Examples, options: AlignOptions, seed: int) -> Examples:
+def limited(examples: Examples, spec: AlignSpec) -> Examples:
     """The examples that `text_only_prompts`, `max_length_difference` and `limit` leave.
 
     Raises:
@@ -167,24 +161,26 @@ def limited(examples: Examples, options: AlignOptions, seed: int) -> Examples:
     """
     from pairsight.selection.length_matching import match_lengths
 
+    options = spec.options
     items: list[Any] = [item for item in examples if options.text_only_prompts or item.prompt.images]
     if options.max_length_difference is not None:
         if any(not isinstance(item, PreferencePair) for item in items):
             raise DataError("max_length_difference needs preference pairs, and this strategy makes demonstrations")
         items, _ = match_lengths(items, options.max_length_difference)
     if options.limit is not None and options.limit < len(items):
-        kept = sorted(random.Random(seed).sample(range(len(items)), options.limit))
+        kept = sorted(random.Random(spec.training.seed).sample(range(len(items)), options.limit))
         items = [items[index] for index in kept]
     if not items:
         raise DataError(f"{options.data}: nothing is left to train on; see `pairsight inspect`")
     return replace(examples, items=tuple(items))
 
 
-def _examples(options: AlignOptions, candidates: CandidateSet | None, strategy: Strategy | None) -> Examples:
+def _examples(spec: AlignSpec, candidates: CandidateSet | None) -> Examples:
+    options = spec.options
     if candidates is not None:
         if options.format is not None:
             raise ConfigError(f"--format is for a file of pairs; {options.data} is a run: leave it out")
-        chosen, _ = select(candidates, strategy)
+        chosen, _ = select(candidates, spec.strategy)
         return WithImages(chosen.items, chosen.images)
     from pairsight.formats.pairs import read_pairs
 

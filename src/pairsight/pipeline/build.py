@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pairsight.engine.calls.options import CallOptions
+from pairsight.config import option_facts, recorded
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.completions import read_completions
 from pairsight.formats.prompts import PromptSet, make_format, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
+from pairsight.options import BuildOptions, recipe_class, split
 from pairsight.pipeline.models import Reference, check_reference, open_models
-from pairsight.pipeline.options import BuildOptions, recipe_class, split
 from pairsight.pipeline.select import CandidateSet, load_candidates, make_strategy, seal_build
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner, with_answers
 from pairsight.records import Candidates, Dropped, ImageCandidate, Prompt
@@ -31,19 +31,17 @@ from pairsight.store.run_folder import RunFolder
 Made = Callable[[Recipe, RecipeModels, StageRunner], Iterable[Candidates | Dropped]]
 
 
-_OF_PROMPTS = (
-    "question", "sources", "questions_per_dialogue", "per_source", "strip_short_answer", "dataset_answers",
-)  # fmt: skip
-"""Options of `build` that say which prompts are read from `prompts`, and how."""
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Prompts (or candidates) with images, what reading dropped, and the dataset's own answers by prompt id."""
+    """Prompts (or candidates) with images, what reading dropped, and the dataset's own answers by prompt id.
+
+    `is_read` says that options name the files it was read from; else it was given in Python.
+    """
 
     given: WithImages[Prompt] | WithImages[Candidates]
     dropped: tuple[Dropped, ...] = ()
     answers: Mapping[str, str] = field(default_factory=dict)
+    is_read: bool = False
 
     @property
     def sha256(self) -> str:
@@ -79,8 +77,9 @@ def read_source(options: BuildOptions) -> Source:
         ConfigError: both prompts and completions, or an option of reading prompts without prompts.
     """
     if options.prompts is None:
-        fields = BuildOptions.model_fields
-        unused = [name for name in _OF_PROMPTS if getattr(options, name) != fields[name].default]
+        fields, facts = BuildOptions.model_fields, option_facts(BuildOptions)
+        of_prompts = [name for name, option in facts.items() if option.needs == "prompts"]
+        unused = [name for name in of_prompts if getattr(options, name) != fields[name].default]
         if unused:
             raise ConfigError(f"{' and '.join(map(repr, unused))} choose among --prompts FILE, and there is none")
         if options.format is not None and options.completions is None:
@@ -92,11 +91,11 @@ def read_source(options: BuildOptions) -> Source:
         completions = read_completions(
             options.completions, images=options.images, format=form, on_error=options.on_error, limit=options.limit
         )
-        return Source(completions, completions.dropped)
+        return Source(completions, completions.dropped, is_read=True)
     if options.prompts is None:
         from pairsight.images.source import UnpackedImages
 
-        return Source(WithImages((), UnpackedImages()))
+        return Source(WithImages((), UnpackedImages()), is_read=True)
     prompts = read_prompts(
         options.prompts,
         images=options.images,
@@ -110,16 +109,95 @@ def read_source(options: BuildOptions) -> Source:
         limit=options.limit,
         seed=options.seed,
     )
-    return Source(prompts, prompts.dropped, prompts.answers if options.dataset_answers else {})
+    return Source(prompts, prompts.dropped, prompts.answers if options.dataset_answers else {}, is_read=True)
 
 
 _LOG = logging.getLogger("pairsight.run")
-FREE = (
-    "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
-    "recipe_file", "strategy_file", "format",
-)  # fmt: skip
-"""What may differ when a run is resumed: places, engines and limits. Models, also a recipe's own (its
-`fingerprints()`), are told apart by their fingerprints."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """A build, complete: everything parsed and read before anything is written or loaded."""
+
+    options: BuildOptions
+    recipe: Recipe
+    strategy: Strategy
+    source: Source
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for; its models are
+        looked at, not loaded.
+
+        Raises:
+            PairsightError: an unknown option, bad prompts, a model that cannot be used.
+        """
+        recipe_type: Any = recipe_class(str(values.get("recipe", "")))
+        strategy = build_strategy(values)
+        known = type(strategy).model_fields
+        others = {
+            name: value for name, value in values.items() if name not in known or name in recipe_type.model_fields
+        }
+        mine, rest = split(others, BuildOptions, recipe_type, f"build {values.get('recipe')}", also=tuple(known))
+        missing = [f"--{name}" for name in ("model", "out") if name not in mine]
+        if missing:
+            raise ConfigError(f"build needs {' and '.join(missing)}")
+        options = BuildOptions.parse(mine, "build")
+        recipe = recipe_type.parse(rest, options.recipe)
+        _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
+        if options.completions is not None and not recipe.takes_completions:
+            raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
+        for reference in [*options.models, options.annotator, options.writer]:
+            if reference is not None:
+                check_reference(reference)
+        recipe.check()
+        source = read_source(options)
+        if not source.given.items and options.writer is None:
+            raise DataError("there are no prompts to build from: --prompts FILE")
+        return cls(options, recipe, strategy, source)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts given, also those that reading dropped."""
+        return len(self.source.given) + len(self.source.dropped)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """`recipe_file` and `strategy_file`: the `file.py:Class` of those that come from one."""
+        named = {"recipe_file": self.options.recipe, "strategy_file": self.options.strategy or ""}
+        return {name: str(Path(given).resolve()) for name, given in named.items() if is_file_name(given)}
+
+    def record(self, models: RecipeModels, own: Mapping[str, Any]) -> dict[str, Any]:
+        """What `run.yaml` says of the build, as plain values; `own` are the fingerprints of the recipe's models."""
+        fingerprints = [generator.fingerprint for generator in models.generators]
+        return {
+            "recipe": self.recipe.name,
+            "options": self.recipe.to_plain(),
+            "strategy": {"name": self.strategy.name, **self.strategy.to_plain()},
+            "model_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
+            "annotator_fingerprint": None if models.annotator is None else models.annotator.fingerprint,
+            "writer_fingerprint": None if models.writer is None else models.writer.fingerprint,
+            "num_prompts": self.num_prompts,
+            "prompts_sha256": self.source.sha256,
+            **{f"{option}_fingerprint": found for option, found in own.items()},
+            **self._recorded(),
+            **self.files,
+        }
+
+    def _recorded(self) -> dict[str, Any]:
+        """The options under their own names; of a build made in Python those that say how it was made."""
+        plain = recorded(self.options)
+        if not self.source.is_read:
+            answers = {"dataset_answers": True} if self.options.dataset_answers else {}
+            return {name: plain[name] for name in ("model", "engine", "workers")} | answers
+        if is_file_name(form := plain.get("format", "")):
+            plain["format"] = str(Path(form).resolve())
+        return plain
+
+    def free(self, own: Mapping[str, Any]) -> tuple[str, ...]:
+        """What of the record may differ when a run is resumed; models and files are distinguished by their content."""
+        free = [name for name, option in option_facts(BuildOptions).items() if not option.compared]
+        return (*free, "recipe_file", "strategy_file", *(f"options.{option}" for option in own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +262,15 @@ def build(
     with plugins(strategy):
         chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
     named = [str(one) for one in references]
-    extra = {"model": named[0] if len(named) == 1 else named, "engine": engine, "workers": workers}
-    if dataset_answers:
-        extra["dataset_answers"] = True
+    values = {
+        "recipe": recipe.name, "model": named[0] if len(named) == 1 else named, "out": str(run),
+        "dataset_answers": dataset_answers, "engine": engine, "workers": workers,
+    }  # fmt: skip
     read = prompts if isinstance(prompts, PromptSet) else None
     answers = read.answers if read and dataset_answers else {}
     source = Source(prompts, read.dropped if read else (), answers)
-    build_run(recipe, source, models, chosen, run=Path(run), extra=extra, update=update, quiet=quiet)
+    spec = BuildSpec(BuildOptions.parse(values, "build"), recipe, chosen, source)
+    build_run(spec, models, update=update, quiet=quiet)
     return replace(load_candidates(run), built_with=chosen)
 
 
@@ -200,7 +280,8 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
     Raises:
         PairsightError: an unknown option, bad prompts, a model that cannot be used, a folder of another run.
     """
-    options, recipe, strategy, source = _checked(values)
+    spec = BuildSpec.parse(values)
+    options = spec.options
     models = open_models(
         options.models,
         BlobStore(options.out),
@@ -209,25 +290,7 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
         endpoint=options.endpoint,
         trust_remote_code=options.trust_remote_code,
     )
-    own = ("out", "strategy", "recipe", "format")
-    extra = {name: value for name, value in options.to_plain().items() if name not in own}
-    if options.format is not None:
-        extra["format"] = str(Path(options.format).resolve()) if is_file_name(options.format) else options.format
-    for name in ("recipe", "strategy"):
-        given = getattr(options, name) or ""
-        if is_file_name(given):
-            extra[f"{name}_file"] = str(Path(given).resolve())
-    return build_run(
-        recipe,
-        source,
-        models,
-        strategy,
-        run=Path(options.out),
-        extra=extra,
-        calls=options.calls,
-        update=update,
-        quiet=quiet,
-    )
+    return build_run(spec, models, update=update, quiet=quiet)
 
 
 def build_strategy(values: Mapping[str, Any]) -> Strategy:
@@ -240,74 +303,40 @@ def build_strategy(values: Mapping[str, Any]) -> Strategy:
 
 def check_build(values: Mapping[str, Any]) -> str:
     """Check all that can be checked without loading a model; says what would be built."""
-    _, recipe, strategy, source = _checked(values)
-    return f"build: {recipe.name}, {len(source.given)} prompts, strategy {strategy.name}"
+    spec = BuildSpec.parse(values)
+    return f"build: {spec.recipe.name}, {len(spec.source.given)} prompts, strategy {spec.strategy.name}"
 
 
-def build_run(
-    recipe: Recipe,
-    source: Source,
-    models: RecipeModels,
-    strategy: Strategy,
-    *,
-    run: Path,
-    extra: Mapping[str, Any],
-    calls: CallOptions | None = None,
-    update: bool = False,
-    quiet: bool = False,
-) -> Built:
-    """The build itself, once everything is parsed; `extra` are further plain options to note in `run.yaml`."""
+def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, quiet: bool = False) -> Built:
+    """The build itself, once everything is parsed."""
     from pairsight.engine.calls.calls import Caller
     from pairsight.engine.runner import Runner, open_engine
 
-    own = recipe.fingerprints()
-    told_apart = {f"{option}_fingerprint": found for option, found in own.items()}
-    config = {**_identity(recipe, source, models, strategy), **told_apart, **extra}
-    free = (*FREE, *(f"options.{option}" for option in own))
-    folder = RunFolder.create(run, config, free=free, update=update)
-    engine_name, workers = str(extra.get("engine", "local")), int(extra.get("workers", 1))
+    options, source, strategy = spec.options, spec.source, spec.strategy
+    own = spec.recipe.fingerprints()
+    folder = RunFolder.create(options.out, spec.record(models, own), free=spec.free(own), update=update)
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
         _keep_images(folder, source, progress)
-        with folder.ledger() as ledger, open_engine(engine_name, workers) as engine:
+        with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
-            runner = Runner(ledger, engine, progress, caller=Caller(calls))
-            made = source.candidates(recipe, models, runner)
+            runner = Runner(ledger, engine, progress, caller=Caller(options.calls))
+            made = source.candidates(spec.recipe, models, runner)
             first = list(islice(made, 1))  # the stages do all their work before the first candidates come
             with progress.task("select") as task:
                 kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
             spent = Attempts(ledger).spent_by_stage()
         for line in progress.summary().splitlines():
             _LOG.info("summary: %s", line)
-    named = extra.get("model", "")
-    name = named if isinstance(named, str) else named[0]
-    num_prompts = len(source.given) + len(source.dropped)
-    examples: Literal["pairs", "demonstrations"] = "demonstrations" if strategy.makes_demonstrations else "pairs"
-    files = (str(extra[one]).rpartition(":")[0] for one in ("recipe_file", "strategy_file") if one in extra)
     return Built(
         folder.path,
-        str(name),
-        num_prompts,
+        next(iter(options.models), ""),
+        spec.num_prompts,
         kept.num_examples,
-        examples,
+        "demonstrations" if strategy.makes_demonstrations else "pairs",
         kept.dropped,
         spent,
-        tuple(dict.fromkeys(files)),
+        tuple(dict.fromkeys(file.rpartition(":")[0] for file in spec.files.values())),
     )
-
-
-def _identity(recipe: Recipe, source: Source, models: RecipeModels, strategy: Strategy) -> dict[str, Any]:
-    """What makes a run this run, as plain values."""
-    fingerprints = [generator.fingerprint for generator in models.generators]
-    return {
-        "recipe": recipe.name,
-        "options": recipe.to_plain(),
-        "strategy": {"name": strategy.name, **strategy.to_plain()},
-        "model_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
-        "annotator_fingerprint": None if models.annotator is None else models.annotator.fingerprint,
-        "writer_fingerprint": None if models.writer is None else models.writer.fingerprint,
-        "num_prompts": len(source.given) + len(source.dropped),
-        "prompts_sha256": source.sha256,
-    }
 
 
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:
@@ -336,31 +365,6 @@ def _forget_lost_images(ledger: Ledger, blobs: BlobStore) -> None:
     if again:
         _LOG.warning("%d generated images are lost or damaged and are made again", len(again))
         ledger.forget(again)
-
-
-def _checked(values: Mapping[str, Any]) -> tuple[BuildOptions, Any, Strategy, Source]:
-    """Everything parsed and read, and every model looked at, before anything is written or loaded."""
-    recipe_type: Any = recipe_class(str(values.get("recipe", "")))
-    strategy = build_strategy(values)
-    known = type(strategy).model_fields
-    others = {name: value for name, value in values.items() if name not in known or name in recipe_type.model_fields}
-    mine, rest = split(others, BuildOptions, recipe_type, f"build {values.get('recipe')}", also=tuple(known))
-    missing = [f"--{name}" for name in ("model", "out") if name not in mine]
-    if missing:
-        raise ConfigError(f"build needs {' and '.join(missing)}")
-    options = BuildOptions.parse(mine, "build")
-    recipe = recipe_type.parse(rest, options.recipe)
-    _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
-    if options.completions is not None and not recipe.takes_completions:
-        raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
-    for reference in [*options.models, options.annotator, options.writer]:
-        if reference is not None:
-            check_reference(reference)
-    recipe.check()
-    source = read_source(options)
-    if not source.given.items and options.writer is None:
-        raise DataError("there are no prompts to build from: --prompts FILE")
-    return options, recipe, strategy, source
 
 
 def _refuse_unused_models(recipe: Recipe, **given: object) -> None:

@@ -2,21 +2,85 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pairsight.benchmarks.results import DataCounts, Results, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
+from pairsight.options import EvaluateOptions, ScoreOptions
 from pairsight.pipeline.models import check_reference, model_opener
-from pairsight.pipeline.options import EvaluateOptions, ScoreOptions
 from pairsight.registry import plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from pairsight.benchmarks.sections import EvaluationSettings
+    from pairsight.benchmarks.tasks import BenchmarkTask
+
 _LOG = logging.getLogger("pairsight.evaluate")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSpec:
+    """An evaluation, complete: its options and its benchmarks, whose files are there."""
+
+    options: EvaluateOptions
+    tasks: "tuple[BenchmarkTask, ...]"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The evaluation that flat options of `EvaluateOptions` ask for.
+
+        Raises:
+            ConfigError: an unknown option or benchmark, or a file that is not there.
+        """
+        from pairsight.benchmarks.tasks import make_tasks
+
+        options = EvaluateOptions.parse(values, "evaluate")
+        tasks = make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature)
+        for task in tasks:
+            if not task.path.exists():
+                raise ConfigError(f"benchmark {task.name}: there is no {task.path}")
+        return cls(options, tasks)
+
+    def settings(self) -> "EvaluationSettings":
+        """What decides the figures beside models and benchmarks."""
+        from pairsight.benchmarks.sections import EvaluationSettings
+
+        options = self.options
+        return EvaluationSettings(
+            parser=options.parser,
+            limit=options.limit,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            on_error=options.on_error,
+            model=options.model,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """The scoring of answers made elsewhere: its options and its one benchmark with the official file."""
+
+    options: ScoreOptions
+    benchmark: str
+    path: str
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The scoring that flat options of `ScoreOptions` ask for.
+
+        Raises:
+            ConfigError: an unknown option, or not exactly one benchmark.
+        """
+        options = ScoreOptions.parse(values, "score")
+        if len(options.benchmarks) != 1:
+            raise ConfigError(f"score needs one --benchmark NAME=PATH, found {len(options.benchmarks)}")
+        ((name, path),) = options.benchmarks.items()
+        return cls(options, name, path)
 
 
 def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> Results:
@@ -28,14 +92,15 @@ def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> Res
     Raises:
         PairsightError: an unknown option, a bad file, or a folder that cannot be used.
     """
-    options = parse_evaluate(values)
+    spec = EvaluateSpec.parse(values)
+    options = spec.options
     if options.run is None:
-        return _evaluate(options, options.adapters, Path(_required_out(options)), quiet)
+        return _evaluate(spec, options.adapters, Path(_required_out(options)), quiet)
     run = RunFolder.open(options.run)
     results_at(run.path / "results.json")  # one that cannot be read is said before hours of answers, not after
     adapters = _distinct(options.adapters) or run_adapters(run, options.model)
     out = Path(options.out) if options.out is not None else run.evaluate(options.name)
-    found = _evaluate(options, adapters, out, quiet)
+    found = _evaluate(spec, adapters, out, quiet)
     name = options.name if options.out is None else _seen_from(run, out)
     return publish(run, found, name)
 
@@ -88,34 +153,17 @@ def score_from_options(values: Mapping[str, Any]) -> Results:
     from pairsight.benchmarks.score import score_answers
     from pairsight.benchmarks.sections import EvaluationSettings
 
-    options = ScoreOptions.parse(values, "score")
-    if len(options.benchmarks) != 1:
-        raise ConfigError(f"score needs one --benchmark NAME=PATH, found {len(options.benchmarks)}")
-    ((name, path),) = options.benchmarks.items()
+    spec = ScoreSpec.parse(values)
+    options = spec.options
     return score_answers(
-        name,
-        path,
+        spec.benchmark,
+        spec.path,
         options.answers,
         options.out,
-        options=options.benchmark_options.get(name),
+        options=options.benchmark_options.get(spec.benchmark),
         settings=EvaluationSettings(parser=options.parser, seed=options.seed),
         model=options.model,
     )
-
-
-def parse_evaluate(values: Mapping[str, Any]) -> EvaluateOptions:
-    """The options of `evaluate`, with every benchmark's name and file checked.
-
-    Raises:
-        ConfigError: an unknown option or benchmark, or a file that is not there.
-    """
-    from pairsight.benchmarks.tasks import make_tasks
-
-    options = EvaluateOptions.parse(values, "evaluate")
-    for task in make_tasks(options.benchmarks, options.benchmark_options):
-        if not task.path.exists():
-            raise ConfigError(f"benchmark {task.name}: there is no {task.path}")
-    return options
 
 
 def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
@@ -162,35 +210,25 @@ def _unfinished(folder: Path) -> str:
     return "it is not finished (no pairsight.json)"
 
 
-def _evaluate(options: EvaluateOptions, adapters: Mapping[str, str], out: Path, quiet: bool) -> Results:
+def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet: bool) -> Results:
     from pairsight.benchmarks.evaluate import evaluate_models
-    from pairsight.benchmarks.sections import EvaluationSettings
-    from pairsight.benchmarks.tasks import make_tasks
     from pairsight.engine.calls.calls import Caller
     from pairsight.engine.runner import open_engine
 
+    options = spec.options
     for adapter in [None, *adapters.values()]:
         check_reference(options.model, adapter)
-    settings = EvaluationSettings(
-        parser=options.parser,
-        limit=options.limit,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        on_error=options.on_error,
-        model=options.model,
-    )
-    tasks = make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature)
     progress = Progress("quiet" if quiet else "auto")
     with open_engine(options.engine, options.workers) as engine, progress:
         return evaluate_models(
             options.model,
-            tasks,
+            spec.tasks,
             model_opener(options.model, options.batch_size, options.trust_remote_code, options.endpoint),
             out=out,
             adapters=adapters,
             images=options.images,
             export=options.export_official,
-            settings=settings,
+            settings=spec.settings(),
             engine=engine,
             progress=progress,
             caller=Caller(options.calls),

@@ -48,21 +48,22 @@ def plan(config: RunConfig) -> str:
     Raises:
         PairsightError: the first thing that is wrong.
     """
-    from pairsight.pipeline.align import parse_align
+    from pairsight.pipeline.align import AlignSpec
     from pairsight.pipeline.build import build_strategy, check_build
-    from pairsight.pipeline.evaluate import parse_evaluate
+    from pairsight.pipeline.evaluate import EvaluateSpec
 
     lines = [check_build(config.build_values())]
     if config.align is not None:
         recipe = str(config.build.get("recipe", ""))
-        align, training = parse_align(config.align_values(), recipe, built_with=build_strategy(config.build))
-        name = align.name or training.training_name
+        align = AlignSpec.parse(config.align_values(), recipe, built_with=build_strategy(config.build))
+        training = align.training
+        name = align.options.name or training.training_name
         lines.append(f"align: {name}, learning rate {training.learning_rate:g}, {training.num_train_epochs:g} epochs")
     if config.evaluate is not None:
         if config.align is None and not config.evaluate.get("adapters"):
             raise ConfigError("evaluate needs an align part, or adapters of its own, to compare the base with")
-        options = parse_evaluate(config.evaluate_values())
-        lines.append(f"evaluate: {', '.join(options.benchmarks)}")
+        evaluation = EvaluateSpec.parse(config.evaluate_values())
+        lines.append(f"evaluate: {', '.join(evaluation.options.benchmarks)}")
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 

@@ -5,27 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pairsight.config import option_facts, plain_defaults
 from pairsight.errors import PairsightError
+from pairsight.options import AlignOptions, BuildOptions
 from pairsight.registry import Registry, is_file_name, recipes, strategies
 from pairsight.reporting.page import visible
-from pairsight.training.config import PRESETS, TrainingConfig
-
-_FLAGS = ("prompts", "images", "annotator", "writer", "question", "limit", "seed")
-_NOT_ASKED = (
-    "recipe",
-    "recipe_file",
-    "options",
-    "strategy",
-    "strategy_file",
-    "model",
-    "num_prompts",
-    "prompts_sha256",
-    "engine",
-    "workers",
-    "calls",
-    "endpoint",
-)
-"""What `run.yaml` says beside the options of the prompts: written otherwise, or without effect on the result."""
+from pairsight.training.config import OF_ADAPTERS, PRESETS, TrainingConfig
 
 
 def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
@@ -39,13 +24,11 @@ def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
     words = ["pairsight", "build", recipe]
     for model in _models(config):
         words += ["--model", model]
-    words += [word for name in _FLAGS if _is_given(config.get(name)) for word in (f"--{name}", str(config[name]))]
-    reading = {
-        name: value
-        for name, value in config.items()
-        if name not in (*_FLAGS, *_NOT_ASKED) and not name.endswith("_fingerprint") and _is_given(value)
-    }
-    options = {name: value for name, value in options.items() if name not in _FLAGS}
+    reading = _reading(config)
+    facts = option_facts(BuildOptions)
+    for name in [name for name in reading if facts[name].flag]:
+        words += _flag(facts[name].flag, reading.pop(name))
+    options = {name: value for name, value in options.items() if name not in BuildOptions.model_fields}
     for name, value in {**reading, **options, **_strategy(config)}.items():
         words += ["--set", f"{name}={_yaml(value)}"]
     return [_line([*words, "--out", run.name])]
@@ -95,9 +78,8 @@ def align_command(
     defaults = {option: value for option, value in defaults.items() if option not in preset}
     words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
     chosen = _selection(selection or {}, built_with)
-    unused = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")  # where no adapter is trained
     for option, value in {**chosen, **_different(training, defaults)}.items():
-        if option in unused and training.get("tuning") == "full":
+        if option in OF_ADAPTERS and training.get("tuning") == "full":
             continue
         words += ["--set", f"{option}={_yaml(value)}"]
     own = "" if "strategy" in chosen or not isinstance(built_with, Mapping) else str(built_with.get("name", ""))
@@ -139,9 +121,31 @@ def _strategy(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"strategy": name, **_different(strategy, _defaults(strategies, name))}
 
 
+def _reading(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `build` in a `run.yaml` that can change a result and are no defaults; the seed is always said."""
+    found = {}
+    usual = plain_defaults(BuildOptions)
+    for name, option in option_facts(BuildOptions).items():
+        value = config.get(name)
+        if value is None or name == "model" or not (option.recorded and option.results):
+            continue
+        if isinstance(usual[name], Mapping):
+            value = _different(value, usual[name])
+        if name == "seed" or value not in ({}, usual[name]):
+            found[name] = value
+    return found
+
+
+def _flag(flag: str, value: Any) -> list[str]:
+    """A flag with its value, or once with each of several."""
+    values = value if isinstance(value, list) else [value]
+    return [word for one in values for word in (flag, str(one))]
+
+
 def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | None) -> dict[str, Any]:
     """What of the choice of examples differs from the build's own."""
-    plain = {"max_length_difference": None, "text_only_prompts": True, "limit": None}
+    facts, defaults = option_facts(AlignOptions), plain_defaults(AlignOptions)
+    plain = {option: usual for option, usual in defaults.items() if facts[option].recorded}
     found = {option: selection[option] for option, usual in plain.items() if selection.get(option, usual) != usual}
     name = str(selection.get("strategy", ""))
     built = built_with if isinstance(built_with, Mapping) and built_with.get("name") == name else None
@@ -149,10 +153,6 @@ def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | Non
         found["strategy"] = name
     own = _different(selection.get("strategy_options"), _defaults(strategies, name) if built is None else built)
     return {**found, "strategy_options": own} if own else found
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value is not False and value not in ("", [], {}, "stop")
 
 
 def _defaults(registry: Registry, name: str) -> Mapping[str, Any]:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pairsight.pipeline.align import align, limited, parse_align, strategy_of
+from pairsight.pipeline.align import AlignSpec, align, limited
 from pairsight.pipeline.select import CandidateSet, make_strategy, select
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.training.config import OF_THE_LOSS
@@ -77,15 +77,14 @@ class Trainer:
 
     def default_rate(self, strategy: str, options: Mapping[str, object]) -> float:
         """The peak learning rate of the recipe or the model's preset."""
-        _, training = parse_align(self._values(strategy, options), self.recipe, self.candidates.built_with)
-        return training.learning_rate
+        return self._spec(self._values(strategy, options)).training.learning_rate
 
     def tokens(self, strategy: str, options: Mapping[str, object]) -> float:
         """Completion tokens that the strategy sees under the default settings."""
-        values = self._values(strategy, options)
-        aligned, training = parse_align(values, self.recipe, self.candidates.built_with)
-        examples, _ = select(self.candidates, strategy_of(aligned, self.candidates.built_with))
-        kept = limited(examples, aligned, training.seed)
+        spec = self._spec(self._values(strategy, options))
+        training = spec.training
+        examples, _ = select(self.candidates, spec.strategy)
+        kept = limited(examples, spec)
         counts = [completion_tokens(self.tokenizer, example) for example in kept]
         if training.max_steps > 0:
             batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
@@ -113,19 +112,21 @@ class Trainer:
         name = training_name(strategy, setting, learning_rate)
         values = {**self._values(strategy, options), "learning_rate": learning_rate, "name": name}
         values |= {"out": str(self.out / name), "text_only_prompts": setting != IMAGES_ONLY}
-        aligned, training = parse_align(values, self.recipe, self.candidates.built_with)
-        chosen = strategy_of(aligned, self.candidates.built_with)
-        examples, _ = select(self.candidates, chosen)
-        kept = limited(examples, aligned, training.seed)
+        spec = self._spec(values)
+        training = spec.training
+        examples, _ = select(self.candidates, spec.strategy)
+        kept = limited(examples, spec)
         mean = sum(completion_tokens(self.tokenizer, example) for example in kept) / len(kept)
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         if budget is not None:
             training = training.model_copy(update={"max_steps": matched_steps(budget, mean, batch)})
-        run = self.candidates.run
-        adapter = align(kept, aligned, training, run, strategy=chosen, quiet=self.quiet).adapter
+        adapter = align(kept, replace(spec, training=training), self.candidates.run, quiet=self.quiet).adapter
         steps = last_step(adapter)
         seen = steps * batch if training.max_steps > 0 else training.num_train_epochs * len(kept)
         return Training(strategy, setting, learning_rate, steps, seen * mean / 1000, adapter)
+
+    def _spec(self, values: Mapping[str, object]) -> AlignSpec:
+        return AlignSpec.parse(values, self.recipe, self.candidates.built_with)
 
     def _values(self, strategy: str, options: Mapping[str, object]) -> dict[str, object]:
         """Flat options of `align`; what is said of the loss of pairs is left out for strategies that imitate."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pairsight.bounded import read_json
-from pairsight.config import read_yaml
+from pairsight.config import option_facts, read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
 from pairsight.models.references import NO_PART, PROMPT_SUFFIX_FILE, read_model_json, resolve
@@ -33,7 +33,6 @@ MARK = "pairsight.json"
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
 _NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFIX_FILE}
 _OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256"}
-_FREE = {"save_steps", "save_total_limit", "logging_steps", "report_to"}
 _LOG = logging.getLogger("pairsight.training")
 _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 
@@ -306,7 +305,8 @@ def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         if here.get(name) != wanted[name]
     ]
     old, new = here.get("training", {}), wanted["training"]
-    names = [n for n in {**old, **new} if n not in _FREE and old.get(n) != new.get(n)]
+    free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
+    names = [n for n in {**old, **new} if n not in free and old.get(n) != new.get(n)]
     return found + [f"{name} {old.get(name)!r} here, {new.get(name)!r} asked" for name in names]
 
 

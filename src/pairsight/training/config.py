@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pairsight.config import BaseConfig
+from pairsight.config import BaseConfig, Option
 from pairsight.errors import ConfigError, ModelError, did_you_mean
 from pairsight.registry import plain_name
 
@@ -16,14 +16,20 @@ from pairsight.registry import plain_name
 class TrainingConfig(BaseConfig):
     """All options of a training run; stored beside the adapter, so that a run says what it was."""
 
-    loss: str | tuple[str, ...] = Field("dpo", description="a loss, or several (a list, or with commas) to be summed")
+    loss: Annotated[str | tuple[str, ...], Option("--loss")] = Field(
+        "dpo", description="e.g. dpo; several, repeated or with commas, are summed"
+    )
     loss_weights: tuple[float, ...] = Field((), description="one weight per loss; empty: 1 each")
-    beta: float | None = Field(None, gt=0, description="strength of the pull to the reference; None: the loss's own")
+    beta: Annotated[float | None, Option("--beta")] = Field(
+        None, gt=0, description="how strongly the reference holds; default: the loss's own"
+    )
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs assumed to be flipped")
     average_log_prob: bool = Field(False, description="divide log-probs by the completion's length")
     loss_options: dict[str, float] = Field({}, description="further arguments of the losses, by name")
 
-    learning_rate: float = Field(5e-6, gt=0, le=1, description="of the language model's trained weights")
+    learning_rate: Annotated[float, Option("--learning-rate")] = Field(
+        5e-6, gt=0, le=1, description="the peak learning rate, of the language model's trained weights"
+    )
     projector_learning_rate: float | None = Field(None, gt=0, le=1, description="train the projector; None: frozen")
     vision_learning_rate: float | None = Field(None, gt=0, le=1, description="train the vision tower; None: frozen")
     tuning: Literal["lora", "full"] = Field("lora", description="train low-rank adapters, or the weights themselves")
@@ -49,7 +55,9 @@ class TrainingConfig(BaseConfig):
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     max_length: int = Field(2048, ge=8, description="tokens of prompt and completion; longer completions are cut")
     overlong: Literal["skip", "fail"] = Field("skip", description="what to do with a prompt longer than max_length")
-    seed: int = Field(42, ge=0, description="order of the data, adapters' first values, dropout")
+    seed: Annotated[int, Option("--seed")] = Field(
+        42, ge=0, description="the seed of everything that is drawn: order of the data, adapters' first values, dropout"
+    )
     bf16: bool | None = Field(None, description="arithmetic in bfloat16; None: where a GPU can")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer")
     max_tokens_per_pass: int | None = Field(
@@ -68,10 +76,14 @@ class TrainingConfig(BaseConfig):
         0, ge=0, description="stop after so many measurements without a better margin, keep the best; 0: never"
     )
 
-    save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints")
-    save_total_limit: int = Field(2, ge=1, description="checkpoints kept")
-    logging_steps: int = Field(1, ge=1, description="optimizer steps between lines of metrics")
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+    save_steps: Annotated[int, Option(results=False)] = Field(
+        50, ge=1, description="optimizer steps between checkpoints"
+    )
+    save_total_limit: Annotated[int, Option(results=False)] = Field(2, ge=1, description="checkpoints kept")
+    logging_steps: Annotated[int, Option(results=False)] = Field(
+        1, ge=1, description="optimizer steps between lines of metrics"
+    )
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Option(results=False)] = Field(
         ("tensorboard",), description="where metrics go beside metrics.jsonl"
     )
 
@@ -206,6 +218,10 @@ def training_config(
     return config
 
 
+OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+"""What changes nothing where the weights themselves are trained."""
+
+
 def refuse_unused(options: Mapping[str, Any], config: TrainingConfig) -> None:
     """ConfigError for an option that the user gave and that changes nothing beside the others.
 
@@ -213,9 +229,8 @@ def refuse_unused(options: Mapping[str, Any], config: TrainingConfig) -> None:
         options: what the user gave, without any defaults.
         config: the config made with them.
     """
-    lora = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
     unused = {
-        "tuning=full trains no adapters": lora if config.tuning == "full" else (),
+        "tuning=full trains no adapters": OF_ADAPTERS if config.tuning == "full" else (),
         "nothing is held out: set eval_fraction": ("eval_steps",) if not config.eval_fraction else (),
         "share_prefixes=false takes one sequence a pass": () if config.share_prefixes else ("max_tokens_per_pass",),
     }

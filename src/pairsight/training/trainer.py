@@ -20,7 +20,7 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
-from pairsight.training.config import training_config
+from pairsight.training.config import refuse_unused, training_config
 
 if TYPE_CHECKING:
     from pairsight.training.config import TrainingConfig
@@ -47,11 +47,13 @@ class PreferenceTrainer:
         images: where the examples' images are, when the examples do not say: a source, or a folder.
         name: what the training is called inside the run; default: its losses.
         defaults: a recipe's `default_training`; the model's own preset and `options` come before it.
+        config: all options, used as they are, in place of `loss`, `defaults` and `options`.
         progress: where to show progress.
         options: fields of `TrainingConfig`.
 
     Raises:
-        ConfigError: an unknown option or loss, or neither `run` nor `out`.
+        ConfigError: an unknown option or loss, an option that changes nothing beside the others, neither `run` nor
+            `out`, or options beside a config.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PreferenceTrainer:
         images: ImageSource | str | Path | None = None,
         name: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        config: "TrainingConfig | None" = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
@@ -73,7 +76,13 @@ class PreferenceTrainer:
         if loss is not None:
             options["loss"] = loss if isinstance(loss, str) else tuple(loss)
         self.model = str(model)
-        self.config: TrainingConfig = training_config(options, model, defaults)
+        if config is None:
+            config = training_config(options, model, defaults)
+            refuse_unused(options, config)
+        elif options or defaults is not None:
+            given = ", ".join(options) or "defaults"
+            raise ConfigError(f"config is used as it is; found {given} beside it: put them into the config")
+        self.config = config
         for package in self.config.report_to:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")

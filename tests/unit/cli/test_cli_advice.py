@@ -11,8 +11,8 @@ import typer
 from pairsight import registry
 from pairsight.cli.main import app
 from pairsight.cli.show import print_build
+from pairsight.options import AlignOptions, BuildOptions, EvaluateOptions, ScoreOptions
 from pairsight.pipeline.build import Built
-from pairsight.pipeline.options import AlignOptions, BuildOptions, EvaluateOptions, ScoreOptions
 from pairsight.pipeline.run import RunConfig
 from pairsight.training.config import TrainingConfig
 

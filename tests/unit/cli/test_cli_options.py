@@ -137,14 +137,14 @@ def test_several_losses_are_all_trained(monkeypatch, tmp_path: Path, given):
     monkeypatch.setattr("pairsight.pipeline.align.align_from_options", lambda values, quiet: seen.append(values))
     monkeypatch.setattr("pairsight.cli.show.print_align", lambda aligned: None)
     assert main(["align", "d.parquet", "--model", "m", "--out", str(tmp_path), *given]) == 0
-    from pairsight.pipeline.align import parse_align
+    from pairsight.pipeline.align import AlignSpec
 
-    _, training = parse_align(seen[0])
+    training = AlignSpec.parse(seen[0]).training
     assert training.loss_names == ("dpo", "sft")
 
 
 def test_one_loss_is_noted_as_before(monkeypatch):
-    from pairsight.pipeline.align import parse_align
+    from pairsight.pipeline.align import AlignSpec
 
-    _, training = parse_align({"data": "d", "model": "m", "loss": "ipo"})
+    training = AlignSpec.parse({"data": "d", "model": "m", "loss": "ipo"}).training
     assert json.dumps(training.to_plain()["loss"]) == '"ipo"'

@@ -8,7 +8,7 @@ import torch
 from pairsight.errors import ConfigError
 from pairsight.formats.prompts import read_prompts
 from pairsight.models.references import read_prompt_suffix
-from pairsight.pipeline.align import align_from_options, parse_align
+from pairsight.pipeline.align import AlignSpec, align_from_options
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate
 from pairsight.pipeline.run import RunConfig
@@ -39,7 +39,8 @@ def run(world):
 
 def test_demonstrations_are_trained_with_sft_and_the_papers_defaults():
     values = {"data": "runs/x", "model": "m", "strategy": "rejection_sampling"}
-    options, training = parse_align(values, "feedback", PreferenceRule())
+    spec = AlignSpec.parse(values, "feedback", PreferenceRule())
+    options, training = spec.options, spec.training
     assert (options.name, training.loss_names) == ("rejection_sampling", ("sft",))
     assert (training.learning_rate, training.max_length, training.projector_learning_rate) == (4e-4, 2048, 2e-5)
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
@@ -47,27 +48,28 @@ def test_demonstrations_are_trained_with_sft_and_the_papers_defaults():
 
 
 def test_pairs_keep_their_defaults_and_the_loss_names_the_adapter():
-    options, training = parse_align({"data": "runs/x", "model": "m"}, "feedback", PreferenceRule())
+    spec = AlignSpec.parse({"data": "runs/x", "model": "m"}, "feedback", PreferenceRule())
+    options, training = spec.options, spec.training
     assert (options.name, training.loss, training.learning_rate, training.max_length) == (None, "dpo", 5e-5, 3000)
 
 
 def test_a_run_built_for_demonstrations_needs_no_further_word():
-    options, training = parse_align({"data": "runs/x", "model": "m"}, "feedback", RejectionSampling(min_total=12))
-    assert (options.name, training.loss) == ("rejection_sampling", "sft")
-    named, _ = parse_align({"data": "runs/x", "model": "m", "name": "rs"}, "feedback", RejectionSampling())
-    assert named.name == "rs"
+    spec = AlignSpec.parse({"data": "runs/x", "model": "m"}, "feedback", RejectionSampling(min_total=12))
+    assert (spec.options.name, spec.training.loss) == ("rejection_sampling", "sft")
+    named = AlignSpec.parse({"data": "runs/x", "model": "m", "name": "rs"}, "feedback", RejectionSampling())
+    assert named.options.name == "rs"
 
 
 def test_a_pair_loss_for_demonstrations_is_refused():
     values = {"data": "runs/x", "model": "m", "strategy": "steerlm", "loss": "dpo"}
     with pytest.raises(ConfigError, match="'steerlm' makes demonstrations, for --loss sft; found dpo"):
-        parse_align(values, "feedback", PreferenceRule())
+        AlignSpec.parse(values, "feedback", PreferenceRule())
 
 
 def test_the_tiny_model_has_its_own_rates(world):
     values = {"data": "runs/x", "model": str(world / "model")}
     rates = {
-        name: parse_align({**values, "strategy": name}, "feedback")[1].learning_rate
+        name: AlignSpec.parse({**values, "strategy": name}, "feedback").training.learning_rate
         for name in ("preference_rule", "steerlm", "sft")
     }
     assert rates == {"preference_rule": 2e-4, "steerlm": 5e-4, "sft": 5e-4}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pairsight.config import with_settings
-from pairsight.pipeline.align import parse_align
+from pairsight.options import BuildOptions
+from pairsight.pipeline.align import AlignSpec
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.selection.steerlm import SteerLM
@@ -23,7 +24,7 @@ def test_the_align_command_gives_the_same_training_on_any_model():
     words = shlex.split(command)
     assert words[:3] == ["pairsight", "align", "a b"]
     assert words[words.index("--name") + 1] == "se cond"
-    _, parsed = parse_align({"data": "a b", "model": "m", **settings(words)}, recipe="seva")
+    parsed = AlignSpec.parse({"data": "a b", "model": "m", **settings(words)}, recipe="seva").training
     assert parsed == training
 
 
@@ -31,7 +32,7 @@ def test_the_align_command_gives_the_same_training_on_any_model():
 def test_the_align_command_of_another_loss_keeps_that_losss_own_options(options):
     training = training_config(options, None, SeVa.default_training)
     (command,) = align_command(Path("r"), "n", {"model": "m", "training": training.to_plain()}, "seva")
-    _, parsed = parse_align({"data": "r", "model": "m", **settings(shlex.split(command))}, recipe="seva")
+    parsed = AlignSpec.parse({"data": "r", "model": "m", **settings(shlex.split(command))}, recipe="seva").training
     assert parsed == training
 
 
@@ -74,9 +75,18 @@ def test_several_models_and_how_prompts_were_drawn_are_told():
     }  # fmt: skip
     (command,) = build_command(Path("r"), config)
     assert command == (
-        "pairsight build feedback --model m --model n --prompts p.json --annotator a --set 'sources=[coco/]' "
-        "--set per_source=5 --set num_completions=2 --set strategy=preference_rule --set min_margin=3.0 --out r"
+        "pairsight build feedback --model m --model n --prompts p.json --annotator a --sources coco/ "
+        "--per-source 5 --set num_completions=2 --set strategy=preference_rule --set min_margin=3.0 --out r"
     )
+
+
+def test_only_what_changes_a_result_and_is_no_default_is_told():
+    plain = BuildOptions(recipe="seva", model="m", out="o", prompts="p.json", workers=4).to_plain()
+    config = {**plain, "calls": {**plain["calls"], "budget": 3.0}, "options": {}, "num_prompts": 3}
+    assert build_command(Path("r"), config) == ["pairsight build seva --model m --prompts p.json --seed 0 --out r"]
+    shown = {**config, "endpoint": {**plain["endpoint"], "max_image_side": 512}, "dataset_answers": True}
+    (command,) = build_command(Path("r"), shown)
+    assert settings(shlex.split(command)) == {"dataset_answers": True, "endpoint": {"max_image_side": 512}}
 
 
 def test_a_run_made_in_python_is_told_as_a_call():

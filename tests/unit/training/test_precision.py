@@ -22,13 +22,13 @@ MODES = {
     "bf16-lora": {"bf16": True, "projector_learning_rate": 1e-12},
     "bf16-full": {"bf16": True, "tuning": "full"},
 }
-OPTIONS = {"lora_r": 4, "lora_alpha": 8.0, "report_to": (), "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+OPTIONS = {"report_to": (), "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+LORA = {"lora_r": 4, "lora_alpha": 8.0}
 
 
 def train(small, out: Path, **options) -> tuple[Path, list[dict]]:
-    trainer = PreferenceTrainer(
-        small.model, out=out, images=small.images, progress=Progress("quiet"), **{**OPTIONS, **options}
-    )
+    given = {**OPTIONS, **({} if options.get("tuning") == "full" else LORA), **options}
+    trainer = PreferenceTrainer(small.model, out=out, images=small.images, progress=Progress("quiet"), **given)
     folder = trainer.train(small.pairs(6))
     return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

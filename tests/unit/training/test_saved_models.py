@@ -12,12 +12,12 @@ from transformers import AutoModelForImageTextToText
 import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, RunError
-from pairsight.pipeline.align import parse_align
+from pairsight.pipeline.align import AlignSpec
 from pairsight.training import adapter as adapters
 from pairsight.training.adapter import merge, merged_model
 from pairsight.training.trainer import PreferenceTrainer
 
-OPTIONS = {"learning_rate": 1e-2, "lora_r": 2, "max_steps": 1, "report_to": ()}
+OPTIONS = {"learning_rate": 1e-2, "max_steps": 1, "report_to": ()}
 VIDEO = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 784, "longest_edge": 3136}}
 
 
@@ -36,7 +36,8 @@ def base(request, tmp_path_factory) -> Path:
 
 
 def trained(base: Path, small, out: Path, **options) -> Path:
-    made = PreferenceTrainer(base, out=out, images=small.images, progress=Progress("quiet"), **{**OPTIONS, **options})
+    given = {**OPTIONS, **({} if options.get("tuning") == "full" else {"lora_r": 2}), **options}
+    made = PreferenceTrainer(base, out=out, images=small.images, progress=Progress("quiet"), **given)
     return made.train(small.pairs(2))
 
 
@@ -122,4 +123,4 @@ def test_a_complete_merged_folder_is_left_alone_also_one_of_an_earlier_version(a
 
 def test_merging_a_full_fine_tuning_is_refused_before_it_begins():
     with pytest.raises(ConfigError, match="merge: tuning=full leaves a whole model"):
-        parse_align({"data": "pairs", "model": "m", "out": "o", "merge": True, "tuning": "full"})
+        AlignSpec.parse({"data": "pairs", "model": "m", "out": "o", "merge": True, "tuning": "full"})

@@ -149,8 +149,27 @@ def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_pa
 )
 @pytest.mark.parametrize("recipe", ["", "seva"])
 def test_an_option_that_does_nothing_beside_the_others_is_refused(options: dict, name: str, recipe: str):
-    from pairsight.pipeline.align import parse_align
+    from pairsight.pipeline.align import AlignSpec
 
     with pytest.raises(ConfigError, match=f"^{name} changes nothing"):
-        parse_align({"data": "d", "model": "m", **options}, recipe=recipe)
-    parse_align({"data": "d", "model": "m", "tuning": "full"}, recipe="seva")  # the recipe's own rank is no one's word
+        AlignSpec.parse({"data": "d", "model": "m", **options}, recipe=recipe)
+    AlignSpec.parse(
+        {"data": "d", "model": "m", "tuning": "full"}, recipe="seva"
+    )  # the recipe's own rank is no one's word
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tuning": "full", "lora_r": 4}, {"eval_steps": 3}, {"share_prefixes": False, "max_tokens_per_pass": 512}],
+)
+def test_a_python_call_refuses_what_does_nothing_too(small, tmp_path: Path, options: dict):
+    with pytest.raises(ConfigError, match="changes nothing"):
+        PreferenceTrainer(small.model, out=tmp_path, **options)
+
+
+def test_a_config_is_used_as_it_is(small, tmp_path: Path):
+    config = training_config({"tuning": "full", "beta": 0.3}, None, {"lora_r": 4, "learning_rate": 1e-3})
+    assert PreferenceTrainer(small.model, out=tmp_path, config=config).config is config
+    for beside in ({"beta": 0.2}, {"loss": "sft"}, {"defaults": {}}):
+        with pytest.raises(ConfigError, match=f"config is used as it is; found {next(iter(beside))} beside it"):
+            PreferenceTrainer(small.model, out=tmp_path, config=config, **beside)

@@ -19,19 +19,19 @@ from pairsight.training.trainer import PreferenceTrainer
 
 OPTIONS = {
     "learning_rate": 1e-2,
-    "lora_r": 4,
-    "lora_alpha": 8.0,
     "per_device_train_batch_size": 6,
     "max_steps": 6,
     "report_to": (),
     "warmup_ratio": 0.0,
 }
+LORA = {"lora_r": 4, "lora_alpha": 8.0}
 
 
 def train(small, out: Path, examples, **options) -> tuple[Path, list[dict]]:
-    folder = PreferenceTrainer(
-        small.model, out=out, images=small.images, progress=Progress("quiet"), **{**OPTIONS, **options}
-    ).train(examples)
+    given = {**OPTIONS, **({} if options.get("tuning") == "full" else LORA), **options}
+    folder = PreferenceTrainer(small.model, out=out, images=small.images, progress=Progress("quiet"), **given).train(
+        examples
+    )
     return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -151,5 +151,5 @@ def test_parts_a_model_does_not_have_are_refused(tmp_path: Path, small):
     given = {"images": small.images, "progress": Progress("quiet")}
     with pytest.raises(ConfigError, match="projector_learning_rate: LlamaModel has no projector"):
         PreferenceTrainer(llama, out=tmp_path / "a", projector_learning_rate=1e-4, **given).train(pairs)
-    folder = PreferenceTrainer(llama, out=tmp_path / "b", **given, **OPTIONS).train(pairs)
+    folder = PreferenceTrainer(llama, out=tmp_path / "b", **given, **OPTIONS, **LORA).train(pairs)
     assert (folder / "adapter_model.safetensors").is_file()

@@ -13,10 +13,11 @@ Deviations: the authors change the seed with the guidance scale; here it is shar
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pairsight.config import Option
 from pairsight.errors import ConfigError
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner
 from pairsight.recipes.synthetic.texts import TOPICS
@@ -74,7 +75,9 @@ class Synthetic(Recipe):
     completion_scorers: tuple[str, ...] = Field(
         ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:REFERENCE; the first one selects"
     )
-    keep_loaded: bool = Field(False, description="keep every model in memory, instead of one at a time")
+    keep_loaded: Annotated[bool, Option("--keep-loaded")] = Field(
+        False, description="keep every model in memory, for large machines (synthetic)"
+    )
     seed: int = Field(0, ge=0, description="the seed of texts, images, instructions and completions")
 
     @field_validator("image_scorers", "completion_scorers")

@@ -1,4 +1,4 @@
-"""`pairsight tiny`: the embedded default as plain files, and its truth behind a loopback endpoint."""
+"""`pairsight tiny` and `pairsight demo`: the embedded default as files and as an endpoint, and its demonstration."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
+from pairsight.cli import flags
 from pairsight.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb to the command."""
+    """Add the verbs to the command."""
     group = typer.Typer(add_completion=False, rich_markup_mode=None)
     group.callback(invoke_without_command=True)(tiny)
-    group.command("serve")(serve)
-    app.add_typer(group, name="tiny")
+    group.command("serve", cls=flags.Command)(serve)
+    app.add_typer(group, name="tiny", cls=flags.Group)
+    app.command("demo", cls=flags.Command)(demo)
 
 
 def tiny(
@@ -45,3 +47,17 @@ def serve(
     print(server.reference, flush=True)
     with suppress(KeyboardInterrupt):
         server.serve_forever()
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="where to write")] = Path("runs/demo"),
+    system: Annotated[
+        str | None, typer.Option("--system", help="seva, feedback or synthetic; default: the first two")
+    ] = None,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Run the systems on the embedded default and compare base and aligned models on held-out scenes."""
+    from pairsight.cli.show import print_demo
+    from pairsight.tiny.demo import run_demo
+
+    print_demo(*run_demo(out, system=system, quiet=quiet))

@@ -1,0 +1,103 @@
+"""The verbs that do the work: `build`, `align`, `evaluate`, `score`, `run` and `study`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pairsight.cli import flags
+
+Values = Mapping[str, Any]
+"""The options that were given, flat, by name."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    options = "pairsight.options"
+    flags.add_verb(app, build, f"{options}:BuildOptions", "pairsight.recipes.synthetic.recipe:Synthetic")
+    flags.add_verb(app, align, f"{options}:AlignOptions", "pairsight.training.config:TrainingConfig")
+    flags.add_verb(app, evaluate, f"{options}:EvaluateOptions")
+    flags.add_verb(app, score, f"{options}:ScoreOptions")
+    app.command("run", cls=flags.Command)(run)
+    app.command("study", cls=flags.Command)(study)
+
+
+def build(
+    values: Values,
+    update: Annotated[
+        bool, typer.Option("--update", help="change a run's options: computes only what is then missing")
+    ] = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Build preference data: prompts -> completions -> pairs, in a run folder that resumes where it stopped."""
+    from pairsight.cli.show import print_build
+    from pairsight.pipeline.build import build_from_options
+
+    print_build(build_from_options(values, update=update, quiet=quiet))
+
+
+def align(values: Values, quiet: flags.Quiet = False) -> None:
+    """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
+    from pairsight.cli.show import print_align
+    from pairsight.pipeline.align import align_from_options
+
+    print_align(align_from_options(values, quiet=quiet))
+
+
+def evaluate(values: Values, quiet: flags.Quiet = False) -> None:
+    """Evaluate the base and its adapters on benchmarks, with intervals of the paired differences."""
+    from pairsight.cli.show import print_results
+    from pairsight.pipeline.evaluate import evaluate_from_options
+
+    print_results(evaluate_from_options(values, quiet=quiet))
+
+
+def score(values: Values) -> None:
+    """Score answers made elsewhere by a benchmark's official rule."""
+    from pairsight.cli.show import print_scores
+    from pairsight.pipeline.evaluate import score_from_options
+
+    print_scores(score_from_options(values))
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML with the parts build, align and evaluate")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything and print the plan, run nothing")
+    ] = False,
+    plugin: flags.Plugin = None,
+    settings: flags.Set = None,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Build, align, evaluate and report from one file; each part resumes where it stopped."""
+    from pairsight.config import read_yaml, with_settings
+    from pairsight.pipeline.run import RunConfig, plan, run_all
+
+    words = with_settings({}, settings or [])
+    flags.trust(plugin, words)
+    flags.check_words(with_settings(read_yaml(config), settings or []), words, str(config))
+    parsed = RunConfig.read(config, settings or [])
+    print(plan(parsed))
+    if not dry_run:
+        from pairsight.cli.show import print_results
+
+        print_results(run_all(parsed, quiet=quiet))
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="which study, or file.py:Class")],
+    run: Annotated[Path | None, typer.Option("--run", help="the run it looks at, where it looks at one")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="where to write")] = None,
+    plugin: flags.Plugin = None,
+    config: flags.Config = None,
+    settings: flags.Set = None,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Run a study and print its tables; figures and numbers go to files."""
+    from pairsight.registry import studies
+
+    flags.trust(plugin, name)
+    chosen = studies.get(name)
+    for result in chosen.parse(flags.merge(config, settings, {"run": run, "out": out}), name).results(quiet=quiet):
+        print(result.markdown())

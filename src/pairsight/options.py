@@ -1,0 +1,251 @@
+"""The options of each verb, each said once: command line, config files, records, resume check and reports read these.
+
+An option's name is the same on the command line and in a config file. What a field does not say itself (its flag,
+whether it is part of a run's identity, ...) is in its `Option`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from pairsight.config import BaseConfig, Option
+from pairsight.engine.calls.options import CallOptions
+from pairsight.errors import ConfigError, did_you_mean
+from pairsight.models.endpoint.messages import EndpointOptions
+from pairsight.registry import recipes
+
+if TYPE_CHECKING:
+    from pairsight.recipes.recipe import Recipe
+
+
+class BuildOptions(BaseConfig):
+    """What `build` needs beside the recipe's own options."""
+
+    recipe: Annotated[str, Option(argument="recipe", recorded=False)] = Field(
+        description="seva, feedback, synthetic, or file.py:Class"
+    )
+    model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="REF")] = Field(
+        description="what makes the completions: a folder, a hub name, or endpoint:NAME@URL; repeatable"
+    )
+    prompts: Annotated[str | None, Option("--prompts", identity=False, path=True)] = Field(
+        None, description="LLaVA-style JSON, JSONL, or a folder of images (with --question)"
+    )
+    completions: Annotated[str | None, Option("--completions", identity=False, path=True)] = Field(
+        None, description="rate these instead of sampling (feedback)"
+    )
+    dataset_answers: Annotated[bool, Option(needs="prompts")] = Field(
+        False, description="keep the prompts' own answers as completions, for strategy sft"
+    )
+    images: Annotated[str | None, Option("--images", identity=False, path=True)] = Field(
+        None, description="the folder that image names refer to; default: where the prompts are"
+    )
+    out: Annotated[str, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
+        description="where to write: the run folder"
+    )
+    annotator: Annotated[str | None, Option("--annotator", identity=False)] = Field(
+        None, description="the model that rates (feedback)"
+    )
+    writer: Annotated[str | None, Option("--writer", identity=False)] = Field(
+        None, description="the model that writes texts (synthetic)"
+    )
+    strategy: Annotated[str | None, Option(recorded=False)] = Field(
+        None, description="how pairs are chosen; default: the recipe's own"
+    )
+    format: Annotated[str | None, Option("--format", identity=False, late=True)] = Field(
+        None, description="how the file is read: a format's name, or file.py:Class"
+    )
+    question: Annotated[str | None, Option("--question", needs="prompts")] = Field(
+        None, description="the question for a folder of images"
+    )
+    sources: Annotated[tuple[str, ...], Option("--sources", needs="prompts")] = Field(
+        (), description="keep images whose path starts so; repeatable"
+    )
+    questions_per_dialogue: Annotated[int | None, Option("--questions-per-dialogue", needs="prompts")] = Field(
+        None, ge=1, description="draw so many questions of each dialogue"
+    )
+    per_source: Annotated[int | None, Option("--per-source", needs="prompts")] = Field(
+        None, ge=1, description="draw so many prompts of each source"
+    )
+    strip_short_answer: Annotated[bool, Option(needs="prompts")] = Field(
+        False, description="remove instructions such as 'Answer with a single word'"
+    )
+    limit: Annotated[int | None, Option("--limit")] = Field(
+        None, ge=1, description="use only so many prompts, the first ones"
+    )
+    seed: Annotated[int, Option("--seed")] = Field(
+        0, ge=0, description="the seed of everything that is drawn: sampling, distortion and selection"
+    )
+    engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
+        "local", description="local, processes or ray"
+    )
+    workers: Annotated[int, Option("--workers", results=False)] = Field(
+        1, ge=1, description="how many workers the engine has"
+    )
+    on_error: Annotated[Literal["stop", "skip"], Option("--on-error")] = Field(
+        "stop", description="stop (default) or skip and count bad rows"
+    )
+    calls: Annotated[CallOptions, Option(results=False)] = Field(
+        CallOptions(), description="rates, patience and budget of calls to endpoints"
+    )
+    endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
+        EndpointOptions(), description="how endpoints are asked"
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model; only for models you trust")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models that make completions."""
+        return (self.model,) if isinstance(self.model, str) else self.model
+
+
+class AlignOptions(BaseConfig):
+    """What `align` needs beside the trainer's own options."""
+
+    data: Annotated[str, Option(argument="RUN|DATASET", path=True, identity=False)] = Field(
+        description="a run folder, or preference pairs"
+    )
+    model: Annotated[str, Option("--model", value="REF", identity=False, recorded=False)] = Field(
+        description="the model to align: a folder or a hub name"
+    )
+    format: Annotated[str | None, Option("--format", late=True)] = Field(
+        None, description="how a file of pairs is read: a format's name, or file.py:Class"
+    )
+    out: Annotated[str | None, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
+        None, description="where to write; default: RUN/align/NAME"
+    )
+    name: Annotated[str | None, Option("--name", results=False, recorded=False)] = Field(
+        None, description="the adapter's name inside the run; default: the loss, or a strategy without pairs"
+    )
+    strategy: Annotated[str | None, Option("--strategy", recorded=False)] = Field(
+        None, description="choose pairs anew from the candidates; default: as the run was built"
+    )
+    strategy_options: Annotated[dict[str, Any], Option(recorded=False)] = Field(
+        {}, description="the strategy's own options, e.g. min_total"
+    )
+    max_length_difference: int | None = Field(
+        None, ge=0, description="keep pairs whose chosen and rejected differ by at most so many words (a control)"
+    )
+    text_only_prompts: bool = Field(True, description="also learn from prompts without an image")
+    limit: Annotated[int | None, Option("--limit")] = Field(
+        None, ge=1, description="use only so many pairs, drawn by seed"
+    )
+    merge: Annotated[bool, Option("--merge", results=False, recorded=False)] = Field(
+        False, description="also write the full merged model, to OUT/merged"
+    )
+
+
+class EvaluateOptions(BaseConfig):
+    """What `evaluate` needs."""
+
+    run: Annotated[str | None, Option(argument="[RUN]", path=True, identity=False)] = Field(
+        None, description="the run whose adapters and results.json are meant"
+    )
+    model: Annotated[str, Option("--model", value="REF")] = Field(
+        description="the base model, always evaluated: a folder, a hub name, or endpoint:NAME@URL"
+    )
+    adapters: Annotated[dict[str, str], Option("--adapter", value="NAME=DIR", identity=False)] = Field(
+        {}, description="an adapter or full model to compare; repeatable; default: all of the run's"
+    )
+    benchmarks: Annotated[dict[str, str], Option("--benchmark", value="NAME=PATH")] = Field(
+        description="an official file, or folder, of a benchmark; repeatable"
+    )
+    images: Annotated[str | None, Option("--images", path=True, identity=False)] = Field(
+        None, description="the folder that image names refer to"
+    )
+    out: Annotated[str | None, Option("--out", value="DIR", path=True, results=False)] = Field(
+        None, description="where to write; default: RUN/evaluate/NAME"
+    )
+    name: Annotated[str, Option("--name", results=False)] = Field(
+        "held-out", description="the evaluation's name inside the run"
+    )
+    benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")
+    export_official: Annotated[str | None, Option("--export-official", path=True, results=False)] = Field(
+        None, description="also write what the official scripts and servers accept"
+    )
+    parser: Annotated[Literal["official", "robust"], Option("--parser", identity=False)] = Field(
+        "official", description="official (default) or robust"
+    )
+    temperature: Annotated[float | None, Option("--temperature")] = Field(
+        None, ge=0, le=5, description="instead of greedy decoding"
+    )
+    batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")
+    limit: Annotated[int | None, Option("--limit")] = Field(
+        None, ge=1, description="use only so many groups of each benchmark"
+    )
+    seed: Annotated[int, Option("--seed")] = Field(
+        0, ge=0, description="the seed of everything that is drawn: sampled answers and the bootstrap"
+    )
+    engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
+        "local", description="local, processes or ray"
+    )
+    workers: Annotated[int, Option("--workers", results=False)] = Field(
+        1, ge=1, description="how many workers the engine has"
+    )
+    on_error: Annotated[Literal["stop", "skip"], Option("--on-error", identity=False)] = Field(
+        "stop", description="stop (default) or skip and count bad images and questions"
+    )
+    calls: Annotated[CallOptions, Option(results=False)] = Field(
+        CallOptions(), description="rates, patience and budget of calls to endpoints"
+    )
+    endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
+        EndpointOptions(), description="how endpoints are asked"
+    )
+    trust_remote_code: Annotated[bool, Option(identity=False)] = Field(
+        False, description="run code that comes with the model; only for models you trust"
+    )
+
+
+class ScoreOptions(BaseConfig):
+    """What `score` needs."""
+
+    answers: Annotated[str, Option("--answers", value="FILE", path=True, required=True)] = Field(
+        description="answers in the benchmark's official format"
+    )
+    out: Annotated[str, Option("--out", value="DIR", path=True, required=True)] = Field(description="where to write")
+    benchmarks: Annotated[dict[str, str], Option("--benchmark", value="NAME=PATH")] = Field(
+        description="one official file, or folder, of a benchmark"
+    )
+    benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")
+    model: Annotated[str, Option("--model")] = Field("model", description="whose answers they are")
+    parser: Annotated[Literal["official", "robust"], Option("--parser")] = Field(
+        "official", description="official (default) or robust"
+    )
+    seed: Annotated[int, Option("--seed")] = Field(
+        0, ge=0, description="the seed of everything that is drawn: the bootstrap"
+    )
+
+
+def split(
+    values: Mapping[str, Any], own: type[BaseConfig], other: type[BaseConfig], where: str, also: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide one flat mapping of options between a verb's own class and another's (the recipe's, the trainer's).
+
+    Args:
+        values: option name -> value.
+        own: the verb's options.
+        other: the recipe's or the trainer's; a name that both have goes to both.
+        where: what to call the verb in an error.
+        also: further names that are known, to offer in an error.
+
+    Raises:
+        ConfigError: a name neither knows, with the nearest right one.
+    """
+    mine = {name: value for name, value in values.items() if name in own.model_fields}
+    rest = {name: value for name, value in values.items() if name not in own.model_fields}
+    for name in rest:
+        if name not in other.model_fields:
+            known = [*own.model_fields, *other.model_fields, *also]
+            raise ConfigError(f"{where}: unknown option '{name}'{did_you_mean(name, known)}")
+    shared = {name: values[name] for name in other.model_fields if name in mine}
+    return mine, {**shared, **rest}
+
+
+def recipe_class(name: str) -> "type[Recipe]":
+    """The recipe's class, by name or `file.py:Class`."""
+    if not name:
+        raise ConfigError(
+            f"build: option 'recipe' is missing; it is one of {', '.join(recipes.names())}, or file.py:Class"
+        )
+    found: type[Recipe] = recipes.get(name)
+    return found

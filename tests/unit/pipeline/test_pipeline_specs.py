@@ -1,0 +1,101 @@
+"""What the classes say of options is what the records, the resume checks and the trainer do with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from pairsight.config import option_facts
+from pairsight.errors import ConfigError, RunError
+from pairsight.options import AlignOptions, BuildOptions
+from pairsight.pipeline.align import AlignSpec
+from pairsight.pipeline.build import BuildSpec, build_from_options
+from pairsight.pipeline.evaluate import EvaluateSpec, ScoreSpec
+from pairsight.tiny.models.shipped import shipped_model
+from pairsight.training.config import TrainingConfig
+
+RECORD = [
+    "recipe", "options", "strategy", "model_fingerprint", "annotator_fingerprint", "writer_fingerprint", "num_prompts",
+    "prompts_sha256", "model", "prompts", "completions", "dataset_answers", "images", "annotator", "writer", "question",
+    "sources", "questions_per_dialogue", "per_source", "strip_short_answer", "limit", "seed", "engine", "workers",
+    "on_error", "calls", "endpoint", "trust_remote_code",
+]  # fmt: skip
+"""The names in a `run.yaml` of 0.1, in order."""
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, object]:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    rows = [{"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}]}]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    return {
+        "recipe": "seva", "model": str(shipped_model()), "prompts": str(tmp_path / "p.json"),
+        "out": str(tmp_path / "run"), "max_new_tokens": 4,
+    }  # fmt: skip
+
+
+def test_the_record_of_a_build_keeps_its_names_and_their_order(values):
+    build_from_options(values, quiet=True)
+    config = yaml.safe_load((Path(str(values["out"])) / "run.yaml").read_text())
+    assert list(config) == RECORD
+
+
+def test_what_may_differ_when_a_build_or_a_training_is_resumed():
+    free = {name for name, option in option_facts(BuildOptions).items() if option.recorded and not option.compared}
+    assert free == {
+        "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
+        "format",
+    }  # fmt: skip
+    free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
+    assert free == {"save_steps", "save_total_limit", "logging_steps", "report_to"}
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"endpoint": {"max_image_side": 512}}, False),
+        ({"calls": {"max_attempts": 2}}, False),
+        ({"seed": 1}, True),
+        ({"limit": 1}, True),
+    ],
+)
+def test_a_build_is_resumed_with_other_limits_of_calls_and_not_with_another_seed(values, given, refused):
+    build_from_options(values, quiet=True)
+    if refused:
+        with pytest.raises(RunError, match=next(iter(given))):
+            build_from_options({**values, **given}, quiet=True)
+    else:
+        assert build_from_options({**values, **given}, quiet=True).num_prompts == 1
+
+
+def test_a_build_spec_is_complete_before_anything_is_written(values):
+    spec = BuildSpec.parse({**values, "noise_step": 300, "seed": 3})
+    assert (spec.recipe.name, spec.recipe.noise_step, spec.recipe.seed, spec.options.seed) == ("seva", 300, 3, 3)
+    assert spec.strategy.name == "clean_over_distorted"
+    assert [one.id for one in spec.source.prompts()] == ["1"]
+    assert not Path(str(values["out"])).exists()
+
+
+def test_the_selection_of_a_training_notes_what_the_trainer_does_not():
+    spec = AlignSpec.parse({"data": "d", "model": "m", "out": "o", "name": "n", "limit": 3, "beta": 0.3})
+    assert spec.selection() == "data: d\nmax_length_difference: null\ntext_only_prompts: true\nlimit: 3\n"
+    assert (spec.training.beta, spec.options.name, spec.strategy) == (0.3, "n", None)
+    assert "learning_rate" not in AlignOptions.model_fields
+
+
+def test_an_evaluation_has_its_benchmarks_and_their_files(tmp_path: Path):
+    (tmp_path / "pope.jsonl").write_text("")
+    given = {"model": "m", "benchmarks": {"pope": str(tmp_path / "pope.jsonl")}, "temperature": 0.5}
+    spec = EvaluateSpec.parse(given)
+    assert [(task.name, task.sampling.temperature) for task in spec.tasks] == [("pope", 0.5)]
+    with pytest.raises(ConfigError, match="benchmark pope: there is no"):
+        EvaluateSpec.parse({**given, "benchmarks": {"pope": str(tmp_path / "gone.jsonl")}})
+
+
+def test_scoring_takes_one_benchmark():
+    given = {"answers": "a", "out": "o"}
+    assert ScoreSpec.parse({**given, "benchmarks": {"pope": "f"}}).path == "f"
+    with pytest.raises(ConfigError, match="score needs one --benchmark NAME=PATH, found 2"):
+        ScoreSpec.parse({**given, "benchmarks": {"pope": "f", "mme": "g"}})
