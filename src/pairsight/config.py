@@ -29,7 +29,7 @@ class Option:
         required: the command line asks for the flag, whatever a config file says.
         identity: a run is only resumed with the same value; False for what names something (a model, a file), which is
             compared by what it names.
-        results: another value can give another result; what cannot is no part of the identity either.
+        results: another value can give another result; what cannot is not part of the identity either.
         recorded: the run's record (`run.yaml`, `selection.yaml`) notes it under its own name.
         late: it is newer than the record: noted only where it is given, so that older runs are the same.
         needs: the option without which it would do nothing.
