@@ -121,7 +121,7 @@ class Benchmark(BaseConfig, ABC):
         """The sums of one group, given one answer text per sample."""
         official = parser == "official"
         readings = tuple([self.read(*pair, official=official) for pair in zip(group, answers, strict=True)])
-        unparsed = sum(not reading.parsed for reading in readings)
+        unparsed = [reading.parsed for reading in readings].count(False)
         sums, categories = self.earned(group, readings)
         return Scored(group[0].cluster, sums, readings, len(group), unparsed, categories)
 
