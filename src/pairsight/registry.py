@@ -84,7 +84,7 @@ class Registry:
         """The piece called `name`, or found at `file.py:Attribute`.
 
         Raises:
-            ConfigError: an unknown name (the message says the nearest right one and lists all), a piece of another
+            ConfigError: an unknown name (the message says the nearest known one and lists all), a piece of another
                 kind, such as a plain function where a class is expected, or a file that the user did not name in this
                 call.
         """
@@ -210,7 +210,7 @@ def load_file(file: Path) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

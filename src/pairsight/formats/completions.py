@@ -61,7 +61,7 @@ def read_completions(
     Args:
         path: a JSON list, a JSON Lines file, a Parquet file of pairs, or a folder of those.
         images: the folder that image names are relative to; default: the file's. Parquet holds its images itself.
-        format: how the file is read, where it is none of these; its dialogues are `AnsweredDialogue`s.
+        format: how the file is read, where it is another one; its dialogues are `AnsweredDialogue`s.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         limit: only the first so many.
 

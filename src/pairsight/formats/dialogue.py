@@ -13,7 +13,7 @@ from pairsight.records import IMAGE_MARK
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing to ask: its text and the names of its images. Marks stand in the text for all images or for none.
+    """One thing to ask: its text and the names of its images. The text has marks for all images or for none.
 
     `answer` is what the dataset itself answers, empty where it does not.
     """
@@ -86,7 +86,7 @@ def questions_about(
 
     The marks of all turns together must be as many as the images; where no turn has any and `marks_needed` is False,
     the images come before the first. A question asked alone keeps the images seen until then, and its own marks only
-    when they stand for all of these; a single image's mark is always taken away.
+    when there is one for each of these; a single image's mark is always taken away.
 
     Raises:
         DataError: an empty question, marks without images, or another number of marks than images.

@@ -34,8 +34,8 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
             unpacked from the table into the cache folder.
 
     Raises:
-        DataError: no Parquet file, a damaged one, a row that is no preference pair (with file, row and id), or images
-            in a column of another name.
+        DataError: no Parquet file, a damaged one, a row that is not a preference pair (with file, row and id), or
+            images in a column of another name.
     """
     source = images if images is not None else UnpackedImages()
     pairs: list[PreferencePair] = []
@@ -88,7 +88,7 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
     missing = {"prompt", "chosen", "rejected"} - set(known)
     if missing:
         wanted = ", ".join(f"'{name}'" for name in sorted(missing))
-        raise DataError(f"{file} is no table of pairs: it has no column {wanted}", "missing_field")
+        raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
 
 
 def _check_image_columns(file: Path, schema: pa.Schema, first: pa.RecordBatch, with_images: bool) -> None:

@@ -51,7 +51,7 @@ class Checking:
     def prompts(
         self, drawn: Sequence[Drawn], images: FileImages, strip_short_answer: bool = False
     ) -> Iterator[tuple[Drawn, Prompt]]:
-        """The drawn questions whose images are all there and whole, as prompts."""
+        """The drawn questions whose images are all there and intact, as prompts."""
         for start in range(0, len(drawn), _CHECKED_AT_ONCE):
             part = drawn[start : start + _CHECKED_AT_ONCE]
             refs = images.refs(name for one in part for name in one.question.images)
@@ -64,7 +64,7 @@ class Checking:
                     yield one, prompt
 
     def bad(self, error: DataError, item_id: str = "") -> None:
-        """Raise the error with how to go on without the row, or list what is left out, by its place without an id."""
+        """Raise the error with how to go on without the row, or list what is left out, by its line without an id."""
         if self.on_error == "stop":
             raise DataError(f"{error}; --on-error skip leaves such rows out", error.reason)
         self.dropped.append(Dropped(item_id or str(error).partition(":")[0], "read", error.reason, str(error)))
@@ -139,7 +139,7 @@ def read_prompts(
 
     Raises:
         DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
-        ConfigError: an unknown format, or a piece that is none.
+        ConfigError: an unknown format, or a piece that is not one.
     """
     file = Path(path)
     check = Checking(file, on_error)
@@ -169,7 +169,7 @@ def make_format(name: str) -> PromptFormat:
     """The format called `name`, or at `file.py:Class`.
 
     Raises:
-        ConfigError: an unknown name, a piece that is no format, or code that the user does not name.
+        ConfigError: an unknown name, a piece that is not a format, or code that the user does not name.
     """
     made: PromptFormat = formats.get(name)()
     return made

@@ -51,7 +51,7 @@ def checked_text(value: object, place: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{place} holds half a surrogate pair, which is no character", reason="bad_text") from None
+        raise DataError(f"{place} holds half a surrogate pair, which is not a character", reason="bad_text") from None
     return value.strip()
 
 

@@ -106,7 +106,7 @@ PAIRS_SCHEMA = with_features(
         ]
     )
 )
-"""`*_scores` are JSON objects attribute -> score, null where unscored; `record` stands in a pair's first row only."""
+"""`*_scores` are JSON objects attribute -> score, null where unscored; `record` is in a pair's first row only."""
 
 DEMONSTRATIONS_SCHEMA = with_features(
     pa.schema(

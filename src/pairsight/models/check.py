@@ -16,7 +16,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def check_model(reference: str | Path, adapter: str | Path | None = None) -> None:
     """Refuse a folder that cannot be a model, without loading it; a hub name is not looked up here.
 
-    Looked at: `config.json`, safetensors weights (whole, by their headers), processor and tokenizer files, the chat
+    Looked at: `config.json`, safetensors weights (complete, by their headers), processor and tokenizer files, the chat
     template, and whether an adapter is one and belongs to this base.
 
     Raises:
@@ -32,7 +32,7 @@ def check_model(reference: str | Path, adapter: str | Path | None = None) -> Non
 
 
 def check_adapter(adapter: str | Path, base: str | Path) -> None:
-    """Refuse a folder that is no PEFT adapter of safetensors, or was trained on another base.
+    """Refuse a folder that is not a PEFT adapter of safetensors, or was trained on another base.
 
     The base is compared by fingerprint with `base_fingerprint` in the adapter's `pairsight.json` (ours have it), else
     with the folder its `base_model_name_or_path` names, if that is here; at least the model classes must agree.
@@ -45,7 +45,9 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
         raise ModelError(f"there is no adapter folder {adapter}")
     if not (folder / "adapter_config.json").is_file():
         hint = (
-            "it is a full model: give it as --model" if (folder / "config.json").is_file() else "it is no PEFT adapter"
+            "it is a full model: give it as --model"
+            if (folder / "config.json").is_file()
+            else "it is not a PEFT adapter"
         )
         raise ModelError(f"adapter {folder} has no adapter_config.json; {hint}")
     weights = folder / "adapter_model.safetensors"
@@ -72,10 +74,10 @@ def _has_processor(folder: Path) -> bool:
 
 
 def read_header(weights: Path) -> dict[str, object]:
-    """The tensors' names, types and shapes in a safetensors file, which must be whole.
+    """The tensors' names, types and shapes in a safetensors file, which must be complete.
 
     Raises:
-        ModelError: the file is cut short or is no safetensors file.
+        ModelError: the file is cut short or is not a safetensors file.
     """
     try:
         size = weights.stat().st_size
@@ -88,7 +90,7 @@ def read_header(weights: Path) -> dict[str, object]:
     except ValueError:
         header = None
     if not isinstance(header, dict):
-        raise ModelError(f"{weights} is no whole safetensors file; copy it again")
+        raise ModelError(f"{weights} is not a complete safetensors file; copy it again")
     header.pop("__metadata__", None)
     ends = [tensor["data_offsets"][1] for tensor in header.values()]
     expected = 8 + length + max(ends, default=0)

@@ -24,7 +24,7 @@ def local_folder(reference: str | Path) -> Path | None:
     """The folder that a reference names, None for a hub name.
 
     Raises:
-        ModelError: a path that does not exist or is no folder.
+        ModelError: a path that does not exist or is not a folder.
     """
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -52,7 +52,7 @@ def resolve(reference: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(reference), allow_patterns=_SNAPSHOT_FILES))
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen unrelated classes
-        raise ModelError(f"model {reference} is no folder here and the hub gives none: {one_line(error)}") from None
+        raise ModelError(f"model {reference} is not a folder here and the hub gives none: {one_line(error)}") from None
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def read_prompt_suffix(reference: str | Path) -> str:
 
 
 def base_of_adapter(reference: str | Path) -> str | None:
-    """The base model that an adapter's folder names, or None for anything that is no adapter's folder.
+    """The base model that an adapter's folder names, or None for anything that is not an adapter's folder.
 
     The base is what its `adapter_config.json` calls `base_model_name_or_path`: a folder seen from the adapter's own, a
     folder seen from here, or a hub name.

@@ -19,7 +19,7 @@ from pairsight.store.encoding import shared_part
 
 @dataclass(frozen=True)
 class GenerateCompletions(MayBeCall):
-    """A stage: completion requests in, completions out. Batches of whole prompts share their prefill.
+    """A stage: completion requests in, completions out. Batches of complete prompts share their prefill.
 
     The key holds the model's fingerprint, the prompt as the model sees it, sampling, seed and sample index; ids do not
     count, so use `named_for` where two prompts may have the same content.

@@ -101,7 +101,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests of all prompts, made anew at every pass, so that millions take no memory.
+    """The requests of all prompts, made again at every pass, so that millions take no memory.
 
     Args:
         prompts: whose completions are wanted.
@@ -152,7 +152,7 @@ class AtMost(Generic[T]):
 
     Args:
         length: the bound.
-        items: makes them, anew at every pass.
+        items: makes them, again at every pass.
     """
 
     length: int

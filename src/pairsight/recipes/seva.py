@@ -4,7 +4,7 @@ Paper: Zhu et al., "Self-Supervised Visual Preference Alignment" (2404.10501), a
 Inputs: images with questions; one model, which is also the one to align.
 What it does: the model answers each question about the clean image (chosen) and about K distorted ones (rejected);
     equal answers are dropped (`clean_over_distorted`).
-Deviations: the distortion follows from each prompt's id and a seed (the authors draw anew at every run); answers are
+Deviations: the distortion follows from each prompt's id and a seed (the authors draw again at every run); answers are
     compared after normalising case and spacing; the projector is trained at the language model's rate, as in the
     authors' code, which the paper does not say.
 """

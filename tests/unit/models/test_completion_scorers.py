@@ -151,7 +151,7 @@ def test_image_aware_without_an_image_or_text_is_an_error(tmp_path):
 
 
 def test_other_models_are_refused_by_name(tmp_path):
-    with pytest.raises(ModelError, match=r"is no ArmoRM: .* tensors are missing"):
+    with pytest.raises(ModelError, match=r"is not an ArmoRM: .* tensors are missing"):
         ArmoRM(save_sequence_reward(tmp_path / "reward"), device="cpu")
     with pytest.raises(ModelError, match="of type 'clip'"):
         ArmoRM(save_clip(tmp_path / "clip"), device="cpu")

@@ -131,7 +131,7 @@ def test_images_are_made_smaller_to_the_limit(
 
 def test_distorted_pixels_that_are_no_picture_are_refused(blobs: BlobStore) -> None:
     ref = ImageRef(blobs.add_bytes(png(4, 3), ".png").sha256, Distortion("diffusion", {"step": 500.0}, 1, "normalised"))
-    with pytest.raises(DataError, match="is no picture") as error:
+    with pytest.raises(DataError, match="is not a picture") as error:
         EndpointModel(REFERENCE, blobs).request(ask("?", ref), Sampling())
     assert error.value.reason == "normalised_distortion"
 

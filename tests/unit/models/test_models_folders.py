@@ -82,9 +82,9 @@ def test_cut_and_broken_weights_are_found_by_their_header(folder):
     weights.write_bytes(whole[:-10])
     refused(folder, "cut short")
     weights.write_bytes(b"abc")
-    refused(folder, "no whole safetensors file")
+    refused(folder, "not a complete safetensors file")
     weights.write_bytes(struct.pack("<Q", 10**12) + b"{}")
-    refused(folder, "no whole safetensors file")
+    refused(folder, "not a complete safetensors file")
     weights.write_bytes(whole)
     check_model(folder)
 

@@ -235,7 +235,7 @@ def test_a_token_that_the_model_does_not_know_is_an_error_of_its_prompt(llava):
     strange = replace(known, input_ids=[*known.input_ids, 5000])
     refused, fine = llava.draw([Draws(strange, (0,)), Draws(known, (0,))], GREEDY)
     assert isinstance(refused, ItemError)
-    assert refused.detail.startswith("token 5000 is none of the model's")
+    assert refused.detail.startswith("token 5000 is not one of the model's")
     assert isinstance(fine, list)
 
 

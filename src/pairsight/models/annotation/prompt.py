@@ -88,7 +88,7 @@ def annotation_prompt(prompt: Prompt, texts: Sequence[str], form: Form = "text")
     """The prompt for the annotator: one user message with the prompt's own images before its text.
 
     Args:
-        prompt: what the completions answer; its images stand before the text and marks become "[image k]".
+        prompt: what the completions answer; its images come before the text and marks become "[image k]".
         texts: the completions in the order shown.
         form: "text" for lines of scores, "json" for structured output (see `annotation_schema`).
     """

@@ -42,12 +42,12 @@ def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions)
     """The messages, and about how many tokens they are.
 
     Args:
-        prompt: its images stand where its marks are, or before the text.
+        prompt: its images go where its marks are, or before the text.
         images: where they are.
         options: largest side and format of images.
 
     Raises:
-        DataError: an image is missing, or its distortion acts on normalised pixels, so that it is no picture.
+        DataError: an image is missing, or its distortion acts on normalised pixels, so that it is not a picture.
     """
     messages: list[dict[str, object]] = []
     num_tokens = 0
@@ -66,7 +66,7 @@ def shown_image(images: ImageSource, ref: ImageRef, max_side: int) -> "Image":
     """The image as it is sent: distorted if it is meant to be, no side longer than `max_side`."""
     if ref.distortion is not None and ref.distortion.space == "normalised":
         raise DataError(
-            f"image {ref.sha256[:12]}… has the distortion '{ref.distortion.name}' of normalised pixels, which is no "
+            f"image {ref.sha256[:12]}… has the distortion '{ref.distortion.name}' of normalised pixels, which is not a "
             f"picture: an endpoint cannot be shown it; use a distortion of the image, e.g. diffusion_weak on a local "
             f"model",
             reason="normalised_distortion",

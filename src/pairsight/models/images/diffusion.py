@@ -90,7 +90,7 @@ class DiffusersGenerator(ImageGenerator):
         return [_checked(picture.convert("RGB"), bool(flag)) for picture, flag in zip(out.images, flags, strict=True)]
 
     def _too_long(self, text: str) -> ItemError | None:
-        """An error when no text encoder reads the whole text (Stable Diffusion 3's T5 reads what its CLIPs cut)."""
+        """An error when no text encoder reads the complete text (Stable Diffusion 3's T5 reads what its CLIPs cut)."""
         lengths = [(len(tokenizer(text)["input_ids"]), limit) for tokenizer, limit in self._tokenizers()]
         if not lengths or any(length <= limit for length, limit in lengths):
             return None
@@ -123,7 +123,7 @@ def pipeline_folder(reference: str | Path) -> Path:
     """
     folder = local_folder(reference) or _download(str(reference))
     if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} has no model_index.json: it is no diffusers pipeline")
+        raise ModelError(f"{folder} has no model_index.json: it is not a diffusers pipeline")
     for name in _parts(folder):
         part = folder / name
         files = list(part.iterdir()) if part.is_dir() else []
@@ -177,7 +177,7 @@ def _download(name: str) -> Path:
     try:
         return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen unrelated classes
-        raise ModelError(f"pipeline {name} is no folder here and the hub gives none: {one_line(error)}") from None
+        raise ModelError(f"pipeline {name} is not a folder here and the hub gives none: {one_line(error)}") from None
 
 
 def _load(folder: Path, dtype: "torch.dtype") -> Any:

@@ -202,7 +202,7 @@ def _inputs_of_hostile_text(processor: Any, prompt: Prompt, pictures: "list[Imag
 
 
 def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
-    """A special token of the model that stands in the prompt's text."""
+    """A special token of the model that occurs in the prompt's text."""
     from pairsight.records import IMAGE_MARK
 
     texts = [m.text.replace(IMAGE_MARK, " ") if m.images else m.text for m in prompt.messages]

@@ -144,7 +144,7 @@ def _refused(wanted: Draws, model: Any, rules: StopRules, sampling: Sampling) ->
         return ItemError("too_long", detail, retryable=False)
     known = model.get_input_embeddings().num_embeddings
     if max(ids) >= known:
-        detail = f"token {max(ids)} is none of the model's {known}: its tokenizer is another model's"
+        detail = f"token {max(ids)} is not one of the model's {known}: its tokenizer is another model's"
         return ItemError("unknown_token", detail, retryable=False)
     return None
 

@@ -99,5 +99,5 @@ def _load(folder: Path, dtype: "torch.dtype") -> Any:
             raise ModelError(f"ArmoRM cannot be loaded from {folder}: {one_line(error)}") from None
     lacking = sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if lacking:
-        raise ModelError(f"model {folder} is no ArmoRM: {len(lacking)} tensors are missing, first {lacking[0]}")
+        raise ModelError(f"model {folder} is not an ArmoRM: {len(lacking)} tensors are missing, first {lacking[0]}")
     return model.eval()

@@ -25,7 +25,7 @@ def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
     """The scorer's class and the model reference in `KIND:REFERENCE`; loads nothing.
 
     Raises:
-        ConfigError: no colon, an unknown kind, with the nearest right one, or an endpoint for what needs weights.
+        ConfigError: no colon, an unknown kind, with the nearest known one, or an endpoint for what needs weights.
         ModelError: a local folder that is missing or holds no safetensors.
     """
     kind, reference = _split(name)

@@ -60,7 +60,7 @@ class VlmJudge(Scorer[Rated]):
 
 
 def quality_scores(mark: Annotation | ItemError) -> Scores:
-    """The scores of one annotation by column; its error when it is none."""
+    """The scores of one annotation by column; its error when it is one."""
     if isinstance(mark, ItemError):
         return mark
     return {"total": sum(mark.scores[name] for name in _QUALITY), **mark.scores}

@@ -7,7 +7,7 @@ Inputs: text-to-image prompts, from a file or written by a language model on ten
 What it does: K images of each text at K guidance scales; the image that the first image scorer likes best; a How, What
     or Why question about it; one completion of each model; scores of the completions; pairs by `best_over_worst`.
 Deviations: the authors change the seed with the guidance scale; here it is shared, so that the scale alone differs
-    (`seed_mode`). Refusals, echoes and images used before are left out. An image-aware scorer may stand beside the
+    (`seed_mode`). Refusals, echoes and images used before are left out. An image-aware scorer may be used beside the
     text-only one.
 """
 
