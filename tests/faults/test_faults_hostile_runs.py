@@ -1,5 +1,6 @@
 """Run folders from strangers: nothing in them runs, hangs, fills the memory or is written outside of the run."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -387,3 +390,31 @@ def test_files_that_are_pipes_or_folders_do_not_hang(verb: str, template: Path, 
             (run / name).parent.mkdir(exist_ok=True)
             make(run / name)
             assert call(verb, run, world) in (0, 1), name
+
+
+@pytest.mark.parametrize("kind", ["rows", "cell"])
+@pytest.mark.parametrize("verb", CHEAPEST[:3])
+def test_a_small_table_that_unpacks_to_far_more_is_one_line(
+    kind: str,
+    verb: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Much in one cell, or many rows without any, in a file of some kilobytes."""
+    monkeypatch.setattr("pairsight.store.sealed.MOST_UNPACKED_BYTES", 1 << 20)
+    file = run / "data" / "pairs-00000.parquet"
+    if kind == "cell":
+        table = pa.table({"record": pa.array(["a" * (8 << 20)])})
+    else:
+        table = pa.table({"record": pa.nulls(2_000_000, pa.null())})
+    pq.write_table(table, file, compression="zstd", row_group_size=2_000_000)
+    assert file.stat().st_size < 8_000
+    manifest = run / "data" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["tables"]["pairs"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+    status = main(shlex.split(VERBS[verb].format(run=run)))
+    said = capsys.readouterr()
+    assert "is no table of ours" in said.err + said.out or (verb == "report" and status == 0)
+    assert said.err.count("\n") <= 1

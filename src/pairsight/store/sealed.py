@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 100_000
 ROWS_PER_GROUP = 1_000
+MOST_UNPACKED, MOST_UNPACKED_BYTES = 1_000, 256 << 20
+"""A sealed file that unpacks to more than both, times its size and in bytes, was not written here: every row of ours
+has an id of its own, which does not compress so far (ours)."""
+BYTES_PER_ROW = 64
+"""What a row takes in memory at least (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +257,25 @@ def damage(folder: Path, shard: Shard) -> str:
     path = folder / shard.file
     if not path.is_file():
         return f"{path} is missing"
-    return "" if file_sha256(path) == shard.sha256 else f"{path} is damaged (its SHA-256 is not the manifest's)"
+    if file_sha256(path) != shard.sha256:
+        return f"{path} is damaged (its SHA-256 is not the manifest's)"
+    size = _unpacked_bytes(path)
+    if size > MOST_UNPACKED_BYTES and size > MOST_UNPACKED * path.stat().st_size:
+        return f"{path} is no table of ours ({path.stat().st_size} bytes that say they unpack to {size})"
+    return ""
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """How much memory a Parquet file may take, as it says itself; 0 for one that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return 0
+    groups = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
+    return int(max(groups, footer.num_rows * BYTES_PER_ROW))
 
 
 def _restore(temporary: Path, path: Path, shard: Shard) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -349,3 +350,16 @@ def check_reading(file, on_error):
         assert "\n" not in str(error)
     else:
         assert all(isinstance(prompt, Prompt) and prompt.question for prompt in prompts)
+
+
+def test_a_file_name_that_is_no_text_is_one_bad_row(tmp_path):
+    """A folder of images from an archive: bytes that are not UTF-8, a line break, a terminal's escape."""
+    names = [b"a\xe2\x80\xaf.png", b"b\xff.png", b"c\nd.png", b"e\x1b[31m.png"]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / os.fsdecode(name))
+    with pytest.raises(DataError, match=r"'.*b\\udcff\.png': the name must be") as caught:
+        read_prompts(tmp_path, question="What is it?").sha256  # noqa: B018
+    assert caught.value.reason == "bad_text"
+    found = read_prompts(tmp_path, question="What is it?", on_error="skip")
+    assert [prompt.id for prompt in found] == ["a\u202f.png"]
+    assert [dropped.reason for dropped in found.dropped] == ["bad_text"] * 3
