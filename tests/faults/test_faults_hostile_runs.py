@@ -416,5 +416,5 @@ def test_a_small_table_that_unpacks_to_far_more_is_one_line(
     manifest.write_text(json.dumps(content))
     status = main(shlex.split(VERBS[verb].format(run=run)))
     said = capsys.readouterr()
-    assert "is no table of ours" in said.err + said.out or (verb == "report" and status == 0)
+    assert "was not written by Pairsight" in said.err + said.out or (verb == "report" and status == 0)
     assert said.err.count("\n") <= 1

@@ -261,7 +261,7 @@ def damage(folder: Path, shard: Shard) -> str:
         return f"{path} is damaged (its SHA-256 is not the manifest's)"
     size = _unpacked_bytes(path)
     if size > MOST_UNPACKED_BYTES and size > MOST_UNPACKED * path.stat().st_size:
-        return f"{path} is no table of ours ({path.stat().st_size} bytes that say they unpack to {size})"
+        return f"{path} was not written by Pairsight ({path.stat().st_size} bytes that say they unpack to {size})"
     return ""
 
 
