@@ -19,10 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from llava_shape import Shape, build_items, build_model
 from matrix_rate import product_rates
-from pairsight.training import tokens as prefix_tree
-from pairsight.training import tokens as spans
-from pairsight.training.kernels import attention as tree_attention
-from pairsight.training.kernels import blocked_attention
+from pairsight.training.kernels import attention
+from pairsight.training.tokens import merge, spans_of
 from run import CASES
 from train_worker import SETTINGS, Start, ours
 
@@ -63,27 +61,27 @@ def main() -> None:
         for table in (phases, kinds):
             settings, grouped = SETTINGS[case.settings](), "grouped" in case.ours
             table(ours(world, items, case.epochs, 4 // case.rejected, Start(), settings, group_by_image=grouped))
-    attention()
+    attention_cost()
 
 
 def phases(train: Callable[[], object]) -> None:
     """Wall time of each phase of one training."""
-    from pairsight.training import image_units
     from pairsight.training.scorer import SequenceScorer
     from pairsight.training.trainer import PreferenceTrainer
+    from pairsight.training.vision import units
 
     start = Start()
-    for owner in (SequenceScorer, PreferenceTrainer, image_units):
+    for owner in (SequenceScorer, PreferenceTrainer, units):
         for name in PHASES.keys() & vars(owner).keys():
             start.count(owner, name)
     began = time.perf_counter()
     train()
-    whole, seconds = time.perf_counter() - began, start.seconds
-    print(f"\n| phase | share of {whole:.1f} s |\n|---|---|")
+    total, seconds = time.perf_counter() - began, start.seconds
+    print(f"\n| phase | share of {total:.1f} s |\n|---|---|")
     for name, title in PHASES.items():
-        print(f"| {title} | {seconds[name] / whole:.1%} |")
-    rest = whole - seconds.total() + seconds["run_tower"] + seconds["record_tower"]
-    print(f"| all else (loading, writing) | {rest / whole:.1%} |")
+        print(f"| {title} | {seconds[name] / total:.1%} |")
+    rest = total - seconds.total() + seconds["run_tower"] + seconds["record_tower"]
+    print(f"| all else (loading, writing) | {rest / total:.1%} |")
 
 
 def kinds(train: Callable[[], object]) -> None:
@@ -91,7 +89,7 @@ def kinds(train: Callable[[], object]) -> None:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         train()
     events = found.key_averages(group_by_input_shape=True)
-    whole = sum(event.self_cpu_time_total for event in events)
+    total = sum(event.self_cpu_time_total for event in events)
     print("\n| operations | share of CPU time |\n|---|---|")
     named = {name: kind for kind, names in KINDS.items() for name in names}
     shares: Counter[str] = Counter()
@@ -100,7 +98,7 @@ def kinds(train: Callable[[], object]) -> None:
             event.self_cpu_time_total
         )
     for kind, share in shares.most_common():
-        print(f"| {kind} | {share / whole:.1%} |")
+        print(f"| {kind} | {share / total:.1%} |")
     products = [event for event in events if event.key == "aten::mm"]
     flops = sum(2 * event.count * prod(event.input_shapes[0]) * event.input_shapes[1][1] for event in products)
     rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
@@ -109,23 +107,23 @@ def kinds(train: Callable[[], object]) -> None:
     )
 
 
-def attention(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
+def attention_cost(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
     """Forward and backward over one row, a prompt and two completions: by blocks, and fused."""
     prompt = list(range(600))
     half = (tokens - 600) // 2
-    tree = prefix_tree.merge([np.array(prompt + [1000 * c + t for t in range(half)]) for c in (1, 2)])
-    row = tree_attention.TreeSpans(spans.spans_of(tree.parent_S))
+    tree = merge([np.array(prompt + [1000 * c + t for t in range(half)]) for c in (1, 2)])
+    row = attention.TreeSpans(spans_of(tree.parent_S))
     states = [torch.randn(1, heads, len(tree), width, requires_grad=True) for _ in range(3)]
     upstream = torch.randn(1, len(tree), heads, width)
-    bound, found = blocked_attention._KEPT, {"by blocks": [], "fused": []}  # type: ignore[var-annotated]
+    bound, found = attention._KEPT, {"by blocks": [], "fused": []}  # type: ignore[var-annotated]
     for _ in range(repeats):
         for name, kept in (("by blocks", bound), ("fused", 0)):
-            blocked_attention._KEPT = kept
+            attention._KEPT = kept
             began = time.perf_counter()
-            torch.autograd.grad(tree_attention.attend(*states, row), states, upstream)
+            torch.autograd.grad(attention.attend(*states, row), states, upstream)
             found[name].append(time.perf_counter() - began)
-    blocked_attention._KEPT = bound
-    seen = sum(place + 1 for place in tree.depth_S)
+    attention._KEPT = bound
+    seen = sum(depth + 1 for depth in tree.depth_S)
     needed = 2 * heads * width * seen * (2 + 4)  # two products forward, four backward
     print(f"\n| attention of {len(tree)} tokens, forward and backward | ms, median | GFLOP/s of needed arithmetic |")
     print("|---|---|---|")

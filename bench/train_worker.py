@@ -150,7 +150,6 @@ def ours(  # noqa: PLR0917
     from pairsight.engine.progress import Progress
     from pairsight.models import load
     from pairsight.training import loop, scorer  # noqa: F401
-    from pairsight.training import scorer as logps
     from pairsight.training.trainer import PreferenceTrainer
 
     load_model = load.load_model
@@ -166,7 +165,8 @@ def ours(  # noqa: PLR0917
         (scorer, "plan_passes"),
         (scorer, "pack_row"),
         (scorer, "collate"),
-        (logps, "attention_masks"),
+        (scorer, "attention_masks"),
+        (scorer, "row_layout"),
     ):
         start.count(module, name)
 

@@ -14,9 +14,9 @@ from pairsight.models.local.processor import load_processor
 from pairsight.records import Message, Prompt
 from pairsight.training.config import TrainingConfig
 from pairsight.training.families import describe, inner_model
-from pairsight.training.image_units import ImageUnits
 from pairsight.training.policy import make_policy, open_parts
-from pairsight.training.vision_tower import Features
+from pairsight.training.vision.tower import Features
+from pairsight.training.vision.units import ImageUnits
 
 CONFIG = TrainingConfig(projector_learning_rate=1e-4, lora_r=2)
 

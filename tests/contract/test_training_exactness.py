@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt
 from pairsight.training.batch import PackedBatch, collate, pack_row
 from pairsight.training.examples import Tokeniser
-from pairsight.training.families import describe
+from pairsight.training.families import describe, language_model
 from pairsight.training.kernels.attention import use_tree_attention
 from pairsight.training.kernels.layers import use_plain_layers
-from pairsight.training.scorer import Scoring, separate_logps, sequence_logps
+from pairsight.training.scorer import Scoring, packed_token_logps, separate_logps, sequence_logps
 from pairsight.training.tokens import TokenExample, token_example
 
 TEXTS = ("yes, a dog", "yes, a cat indeed", "no", "yes", "a dog, yes")
@@ -116,3 +117,37 @@ def test_what_sequences_share_is_held_once(name: str, tmp_path: Path):
     row = pack_row(case.examples)
     alone = sum(len(s) for example in case.examples for s in example.sequences)
     assert len(row.tree) < (0.75 if name == "llama" else 0.5) * alone
+
+
+BY_SPANS = [name for name in families.FAMILIES if name not in ("gemma3", "paligemma")]
+"""Families without a window and without blocks of tokens that see each other both ways."""
+
+
+@pytest.mark.parametrize("name", BY_SPANS)
+def test_every_layer_attends_by_spans_whatever_becomes_of_the_dense_mask(name: str, tmp_path: Path):
+    case = Case(name, tmp_path)
+    batch = case.batch([case.examples])
+    expected = packed_token_logps(case.model, batch, case.scoring)
+    decoder = language_model(case.model)
+    decoder.register_forward_pre_hook(cast_mask, with_kwargs=True)
+    got = packed_token_logps(case.model, batch, case.scoring)
+    assert operations(expected).count("_BlockedBackward") == len(decoder.layers)
+    assert operations(got).count("_BlockedBackward") == len(decoder.layers)
+    assert torch.equal(got, expected)
+
+
+def cast_mask(
+    module: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return arguments, {**options, "attention_mask": options["attention_mask"].to(torch.bfloat16)}
+
+
+def operations(out: torch.Tensor) -> list[str]:
+    """Names of all operations that a backward pass would undo."""
+    seen, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return [node.name() for node in seen]

@@ -213,5 +213,5 @@ def test_a_card_may_be_edited_and_an_adapter_of_an_earlier_version_is_finished(b
 
 def test_an_empty_origin_is_one_line_that_says_what_to_do(base, out):
     _empty(out / "align.yaml")
-    with pytest.raises(RunError, match=r"align\.yaml must hold .*remove the folder to train anew"):
+    with pytest.raises(RunError, match=r"align\.yaml must hold .*remove the folder to start over"):
         train(base, out, "lora")

@@ -1,4 +1,4 @@
-"""The folder a training leaves: weights that plain `peft` or `transformers` load, and how they came about."""
+"""The folder a training leaves: weights that plain `peft` or `transformers` load, and how they were made."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from pairsight.store.lock import exclusive_lock
 from pairsight.training.config import TrainingConfig
 
 MARK = "pairsight.json"
-"""Written last: it says that a training, or a merged model, is complete, and vouches for its files."""
+"""Written last: it says that a training, or a merged model, is complete, and lists its files with their hashes."""
 
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
 _NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFIX_FILE}
@@ -39,7 +39,7 @@ _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a training is made from: stored before it starts, compared when a folder is met again.
+    """What a training is made from: stored before it starts, compared when the folder is used again.
 
     Args:
         model: the base, as it was named.
@@ -73,7 +73,7 @@ def claim(folder: Path, origin: Origin) -> bool:
         if differences:
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
-                "same options to go on with it"
+                "same options to resume it"
             )
         return is_finished(folder)
     if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
@@ -88,7 +88,7 @@ def is_finished(folder: Path) -> bool:
         return False
     if damage := _damage(folder):
         _LOG.warning(
-            "%s was finished, but %s: it goes on from its newest complete checkpoint, if it has one", folder, damage
+            "%s was finished, but %s: it resumes from its newest complete checkpoint, if it has one", folder, damage
         )
     return not damage
 
@@ -256,7 +256,7 @@ def _read_origin(file: Path) -> dict[str, Any]:
         return read_yaml(file)
     except ConfigError as error:
         raise RunError(
-            f"{error}: it says which training this folder holds; remove the folder to train anew, or choose another "
+            f"{error}: it says which training this folder holds; remove the folder to start over, or choose another "
             "--name or --out"
         ) from None
 
@@ -292,7 +292,7 @@ def _has_bytes(path: Path) -> bool:
 
 
 def _own_files(folder: Path) -> list[str]:
-    """What a mark vouches for: not people's text, nor what goes on changing."""
+    """The files that a mark lists: not people's text, nor what still changes."""
     paths = [*folder.iterdir(), *folder.glob("*templates/*")]
     names = [str(path.relative_to(folder)) for path in paths if path.is_file() and not path.name.startswith(".")]
     return [name for name in names if name not in (MARK, "README.md", "metrics.jsonl")]

@@ -14,35 +14,35 @@ from pairsight.training.tokens import Ints, PrefixTree, TokenExample, TokenSeque
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """Prefix-merged sequences of some examples, one after the other.
 
     Args:
         sequences: the merged sequences, in the examples' order.
         tree: how they are merged.
-        predicted_P: places of tokens that belong to some completion, rising.
-        places: per sequence, where its completion's tokens stand in `predicted_P`.
+        predicted_P: indexes of tokens that belong to some completion, ascending.
+        completions: per sequence, the indexes of its completion's tokens in `predicted_P`.
     """
 
     sequences: tuple[TokenSequence, ...]
     tree: PrefixTree
     predicted_P: Ints
-    places: tuple[Ints, ...]
+    completions: tuple[Ints, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """What one forward pass needs. Flat places count through all rows: row * S + place in the row.
+    """What one forward pass needs. A flat index counts through all rows: row * S + index in the row.
 
     Args:
         input_ids_RS: tokens; padding is 0 and sees only itself.
         positions_ARS: positions along each token's own path.
         parent_RS, depth_RS, end_RS, block_RS: what attention masks are made of; parent -1: a root, block -1: none.
         units, placeholders_F: image units in use, and for each placeholder its row in their joined features.
-        predictor_P, target_P: flat place of the token that predicts, and the token id that is predicted.
-        needed_RN: places in their rows of all tokens that predict, padded with 0; N is the most of any row.
-        needed_P: flat place of each predicting token in `needed_RN`.
-        token_T, sequence_T: for each completion token of each sequence, its place in P and the sequence's number.
+        predictor_P, target_P: flat index of the token that predicts, and the token id that is predicted.
+        needed_RN: indexes in their rows of all tokens that predict, padded with 0; N is the most of any row.
+        needed_P: flat index of each predicting token in `needed_RN`.
+        token_T, sequence_T: for each completion token of each sequence, its index in P and the sequence's number.
         examples: numbers of the examples, in the order of the sequences.
     """
 
@@ -64,13 +64,13 @@ class PackedBatch:
     examples: tuple[int, ...]
 
 
-def pack_row(examples: Sequence[TokenExample]) -> Row:
+def pack_row(examples: Sequence[TokenExample]) -> PackedRow:
     """Merge all sequences of some examples into one row."""
     sequences = tuple(s for example in examples for s in example.sequences)
     tree = merge([s.symbols_T for s in sequences])
     wanted = [path[s.prompt_length :] for s, path in zip(sequences, tree.paths, strict=True)]
     predicted = np.unique(np.concatenate(wanted))
-    return Row(sequences, tree, predicted, tuple(np.searchsorted(predicted, w) for w in wanted))
+    return PackedRow(sequences, tree, predicted, tuple(np.searchsorted(predicted, w) for w in wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,12 @@ def plan_passes(
     return passes
 
 
-def collate(rows: Sequence[Row], num_tokens_of_unit: Callable[[int], int], examples: Sequence[int]) -> PackedBatch:
+def collate(rows: Sequence[PackedRow], unit_length: Callable[[int], int], examples: Sequence[int]) -> PackedBatch:
     """Pad rows into one batch.
 
     Args:
         rows: R packed rows.
-        num_tokens_of_unit: placeholder tokens of an image unit.
+        unit_length: placeholder tokens of an image unit.
         examples: the examples' numbers, in the order of the rows' sequences.
     """
     width = max(len(row.tree) for row in rows)
@@ -142,7 +142,7 @@ def collate(rows: Sequence[Row], num_tokens_of_unit: Callable[[int], int], examp
     end = np.tile(np.arange(1, width + 1), (len(rows), 1))
     positions = np.zeros((axes, *shape), np.int64)
     units: list[Ints] = []
-    unit_places: list[Ints] = []
+    unit_indexes: list[Ints] = []
     predictors: list[Ints] = []
     targets: list[Ints] = []
     tokens: list[Ints] = []
@@ -158,15 +158,15 @@ def collate(rows: Sequence[Row], num_tokens_of_unit: Callable[[int], int], examp
         depth[r, :size], end[r, :size], parent[r, :size] = tree.depth_S, tree.end_S, tree.parent_S
         unit = np.concatenate([s.unit_T for s in row.sequences])[pick]
         units.append(unit[unit >= 0])
-        unit_places.append(np.concatenate([s.unit_place_T for s in row.sequences])[pick][unit >= 0])
+        unit_indexes.append(np.concatenate([s.unit_index_T for s in row.sequences])[pick][unit >= 0])
         predictors.append(tree.parent_S[row.predicted_P] + r * width)
         targets.append(input_ids[r, row.predicted_P])
-        for places in row.places:
-            tokens.append(places + num_predicted)
-            sequence_numbers.append(np.full(len(places), num_sequences))
+        for completion in row.completions:
+            tokens.append(completion + num_predicted)
+            sequence_numbers.append(np.full(len(completion), num_sequences))
             num_sequences += 1
         num_predicted += len(row.predicted_P)
-    used, placeholders_F = _placeholders(np.concatenate(units), np.concatenate(unit_places), num_tokens_of_unit)
+    used, placeholders_F = _placeholders(np.concatenate(units), np.concatenate(unit_indexes), unit_length)
     needed_RN, needed_P = _needed([row.tree.parent_S[row.predicted_P] for row in rows])
     return PackedBatch(
         input_ids_RS=torch.from_numpy(input_ids),
@@ -188,20 +188,18 @@ def collate(rows: Sequence[Row], num_tokens_of_unit: Callable[[int], int], examp
     )
 
 
-def _placeholders(
-    unit_F: Ints, place_F: Ints, num_tokens_of_unit: Callable[[int], int]
-) -> tuple[tuple[int, ...], Tensor]:
+def _placeholders(unit_F: Ints, index_F: Ints, unit_length: Callable[[int], int]) -> tuple[tuple[int, ...], Tensor]:
     """The units in use, and each placeholder's row in their joined features."""
     used = np.unique(unit_F)
-    first = np.cumsum([0, *(num_tokens_of_unit(int(unit)) for unit in used)])
-    rows_F = first[np.searchsorted(used, unit_F)] + place_F if len(unit_F) else unit_F
+    first = np.cumsum([0, *(unit_length(int(unit)) for unit in used)])
+    rows_F = first[np.searchsorted(used, unit_F)] + index_F if len(unit_F) else unit_F
     return tuple(int(unit) for unit in used), torch.from_numpy(rows_F)
 
 
 def _row_blocks(block_S: Ints, parent_S: Ints) -> Ints:
     """Blocks numbered within the row: blocks of siblings are apart, and no branch cuts a block."""
-    place_S = np.arange(len(block_S))
-    starts_S = (block_S >= 0) & ((np.roll(block_S, 1) != block_S) | (parent_S != place_S - 1))
+    index_S = np.arange(len(block_S))
+    starts_S = (block_S >= 0) & ((np.roll(block_S, 1) != block_S) | (parent_S != index_S - 1))
     return np.where(block_S >= 0, np.cumsum(starts_S), -1)
 
 

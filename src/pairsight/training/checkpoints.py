@@ -1,6 +1,6 @@
 """Checkpoints of a training: trained weights by the model's own names, marked when complete, verified before use.
 
-`checkpoint-STEP/` holds what the training goes on from; `complete.json`, written last, lists its files with their
+`checkpoint-STEP/` holds what the training resumes from; `complete.json`, written last, lists its files with their
 hashes. A checkpoint without it was cut short, and one that differs from it is damaged: both are passed over.
 """
 
@@ -65,8 +65,8 @@ def load_weights(model: Any, path: Path) -> None:
         if different := sorted(names ^ own.keys()):
             raise TrainingError(
                 f"{path} is of another model or of other versions of its libraries: {len(different)} of "
-                f"{len(names | own.keys())} tensors are only in one of both, first {different[0]}; go on with the "
-                "versions that wrote it, or remove the training's folder to train anew"
+                f"{len(names | own.keys())} tensors are only in one of both, first {different[0]}; use the "
+                "versions that wrote it, or remove the training's folder to start over"
             )
         with torch.no_grad():
             for name, parameter in own.items():
@@ -74,7 +74,7 @@ def load_weights(model: Any, path: Path) -> None:
                 if kept.shape != parameter.shape or kept.dtype != parameter.dtype:
                     raise TrainingError(
                         f"{path}: {name} is {kept.dtype} {list(kept.shape)}, the model trains {parameter.dtype} "
-                        f"{list(parameter.shape)}; remove the training's folder to train anew"
+                        f"{list(parameter.shape)}; remove the training's folder to start over"
                     )
                 parameter.copy_(kept)
 

@@ -21,8 +21,8 @@ from pairsight.records import Completion, Demonstration, ImageRef, PreferencePai
 from pairsight.seeds import derived_seed
 from pairsight.store.encoding import encode as encode_record
 from pairsight.training.families import Family, prompt_positions
-from pairsight.training.image_units import ImageUnits
 from pairsight.training.tokens import Ints, Symbols, TokenExample, TokenPrompt, TokenSequence, token_example
+from pairsight.training.vision.units import ImageUnits
 
 _LOG = logging.getLogger("pairsight.training")
 
@@ -55,17 +55,17 @@ class Tokeniser:
         """
         encoded, parts = self.units.add(prompt)
         ids = np.array(encoded.input_ids, np.int64)
-        unit, place = _places(encoded, parts, ids, self._family.placeholder)
+        unit, index = _units(encoded, parts, ids, self._family.placeholder)
         block = _blocks(encoded.token_inputs.get("token_type_ids"), self._family)
         block = np.full(len(ids), -1, np.int64) if block is None else block
         self._prompts.append(prompt)
         return TokenPrompt(
-            symbols_T=self._symbols.of_prompt(ids, unit, place, block),
+            symbols_T=self._symbols.of_prompt(ids, unit, index, block),
             input_ids_T=ids,
             positions_AT=self._positions(encoded),
             block_T=block,
             unit_T=unit,
-            unit_place_T=place,
+            unit_index_T=index,
             number=len(self._prompts) - 1,
             key=_content_key(encoded),
         )
@@ -102,16 +102,16 @@ class Tokeniser:
         return np.tile(np.arange(len(encoded.input_ids) + 1) + self._family.first_position, (axes, 1))
 
 
-def _places(
+def _units(
     encoded: EncodedPrompt, parts: Sequence[tuple[int, list[int]]], ids: Ints, placeholder: int | None
 ) -> tuple[Ints, Ints]:
-    """For each token the image unit it is a placeholder of, and its place among the unit's placeholders."""
-    unit, place = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+    """For each token the image unit it is a placeholder of, and its index among the unit's placeholders."""
+    unit, index = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
     for number, covered in parts:
         where = np.concatenate([np.arange(*encoded.image_spans[image]) for image in covered])
         where = where[ids[where] == placeholder]
-        unit[where], place[where] = number, np.arange(len(where))
-    return unit, place
+        unit[where], index[where] = number, np.arange(len(where))
+    return unit, index
 
 
 def _blocks(token_types: list[int] | None, family: Family) -> Ints | None:
@@ -247,8 +247,8 @@ def _prompts(record: Record, limits: _Limits) -> list[Prompt]:
         raise DataError(f"'{record.id}' has {len(given)} contrast images and this loss needs {count}")
     sets: list[tuple[ImageRef, ...]] = [(image,) for image in given[:count]] or [
         tuple(
-            ImageRef(image.sha256, make_distortion(limits.contrast, derived_seed(record.id, limits.contrast, n, place)))
-            for place, image in enumerate(record.prompt.images)
+            ImageRef(image.sha256, make_distortion(limits.contrast, derived_seed(record.id, limits.contrast, n, index)))
+            for index, image in enumerate(record.prompt.images)
         )
         for n in range(count)
     ]
@@ -256,7 +256,7 @@ def _prompts(record: Record, limits: _Limits) -> list[Prompt]:
 
 
 def with_images(prompt: Prompt, images: tuple[ImageRef, ...]) -> Prompt:
-    """The same prompt with other images in the place of its first ones."""
+    """The same prompt with other images instead of its first ones."""
     waiting = [*images, *prompt.images[len(images) :]]
     messages = []
     for message in prompt.messages:

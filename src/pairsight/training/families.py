@@ -21,8 +21,8 @@ class Family:
     """How a model sees a sequence.
 
     Args:
-        placeholder: the token id that stands for a piece of an image; None for text-only models.
-        bidirectional: what else than the past a token sees: its own image's tokens, or the whole prompt.
+        placeholder: the token id of a piece of an image; None for text-only models.
+        bidirectional: what else than the past a token sees: its own image's tokens, or all of the prompt.
         window: tokens of the past that a sliding layer sees, along the path; None without such layers.
         layer_kinds: the kinds of attention layers, one mask each.
         first_position: the position of a sequence's first token.

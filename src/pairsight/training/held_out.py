@@ -12,7 +12,7 @@ from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path, written_by_a_library
 from pairsight.training.checkpoints import load_weights, save_weights
 from pairsight.training.examples import Record
-from pairsight.training.objective import StepMetrics
+from pairsight.training.metrics import StepMetrics
 from pairsight.training.preference_step import PreferenceStep
 
 
@@ -61,7 +61,7 @@ class HeldOut:
         return {f"eval_{name}": value for name, value in {"loss": total, **metrics.take()}.items()}
 
     def should_stop(self, model: Any, step: int, metrics: dict[str, float]) -> bool:
-        """Note a measurement, keep the weights if it is the best, and say whether patience is over.
+        """Record a measurement, save the weights if it is the best, and return whether to stop: patience is used up.
 
         Without rejected completions there is no margin, and the loss decides.
         """
@@ -75,7 +75,7 @@ class HeldOut:
         return 0 < self._patience <= self.best.since
 
     def restore_best(self, model: Any) -> int | None:
-        """Put the best weights back and say of which step they are; None where the model has them already."""
+        """Load the best weights and return their step; None where the model has them already."""
         if not self._patience or self.best.since == 0:
             return None
         load_weights(model, self._weights)
@@ -128,7 +128,7 @@ def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tu
         )
     random.Random(seed).shuffle(groups)
     chosen = _nearest_sum([len(group) for group in groups], round(fraction * len(examples)))
-    held = {number for place in chosen for number in groups[place]}
+    held = {number for index in chosen for number in groups[index]}
     return [number for number in range(len(examples)) if number not in held], sorted(held)
 
 
@@ -159,18 +159,18 @@ def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
 
 def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
-    """Places of some sizes, not none and not all, whose sum is nearest to `wanted`; early places are preferred.
+    """Indexes of some sizes, not none and not all, whose sum is nearest to `wanted`; early ones are preferred.
 
-    `last[total]` is the place at which that total was first reached, so that what came before is reached earlier.
+    `last[total]` is the index at which that total was first reached, so that what came before is reached earlier.
     """
     most = min(sum(sizes) - 1, max(2 * wanted, min(sizes)))
     last_T = np.full(most + 1, -1)
     reached_T = np.zeros(most + 1, bool)
     reached_T[0] = True
-    for place, size in enumerate(sizes):
+    for index, size in enumerate(sizes):
         if size <= most:
             new_T = np.concatenate([np.zeros(size, bool), reached_T[: most + 1 - size]]) & ~reached_T
-            last_T[new_T] = place
+            last_T[new_T] = index
             reached_T |= new_T
         if wanted <= most and wanted > 0 and reached_T[wanted]:
             break

@@ -21,7 +21,7 @@ class LossInputs:
     """What a loss may look at.
 
     Args:
-        policy_logps_BNK: log-probs of whole completions under the model in training; 0 where the mask is False.
+        policy_logps_BNK: log-probs of completions (sums over tokens) under the policy; 0 where the mask is False.
         reference_logps_BNK: the same under the reference; None when no loss needs it.
         lengths_BK: completion tokens.
         mask_BNK: where there is a completion; prompts may have different numbers of rejected ones.

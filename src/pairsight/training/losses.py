@@ -230,7 +230,7 @@ def vision_contrast(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
 
 @loss(reference=False, takes_average=False)
 def bradley_terry(x: LossInputs) -> LossOutputs:
-    """For reward models, whose scores stand where log-probs do: −log σ(s_chosen − s_rejected).
+    """For reward models, whose scores take the place of log-probs: −log σ(s_chosen − s_rejected).
 
     Source: Bradley & Terry 1952; as a loss, Ouyang et al. 2022 (2203.02155), eq. 1.
     """

@@ -1,10 +1,9 @@
-"""What a training step minimises: losses on the log-probs of some examples, and what a person wants to know of them.
+"""What a training step minimises: losses on the log-probs of some examples.
 
 Shapes: B prompts, N image sets, K completions, Q sequences.
 """
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +29,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """The loss of some examples: its part of the batch's mean, and per-prompt values for logs, state and blame."""
+    """The loss of some examples: its part of the batch's mean, and per-prompt values for logs, state and errors."""
 
     total: Tensor
     loss_B: Tensor
@@ -162,65 +161,3 @@ def _refuse_what_no_loss_takes(config: TrainingConfig, terms: Sequence[Term], gi
 def _options(function: LossFunction) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-class StepMetrics:
-    """Gathers per-prompt numbers and gives their means."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values_B: Mapping[str, Tensor]) -> None:
-        """Take in numbers of B prompts, metric -> [B]; NaN means that a prompt has none."""
-        for name, value_B in values_B.items():
-            known_B = ~torch.isnan(value_B)
-            self._sums[name] = self._sums.get(name, 0.0) + float(value_B[known_B].sum())
-            self._counts[name] = self._counts.get(name, 0) + int(known_B.sum())
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
-        self._sums.clear()
-        self._counts.clear()
-        return means
-
-
-def preference_metrics(x: LossInputs, rewards_BK: Tensor) -> dict[str, Tensor]:
-    """Metrics of B prompts from what their losses saw, each [B].
-
-    `rewards/*` and `logps/*` by the field's names; rejected ones are means over a prompt's rejected completions, and
-    `rewards/accuracies` the share of them below the chosen. `drift/chosen` is log π_θ − log π_ref of the chosen
-    completion (DPO may lower both); `drift/length` how the expected length changes, in tokens, when each prompt's
-    completions are reweighted from reference to policy by exp(Δ) (ours).
-    """
-    here_BK = x.mask_BNK[:, 0]
-    logps_BK = x.policy_logps_BNK[:, 0].detach()
-    chosen_B, several = rewards_BK[:, 0], here_BK.shape[1] > 1
-    metrics = {"rewards/chosen": chosen_B, "logps/chosen": logps_BK[:, 0], "lengths/chosen": x.lengths_BK[:, 0]}
-    if several:
-        others_BK = here_BK[:, 1:]
-        rejected_B = _mean(rewards_BK[:, 1:], others_BK)
-        metrics |= {
-            "rewards/rejected": rejected_B,
-            "rewards/margins": chosen_B - rejected_B,
-            "rewards/accuracies": _mean((chosen_B[:, None] > rewards_BK[:, 1:]).float(), others_BK),
-            "logps/rejected": _mean(logps_BK[:, 1:], others_BK),
-            "lengths/rejected": _mean(x.lengths_BK[:, 1:], others_BK),
-        }
-    if x.reference_logps_BNK is not None:
-        drift_BK = logps_BK - x.reference_logps_BNK[:, 0]
-        metrics["drift/chosen"] = drift_BK[:, 0]
-        if several:
-            tilted_BK = torch.softmax(drift_BK.masked_fill(~here_BK, -torch.inf), dim=1)
-            metrics["drift/length"] = (tilted_BK * x.lengths_BK).sum(1) - _mean(x.lengths_BK, here_BK)
-    return metrics
-
-
-def offenders(ids: Sequence[str], loss_B: Tensor) -> list[str]:
-    """The ids of prompts whose loss is not finite."""
-    return [name for name, value in zip(ids, loss_B.tolist(), strict=True) if not math.isfinite(value)]
-
-
-def _mean(values_BK: Tensor, mask_BK: Tensor) -> Tensor:
-    return (values_BK * mask_BK).sum(1) / mask_BK.sum(1)

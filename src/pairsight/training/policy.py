@@ -23,11 +23,11 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(config.seed)
-    whole = [name for names in open_parts(model, config).values() for name in names]
+    in_full = [name for names in open_parts(model, config).values() for name in names]
     if config.tuning == "full":
         for module in (language_model(model), model.get_output_embeddings()):
             module.requires_grad_(True)
-        for name in whole:
+        for name in in_full:
             model.get_submodule(name).requires_grad_(True)
         keep_trained_in_float32(model)
         return model
@@ -38,7 +38,7 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=lora_targets(model, config.lora_target_modules),
-        modules_to_save=whole or None,
+        modules_to_save=in_full or None,
         task_type="CAUSAL_LM",
     )
     policy = get_peft_model(model, settings)
@@ -114,7 +114,7 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
 def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
     """Names of modules outside the language model that a config keeps in float32, as families call them.
 
-    Those it trains whole, and the projector behind a trained tower: its norms take what the tower gives, in float32.
+    Those it trains in full, and the projector behind a trained tower: its norms take what the tower gives, in float32.
     """
     if config.vision_learning_rate is not None:
         return (*PROJECTORS, *TOWERS)
@@ -122,7 +122,7 @@ def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
-    """Part ("projector", "vision") -> full names of its modules that are trained whole; only parts that are trained.
+    """Part ("projector", "vision") -> full names of its modules that are trained in full; only parts that are trained.
 
     Raises:
         ConfigError: a part that this model does not have.

@@ -1,17 +1,23 @@
-"""One preference step: some examples' log-probs, beside the reference's, as losses. The same in training and held out.
+"""One preference step: log-probs of some examples and their reference, as losses. The same in training and held out.
 
 Shapes: B prompts, K completions, Q sequences.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 
-from pairsight.training.objective import Objective, loss_inputs, preference_metrics
+from pairsight.errors import TrainingError
+from pairsight.training.metrics import preference_metrics
+from pairsight.training.objective import Objective, loss_inputs
 from pairsight.training.reference import ReferenceStore, reference_sums
 from pairsight.training.scorer import Pass, Scores, SequenceScorer
+
+_EXPLODED = 1e4
+"""How many times its own scale (at least 1) a loss may reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class StepResult:
 
     Args:
         total: its part of the batch's loss; the only part with gradients.
-        loss_B: per prompt, to say who is to blame.
+        loss_B: per prompt, to name the examples that cause an error.
         ids: the examples'.
         metrics_B: numbers to log, by name.
         state: running numbers of losses that couple prompts, by name, each [B].
@@ -33,6 +39,10 @@ class StepResult:
     metrics_B: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
     at_reference: Callable[[], float]
+
+    def detached(self) -> Self:
+        """The same without gradients, and without what they were computed from."""
+        return replace(self, total=self.total.detach(), at_reference=float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +84,27 @@ class PreferenceStep:
         moved = {name: value_B.detach() for name, value_B in loss.state.items()}
         ids = tuple(e.id for e in examples)
         return StepResult(loss.total, loss.loss_B, ids, metrics, moved, lambda: self.objective.at_reference(x))
+
+    def check(self, result: StepResult, step: int) -> None:
+        """Stop where a loss is not finite or has exploded.
+
+        Raises:
+            TrainingError: with the ids of the examples that caused it.
+        """
+        if bad := not_finite(result.ids, result.loss_B):
+            raise TrainingError(f"the loss is not finite at step {step} for {some(bad)}")
+        largest = float(result.loss_B.abs().max())
+        if largest > _EXPLODED and self.objective.needs_reference and largest > _EXPLODED * result.at_reference():
+            worst = result.ids[int(result.loss_B.abs().argmax())]
+            raise TrainingError(f"the loss exploded to {largest:.3g} at step {step} for '{worst}'; lower learning_rate")
+
+
+def not_finite(ids: Sequence[str], loss_B: Tensor) -> list[str]:
+    """The ids of prompts whose loss is not finite."""
+    return [name for name, value in zip(ids, loss_B.tolist(), strict=True) if not math.isfinite(value)]
+
+
+def some(ids: Sequence[str]) -> str:
+    """The first of some ids, and how many more there are, for a message."""
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    return ", ".join(f"'{i}'" for i in ids[:5]) + more

@@ -28,7 +28,7 @@ _LOG = logging.getLogger("pairsight.training")
 
 _SCHEMA = 1
 _CHUNK = 256
-"""Passes are planned inside chunks of examples and chunks are kept whole, so that a resumed run repeats every bit."""
+"""Passes are planned inside chunks of examples and chunks are never split, so that a resumed run repeats every bit."""
 _SECONDS_BETWEEN_WRITES = 20.0
 
 Floats = NDArray[np.float32]
@@ -40,7 +40,7 @@ class ReferenceStore:
 
     Args:
         folder: the run's `references/`.
-        model_key: all that determines log-probs beside the sequence, e.g. fingerprint and type of number.
+        model_key: all that determines log-probs apart from the sequence: the model's fingerprint and its precision.
 
     Raises:
         RunError: the file belongs to another model.
@@ -62,7 +62,7 @@ class ReferenceStore:
         return self._logps[key]
 
     def sum(self, key: bytes) -> float:
-        """The log-prob of a sequence's whole completion."""
+        """The log-prob of a sequence's completion: the sum over its tokens."""
         return float(self._logps[key].sum(dtype=np.float64))
 
     def add(self, key: bytes, logps_T: Floats) -> None:
@@ -79,22 +79,22 @@ class ReferenceStore:
             "lengths_M": np.array([len(self._logps[k]) for k in keys], np.int64),
             "logps_Z": np.concatenate([self._logps[k] for k in keys]) if keys else np.empty(0, np.float32),
         }
-        about = {"schema": str(_SCHEMA), "model": self._model_key, "sha256": _digest(tensors)}
-        write_file(self.path, _ordered(save(tensors, metadata=about)))
+        metadata = {"schema": str(_SCHEMA), "model": self._model_key, "sha256": _digest(tensors)}
+        write_file(self.path, _ordered(save(tensors, metadata=metadata)))
 
     def _read(self) -> dict[bytes, Floats]:
         try:
-            tensors, about = _load(self.path)
-            whole = about["sha256"] == _digest(tensors)
-        except Exception as error:  # noqa: BLE001 - whatever a damaged file makes of its reader
+            tensors, metadata = _load(self.path)
+            intact = metadata["sha256"] == _digest(tensors)
+        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
             _LOG.warning("%s is damaged (%s): its log-probs are computed again", self.path, type(error).__name__)
             return {}
-        if not whole:
+        if not intact:
             _LOG.warning("%s is damaged (checksum): its log-probs are computed again", self.path)
             return {}
-        if about.get("model") != self._model_key:
+        if metadata.get("model") != self._model_key:
             raise RunError(
-                f"{self.path} holds reference log-probs of another model ({about.get('model')}); remove it, it is "
+                f"{self.path} holds reference log-probs of another model ({metadata.get('model')}); remove it, it is "
                 "computed again"
             )
         ends = np.cumsum(tensors["lengths_M"])
@@ -148,12 +148,12 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
 
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    about = json.loads(data[8 : 8 + length])["__metadata__"]
-    return load(data), about
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return load(data), metadata
 
 
 def _ordered(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: safetensors writes metadata in an order of chance."""
+    """A safetensors file with its header's keys in order: safetensors writes metadata in no fixed order."""
     length = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8 bytes

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from pairsight.errors import TrainingError
 from pairsight.models.local.sampling import free_bytes
-from pairsight.training.batch import PackedBatch, PassLimits, Row, collate, pack_row, plan_passes
+from pairsight.training.batch import PackedBatch, PackedRow, PassLimits, collate, pack_row, plan_passes
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import Family, base_model, inner_model, language_model
-from pairsight.training.image_units import encoder_outputs
-from pairsight.training.kernels.attention import attention_masks
+from pairsight.training.kernels.attention import attention_masks, row_layout
 from pairsight.training.kernels.head import head_logps
-from pairsight.training.kernels.layers import PACKED, has_plain_layers, packed
+from pairsight.training.kernels.layers import has_plain_layers
 from pairsight.training.precision import FLOAT32, Precision
 from pairsight.training.tokens import TokenExample, TokenSequence
+from pairsight.training.vision.units import encoder_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +63,26 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         features = scoring.tokeniser.units.features(
             model, batch.units, frozen=scoring.vision_frozen, projectors=scoring.trained_projectors
         )
-        places_F = batch.placeholders_F.to(device)
+        placeholders_F = batch.placeholders_F.to(device)
         layers = zip(*(f.deepstack for f in features), strict=True)
         arguments["mm_encoder_outputs"] = encoder_outputs(
-            torch.cat([f.embeddings for f in features])[places_F],
-            [torch.cat(layer)[places_F] for layer in layers],
+            torch.cat([f.embeddings for f in features])[placeholders_F],
+            [torch.cat(layer)[placeholders_F] for layer in layers],
             listed=features[0].listed,
         )
     positions_ARS = batch.positions_ARS.to(device)
-    on_device = replace(batch, **{name: getattr(batch, name).to(device) for name in ("depth_RS", "end_RS", "block_RS")})
-    masks = attention_masks(on_device, scoring.family, scoring.precision.products)
-    if isinstance(masks, Tensor) and has_plain_layers(model):
-        setattr(masks, PACKED, packed(batch.needed_RN.to(device), getattr(masks, "tree", None)))
+    family = scoring.family
+    layout = row_layout(batch, family, device, cut_last_layer=has_plain_layers(model) and len(family.layer_kinds) == 1)
     hidden_RSD = inner(
         input_ids=batch.input_ids_RS.to(device),
-        attention_mask=masks,
-        position_ids=positions_ARS if scoring.family.rope_index else positions_ARS[0],
+        attention_mask=attention_masks(batch, family, scoring.precision.products, device),
+        position_ids=positions_ARS if family.rope_index else positions_ARS[0],
         use_cache=False,
+        row_layout=layout,
         **arguments,
     ).last_hidden_state
-    is_whole = hidden_RSD.shape[1] == batch.input_ids_RS.shape[1]  # a row's last token predicts nothing
-    hidden_PD = hidden_RSD.flatten(0, 1)[(batch.predictor_P if is_whole else batch.needed_P).to(device)]
+    predicting_P = batch.predictor_P if layout.needed_RN is None else batch.needed_P
+    hidden_PD = hidden_RSD.flatten(0, 1)[predicting_P.to(device)]
     return head_logps(base_model(model).get_output_embeddings(), hidden_PD, batch.target_P.to(device))
 
 
@@ -166,7 +165,7 @@ class SequenceScorer:
     scoring: Scoring
     limits: PassLimits
     shares: bool
-    _rows: dict[tuple[int, ...], Row] = field(default_factory=dict)
+    _rows: dict[tuple[int, ...], PackedRow] = field(default_factory=dict)
 
     def passes(self, numbers: Sequence[int]) -> list[Pass]:
         """How some examples go through the model."""
@@ -227,7 +226,7 @@ class SequenceScorer:
     def check(self, model: Any) -> float:
         """Compare packed and separate log-probs of a short example, one with images if there is any, no gradients.
 
-        What stands last in the row is compared, of the sequences under the prompt's own images and of those under
+        The last sequence of the row is compared, of those under the prompt's own images and of those under
         contrast images: it comes behind all that it must not see.
 
         Returns:
@@ -276,12 +275,12 @@ class SequenceScorer:
         return alone_T, max(_NOISE_FACTOR * noise, 2 * last_bit)
 
     def _last_in_row(self, number: int) -> list[int]:
-        """Which sequence of an example stands last in its row: under its own images, and under contrast images."""
+        """Which sequence of an example is last in its row: under its own images, and under contrast images."""
         paths, count = self._row((number,)).tree.paths, self.examples[number].num_completions
         sides = [range(count), range(count, len(paths))]
-        return [max(side, key=lambda place: int(paths[place][-1])) for side in sides if side]
+        return [max(side, key=lambda index: int(paths[index][-1])) for side in sides if side]
 
-    def _row(self, members: tuple[int, ...]) -> Row:
+    def _row(self, members: tuple[int, ...]) -> PackedRow:
         if members not in self._rows:
             row = pack_row([self.examples[number] for number in members])
             if len(members) > 1:
@@ -303,13 +302,13 @@ def pass_limits(
     A token holds about 12 vectors of the hidden size and 4 of the MLP's in each layer until the backward pass, or, with
     gradient checkpointing, one vector a layer and one layer's share. On a CPU passes of a quarter GiB are as fast as
     larger ones, and a row that shares a prefix may take twice that; on a GPU both take half of what is free once the
-    gradients and optimizer of what is trained have their place (ours).
+    gradients and optimizer of what is trained are allocated (ours).
 
     Args:
         model: with all its weights on their device.
         asked: tokens; None: by memory.
         precision: of the activations.
-        num_trained: numbers whose gradients and optimizer state are still to come.
+        num_trained: numbers whose gradients and optimizer state are not allocated yet.
         checkpointing: activations are computed twice.
     """
     if asked is not None:

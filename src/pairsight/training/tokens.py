@@ -20,10 +20,10 @@ class PrefixTree:
 
     Args:
         source_S: the sequence a token was taken from.
-        depth_S: the token's place in that sequence.
+        depth_S: the token's index in that sequence.
         parent_S: the token before it on its path; -1 for a root.
         end_S: one past the last token of its subtree: token q sees token k when k <= q < end_S[k].
-        paths: per sequence, in the order given, the places of its tokens, [T].
+        paths: per sequence, in the order given, the indexes of its tokens, [T].
     """
 
     source_S: Ints
@@ -41,7 +41,7 @@ def merge(sequences: Sequence[Ints]) -> PrefixTree:
 
     Args:
         sequences: symbols of each sequence, [T]; equal symbols after equal prefixes are one token. A symbol says
-            all that a token's embedding depends on: the token id, or which part of which image it stands for.
+            all that a token's embedding depends on: the token id, or which part of which image it is.
 
     Source: ours (neighbours in lexicographic order share the longest prefixes).
     """
@@ -77,7 +77,7 @@ def common_prefix(a: Ints, b: Ints) -> int:
 
 
 _SHIFT = 2**24
-"""Room for the places inside one image or block in a symbol; text symbols are the token ids themselves."""
+"""Room for the indexes inside one image or block in a symbol; text symbols are the token ids themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ class TokenSequence:
         input_ids_T: token ids.
         positions_AT: positions by the model's own rule.
         block_T: the bidirectional block a token lies in; -1: none.
-        unit_T, unit_place_T: the image unit a placeholder stands for and its place there; -1 elsewhere.
+        unit_T, unit_index_T: the image unit of a placeholder and its index among the unit's; -1 elsewhere.
         prompt_length: tokens before the completion.
         prompt: the tokeniser's number of the prompt.
-        key: SHA-256 of all that determines the completion's log-probs beside the model.
+        key: SHA-256 of all that determines the completion's log-probs apart from the model.
     """
 
     symbols_T: Ints
@@ -100,7 +100,7 @@ class TokenSequence:
     positions_AT: Ints
     block_T: Ints
     unit_T: Ints
-    unit_place_T: Ints
+    unit_index_T: Ints
     prompt_length: int
     prompt: int
     key: bytes
@@ -118,7 +118,7 @@ class TokenPrompt:
     positions_AT: Ints
     block_T: Ints
     unit_T: Ints
-    unit_place_T: Ints
+    unit_index_T: Ints
     number: int
     key: bytes
 
@@ -136,7 +136,7 @@ class TokenPrompt:
             np.concatenate([self.positions_AT[:, :-1], later], axis=1),
             np.concatenate([self.block_T, none]),
             np.concatenate([self.unit_T, none]),
-            np.concatenate([self.unit_place_T, none]),
+            np.concatenate([self.unit_index_T, none]),
             len(self),
             self.number,
             hashlib.sha256(self.key + completion_ids.astype("<i8").tobytes()).digest(),
@@ -180,7 +180,7 @@ class TokenExample:
 
     @property
     def cells(self) -> list[tuple[int, int]]:
-        """Each sequence's place in the grid of (image set, completion)."""
+        """Each sequence's indexes in the grid of (image set, completion)."""
         return [(0, k) for k in range(self.num_completions)] + [(n, 0) for n in range(1, self.num_images)]
 
     @property
@@ -205,9 +205,9 @@ class Symbols:
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
 
-    def of_prompt(self, input_ids_T: Ints, unit_T: Ints, unit_place_T: Ints, block_T: Ints) -> Ints:
-        """A prompt's symbols, [T]: token ids, but a unit's or block's number and place where one covers the token."""
-        symbols = np.where(unit_T >= 0, -(unit_T * _SHIFT + unit_place_T) - 1, input_ids_T)
+    def of_prompt(self, input_ids_T: Ints, unit_T: Ints, unit_index_T: Ints, block_T: Ints) -> Ints:
+        """A prompt's symbols, [T]: token ids, but a unit's or block's number and index where one covers the token."""
+        symbols = np.where(unit_T >= 0, -(unit_T * _SHIFT + unit_index_T) - 1, input_ids_T)
         for start, end in _runs(block_T):
             number = self._numbers.setdefault(symbols[start:end].tobytes(), len(self._numbers))
             symbols[start:end] = -(2**55) - (number * _SHIFT + np.arange(end - start))
@@ -251,17 +251,17 @@ def spans_of(parent_S: Ints) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def spans_of_some(spans: Sequence[Span], places_N: Ints) -> tuple[Span, ...]:
-    """The spans of some queries alone, which lie one after the other; keys stay where they are.
+def spans_of_some(spans: Sequence[Span], queries_N: Ints) -> tuple[Span, ...]:
+    """The spans of some queries alone, renumbered without gaps; keys keep their indexes.
 
     Args:
-        spans: of the whole row.
-        places_N: which queries, ascending.
+        spans: of all queries of the row.
+        queries_N: which queries, ascending.
     """
     found = []
     for span in spans:
-        first, last = np.searchsorted(places_N, [span.start, span.end]).tolist()
-        own = places_N[first:last]
+        first, last = np.searchsorted(queries_N, [span.start, span.end]).tolist()
+        own = queries_N[first:last]
         cuts = [0, *(np.flatnonzero(np.diff(own) > 1) + 1).tolist(), len(own)]
         for a, b in pairwise(cuts):
             if a < b:

@@ -97,7 +97,7 @@ class PreferenceTrainer:
         examples: "Sequence[PreferencePair | Demonstration]",
         beside: Mapping[str, bytes] | None = None,
     ) -> Path:
-        """Train, or go on where an earlier call stopped.
+        """Train, or resume where an earlier call stopped.
 
         Args:
             examples: pairs or demonstrations, e.g. with their images as `WithImages`.
@@ -109,7 +109,7 @@ class PreferenceTrainer:
         Raises:
             DataError: nothing to train on, or data that cannot be used.
             RunError: the folder holds another training, or the disk refuses to be written.
-            TrainingError: a loss that is not finite, or log-probs that fail their own check.
+            TrainingError: a loss that is not finite, or packed log-probs that differ from a separate computation.
         """
         from pairsight.models.load import release_memory
         from pairsight.models.references import fingerprint
@@ -156,6 +156,7 @@ class PreferenceTrainer:
         from pairsight.models.local.processor import load_processor
         from pairsight.training.kernels.attention import use_tree_attention
         from pairsight.training.kernels.layers import fuse_lora, use_plain_layers
+        from pairsight.training.metrics import MetricsFile
         from pairsight.training.policy import float32_parts, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
@@ -194,7 +195,7 @@ class PreferenceTrainer:
         counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
-        card = model_card(origin, config, counts, _last_metrics(self.out / "metrics.jsonl"), summary.sentences())
+        card = model_card(origin, config, counts, MetricsFile(self.out).last(), summary.sentences())
         beside = {**beside, SUMMARY: summary.to_json(), "README.md": card.encode()}
         write_adapter(policy, self.out, origin, beside)
 
@@ -208,7 +209,9 @@ class PreferenceTrainer:
         from pairsight.models.load import quiet
         from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
         from pairsight.training.held_out import HeldOut, split_held_out
-        from pairsight.training.loop import Loop, resume_point, training_arguments
+        from pairsight.training.loop import Loop
+        from pairsight.training.loop_base import training_arguments
+        from pairsight.training.metrics import MetricsFile
         from pairsight.training.policy import unchanged_parts, weight_sums
 
         train, held = split_held_out(examples, self.config.eval_fraction, self.config.seed)
@@ -229,12 +232,12 @@ class PreferenceTrainer:
                 training_arguments(config, checkpoints, use_cpu=policy.device.type == "cpu"),
                 config=config,
                 step=step,
-                metrics_file=self.out / "metrics.jsonl",
+                metrics_file=MetricsFile(self.out),
                 train_numbers=train,
                 held_out=HeldOut(held, step, patience=patience, folder=checkpoints) if held else None,
                 on_step=on_step,
             )
-            resume_point(loop, resume)
+            loop.resume(resume)
             if resume is not None and resume.ended:
                 load_weights(policy, resume.folder / WEIGHTS)
                 loop.state.global_step = resume.step
@@ -329,8 +332,3 @@ def _refuse_several_processes() -> None:
             f"{several[0]}: training runs in one process on one device; start it without torchrun or "
             "`accelerate launch`, and choose the GPU with CUDA_VISIBLE_DEVICES"
         )
-
-
-def _last_metrics(file: Path) -> dict[str, float]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return dict(json.loads(lines[-1])) if lines else {}

@@ -1,4 +1,4 @@
-"""In bf16 every short way of a forward pass is taken, at each recipe's own defaults."""
+"""In bf16 every fast path of a forward pass is taken, at each recipe's own defaults."""
 
 from collections import Counter
 
@@ -34,7 +34,7 @@ def nodes(total: torch.Tensor) -> list:
 
 
 @pytest.mark.parametrize("recipe", [SeVa, Feedback, Synthetic])
-def test_every_short_way_is_taken_at_a_recipes_own_defaults(small, tmp_path, monkeypatch, recipe):
+def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, monkeypatch, recipe):
     defaults = recipe.default_training
     trainer = PreferenceTrainer(
         small.model, out=tmp_path / "out", images=small.images, defaults=defaults, bf16=True, progress=Progress("quiet")

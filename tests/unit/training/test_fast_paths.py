@@ -1,4 +1,4 @@
-"""The short ways of a forward pass give what the long ones give."""
+"""The fast paths of a forward pass give the results of the plain ones."""
 
 import copy
 
@@ -11,10 +11,9 @@ from torch.nn.functional import linear, log_softmax, scaled_dot_product_attentio
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from pairsight.training.kernels.attention import TreeSpans, attend, tree_attention
-from pairsight.training.kernels.elementwise import rms_norm, rotate
+from pairsight.training.kernels.attention import RowLayout, TreeSpans, attend, tree_attention
 from pairsight.training.kernels.head import head_logps
-from pairsight.training.kernels.layers import fuse_lora
+from pairsight.training.kernels.layers import fuse_lora, rms_norm, rotate
 from pairsight.training.tokens import Span, merge, spans_of, spans_of_some
 
 
@@ -47,8 +46,8 @@ def test_spans_of_some_queries_keep_their_keys_up_to_the_last():
 @pytest.mark.parametrize("kept", [2**24, 0])  # by blocks, and by the library's fused attention
 @pytest.mark.parametrize("some", [None, [1, 2, 4, 6, 9]])
 def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
-    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._BLOCK", block)
-    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._KEPT", kept)
+    monkeypatch.setattr("pairsight.training.kernels.attention._BLOCK", block)
+    monkeypatch.setattr("pairsight.training.kernels.attention._KEPT", kept)
     torch.manual_seed(0)
     tree = merge([np.array(s, np.int64) for s in ([1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 7, 8], [9, 9])])
     size = len(tree)
@@ -59,9 +58,8 @@ def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
     scores = (query @ key.transpose(2, 3) * 0.3).masked_fill(~seen, -torch.inf)
     expected = (scores.softmax(-1) @ value).transpose(1, 2)
     spans = spans_of(tree.parent_S) if some is None else spans_of_some(spans_of(tree.parent_S), queries)
-    mask = torch.zeros(1, 1, 1, 1)
-    mask.tree = TreeSpans(spans)
-    got, _ = tree_attention(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    layout = RowLayout({"full_attention": TreeSpans(spans)})
+    got, _ = tree_attention(torch.nn.Module(), query, key, value, None, scaling=0.3, row_layout=layout)
     torch.testing.assert_close(got, expected)
     weights = torch.randn_like(expected)
     for ours, theirs in zip(
@@ -70,6 +68,15 @@ def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_each_kind_of_layer_has_its_own_spans_or_none():
+    tree = TreeSpans([Span(0, 2, ((0, 2),), 0)])
+    full, sliding, unknown = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
+    full.layer_type, sliding.layer_type = "full_attention", "sliding_attention"
+    layout = RowLayout({"full_attention": tree, "sliding_attention": None})
+    assert [layout.spans_for(module) for module in (full, sliding, unknown)] == [tree, None, None]
+    assert RowLayout({"full_attention": tree}).spans_for(unknown) is tree  # all layers are of one kind
 
 
 def test_norm_and_rotation_are_those_of_transformers():

@@ -5,7 +5,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairsight.training.loop import ImageGroups
+from pairsight.training.loop_base import ImageGroups
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4), st.integers(0, 3))

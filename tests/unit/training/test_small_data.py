@@ -144,7 +144,7 @@ def test_several_processes_are_refused_in_one_sentence(small, tmp_path: Path, mo
 def test_several_gpus_do_not_wrap_the_model(tmp_path: Path, monkeypatch):
     from transformers import TrainingArguments
 
-    from pairsight.training.loop import training_arguments
+    from pairsight.training.loop_base import training_arguments
 
     def two(self):
         self._n_gpu = 2

@@ -3,12 +3,15 @@
 A prompt's tokens matter to the loss through what later tokens see of them. In the last layer nothing comes later but
 the predicting tokens, so only those need queries, output and MLP; a saving of one layer's work on most tokens.
 
-What a layer must know of the rows travels with the attention mask as its attribute `packed`.
+What a layer must know of the rows reaches it as the argument `row_layout`.
 
-Shapes: R rows, S tokens a row, N predicting tokens a row (padded), H heads, E width of a head, D width.
+Norm and rotation take as few passes over memory as their arithmetic needs, forward and backward. Where states are in
+bfloat16, sums over the width are in float32, as in the modules of transformers.
+
+Shapes: R rows, S tokens a row, N predicting tokens a row (padded), H heads, E width of a head, D width, T tokens.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -17,101 +20,94 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from pairsight.training.families import language_model
-from pairsight.training.kernels.attention import TreeSpans, attend
-from pairsight.training.kernels.elementwise import rms_norm, rotate
+from pairsight.training.kernels.attention import RowLayout, TreeSpans, attend
 from pairsight.training.precision import product_dtype
-from pairsight.training.tokens import spans_of_some
-
-PACKED = "packed"
 
 _PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 """Layers of one shape: norm, attention with rotary positions, residual, norm, MLP, residual."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """What plain layers must know of packed rows.
-
-    Args:
-        needed_RN: places of the tokens that predict.
-        tree: the row's spans, where there is one row that has them.
-        needed_tree: those of the predicting tokens alone.
-    """
-
-    needed_RN: Tensor
-    tree: TreeSpans | None
-    needed_tree: TreeSpans | None
-
-
 def use_plain_layers(model: Any) -> bool:
-    """Let a model's layers take the short way; False for layers of another shape, which stay as they are."""
+    """Replace the forward of a model's layers by a faster one; False where their shape is another and they stay."""
     layers = getattr(language_model(model), "layers", None)
     if layers is None or type(layers[-1]).__name__ not in _PLAIN_LAYERS:
         return False
     for layer in layers[:-1]:
-        layer.forward = MethodType(_whole, layer)
-    layers[-1].forward = MethodType(_last, layers[-1])
+        layer.forward = MethodType(_full_layer, layer)
+    layers[-1].forward = MethodType(_last_layer, layers[-1])
     return True
 
 
 def has_plain_layers(model: Any) -> bool:
-    """Whether `use_plain_layers` took hold of this model."""
+    """Whether `use_plain_layers` replaced the layers of this model."""
     layers = getattr(language_model(model), "layers", None)
-    return layers is not None and getattr(layers[-1].forward, "__func__", None) is _last
+    return layers is not None and getattr(layers[-1].forward, "__func__", None) is _last_layer
 
 
-def packed(needed_RN: Tensor, tree: TreeSpans | None) -> Packed:
-    """What the layers need, from the predicting tokens' places and the row's spans."""
-    if tree is None:
-        return Packed(needed_RN, None, None)
-    some = spans_of_some(tree.spans, needed_RN[0].cpu().numpy())
-    return Packed(needed_RN, tree, TreeSpans(some))
+def _full_layer(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+    return _run(_all_tokens, self, hidden_states, attention_mask, options)
 
 
-def _whole(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
-    about: Packed | None = getattr(attention_mask, PACKED, None)
-    if about is None or attention_mask is None:
-        return type(self).forward(self, hidden_states, attention_mask=attention_mask, **options)  # type: ignore[no-any-return]
-    normed_RSD = rms_norm(self.input_layernorm, hidden_states)
-    attention, turning = self.self_attn, options["position_embeddings"]
-    query = rotate(_heads(attention.q_proj(normed_RSD), attention, "q_norm"), *turning)
-    seen = _attention(attention, normed_RSD, query, turning, attention_mask, about.tree)
-    return _mlp(self, hidden_states + attention.o_proj(seen))
+def _last_layer(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+    return _run(_predicting_tokens, self, hidden_states, attention_mask, options)
 
 
-def _last(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
-    about: Packed | None = getattr(attention_mask, PACKED, None)
-    if about is None or attention_mask is None:
-        return type(self).forward(self, hidden_states, attention_mask=attention_mask, **options)  # type: ignore[no-any-return]
-    needed_RN, num_rows = about.needed_RN, len(about.needed_RN)
+def _run(
+    compute: Callable[..., Tensor], layer: Any, hidden_RSD: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> Tensor:
+    """A layer's output as `compute` gives it for packed rows, else by the layer's own forward."""
+    layout: RowLayout | None = options.get("row_layout")
+    if layout is None or layout.needed_RN is None:
+        return type(layer).forward(layer, hidden_RSD, attention_mask=mask, **options)  # type: ignore[no-any-return]
+    return compute(layer, hidden_RSD, mask, layout, options["position_embeddings"])
+
+
+def _all_tokens(
+    layer: Any, hidden_RSD: Tensor, mask: Tensor | None, layout: RowLayout, rotary: tuple[Tensor, Tensor]
+) -> Tensor:
+    normed_RSD = rms_norm(layer.input_layernorm, hidden_RSD)
+    attention = layer.self_attn
+    query = rotate(_heads(attention.q_proj(normed_RSD), attention, "q_norm"), *rotary)
+    seen = _attention(attention, normed_RSD, query, rotary, mask, layout.spans_for(attention))
+    return _mlp(layer, hidden_RSD + attention.o_proj(seen))
+
+
+def _predicting_tokens(
+    layer: Any, hidden_RSD: Tensor, mask: Tensor | None, layout: RowLayout, rotary: tuple[Tensor, Tensor]
+) -> Tensor:
+    needed_RN = layout.needed_RN
+    assert needed_RN is not None
+    num_rows = len(needed_RN)
     rows_R1 = torch.arange(num_rows, device=needed_RN.device)[:, None]
-    cos_RSE, sin_RSE = (t.expand(num_rows, -1, -1) for t in options["position_embeddings"])
-    attention = self.self_attn
-    normed_RSD = rms_norm(self.input_layernorm, hidden_states)
+    cos_RSE, sin_RSE = (t.expand(num_rows, -1, -1) for t in rotary)
+    attention = layer.self_attn
+    normed_RSD = rms_norm(layer.input_layernorm, hidden_RSD)
     query = _heads(attention.q_proj(normed_RSD[rows_R1, needed_RN]), attention, "q_norm")
     query = rotate(query, cos_RSE[rows_R1, needed_RN], sin_RSE[rows_R1, needed_RN])
-    mask = attention_mask if about.needed_tree else attention_mask[rows_R1, 0, needed_RN][:, None]
-    seen = _attention(attention, normed_RSD, query, (cos_RSE, sin_RSE), mask, about.needed_tree)
-    return _mlp(self, hidden_states[rows_R1, needed_RN] + attention.o_proj(seen))
+    if layout.needed_spans is None and mask is not None:
+        mask = mask[rows_R1, 0, needed_RN][:, None]
+    seen = _attention(attention, normed_RSD, query, (cos_RSE, sin_RSE), mask, layout.needed_spans)
+    return _mlp(layer, hidden_RSD[rows_R1, needed_RN] + attention.o_proj(seen))
 
 
 def _attention(  # noqa: PLR0917
     attention: Any,
     normed_RSD: Tensor,
     query_RNHE: Tensor,
-    turning: tuple[Tensor, Tensor],
-    mask: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    mask: Tensor | None,
     tree: TreeSpans | None,
 ) -> Tensor:
     """What each query gathers from the keys and values of its row, [R, N, H · E]."""
     query = query_RNHE.transpose(1, 2)
-    key = rotate(_heads(attention.k_proj(normed_RSD), attention, "k_norm"), *turning).transpose(1, 2)
+    key = rotate(_heads(attention.k_proj(normed_RSD), attention, "k_norm"), *rotary).transpose(1, 2)
     value = _heads(attention.v_proj(normed_RSD), attention, "").transpose(1, 2)
     if (groups := attention.num_key_value_groups) > 1:
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     dropout = attention.attention_dropout if attention.training else 0.0
     if tree is not None:
         return attend(query, key, value, tree, attention.scaling, dropout).flatten(2)
+    assert mask is not None
     seen = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=attention.scaling)
     return seen.transpose(1, 2).flatten(2)
 
@@ -127,8 +123,76 @@ def _heads(states_RSX: Tensor, attention: Any, norm: str) -> Tensor:
     return rms_norm(getattr(attention, norm), heads_RSHE) if hasattr(attention, norm) else heads_RSHE
 
 
+def rms_norm(norm: Any, hidden: Tensor) -> Tensor:
+    """What a module of the shape of `LlamaRMSNorm` gives: x · w / √(mean(x²) + ε).
+
+    Args:
+        norm: has `weight` and `variance_epsilon`; called itself where it is trained, or held in another type.
+        hidden: [..., D].
+    """
+    if norm.weight.requires_grad or hidden.dtype != norm.weight.dtype:
+        return norm(hidden)  # type: ignore[no-any-return]
+    return _Norm.apply(hidden, norm.weight, norm.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def rotate(states_RSHE: Tensor, cos_RSE: Tensor, sin_RSE: Tensor) -> Tensor:
+    """Rotary positions: the halves (a, b) of each head become (a cos − b sin, b cos + a sin).
+
+    Args:
+        states_RSHE: queries or keys.
+        cos_RSE, sin_RSE: both halves alike; a wider type than the states' is computed in.
+
+    Returns:
+        [R, S, H, E] in the states' type.
+    """
+    return _Rotation.apply(states_RSHE, cos_RSE[:, :, None], sin_RSE[:, :, None])  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        x_TD = hidden.reshape(-1, hidden.shape[-1]).float()
+        length_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+        inverse_T1 = length_T1.square_().mul_(1 / x_TD.shape[-1]).add_(epsilon).rsqrt_()
+        normed_TD = (x_TD * inverse_T1).to(hidden.dtype)
+        ctx.save_for_backward(normed_TD, inverse_T1, weight_D)
+        scaled: Tensor = normed_TD * weight_D
+        return scaled.view(hidden.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        normed_TD, inverse_T1, weight_D = ctx.saved_tensors
+        gradient, x_TD = upstream[0], normed_TD.float()
+        back_TD = gradient.reshape(x_TD.shape).float() * weight_D
+        along_T1 = torch.linalg.vecdot(back_TD, x_TD)[:, None].mul_(-1 / x_TD.shape[-1])
+        back_TD.addcmul_(x_TD, along_T1).mul_(inverse_T1)
+        return back_TD.to(gradient.dtype).view(gradient.shape), None, None
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states_RSHE: Tensor, cos_RS1E: Tensor, sin_RS1E: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_RS1E, sin_RS1E)
+        return _turn(states_RSHE, cos_RS1E, sin_RS1E, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        cos_RS1E, sin_RS1E = ctx.saved_tensors
+        return _turn(upstream[0], cos_RS1E, sin_RS1E, -1.0), None, None
+
+
+def _turn(states_RSHE: Tensor, cos_RS1E: Tensor, sin_RS1E: Tensor, direction: float) -> Tensor:
+    half = states_RSHE.shape[-1] // 2
+    given = states_RSHE.to(torch.promote_types(states_RSHE.dtype, cos_RS1E.dtype))
+    cos_RS1E, sin_RS1E = cos_RS1E.to(given.dtype), sin_RS1E.to(given.dtype)
+    turned = given * cos_RS1E
+    turned[..., :half].addcmul_(given[..., half:], sin_RS1E[..., :half], value=-direction)
+    turned[..., half:].addcmul_(given[..., :half], sin_RS1E[..., half:], value=direction)
+    return turned.to(states_RSHE.dtype)
+
+
 def fuse_lora(policy: Any) -> int:
-    """Let every plain adapter of a `peft` model take the short way when nothing speaks against it; returns how many."""
+    """Replace the forward of each plain `peft` adapter by a faster one with the same result; returns how many."""
     from peft.tuners.lora.layer import Linear
 
     count = 0

@@ -52,13 +52,13 @@ def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int])
         together = [u for u in waiting if {name: t.shape[1:] for name, t in tensors[u].items()} == shapes]
         waiting = [u for u in waiting if u not in together]
         joined = {name: torch.cat([tensors[u][name] for u in together]) for name in shapes if name in known}
-        out = inner.get_image_features(**_placed(model, joined), return_dict=True)
+        out = inner.get_image_features(**_on_device(model, joined), return_dict=True)
         counts = [num_tokens[u] for u in together]
         embeddings = _split(out.pooler_output, counts)
         layers = [_split(layer, counts) for layer in getattr(out, "deepstack_features", None) or []]
-        for place, unit in enumerate(together):
-            deepstack = tuple(layer[place] for layer in layers)
-            results[unit] = Features(embeddings[place], deepstack, isinstance(out.pooler_output, (list, tuple)))
+        for index, unit in enumerate(together):
+            deepstack = tuple(layer[index] for layer in layers)
+            results[unit] = Features(embeddings[index], deepstack, isinstance(out.pooler_output, (list, tuple)))
     return [r for r in results if r is not None]
 
 
@@ -93,7 +93,7 @@ def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> Tow
     """
     inner = inner_model(model)
     known = inspect.signature(inner.get_image_features).parameters
-    inputs = _placed(model, {name: t for name, t in tensors.items() if name in known})
+    inputs = _on_device(model, {name: t for name, t in tensors.items() if name in known})
     calls: list[Call] = []
     tuples: list[bool] = []
 
@@ -142,7 +142,7 @@ def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_toke
     return Features(embeddings, tuple(layers), isinstance(out.pooler_output, (list, tuple)))
 
 
-def _placed(model: Any, tensors: Tensors) -> Tensors:
+def _on_device(model: Any, tensors: Tensors) -> Tensors:
     """Tensors on the model's device, pixels in the type of the tower's weights."""
     inner = inner_model(model)
     tower = next((getattr(inner, name) for name in TOWERS if hasattr(inner, name)), inner)
@@ -196,7 +196,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
-    """A constant of a tensor's shape in place of pixels; images that are all 0 are padding to some models and stay."""
+    """A constant of a tensor's shape instead of pixels; images that are all 0 are padding to some models and stay."""
     if not tensor.is_floating_point():
         return tensor
     if bool((tensor.flatten(max(0, tensor.ndim - 3)) == 0).all(-1).any()):

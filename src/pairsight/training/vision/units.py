@@ -13,7 +13,7 @@ from pairsight.models.local.processor import EncodedPrompt, encode
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
 from pairsight.training.families import inner_model
-from pairsight.training.vision_tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
+from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
 _CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run repeats every bit."""
@@ -32,7 +32,7 @@ class ImageUnits:
     Args:
         processor: from `load_processor`.
         images: where the images are.
-        placeholder: the token id that stands for a piece of an image.
+        placeholder: the token id of a piece of an image.
         cache_mb: memory for pixels and features; what does not fit is decoded again when needed.
     """
 
@@ -65,8 +65,8 @@ class ImageUnits:
             covered = list(range(len(encoded.images)))
             return encoded, [(self._number(encoded.images, prompt, None, encoded, encoded.tensors), covered)]
         return encoded, [
-            (self._number((ref,), prompt, place, encoded, tensors), [place])
-            for place, (ref, tensors) in enumerate(zip(encoded.images, parts, strict=True))
+            (self._number((ref,), prompt, index, encoded, tensors), [index])
+            for index, (ref, tensors) in enumerate(zip(encoded.images, parts, strict=True))
         ]
 
     def num_tokens(self, unit: int) -> int:

@@ -1,0 +1,243 @@
+"""What surrounds the steps of a training: options, optimizer, schedule, order of examples, checkpoints and metrics.
+
+Underneath is `transformers.Trainer`.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers.integrations import TensorBoardCallback
+
+from pairsight.store.durable import written_by_a_library
+from pairsight.training import checkpoints
+from pairsight.training.config import TrainingConfig
+from pairsight.training.held_out import HeldOut
+from pairsight.training.metrics import MetricsFile, StepMetrics
+from pairsight.training.policy import parameter_groups
+from pairsight.training.tokens import TokenExample
+
+
+class LoopBase(Trainer):  # type: ignore[misc]
+    """A training without its step, which a subclass gives.
+
+    Args:
+        model: the policy, trainable parts marked.
+        args: from `training_arguments`.
+        config: the options args were made from.
+        examples: the whole dataset.
+        train_numbers: the examples trained on.
+        metrics_file: what logged steps are added to.
+        held_out: measures on the others.
+        on_step: called after each step with (step, its metrics).
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        config: TrainingConfig,
+        examples: Sequence[TokenExample],
+        train_numbers: Sequence[int],
+        metrics_file: MetricsFile,
+        held_out: HeldOut | None = None,
+        on_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    ) -> None:
+        self.config, self.held_out = config, held_out
+        self.step_metrics, self.metrics_file = StepMetrics(), metrics_file
+        self.loss_state: dict[str, float] = {}
+        self._examples, self._on_step = examples, on_step
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=list(train_numbers),
+            data_collator=lambda numbers: {"examples": torch.tensor(numbers)},
+            callbacks=[_AfterStep(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        if "tensorboard" in config.report_to:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.add_callback(TensorBoardCallback(SummaryWriter(str(metrics_file.path.parent / "tensorboard"))))
+
+    def finish_step(self) -> None:
+        """Called after each optimizer step."""
+        raise NotImplementedError
+
+    def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Bring running numbers back to a checkpoint, and remove lines of metrics written after it."""
+        if checkpoint is not None:
+            self.loss_state = dict(checkpoint.loss_state)
+            if self.held_out is not None and checkpoint.held_out is not None:
+                self.held_out.load_state(checkpoint.held_out, checkpoint.folder)
+        self.metrics_file.remove_after(0 if checkpoint is None else checkpoint.step)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a learning rate for each part that is trained."""
+        if self.optimizer is None:
+            groups = parameter_groups(self.model if model is None else model, self.config)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+        return self.optimizer  # type: ignore[no-any-return]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1).
+
+        At least the last step is no warm-up.
+        """
+        warmup = min(self.args.get_warmup_steps(num_training_steps), num_training_steps - 1)
+        kind, options = self.args.lr_scheduler_type, {}
+        if kind == "polynomial" and self.args.learning_rate <= 1e-7:  # the end that transformers has
+            options["lr_end"] = self.args.learning_rate / 10
+        optimizer = optimizer or self.optimizer
+        scheduler = get_scheduler(kind, optimizer, warmup, num_training_steps, scheduler_specific_kwargs=options)
+        scheduler.lr_lambdas = [_rising(rule, warmup) for rule in scheduler.lr_lambdas]
+        for group, base, rule in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * rule(0)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        self.lr_scheduler = scheduler
+        return scheduler
+
+    def _wrap_model(self, model: Any, *arguments: Any, **options: Any) -> Any:
+        """The model itself: training runs on one device."""
+        return model
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Examples in random order, or images in random order with their examples together."""
+        if not self.config.group_by_image:
+            return super()._get_train_sampler(train_dataset)
+        units = [self._examples[number].first_unit for number in self.train_dataset]
+        keys = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
+        return ImageGroups(keys, self.config.per_device_train_batch_size, self.config.seed)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights: what is trained, by the model's own names."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoints.load_weights(self.model, Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write, mark, and only then remove older ones."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with written_by_a_library(folder):
+            checkpoints.clear(folder)
+            super()._save_checkpoint(model, trial)
+            if self.held_out is not None:
+                self.held_out.keep_best_in(folder)
+            self.metrics_file.sync()
+            checkpoints.mark_complete(
+                folder,
+                ended=self.control.should_training_stop,
+                loss_state=self.loss_state,
+                held_out=None if self.held_out is None else self.held_out.state(),
+            )
+            checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our metrics to each logged step, and keep them in the metrics file."""
+        if "loss" in logs:
+            logs.update(self.step_metrics.take())
+            self._on_step(self.state.global_step, logs)
+        if "loss" in logs or "eval_loss" in logs:
+            self.metrics_file.append(self.state.global_step, logs)
+        super().log(logs, start_time)
+
+
+class _AfterStep(TrainerCallback):  # type: ignore[misc]
+    """Finishes each optimizer step, and measures on held-out examples."""
+
+    def __init__(self, loop: LoopBase) -> None:
+        self._loop = loop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._loop.finish_step()
+        held_out = self._loop.held_out
+        if held_out is not None and state.global_step % self._loop.config.eval_steps == 0:
+            metrics = held_out.measure(self._loop.model)
+            self._loop.log(metrics)
+            control.should_training_stop |= held_out.should_stop(self._loop.model, state.global_step, metrics)
+        # A line covers the steps since the last: as one ends at each checkpoint, lines are the same after resuming.
+        control.should_log |= control.should_save
+
+
+class ImageGroups(Sampler[int]):
+    """Groups in random order, their members in random order; another order each epoch, the same for the same seed.
+
+    A group larger than a batch comes in several runs of a batch's size, each with its own position in the order.
+
+    Args:
+        keys: one per example, the same for examples on one image.
+        batch_size: the longest run of one group.
+        seed: of the order.
+
+    Source: ours.
+    """
+
+    def __init__(self, keys: Sequence[Hashable], batch_size: int, seed: int) -> None:
+        self._groups: dict[Hashable, list[int]] = {}
+        for index, key in enumerate(keys):
+            self._groups.setdefault(key, []).append(index)
+        self._num_examples, self._batch_size, self._seed, self._epoch = len(keys), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)
+        runs: list[list[int]] = []
+        for members in self._groups.values():
+            mixed = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
+            runs += [mixed[i : i + self._batch_size] for i in range(0, len(mixed), self._batch_size)]
+        for number in torch.randperm(len(runs), generator=generator).tolist():
+            yield from runs[number]
+
+
+def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool) -> TrainingArguments:
+    """Our options as `transformers` takes them; checkpoints go to `folder`."""
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.num_train_epochs,
+        max_steps=config.max_steps if config.max_steps > 0 else -1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=None,  # see `checkpoints.rotate`
+        logging_strategy="steps",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
+        use_cpu=use_cpu,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else transformers copies the model to every GPU it sees
+    return arguments
+
+
+def _rising(rule: Callable[[int], float], warmup: int) -> Callable[[int], float]:
+    """A schedule's factor by step; a warm-up that starts at zero is replaced by one that does not."""
+    if rule(0) > 0:
+        return rule
+    return lambda step: (step + 1) / (warmup + 1) if step < warmup else rule(step)
