@@ -113,6 +113,37 @@ def test_gradient_checkpointing_changes_nothing(small, tmp_path: Path):
     assert [s["loss"] for s in twice] == [pytest.approx(s["loss"], rel=1e-4) for s in plain]
 
 
+class CapturedError(Exception):
+    """The policy and the step with which a training enters its loop."""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_gradient_checkpointing_computes_every_layer_again_in_the_backward_pass(
+    small, tmp_path: Path, monkeypatch, asked: bool
+):
+    def capture(*arguments):
+        raise CapturedError(*arguments)
+
+    trainer = PreferenceTrainer(
+        small.model,
+        out=tmp_path,
+        images=small.images,
+        progress=Progress("quiet"),
+        **{**OPTIONS, "gradient_checkpointing": asked},
+    )
+    monkeypatch.setattr(trainer, "_run_loop", capture)
+    with pytest.raises(CapturedError) as caught:
+        trainer.train(small.pairs(2))
+    policy, step, _ = caught.value.args
+    calls = []
+    for number, layer in enumerate(policy.get_base_model().model.language_model.layers):
+        layer.mlp.register_forward_pre_hook(lambda module, inputs, number=number: calls.append(number))
+    policy.train()
+    (rows,) = step.scorer.passes([0, 1])
+    step.run(policy, rows, {}, 2.0, 1.0).total.backward()
+    assert calls == ([0, 1, 1, 0] if asked else [0, 1])
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_bf16_trains(small, tmp_path: Path, tuning: str):
     _, steps = train(small, tmp_path / "bf16", small.pairs(6), bf16=True, tuning=tuning, learning_rate=3e-3)

@@ -12,6 +12,7 @@ Shapes: R rows, S tokens a row, N predicting tokens a row (padded), H heads, E w
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -59,7 +60,10 @@ def _run(
     layout: RowLayout | None = options.get("row_layout")
     if layout is None or layout.needed_RN is None:
         return type(layer).forward(layer, hidden_RSD, attention_mask=mask, **options)  # type: ignore[no-any-return]
-    return compute(layer, hidden_RSD, mask, layout, options["position_embeddings"])
+    given = partial(compute, layer, mask=mask, layout=layout, rotary=options["position_embeddings"])
+    if layer.gradient_checkpointing and layer.training:  # transformers does it in the forward that this one replaces
+        return layer._gradient_checkpointing_func(given, hidden_RSD)  # type: ignore[no-any-return]
+    return given(hidden_RSD)
 
 
 def _all_tokens(
