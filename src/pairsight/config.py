@@ -58,7 +58,7 @@ class BaseConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
+    def parse(cls, values: Mapping[str, object], where: str = "") -> Self:
         """Build the config from plain values.
 
         Args:
@@ -74,7 +74,7 @@ class BaseConfig(BaseModel):
         except ValidationError as error:
             raise ConfigError(_validation_message(cls, error, where)) from None
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """The config as JSON-ready values; `parse` of it gives an equal config."""
         return self.model_dump(mode="json")
 
@@ -91,7 +91,7 @@ def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
     }
 
 
-def recorded(config: BaseConfig) -> dict[str, Any]:
+def recorded(config: BaseConfig) -> dict[str, object]:
     """The options that a record notes under their own names, as plain values."""
     plain = config.to_plain()
     facts = option_facts(type(config)).items()
@@ -100,13 +100,13 @@ def recorded(config: BaseConfig) -> dict[str, Any]:
     }
 
 
-def plain_defaults(cls: type[BaseConfig]) -> dict[str, Any]:
+def plain_defaults(cls: type[BaseConfig]) -> dict[str, object]:
     """The default of every option that has one, as `to_plain` would write it."""
     fields = cls.model_fields.items()
     return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, object]:
     """Read a YAML file that holds one mapping.
 
     Raises:
@@ -130,7 +130,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def with_settings(values: Mapping[str, object], settings: Sequence[str]) -> dict[str, object]:
     """`values` with `["beta=0.2", "calls.budget=3"]` on top; a dot goes into a mapping, whose other names stay.
 
     Raises:
@@ -147,7 +147,7 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
         if any(path[: len(other)] == other[: len(path)] for other in done):
             raise ConfigError(f"--set '{setting}': '{name.strip()}' is set twice")
         done.append(path)
-        inner = result
+        inner: Any = result
         for depth, parent in enumerate(path[:-1], start=1):
             if inner.get(parent) is None:
                 inner[parent] = {}

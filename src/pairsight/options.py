@@ -217,8 +217,8 @@ class ScoreOptions(BaseConfig):
 
 
 def split(
-    values: Mapping[str, Any], own: type[BaseConfig], other: type[BaseConfig], where: str, also: Sequence[str] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    values: Mapping[str, object], own: type[BaseConfig], other: type[BaseConfig], where: str, also: Sequence[str] = ()
+) -> tuple[dict[str, object], dict[str, object]]:
     """Divide one flat mapping of options between a verb's own class and another's (the recipe's, the trainer's).
 
     Args:

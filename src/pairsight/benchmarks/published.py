@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Self
+from typing import Self
 
 _SIZES: Mapping[str, tuple[int, ...]] = {
     "amber": (15_220,), "chair": (500,), "gqa": (12_578,), "mmbench": (4_377,), "mmbench_cn": (4_329, 4_377),
@@ -101,7 +101,7 @@ def published_beside(
     benchmark: str,
     own_suffix: str,
     *,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     metrics: Collection[str],
     any_failed: bool,
 ) -> tuple[PrintedFigure, ...]:
@@ -127,7 +127,9 @@ def published_beside(
     return tuple(found)
 
 
-def differing_settings(benchmark: str, own_suffix: str, ours: Mapping[str, Any], any_failed: bool) -> tuple[str, ...]:
+def differing_settings(
+    benchmark: str, own_suffix: str, ours: Mapping[str, object], any_failed: bool
+) -> tuple[str, ...]:
     """Which of our settings are not those under which LLaVA-1.5's figures are published, in words."""
     differs = []
     if ours["parser"] != "official":

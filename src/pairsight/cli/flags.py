@@ -150,7 +150,7 @@ def _given_value(field: "FieldInfo", facts: "Option", value: Any) -> Any:
     return value
 
 
-def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[str, object]) -> dict[str, object]:
     """One mapping of options: the file's, then `--set`'s, then the flags that were given."""
     from pairsight.config import read_yaml, with_settings
     from pairsight.registry import name_plugins
@@ -180,7 +180,7 @@ def trust(plugins: Sequence[Path] | None, *words: Any) -> None:
     name_plugins(list(plugins or ()), *words)
 
 
-def check_words(values: Mapping[str, Any], words: Mapping[str, Any], file: str) -> None:
+def check_words(values: Mapping[str, object], words: Mapping[str, object], file: str) -> None:
     """See that a config file alone, which may be a stranger's, sends no key to a host of its choice and runs no code.
 
     Args:
@@ -196,7 +196,7 @@ def check_words(values: Mapping[str, Any], words: Mapping[str, Any], file: str) 
     from pairsight.engine.calls.receive import LOOPBACK_HOSTS
     from pairsight.errors import ConfigError
 
-    def check(values: Mapping[str, Any], words: Any, path: tuple[str, ...]) -> None:
+    def check(values: Mapping[str, object], words: Any, path: tuple[str, ...]) -> None:
         words = words if isinstance(words, Mapping) else {}
         for name, value in values.items():
             where = ".".join([*path, str(name)])

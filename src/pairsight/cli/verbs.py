@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pairsight.cli import flags
 
-Values = Mapping[str, Any]
+Values = Mapping[str, object]
 """The options that were given, flat, by name."""
 
 

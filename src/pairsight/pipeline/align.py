@@ -20,7 +20,7 @@ from pairsight.selection.strategy import Strategy
 from pairsight.training.adapter import TrainingSummary
 from pairsight.training.config import TrainingConfig, is_sft, refuse_unused, training_config
 
-BuiltWith = Strategy | Mapping[str, Any] | None
+BuiltWith = Strategy | Mapping[str, object] | None
 """The strategy a run was built with or, as its `run.yaml` says it, its name and options."""
 
 
@@ -43,7 +43,7 @@ class AlignSpec:
     strategy: Strategy | None = None
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], recipe: str = "", built_with: BuiltWith = None) -> Self:
+    def parse(cls, values: Mapping[str, object], recipe: str = "", built_with: BuiltWith = None) -> Self:
         """The training that flat options ask for, under the recipe's defaults and the model's preset.
 
         A strategy that makes demonstrations is learned from with the loss `sft` and the recipe's
@@ -59,7 +59,7 @@ class AlignSpec:
         """
         mine, rest = split(values, AlignOptions, TrainingConfig, "align")
         options = AlignOptions.parse(mine, "align")
-        defaults: Mapping[str, Any] | None = None
+        defaults: Mapping[str, object] | None = None
         if recipe:
             defaults = recipe_class(recipe).default_training
         strategy = strategy_of(options, built_with)
@@ -150,7 +150,7 @@ def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None
     name = options.strategy or usual
     if name is None:
         return None
-    return make_strategy(name, {**(own if name == usual else {}), **options.strategy_options})
+    return make_strategy(str(name), {**(own if name == usual else {}), **options.strategy_options})
 
 
 def limited(examples: Examples, spec: AlignSpec) -> Examples:

@@ -125,7 +125,7 @@ class BuildSpec:
     source: Source
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
+    def parse(cls, values: Mapping[str, object]) -> Self:
         """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for; its models are
         looked at, not loaded.
 
@@ -167,7 +167,7 @@ class BuildSpec:
         named = {"recipe_file": self.options.recipe, "strategy_file": self.options.strategy or ""}
         return {name: str(Path(given).resolve()) for name, given in named.items() if is_file_name(given)}
 
-    def record(self, models: RecipeModels, own: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, models: RecipeModels, own: Mapping[str, object]) -> dict[str, object]:
         """What `run.yaml` says of the build, as plain values; `own` are the fingerprints of the recipe's models."""
         fingerprints = [generator.fingerprint for generator in models.generators]
         return {
@@ -184,17 +184,17 @@ class BuildSpec:
             **self.files,
         }
 
-    def _recorded(self) -> dict[str, Any]:
+    def _recorded(self) -> dict[str, object]:
         """The options under their own names; of a build made in Python those that say how it was made."""
         plain = recorded(self.options)
         if not self.source.is_read:
             answers = {"dataset_answers": True} if self.options.dataset_answers else {}
             return {name: plain[name] for name in ("model", "engine", "workers")} | answers
-        if is_file_name(form := plain.get("format", "")):
+        if is_file_name(form := str(plain.get("format", ""))):
             plain["format"] = str(Path(form).resolve())
         return plain
 
-    def free(self, own: Mapping[str, Any]) -> tuple[str, ...]:
+    def free(self, own: Mapping[str, object]) -> tuple[str, ...]:
         """What of the record may differ when a run is resumed; models and files are distinguished by their content."""
         free = [name for name, option in option_facts(BuildOptions).items() if not option.compared]
         return (*free, "recipe_file", "strategy_file", *(f"options.{option}" for option in own))
@@ -274,7 +274,7 @@ def build(
     return replace(load_candidates(run), built_with=chosen)
 
 
-def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: bool = False) -> Built:
+def build_from_options(values: Mapping[str, object], update: bool = False, quiet: bool = False) -> Built:
     """Build with the flat options of `BuildOptions`, of the recipe and of the strategy.
 
     Raises:
@@ -293,7 +293,7 @@ def build_from_options(values: Mapping[str, Any], update: bool = False, quiet: b
     return build_run(spec, models, update=update, quiet=quiet)
 
 
-def build_strategy(values: Mapping[str, Any]) -> Strategy:
+def build_strategy(values: Mapping[str, object]) -> Strategy:
     """The strategy that flat options of `build` ask for, with its own options among them."""
     recipe_type: Any = recipe_class(str(values.get("recipe", "")))
     name = str(values.get("strategy") or recipe_type.default_strategy)
@@ -301,7 +301,7 @@ def build_strategy(values: Mapping[str, Any]) -> Strategy:
     return make_strategy(name, {option: value for option, value in values.items() if option in known})
 
 
-def check_build(values: Mapping[str, Any]) -> str:
+def check_build(values: Mapping[str, object]) -> str:
     """Check all that can be checked without loading a model; says what would be built."""
     spec = BuildSpec.parse(values)
     return f"build: {spec.recipe.name}, {len(spec.source.given)} prompts, strategy {spec.strategy.name}"

@@ -31,7 +31,7 @@ class EvaluateSpec:
     tasks: "tuple[BenchmarkTask, ...]"
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
+    def parse(cls, values: Mapping[str, object]) -> Self:
         """The evaluation that flat options of `EvaluateOptions` ask for.
 
         Raises:
@@ -70,7 +70,7 @@ class ScoreSpec:
     path: str
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
+    def parse(cls, values: Mapping[str, object]) -> Self:
         """The scoring that flat options of `ScoreOptions` ask for.
 
         Raises:
@@ -83,7 +83,7 @@ class ScoreSpec:
         return cls(options, name, path)
 
 
-def evaluate_from_options(values: Mapping[str, Any], quiet: bool = False) -> Results:
+def evaluate_from_options(values: Mapping[str, object], quiet: bool = False) -> Results:
     """Evaluate with the flat options of `EvaluateOptions`.
 
     Returns:
@@ -115,7 +115,7 @@ def evaluate(
     run: str | Path | None = None,
     quiet: bool = False,
     **options: Any,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Evaluate a base model and its adapters.
 
     Args:
@@ -143,7 +143,7 @@ def evaluate(
         return evaluate_from_options(given, quiet).to_plain()
 
 
-def score_from_options(values: Mapping[str, Any]) -> Results:
+def score_from_options(values: Mapping[str, object]) -> Results:
     """Score answers made elsewhere, with the flat options of `ScoreOptions`.
 
     Raises:

@@ -33,7 +33,7 @@ class CandidateSet(WithImages[Candidates]):
     """
 
     run: Path = Path()
-    built_with: Strategy | Mapping[str, Any] | None = None
+    built_with: Strategy | Mapping[str, object] | None = None
     dropped: tuple[Dropped, ...] = ()
 
     @property
@@ -44,7 +44,7 @@ class CandidateSet(WithImages[Candidates]):
         return make_strategy(str(self.built_with["name"]), {k: v for k, v in self.built_with.items() if k != "name"})
 
 
-def make_strategy(name: str, options: dict[str, Any] | None = None) -> Strategy:
+def make_strategy(name: str, options: dict[str, object] | None = None) -> Strategy:
     """The strategy called `name`, with options."""
     strategy: Strategy = strategies.get(name).parse(options or {}, f"strategy '{name}'")
     return strategy
@@ -69,7 +69,7 @@ def load_candidates(run: str | Path) -> CandidateSet:
     return CandidateSet(items, folder.blobs, folder.path, built_with(folder), made)
 
 
-def built_with(folder: RunFolder) -> dict[str, Any] | None:
+def built_with(folder: RunFolder) -> dict[str, object] | None:
     """The name (or `file.py:Class`) and the options of the strategy that a run was built with; None for none.
 
     Raises:

@@ -13,7 +13,7 @@ from pairsight.reporting.page import visible
 from pairsight.training.config import OF_ADAPTERS, PRESETS, TrainingConfig
 
 
-def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
+def build_command(run: Path, config: Mapping[str, object]) -> list[str]:
     """What built the run: `pairsight build …` or, where it was made in Python, the call; all that is not a default."""
     recipe = recipe_of(config)
     if not recipe:
@@ -34,12 +34,12 @@ def build_command(run: Path, config: Mapping[str, Any]) -> list[str]:
     return [_line([*words, "--out", run.name])]
 
 
-def recipe_of(config: Mapping[str, Any]) -> str:
+def recipe_of(config: Mapping[str, object]) -> str:
     """The recipe as the verbs take it: `file.py:Class` where it came from a file; "" for none."""
     return str(config.get("recipe_file") or config.get("recipe") or "")
 
 
-def strategy_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def strategy_of(config: Mapping[str, object]) -> dict[str, object] | None:
     """The run's strategy as its name (`file.py:Class` where it came from a file) and its options; None for none."""
     strategy = config.get("strategy")
     if not isinstance(strategy, Mapping) or "name" not in strategy:
@@ -50,11 +50,11 @@ def strategy_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def align_command(
     run: Path,
     name: str,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     recipe: str,
     *,
-    selection: Mapping[str, Any] | None = None,
-    built_with: Mapping[str, Any] | None = None,
+    selection: Mapping[str, object] | None = None,
+    built_with: Mapping[str, object] | None = None,
 ) -> list[str]:
     """`pairsight align …` with every option that is not the recipe's default, or that a model's preset may set.
 
@@ -92,7 +92,7 @@ def plugin_flags(*names: str) -> list[str]:
     return [word for file in files for word in ("--plugin", file)]
 
 
-def _python_call(run: Path, recipe: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _python_call(run: Path, recipe: str, options: Mapping[str, object], config: Mapping[str, object]) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     models = _models(config)
     model = repr(models[0] if len(models) == 1 else models)
@@ -108,20 +108,20 @@ def _class_name(recipe: str) -> str:
         return recipe
 
 
-def _models(config: Mapping[str, Any]) -> list[str]:
+def _models(config: Mapping[str, object]) -> list[str]:
     model = config.get("model")
     return [str(one) for one in model] if isinstance(model, list) else [str(model)] if model else []
 
 
-def _strategy(config: Mapping[str, Any]) -> dict[str, Any]:
+def _strategy(config: Mapping[str, object]) -> dict[str, object]:
     strategy = strategy_of(config)
     if strategy is None:
         return {}
     name = strategy.pop("name")
-    return {"strategy": name, **_different(strategy, _defaults(strategies, name))}
+    return {"strategy": name, **_different(strategy, _defaults(strategies, str(name)))}
 
 
-def _reading(config: Mapping[str, Any]) -> dict[str, Any]:
+def _reading(config: Mapping[str, object]) -> dict[str, object]:
     """The options of `build` in a `run.yaml` that can change a result and are no defaults; the seed is always said."""
     found = {}
     usual = plain_defaults(BuildOptions)
@@ -129,9 +129,10 @@ def _reading(config: Mapping[str, Any]) -> dict[str, Any]:
         value = config.get(name)
         if value is None or name == "model" or not (option.recorded and option.results):
             continue
-        if isinstance(usual[name], Mapping):
-            value = _different(value, usual[name])
-        if name == "seed" or value not in ({}, usual[name]):
+        default = usual[name]
+        if isinstance(default, Mapping):
+            value = _different(value, default)
+        if name == "seed" or value not in ({}, default):
             found[name] = value
     return found
 
@@ -142,7 +143,7 @@ def _flag(flag: str, value: Any) -> list[str]:
     return [word for one in values for word in (flag, str(one))]
 
 
-def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | None) -> dict[str, Any]:
+def _selection(selection: Mapping[str, object], built_with: Mapping[str, object] | None) -> dict[str, object]:
     """What of the choice of examples differs from the build's own."""
     facts, defaults = option_facts(AlignOptions), plain_defaults(AlignOptions)
     plain = {option: usual for option, usual in defaults.items() if facts[option].recorded}
@@ -155,15 +156,15 @@ def _selection(selection: Mapping[str, Any], built_with: Mapping[str, Any] | Non
     return {**found, "strategy_options": own} if own else found
 
 
-def _defaults(registry: Registry, name: str) -> Mapping[str, Any]:
+def _defaults(registry: Registry, name: str) -> Mapping[str, object]:
     try:
-        defaults: Mapping[str, Any] = registry.get(name)().to_plain()
+        defaults: Mapping[str, object] = registry.get(name)().to_plain()
     except (PairsightError, ValueError):
         return {}
     return defaults
 
 
-def _different(values: object, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _different(values: object, defaults: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(values, Mapping):
         return {}
     return {str(name): value for name, value in values.items() if defaults.get(name, ...) != value}

@@ -157,7 +157,7 @@ def loss_names(value: Any) -> tuple[str, ...]:
     return tuple(name.strip() for one in given if isinstance(one, str) for name in one.split(","))
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         # Measured on the embedded model: with pairs 1e-4 to 2e-4 works, 5e-4 collapses recall.
         "tiny": MappingProxyType(
@@ -174,7 +174,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """A preset's options; those in `OF_THE_LOSS` are meant for `dpo`."""
-SFT_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SFT_PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {"tiny": MappingProxyType({"learning_rate": 5e-4})}  # measured: imitation alone needs and bears more than pairs
 )
 """A preset's options that differ when the loss is `sft` alone."""
@@ -186,9 +186,9 @@ _USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
 
 
 def training_config(
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     model: str | Path | None = None,
-    recipe_defaults: Mapping[str, Any] | None = None,
+    recipe_defaults: Mapping[str, object] | None = None,
 ) -> TrainingConfig:
     """The config of a run: `options` over the model's preset over the recipe's defaults over those of a bare dataset.
 
@@ -207,7 +207,7 @@ def training_config(
 
     recipe = recipe_defaults or {}
     names = loss_names(options.get("loss", recipe.get("loss", _USUAL_LOSS)))
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for defaults in (recipe, model_preset(model, names)):
         theirs = set(loss_names(defaults.get("loss", _USUAL_LOSS))) == set(names)
         merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
@@ -222,7 +222,7 @@ OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 """What changes nothing where the weights themselves are trained."""
 
 
-def refuse_unused(options: Mapping[str, Any], config: TrainingConfig) -> None:
+def refuse_unused(options: Mapping[str, object], config: TrainingConfig) -> None:
     """ConfigError for an option that the user gave and that changes nothing beside the others.
 
     Args:
@@ -245,7 +245,7 @@ def is_sft(loss: Any) -> bool:
     return loss_names(loss) == ("sft",)
 
 
-def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, Any]:
+def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, object]:
     """The options a model folder asks for in its `pairsight.json`, for a loss; none for other models."""
     file = Path(model) / "pairsight.json" if model is not None else None
     if file is None or not file.is_file():

@@ -65,7 +65,7 @@ class PreferenceTrainer:
         out: str | Path | None = None,
         images: ImageSource | str | Path | None = None,
         name: str | None = None,
-        defaults: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, object] | None = None,
         config: "TrainingConfig | None" = None,
         progress: Progress | None = None,
         **options: Any,

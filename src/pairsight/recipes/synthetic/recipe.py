@@ -13,7 +13,7 @@ Deviations: the authors change the seed with the guidance scale; here it is shar
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,7 +30,7 @@ class Synthetic(Recipe):
     name: ClassVar[str] = "synthetic"
     default_strategy: ClassVar[str] = "best_over_worst"
     roles: ClassVar[tuple[str, ...]] = ("writer",)
-    default_training: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
         {
             "loss": "dpo",
             "beta": 0.1,
@@ -115,7 +115,7 @@ class Synthetic(Recipe):
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)
 
-    def fingerprints(self) -> dict[str, Any]:
+    def fingerprints(self) -> dict[str, object]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
         from pairsight.models.images.diffusion import pipeline_fingerprint, pipeline_folder
         from pairsight.models.scorers.names import scorer_identity, scorer_kind
