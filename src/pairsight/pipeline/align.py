@@ -18,7 +18,7 @@ from pairsight.records import PreferencePair
 from pairsight.registry import is_file_name, losses
 from pairsight.selection.strategy import Strategy
 from pairsight.training.adapter import TrainingSummary
-from pairsight.training.config import TrainingConfig, is_sft, refuse_unused, training_config
+from pairsight.training.config import TrainingConfig, is_sft, refuse_unused
 
 BuiltWith = Strategy | Mapping[str, object] | None
 """The strategy a run was built with or, as its `run.yaml` says it, its name and options."""
@@ -57,6 +57,8 @@ class AlignSpec:
         Raises:
             ConfigError: an unknown option, a value out of range, or a loss that demonstrations do not serve.
         """
+        from pairsight.training.objective import training_config
+
         mine, rest = split(values, AlignOptions, TrainingConfig, "align")
         options = AlignOptions.parse(mine, "align")
         defaults: Mapping[str, object] | None = None

@@ -182,40 +182,8 @@ OF_THE_LOSS = ("beta", "label_smoothing", "average_log_prob", "loss_options", "l
 """What has another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss only; all
 else (learning rate, rank, batch size, epochs, ...) belongs to the recipe and is kept whatever the loss."""
 
-_USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
-
-
-def training_config(
-    options: Mapping[str, object],
-    model: str | Path | None = None,
-    recipe_defaults: Mapping[str, object] | None = None,
-) -> TrainingConfig:
-    """The config of a run: `options` over the model's preset over the recipe's defaults over those of a bare dataset.
-
-    With another loss than the recipe's, or the preset's, their `OF_THE_LOSS` are left out: the loss's own hold.
-
-    Args:
-        options: what the user asked for, option name -> value.
-        model: a model folder; its `pairsight.json` may name a `training_preset`.
-        recipe_defaults: the recipe's `default_training`.
-
-    Raises:
-        ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
-        ModelError: `pairsight.json` is damaged or names a preset that does not exist.
-    """
-    from pairsight.training.objective import Objective
-
-    recipe = recipe_defaults or {}
-    names = loss_names(options.get("loss", recipe.get("loss", _USUAL_LOSS)))
-    merged: dict[str, object] = {}
-    for defaults in (recipe, model_preset(model, names)):
-        theirs = set(loss_names(defaults.get("loss", _USUAL_LOSS))) == set(names)
-        merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
-    if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
-        merged["min_steps_per_epoch"] = 0  # a batch size of one's own is kept
-    config = TrainingConfig.parse({**merged, **options}, "training")
-    Objective(config)  # so that an option which no loss takes is found before any data is read
-    return config
+USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
+"""The loss where nobody names one."""
 
 
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")

@@ -6,13 +6,14 @@ Shapes: B prompts, N image sets, K completions, Q sequences.
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pairsight.errors import ConfigError
 from pairsight.registry import losses as loss_registry
-from pairsight.training.config import TrainingConfig
+from pairsight.training.config import OF_THE_LOSS, USUAL_LOSS, TrainingConfig, loss_names, model_preset
 from pairsight.training.loss_grid import LossFunction, LossInputs, LossSpec, Running, per_token
 from pairsight.training.tokens import TokenExample
 
@@ -35,6 +36,37 @@ class StepLoss:
     loss_B: Tensor
     rewards_BK: Tensor
     state: Mapping[str, Tensor]
+
+
+def training_config(
+    options: Mapping[str, object],
+    model: str | Path | None = None,
+    recipe_defaults: Mapping[str, object] | None = None,
+) -> TrainingConfig:
+    """The config of a run: `options` over the model's preset over the recipe's defaults over those of a bare dataset.
+
+    With another loss than the recipe's, or the preset's, their `OF_THE_LOSS` are left out: the loss's own hold.
+
+    Args:
+        options: what the user asked for, option name -> value.
+        model: a model folder; its `pairsight.json` may name a `training_preset`.
+        recipe_defaults: the recipe's `default_training`.
+
+    Raises:
+        ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
+        ModelError: `pairsight.json` is damaged or names a preset that does not exist.
+    """
+    recipe = recipe_defaults or {}
+    names = loss_names(options.get("loss", recipe.get("loss", USUAL_LOSS)))
+    merged: dict[str, object] = {}
+    for defaults in (recipe, model_preset(model, names)):
+        theirs = set(loss_names(defaults.get("loss", USUAL_LOSS))) == set(names)
+        merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
+    if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
+        merged["min_steps_per_epoch"] = 0  # a batch size of one's own is kept
+    config = TrainingConfig.parse({**merged, **options}, "training")
+    Objective(config)  # so that an option which no loss takes is found before any data is read
+    return config
 
 
 class Objective:

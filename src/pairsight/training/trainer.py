@@ -20,7 +20,7 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
-from pairsight.training.config import refuse_unused, training_config
+from pairsight.training.config import refuse_unused
 
 if TYPE_CHECKING:
     from pairsight.training.config import TrainingConfig
@@ -77,6 +77,8 @@ class PreferenceTrainer:
             options["loss"] = loss if isinstance(loss, str) else tuple(loss)
         self.model = str(model)
         if config is None:
+            from pairsight.training.objective import training_config
+
             config = training_config(options, model, defaults)
             refuse_unused(options, config)
         elif options or defaults is not None:

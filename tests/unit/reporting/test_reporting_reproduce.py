@@ -11,7 +11,8 @@ from pairsight.pipeline.align import AlignSpec
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import align_command, build_command, recipe_of
 from pairsight.selection.steerlm import SteerLM
-from pairsight.training.config import TrainingConfig, training_config
+from pairsight.training.config import TrainingConfig
+from pairsight.training.objective import training_config
 
 
 def settings(words):

@@ -13,7 +13,8 @@ from pairsight.errors import ConfigError, TrainingError
 from pairsight.models.references import fingerprint
 from pairsight.recipes.seva import SeVa
 from pairsight.training.adapter import TrainingSummary
-from pairsight.training.config import TrainingConfig, training_config
+from pairsight.training.config import TrainingConfig
+from pairsight.training.objective import training_config
 from pairsight.training.trainer import PreferenceTrainer
 
 SMALL = {"lora_r": 4, "lora_alpha": 8.0, "report_to": ()}

@@ -13,9 +13,9 @@ from pairsight.recipes.seva import SeVa
 from pairsight.registry import plugins
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim
-from pairsight.training.config import TrainingConfig, training_config
+from pairsight.training.config import TrainingConfig
 from pairsight.training.loss_grid import LossInputs
-from pairsight.training.objective import Objective
+from pairsight.training.objective import Objective, training_config
 from pairsight.training.trainer import PreferenceTrainer
 
 SHARP = {**SeVa.default_training, "beta": 0.3, "average_log_prob": True}
