@@ -16,6 +16,7 @@ from pairsight.formats.prompts import read_prompts
 from pairsight.pipeline.build import build
 from pairsight.recipes.feedback import Feedback
 from pairsight.records import Completion, Demonstration, Message, PreferencePair, Prompt
+from pairsight.registry import plugins
 from pairsight.studies.result import compare_scores
 from pairsight.studies.strategies import StrategiesStudy, best_by_setting, run_study
 from pairsight.studies.strategy_trainings import MATCHED, PAPER, Training, completion_tokens, matched_steps
@@ -141,7 +142,8 @@ def test_the_whole_study_on_a_small_world(tmp_path):
         models={"second": str(shipped_model("second"))},
         training={"num_train_epochs": 1.0, "lora_r": 2},
     )
-    table, rates = config.results(quiet=True)
+    with plugins(tiny):
+        table, rates = config.results(quiet=True)
     systems = {row[0] for row in table.rows}
     own = {"preference_rule-paper", "preference_rule-images-only"}
     own |= {f"steerlm-{name}" for name in ("paper", "token-matched", "images-only")}
