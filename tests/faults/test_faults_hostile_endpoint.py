@@ -282,7 +282,7 @@ def test_a_key_too_short_to_be_a_secret_is_sent_never_masked_and_said(
         assert build(tmp_path / "run", server.url) == [said] * 9
     assert {asked.key for asked in server.requests} == {short}
     (line,) = [record.message for record in caplog.records if "PAIRSIGHT_API_KEY" in record.message]
-    assert "is no secret" in line
+    assert "is not secret" in line
 
 
 def test_a_body_is_kept_to_the_byte_beside_a_key(tmp_path: Path, key: str) -> None:
