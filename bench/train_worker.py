@@ -212,6 +212,19 @@ def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
     return pairs, images
 
 
+def trl_adapter(settings: Settings) -> object:
+    from peft import LoraConfig
+
+    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=rf".*language_model.*\.({layers})",
+        modules_to_save=None if settings.projector_rate is None else ["multi_modal_projector"],
+    )
+
+
 def trl(  # noqa: PLR0917
     world: Path,
     items: list[Item],
@@ -225,7 +238,6 @@ def trl(  # noqa: PLR0917
     import tempfile
 
     from datasets import Dataset
-    from peft import LoraConfig
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import DPOConfig, DPOTrainer
@@ -256,21 +268,13 @@ def trl(  # noqa: PLR0917
         logging_steps=10**6,
         disable_tqdm=True,
     )
-    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=rf".*language_model.*\.({layers})",
-        modules_to_save=None if settings.projector_rate is None else ["multi_modal_projector"],
-    )
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     trainer = DPOTrainer(
         AutoModelForImageTextToText.from_pretrained(world / "model", dtype=dtype),
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoProcessor.from_pretrained(world / "model"),
-        peft_config=lora,
+        peft_config=trl_adapter(settings),
     )
     return trainer.train
 
