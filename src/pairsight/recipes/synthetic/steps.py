@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal, Self
 
+from pydantic import Field, field_validator, model_validator
+
+from pairsight.config import Option
 from pairsight.errors import ConfigError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.recipes.recipe import RecipeModels, StageRunner
+from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner
 from pairsight.recipes.synthetic.texts import (
+    TOPICS,
     instruction_request,
     near_duplicates,
     parse_instruction,
@@ -32,8 +36,59 @@ from pairsight.records import (
 from pairsight.seeds import derived_seed
 from pairsight.selection.strategy import normalised
 
-if TYPE_CHECKING:
-    from pairsight.recipes.synthetic.recipe import Synthetic
+
+class SyntheticOptions(Recipe):
+    """What the steps are told: the options of the recipe, and which of them do not go together."""
+
+    image_generator: str = Field(
+        "stabilityai/stable-diffusion-3-medium-diffusers", description="a diffusers text-to-image pipeline"
+    )
+    num_inference_steps: int = Field(28, ge=1, description="denoising steps an image")
+    image_size: int | None = Field(None, ge=8, description="width and height in pixels; None: the pipeline's own")
+    guidance_scales: tuple[float, ...] = Field((5.0, 7.0, 9.0, 11.0), min_length=1, description="one image at each")
+    seed_mode: Literal["shared", "per_image"] = Field(
+        "shared", description="whether a text's images start from the same noise, or each from its own as the authors'"
+    )
+    image_scorers: tuple[str, ...] = Field(
+        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:REFERENCE; the first one selects"
+    )
+    min_image_score: float | None = Field(None, description="drop texts whose best image scores lower")
+
+    topics: tuple[str, ...] = Field(TOPICS, min_length=1, description="topics of written text-to-image prompts")
+    scenes_per_topic: int = Field(1000, ge=1, description="text-to-image prompts to write on each topic")
+    near_duplicate_threshold: float = Field(0.8, gt=0.0, le=1.0, description="shared share of words that drops a text")
+    writer_temperature: float = Field(1.0, ge=0.0, le=5.0, description="of written prompts and instructions")
+
+    instruction: str | None = Field(None, description="ask this of every image, instead of a written question")
+    instruction_input: Literal["prompt", "image_and_prompt"] = Field(
+        "prompt", description="what the writer of the question is given"
+    )
+    temperature: float = Field(0.0, ge=0.0, le=5.0, description="of the completions; 0 is greedy (ours)")
+    max_new_tokens: int = Field(1000, ge=1, description="longest completion in tokens")
+    completion_scorers: tuple[str, ...] = Field(
+        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:REFERENCE; the first one selects"
+    )
+    keep_loaded: Annotated[bool, Option("--keep-loaded")] = Field(
+        False, description="keep every model in memory, for large machines (synthetic)"
+    )
+    seed: int = Field(0, ge=0, description="the seed of texts, images, instructions and completions")
+
+    @field_validator("image_scorers", "completion_scorers")
+    @classmethod
+    def _one_of_a_kind(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from pairsight.models.scorers.names import scorer_kind
+
+        kinds = [scorer_kind(name) for name in names]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two scorers are of the kind '{twice}', by which their scores are known; give one")
+        return names
+
+    @model_validator(mode="after")
+    def _scales_differ(self) -> Self:
+        if len(set(self.guidance_scales)) < len(self.guidance_scales) and self.seed_mode == "shared":
+            raise ValueError("equal guidance_scales with seed_mode 'shared' give equal images; use 'per_image'")
+        return self
 
 
 @dataclass(slots=True)
@@ -66,7 +121,7 @@ class Steps:
         run: keeps every result.
     """
 
-    def __init__(self, config: "Synthetic", models: RecipeModels, run: StageRunner) -> None:
+    def __init__(self, config: SyntheticOptions, models: RecipeModels, run: StageRunner) -> None:
         self.config = config
         self.models = models
         self.run = run
@@ -230,12 +285,7 @@ class Steps:
         from pairsight.models.scorers.stages import ScoreCompletions
 
         for place, name in enumerate(self.config.completion_scorers):
-            stage = ScoreCompletions(
-                name,
-                self.models.needed_blobs(self.config.name),
-                keep_loaded=self.config.keep_loaded,
-                endpoint=self.models.endpoint,
-            )
+            stage = ScoreCompletions(name, self.blobs, keep_loaded=self.config.keep_loaded, endpoint=self.models.endpoint)
             rated = [
                 (prompt, one) for item, prompt in zip(items, prompts_of(items), strict=True) for one in item.completions
             ]
