@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import ModelError, one_line
-from pairsight.models.check import check_adapter, check_model
 from pairsight.models.protocols import Model
-from pairsight.models.references import read_model_json, resolve
+from pairsight.models.references import PICKLES, check_adapter, check_model, read_model_json, resolve
 
 if TYPE_CHECKING:
     import torch
-
-
-__all__ = [
-    "check_model", "forget_all", "keep", "load_model", "load_or_reuse", "load_part", "pick_device", "pick_dtype",
-    "release_memory",
-]  # fmt: skip
 
 
 def load_model(
@@ -185,6 +178,58 @@ def load_part(folder: Path, class_name: str, model_types: tuple[str, ...] = (), 
             f"first {lacking[0]}; it was saved as another class"
         )
     return model.eval()
+
+
+def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:
+    """The shell command that writes safetensors called `name` beside a pickled state dict, running none of its code."""
+    file = Path(pickle)
+    target = file.parent / name
+    code = (
+        "from torch import load; from safetensors.torch import save_file; "
+        f"state = load('{file}', map_location='cpu', weights_only=True); "
+        f"save_file({{k: v.clone() for k, v in state.items()}}, '{target}', {{'format': 'pt'}})"
+    )
+    return f'python -c "{code}"'
+
+
+def weights_folder(reference: str | Path, published_as: str = "pytorch_model.bin") -> Path:
+    """The local folder of a model, made sure to hold safetensors.
+
+    Args:
+        reference: a folder, or a hub name.
+        published_as: the pickle's usual name, for the message when there is nothing else.
+
+    Raises:
+        ModelError: no such model, or none of its weights are safetensors; the message has the conversion command.
+    """
+    path = Path(reference).expanduser()
+    if path.is_file() and path.suffix in PICKLES:
+        raise ModelError(f"{path} is a pickle, which can run code and is not read; convert it: {convert_command(path)}")
+    folder = resolve(reference)
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
+        found = f"only the pickle {pickles[0].name}, which can run code and is not read" if pickles else "no weights"
+        command = convert_command(pickles[0] if pickles else folder / published_as)
+        raise ModelError(f"model {reference} holds no *.safetensors but {found}; convert a pickle by: {command}")
+    return folder
+
+
+def read_weights(folder: Path) -> "dict[str, torch.Tensor]":
+    """All tensors of a folder's safetensors files, by name.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            state.update(load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"weights {file} cannot be read: {one_line(error)}") from None
+    return state
 
 
 ModelT = TypeVar("ModelT", bound=Model)

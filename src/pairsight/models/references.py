@@ -1,20 +1,18 @@
-"""What a model reference means: a local folder, or a hub name whose snapshot becomes one."""
+"""What a model reference means (a local folder, or a hub name), and whether its folder can be used; needs no torch."""
 
 import hashlib
 import json
 import os
 import re
+import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pairsight.bounded import read_json
 from pairsight.errors import ModelError, one_line
 from pairsight.images.source import SETTLED_NS, cache_folder
-
-if TYPE_CHECKING:
-    import torch
-
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SNAPSHOT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
@@ -202,53 +200,175 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 """Suffixes of weights that are pickles."""
 
 
-def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:
-    """The shell command that writes safetensors called `name` beside a pickled state dict, running none of its code."""
-    file = Path(pickle)
-    target = file.parent / name
-    code = (
-        "from torch import load; from safetensors.torch import save_file; "
-        f"state = load('{file}', map_location='cpu', weights_only=True); "
-        f"save_file({{k: v.clone() for k, v in state.items()}}, '{target}', {{'format': 'pt'}})"
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+def check_model(reference: str | Path, adapter: str | Path | None = None) -> None:
+    """Refuse a folder that cannot be a model, without loading it; a hub name is not looked up here.
+
+    Looked at: `config.json`, safetensors weights (complete, by their headers), processor and tokenizer files, the chat
+    template, and whether an adapter is one and belongs to this base.
+
+    Raises:
+        ModelError: what is missing or wrong, and how to fix it.
+    """
+    folder = local_folder(reference)
+    if folder is not None:
+        _check_config(folder)
+        _check_weights(folder)
+        _check_words(folder)
+    if adapter is not None:
+        check_adapter(adapter, reference)
+
+
+def check_adapter(adapter: str | Path, base: str | Path) -> None:
+    """Refuse a folder that is not a PEFT adapter of safetensors, or was trained on another base.
+
+    The base is compared by fingerprint with `base_fingerprint` in the adapter's `pairsight.json` (ours have it), else
+    with the folder its `base_model_name_or_path` names, if that is here; at least the model classes must agree.
+
+    Raises:
+        ModelError: what is missing or wrong.
+    """
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"there is no adapter folder {adapter}")
+    if not (folder / "adapter_config.json").is_file():
+        hint = (
+            "it is a full model: give it as --model"
+            if (folder / "config.json").is_file()
+            else "it is not a PEFT adapter"
+        )
+        raise ModelError(f"adapter {folder} has no adapter_config.json; {hint}")
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"adapter {folder} has no adapter_model.safetensors (pickled weights are not loaded)")
+    if read_model_json(folder / "adapter_config.json").get("megatron_config"):
+        raise ModelError(f"adapter {folder} names a module to import (megatron_core), which is not done: remove it")
+    read_header(weights)
+    if local_folder(base) is not None:
+        _check_base(folder, base)
+
+
+def is_text_only(folder: Path) -> bool:
+    """Whether a folder holds a model that does not see: neither its config nor its files speak of images."""
+    return not _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder)
+
+
+def _reads_images(config: Mapping[str, object]) -> bool:
+    return any(key in config for key in ("vision_config", "vision_tower", "mm_vision_tower", "visual"))
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _PROCESSOR_FILES)
+
+
+def read_header(weights: Path) -> dict[str, object]:
+    """The tensors' names, types and shapes in a safetensors file, which must be complete.
+
+    Raises:
+        ModelError: the file is cut short or is not a safetensors file.
+    """
+    try:
+        size = weights.stat().st_size
+        with weights.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            header = json.loads(file.read(length)) if 0 <= length <= size - 8 else None
+    except OSError as error:
+        raise ModelError(f"{weights} cannot be read: {error.strerror}") from None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise ModelError(f"{weights} is not a complete safetensors file; copy it again")
+    header.pop("__metadata__", None)
+    ends = [tensor["data_offsets"][1] for tensor in header.values()]
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise ModelError(f"{weights} is cut short: {size} bytes of {expected}; copy it again")
+    return header
+
+
+def _check_base(adapter: Path, base: str | Path) -> None:
+    config, note = read_model_json(adapter / "adapter_config.json"), adapter / "pairsight.json"
+    named = config.get("base_model_name_or_path")
+    expected = read_model_json(note).get("base_fingerprint") if note.is_file() else None
+    if (
+        expected is None
+        and isinstance(named, str)
+        and "\0" not in named
+        and Path(named).joinpath("config.json").is_file()
+    ):
+        expected = fingerprint(named)
+    wrong = expected is not None and fingerprint(base) != expected
+    mapping = config.get("auto_mapping")
+    wanted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    classes = read_model_json(Path(base).expanduser() / "config.json").get("architectures") or []
+    if wrong or (expected is None and wanted and classes and wanted not in classes):
+        raise ModelError(
+            f"adapter {adapter} was trained on another model than {base} (on {named}): give that as --model"
+        )
+
+
+def _check_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(f"model {folder} is an adapter: give it as --adapter and its base as --model")
+        raise ModelError(f"model folder {folder} has no config.json; give a folder that transformers saved")
+    config = read_model_json(folder / "config.json")
+    if not config.get("model_type"):
+        raise ModelError(f"{folder / 'config.json'} names no model_type; give a folder that transformers saved")
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        named = sorted(set(read_model_json(index).get("weight_map", {}).values()))
+        missing = [name for name in named if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(
+                f"model {folder} lacks {len(missing)} of {len(named)} weight files: {', '.join(missing[:3])}"
+            )
+        files = [folder / name for name in named]
+    if not files:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+        if pickles:
+            raise ModelError(
+                f"model {folder} has only pickled weights ({pickles[0]}), which can run code when loaded; if you trust "
+                'them, convert them: python -c "from transformers import AutoModelForImageTextToText as M; '
+                f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            )
+        raise ModelError(f"model folder {folder} has no *.safetensors weights")
+    for file in files:
+        read_header(file)
+
+
+def _check_words(folder: Path) -> None:
+    """The processor, the tokenizer and the chat template."""
+    if _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder):
+        raise ModelError(
+            f"model {folder} has no processor ({' or '.join(_PROCESSOR_FILES)}): copy it from the model it was made "
+            "from, or save it there with processor.save_pretrained"
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"model {folder} has no tokenizer (tokenizer.json): copy it from the model it was made from, or save it "
+            "there with tokenizer.save_pretrained"
+        )
+    if not _has_template(folder):
+        raise ModelError(
+            f"model {folder} has no chat template: put the file chat_template.jinja of its family into the folder"
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    if (folder / "additional_chat_templates").is_dir():
+        return True
+    named = ("tokenizer_config.json", "processor_config.json")
+    return any(
+        (folder / name).is_file() and bool(read_model_json(folder / name).get("chat_template")) for name in named
     )
-    return f'python -c "{code}"'
-
-
-def weights_folder(reference: str | Path, published_as: str = "pytorch_model.bin") -> Path:
-    """The local folder of a model, made sure to hold safetensors.
-
-    Args:
-        reference: a folder, or a hub name.
-        published_as: the pickle's usual name, for the message when there is nothing else.
-
-    Raises:
-        ModelError: no such model, or none of its weights are safetensors; the message has the conversion command.
-    """
-    path = Path(reference).expanduser()
-    if path.is_file() and path.suffix in PICKLES:
-        raise ModelError(f"{path} is a pickle, which can run code and is not read; convert it: {convert_command(path)}")
-    folder = resolve(reference)
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
-        found = f"only the pickle {pickles[0].name}, which can run code and is not read" if pickles else "no weights"
-        command = convert_command(pickles[0] if pickles else folder / published_as)
-        raise ModelError(f"model {reference} holds no *.safetensors but {found}; convert a pickle by: {command}")
-    return folder
-
-
-def read_weights(folder: Path) -> "dict[str, torch.Tensor]":
-    """All tensors of a folder's safetensors files, by name.
-
-    Raises:
-        ModelError: a file is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    state: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            state.update(load_file(file))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"weights {file} cannot be read: {one_line(error)}") from None
-    return state

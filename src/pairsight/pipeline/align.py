@@ -101,7 +101,7 @@ def align_from_options(values: Mapping[str, Any], quiet: bool = False) -> Aligne
     Raises:
         PairsightError: an unknown option, data or a model that cannot be used, a folder of another training.
     """
-    from pairsight.models.check import check_model
+    from pairsight.models.references import check_model
 
     run = _run_of(values.get("data", ""))
     candidates = None if run is None else load_candidates(run)

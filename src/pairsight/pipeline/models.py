@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
-from pairsight.models.check import check_model
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Annotator, Generator
 from pairsight.models.references import (
     base_of_adapter,
+    check_model,
     is_full_model,
     local_folder,
     read_prompt_suffix,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.models.load import load_part, pick_device
-from pairsight.models.references import fingerprint, read_model_json, weights_folder
+from pairsight.models.load import load_part, pick_device, weights_folder
+from pairsight.models.references import fingerprint, read_model_json
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,8 @@ from peft import LoraConfig, get_peft_model
 
 import families
 from pairsight.errors import ModelError
-from pairsight.models.check import check_adapter, check_model
 from pairsight.models.load import load_model, pick_device, pick_dtype
-from pairsight.models.references import fingerprint
+from pairsight.models.references import check_adapter, check_model, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def refused(folder, match):
 
 
 def test_a_good_folder_passes_without_torch(folder):
-    code = f"import sys\nfrom pairsight.models.check import check_model\ncheck_model({str(folder)!r})\n"
+    code = f"import sys\nfrom pairsight.models.references import check_model\ncheck_model({str(folder)!r})\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError, TrainingError
 from pairsight.images.source import WithImages
-from pairsight.models.check import check_adapter
+from pairsight.models.references import check_adapter
 from pairsight.records import Message
 from pairsight.training import families as trainer_families
 from pairsight.training.adapter import merge

@@ -13,10 +13,9 @@ from weakref import WeakKeyDictionary
 
 from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
-from pairsight.models.check import is_text_only
 from pairsight.models.load import quiet
 from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
-from pairsight.models.references import resolve
+from pairsight.models.references import is_text_only, resolve
 from pairsight.records import ImageRef, Prompt
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ModelError, one_line
-from pairsight.models.load import load_part, pick_device, pick_dtype, quiet
-from pairsight.models.references import fingerprint, read_model_json, weights_folder
+from pairsight.models.load import load_part, pick_device, pick_dtype, quiet, weights_folder
+from pairsight.models.references import fingerprint, read_model_json
 from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import ItemError
 

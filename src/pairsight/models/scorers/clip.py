@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pairsight.images.source import ImageSource
-from pairsight.models.load import load_part, pick_device
-from pairsight.models.references import fingerprint, weights_folder
+from pairsight.models.load import load_part, pick_device, weights_folder
+from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import ImageTextScorer
 
 if TYPE_CHECKING:

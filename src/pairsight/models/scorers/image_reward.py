@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pairsight.errors import ModelError, one_line
 from pairsight.images.source import ImageSource
-from pairsight.models.load import pick_device, quiet
-from pairsight.models.references import fingerprint, read_weights, weights_folder
+from pairsight.models.load import pick_device, quiet, read_weights, weights_folder
+from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import ImageTextScorer
 
 if TYPE_CHECKING:

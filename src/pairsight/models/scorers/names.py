@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.model import is_endpoint, parse_endpoint
-from pairsight.models.references import local_folder, weights_folder
+from pairsight.models.load import weights_folder
+from pairsight.models.references import local_folder
 from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated, Scorer
 from pairsight.registry import plain_name, scorers
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pairsight.models.load import load_part, pick_device, pick_dtype
-from pairsight.models.references import fingerprint, read_model_json, weights_folder
+from pairsight.models.load import load_part, pick_device, pick_dtype, weights_folder
+from pairsight.models.references import fingerprint, read_model_json
 from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import Completion, ItemError, Prompt
 

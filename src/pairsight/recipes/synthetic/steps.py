@@ -285,7 +285,9 @@ class Steps:
         from pairsight.models.scorers.stages import ScoreCompletions
 
         for place, name in enumerate(self.config.completion_scorers):
-            stage = ScoreCompletions(name, self.blobs, keep_loaded=self.config.keep_loaded, endpoint=self.models.endpoint)
+            stage = ScoreCompletions(
+                name, self.blobs, keep_loaded=self.config.keep_loaded, endpoint=self.models.endpoint
+            )
             rated = [
                 (prompt, one) for item, prompt in zip(items, prompts_of(items), strict=True) for one in item.completions
             ]
