@@ -54,7 +54,7 @@ def load_model(
             raise
         except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
             raise ModelError(f"model {reference} cannot be loaded: {one_line(error)}") from None
-    lacking = sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    lacking = _lacking(info)
     if lacking:
         raise ModelError(
             f"model {reference}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
@@ -143,12 +143,12 @@ def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
     return wrapped
 
 
-def load_part(folder: Path, class_name: str, model_types: tuple[str, ...] = (), **options: Any) -> Any:
-    """A model (in `eval`), processor or tokenizer by its class's name.
+def load_part(folder: Path, cls: str | type, model_types: tuple[str, ...] = (), **options: Any) -> Any:
+    """A model (in `eval`), processor or tokenizer by its class.
 
     Args:
         folder: where it lies.
-        class_name: a class of `transformers`, e.g. "CLIPModel".
+        cls: a class of `transformers` by its name, e.g. "CLIPModel", or a class of ours.
         model_types: what `config.json` may call the model; given for models, whose weights must then fit.
         options: handed to `from_pretrained`.
 
@@ -157,27 +157,34 @@ def load_part(folder: Path, class_name: str, model_types: tuple[str, ...] = (), 
     """
     import transformers
 
+    name = cls if isinstance(cls, str) else cls.__name__
     if model_types:
         found = read_model_json(folder / "config.json").get("model_type")
         if found not in model_types:
-            raise ModelError(f"model {folder} is of type '{found}'; {class_name} needs {' or '.join(model_types)}")
+            raise ModelError(f"model {folder} is of type '{found}'; {name} needs {' or '.join(model_types)}")
         # In float32 unless asked otherwise: transformers would take what the weights were saved in.
         options = {"dtype": "float32", **options, "use_safetensors": True, "output_loading_info": True}
     with quiet():
         try:
-            loaded = getattr(transformers, class_name).from_pretrained(str(folder), **options)
+            made: Any = getattr(transformers, cls) if isinstance(cls, str) else cls
+            loaded = made.from_pretrained(str(folder), **options)
         except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
-            raise ModelError(f"{class_name} cannot be loaded from {folder}: {one_line(error)}") from None
+            raise ModelError(f"{name} cannot be loaded from {folder}: {one_line(error)}") from None
     if not model_types:
         return loaded
     model, info = loaded
-    lacking = sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    lacking = _lacking(info)
     if lacking:
         raise ModelError(
-            f"model {folder}: {len(lacking)} tensors of {class_name} are missing or have another shape, "
+            f"model {folder}: {len(lacking)} tensors of {name} are missing or have another shape, "
             f"first {lacking[0]}; it was saved as another class"
         )
     return model.eval()
+
+
+def _lacking(info: Any) -> list[str]:
+    """The tensors that a folder's weights lack or have in another shape, by what `from_pretrained` says of them."""
+    return sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
 
 
 def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
+from pairsight.models.load import load_part, pick_device, pick_dtype, weights_folder
 from pairsight.models.protocols import Model
 from pairsight.models.references import fingerprint
 from pairsight.records import IMAGE_MARK, Completion, ImageRef, ItemError, Prompt
@@ -116,6 +117,70 @@ class ImageTextScorer(Scorer[ImageText]):
             return fill(opened, [])
         texts, pictures = zip(*usable, strict=True)
         return fill(opened, named_rows(self.columns, self.values(texts, pictures).float().reshape(-1, 1).tolist()))
+
+
+def processed(
+    processor: Any, texts: Sequence[str], pictures: "Sequence[Image]", max_tokens: int, device: "torch.device"
+) -> tuple[Any, "torch.Tensor"]:
+    """Texts and pictures as CLIP's and BLIP's processors give them: tokens, cut at `max_tokens`, and pixels."""
+    tokens = processor.tokenizer(
+        list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+    ).to(device)
+    pixels = processor.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_last")
+    return tokens, pixels["pixel_values"].to(device)
+
+
+class DialogueScorer(Scorer[Rated]):
+    """A reward model of a dialogue's text, which never sees the image. Subclasses define `network` and `values`.
+
+    The dialogue goes through the tokenizer's chat template; a model without one reads (prompt, completion) as a pair of
+    texts, as the first reward models did.
+
+    Args:
+        reference: a folder, or a hub name.
+        device: default: the GPU where there is one.
+        dtype: default: bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        ModelError: no such model, pickled weights, or weights of another model.
+    """
+
+    def __init__(
+        self,
+        reference: str | Path,
+        device: "torch.device | str | None" = None,
+        dtype: "torch.dtype | str | None" = None,
+    ) -> None:
+        folder = weights_folder(reference)
+        self.fingerprint = fingerprint(folder)
+        self.device = pick_device(device)
+        self.model = self.network(folder, pick_dtype(dtype, self.device)).to(self.device)
+        self.tokenizer = load_part(folder, "AutoTokenizer")
+        self.limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+
+    @abstractmethod
+    def network(self, folder: Path, dtype: "torch.dtype") -> Any:
+        """The model that gives the numbers, from its folder."""
+
+    @abstractmethod
+    def values(self, rows: Sequence[dict[str, list[int]]]) -> list[list[float]]:
+        """A number per column for each dialogue, given as the tokenizer writes it, without padding; at least one."""
+
+    def score(self, items: Sequence[Rated]) -> list[Scores]:
+        """One mapping column -> number, or error, per dialogue: too long, a control token in it, not finite."""
+        places = [self.encoded(*item) for item in items]
+        rows = [row for row in places if not isinstance(row, ItemError)]
+        return fill(places, named_rows(self.columns, self.values(rows)) if rows else [])
+
+    def encoded(self, prompt: Prompt, completion: Completion) -> dict[str, list[int]] | ItemError:
+        """A dialogue as the model takes it, or why it cannot be scored."""
+        turns = turns_of(prompt, completion)
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            inputs = dict(self.tokenizer(text, add_special_tokens=False))
+        else:
+            inputs = dict(self.tokenizer("\n".join(turn["content"] for turn in turns[:-1]), turns[-1]["content"]))
+        return control_token(self.tokenizer, turns) or too_long(len(inputs["input_ids"]), self.limit) or inputs
 
 
 def turns_of(prompt: Prompt, completion: Completion) -> list[dict[str, str]]:

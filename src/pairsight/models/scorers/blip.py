@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pairsight.images.source import ImageSource
 from pairsight.models.load import load_part, pick_device, weights_folder
 from pairsight.models.references import fingerprint
-from pairsight.models.scorers.base import ImageTextScorer
+from pairsight.models.scorers.base import ImageTextScorer, processed
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +42,7 @@ class _Blip(ImageTextScorer):
 
     def _inputs(self, texts: Sequence[str], pictures: "Sequence[Image]") -> tuple[Any, "torch.Tensor"]:
         """The tokens and the patches' states [B, N, D]."""
-        tokens = self.processor.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(self.device)
-        pixels = self.processor.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_last")[
-            "pixel_values"
-        ].to(self.device)
+        tokens, pixels = processed(self.processor, texts, pictures, self.max_tokens, self.device)
         return tokens, self.model.vision_model(pixel_values=pixels).last_hidden_state
 
 

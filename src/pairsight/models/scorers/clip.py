@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pairsight.images.source import ImageSource
 from pairsight.models.load import load_part, pick_device, weights_folder
 from pairsight.models.references import fingerprint
-from pairsight.models.scorers.base import ImageTextScorer
+from pairsight.models.scorers.base import ImageTextScorer, processed
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,7 @@ class ClipScore(ImageTextScorer):
         import torch
         from torch.nn.functional import cosine_similarity
 
-        tokens = self.processor.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(self.device)
-        pixels = self.processor.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_last")[
-            "pixel_values"
-        ].to(self.device)
+        tokens, pixels = processed(self.processor, texts, pictures, self.max_tokens, self.device)
         with torch.inference_mode():
             text = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
             image = self.model.get_image_features(pixels).pooler_output

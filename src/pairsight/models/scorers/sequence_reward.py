@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pairsight.models.load import load_part, pick_device, pick_dtype, weights_folder
-from pairsight.models.references import fingerprint, read_model_json
-from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
-from pairsight.records import Completion, ItemError, Prompt
+from pairsight.models.load import load_part
+from pairsight.models.references import read_model_json
+from pairsight.models.scorers.base import DialogueScorer
 
 if TYPE_CHECKING:
     import torch
 
 
-class SequenceReward(Scorer[Rated]):
+class SequenceReward(DialogueScorer):
     """`AutoModelForSequenceClassification`: one label is the column `reward`, several are columns by their names.
-
-    The dialogue goes through the tokenizer's chat template; a model without one reads (prompt, completion) as a pair of
-    texts, as the first reward models did.
 
     Args:
         reference: a folder, or a hub name.
@@ -34,37 +30,17 @@ class SequenceReward(Scorer[Rated]):
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
-        folder = weights_folder(reference)
-        self.fingerprint = fingerprint(folder)
-        self.device = pick_device(device)
-        self.model = load_part(
-            folder,
-            "AutoModelForSequenceClassification",
-            model_types=(str(read_model_json(folder / "config.json").get("model_type")),),
-            dtype=pick_dtype(dtype, self.device),
-        ).to(self.device)
-        self.tokenizer = load_part(folder, "AutoTokenizer")
-        self.limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        super().__init__(reference, device, dtype)
         self.pad: int | None = self.model.config.pad_token_id
         labels = self.model.config.id2label
         self.columns = ("reward",) if len(labels) == 1 else tuple(str(labels[place]) for place in sorted(labels))
 
-    def score(self, items: Sequence[Rated]) -> list[Scores]:
-        """One mapping column -> number, or error, per dialogue: too long, a control token in it, not finite."""
-        places = [self._ids(*item) for item in items]
-        rows = [ids for ids in places if not isinstance(ids, ItemError)]
-        return fill(places, named_rows(self.columns, self._rows(rows)) if rows else [])
+    def network(self, folder: Path, dtype: "torch.dtype") -> Any:
+        """The model with its classification head."""
+        kind = str(read_model_json(folder / "config.json").get("model_type"))
+        return load_part(folder, "AutoModelForSequenceClassification", model_types=(kind,), dtype=dtype)
 
-    def _ids(self, prompt: Prompt, completion: Completion) -> dict[str, list[int]] | ItemError:
-        turns = turns_of(prompt, completion)
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            inputs = dict(self.tokenizer(text, add_special_tokens=False))
-        else:
-            inputs = dict(self.tokenizer("\n".join(turn["content"] for turn in turns[:-1]), turns[-1]["content"]))
-        return control_token(self.tokenizer, turns) or too_long(len(inputs["input_ids"]), self.limit) or inputs
-
-    def _rows(self, rows: list[dict[str, list[int]]]) -> list[list[float]]:
+    def values(self, rows: Sequence[dict[str, list[int]]]) -> list[list[float]]:
         """The logits of dialogues padded on the right."""
         import torch
 
