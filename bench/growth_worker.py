@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llava_shape import TINY, build_items
-from train_worker import Start, ours
+from train_worker import Job, Start, ours
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     items = build_items(given.world / "images", TINY, given.pairs, words=(8, 24))
-    train = ours(given.world, items, 1, 32, Start())
+    train = ours(Job(given.world, items, epochs=1, prompts_per_step=32), Start())
     began = time.perf_counter()
     train()
     print(json.dumps({"pairs": given.pairs, "seconds": time.perf_counter() - began}))

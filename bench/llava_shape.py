@@ -18,6 +18,8 @@ TEMPLATE = (
     "{% if m['role'] == 'assistant' %} </s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT: {% endif %}"
 )
+PROJECTIONS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""The layers that every side's adapters are put on."""
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:")
 
 

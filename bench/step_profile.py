@@ -22,7 +22,7 @@ from matrix_rate import product_rates
 from pairsight.training.kernels import attention
 from pairsight.training.tokens import merge, spans_of
 from run import CASES
-from train_worker import SETTINGS, Start, ours
+from train_worker import SETTINGS, Job, Start, ours
 
 KINDS = {
     "matrix products of language model, adapters and head": ("aten::mm", "aten::addmm_"),
@@ -59,8 +59,8 @@ def main() -> None:
             rejected=case.rejected,
         )
         for table in (phases, kinds):
-            settings, grouped = SETTINGS[case.settings](), "grouped" in case.ours
-            table(ours(world, items, case.epochs, 4 // case.rejected, Start(), settings, group_by_image=grouped))
+            job = Job(world, items, case.epochs, 4 // case.rejected, SETTINGS[case.settings]())
+            table(ours(job, Start(), group_by_image="grouped" in case.ours))
     attention_cost()
 
 

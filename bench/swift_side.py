@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llava_shape import Item
+from llava_shape import PROJECTIONS, Item
 
 
 def swift(  # noqa: PLR0917
@@ -23,7 +23,6 @@ def swift(  # noqa: PLR0917
 
     out = Path(tempfile.mkdtemp(prefix="swift-bench-"))
     data = write_rows(out / "pairs.jsonl", world, items)
-    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
     options = {
         "rlhf_type": "dpo",
         "model": world / "model",
@@ -33,7 +32,7 @@ def swift(  # noqa: PLR0917
         "torch_dtype": "float32",
         "tuner_type": "lora",
         **lora,
-        "target_regex": rf".*language_model.*\.({layers})",
+        "target_regex": PROJECTIONS,
         "per_device_train_batch_size": per_pass,
         "gradient_accumulation_steps": accumulation,
         "num_train_epochs": epochs,

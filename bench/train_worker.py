@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from llava_shape import Item, Shape, build_items
+from llava_shape import PROJECTIONS, Item, Shape, build_items
 
 PER_PASS = 1
 """Pairs of a peer's forward pass: of 1, 2 and 4 (`--per-pass`) TRL's fastest, for only chosen and rejected of one pair
@@ -71,6 +71,30 @@ SETTINGS: dict[str, Callable[[], Settings]] = {
 }
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training, the same for every side.
+
+    Args:
+        world: the folder with model/ and images/.
+        items: what is trained on.
+        prompts_per_step: of an optimiser step; each has the pairs of its rejected completions.
+        per_pass: pairs of a peer's forward pass.
+    """
+
+    world: Path
+    items: list[Item]
+    epochs: int
+    prompts_per_step: int
+    settings: Settings = PLAIN
+    per_pass: int = PER_PASS
+
+    @property
+    def passes_per_step(self) -> int:
+        """A peer's forward passes of one optimiser step."""
+        return self.prompts_per_step * len(self.items[0].rejected) // self.per_pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=("ours", "grouped", "trl", "swift"))
@@ -93,12 +117,11 @@ def main() -> None:
         questions_per_image=given.questions_per_image,
         rejected=given.rejected,
     )
-    sides = {"ours": ours, "grouped": partial(ours, group_by_image=True)}
-    sides |= {"trl": partial(trl, per_pass=given.per_pass), "swift": partial(swift, per_pass=given.per_pass)}
+    sides = {"ours": ours, "grouped": partial(ours, group_by_image=True), "trl": trl, "swift": swift}
     pairs = given.prompts * given.rejected
-    start, settings = Start(), SETTINGS[given.settings]()
-    prompts_per_step = given.pairs_per_step // given.rejected or 1
-    train = sides[given.side](given.world, items, given.epochs, prompts_per_step, start, settings)
+    start, prompts_per_step = Start(), given.pairs_per_step // given.rejected or 1
+    settings = SETTINGS[given.settings]()
+    train = sides[given.side](Job(given.world, items, given.epochs, prompts_per_step, settings, given.per_pass), start)
     start.mark_memory()
     began, began_cpu = time.perf_counter(), time.process_time()
     train()
@@ -133,16 +156,7 @@ class Start:
         setattr(owner, name, counted)
 
 
-def ours(  # noqa: PLR0917
-    world: Path,
-    items: list[Item],
-    epochs: int,
-    prompts_per_step: int,
-    start: Start,
-    settings: Settings = PLAIN,
-    *,
-    group_by_image: bool = False,
-) -> Callable[[], object]:
+def ours(job: Job, start: Start, *, group_by_image: bool = False) -> Callable[[], object]:
     import tempfile
 
     import peft  # noqa: F401 - libraries are imported before the clock starts, as for TRL
@@ -159,7 +173,7 @@ def ours(  # noqa: PLR0917
         start.mark_memory()
         return model
 
-    load_model(world / "model")
+    load_model(job.world / "model")
     load.load_model = marked
     for module, name in (
         (scorer, "plan_passes"),
@@ -170,20 +184,20 @@ def ours(  # noqa: PLR0917
     ):
         start.count(module, name)
 
-    pairs, images = our_pairs(world, items)
+    pairs, images = our_pairs(job.world, job.items)
     trainer = PreferenceTrainer(
-        world / "model",
+        job.world / "model",
         out=tempfile.mkdtemp(prefix="pairsight-bench-"),
         images=images,
         progress=Progress("quiet"),
-        per_device_train_batch_size=prompts_per_step,
+        per_device_train_batch_size=job.prompts_per_step,
         gradient_accumulation_steps=1,
-        num_train_epochs=float(epochs),
+        num_train_epochs=float(job.epochs),
         group_by_image=group_by_image,
-        bf16=settings.bf16,
+        bf16=job.settings.bf16,
         save_steps=10**9,
         report_to=(),
-        **our_options(settings),
+        **our_options(job.settings),
     )
     return partial(trainer.train, pairs)
 
@@ -215,26 +229,16 @@ def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
 def trl_adapter(settings: Settings) -> object:
     from peft import LoraConfig
 
-    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=rf".*language_model.*\.({layers})",
+        target_modules=PROJECTIONS,
         modules_to_save=None if settings.projector_rate is None else ["multi_modal_projector"],
     )
 
 
-def trl(  # noqa: PLR0917
-    world: Path,
-    items: list[Item],
-    epochs: int,
-    prompts_per_step: int,
-    start: Start,
-    settings: Settings = PLAIN,
-    *,
-    per_pass: int = PER_PASS,
-) -> Callable[[], object]:
+def trl(job: Job, start: Start) -> Callable[[], object]:
     import tempfile
 
     from datasets import Dataset
@@ -244,58 +248,50 @@ def trl(  # noqa: PLR0917
 
     rows = [
         {
-            "images": [Image.open(world / "images" / item.image)],
+            "images": [Image.open(job.world / "images" / item.image)],
             "prompt": [turn("user", {"type": "image"}, {"type": "text", "text": item.question})],
             "chosen": [turn("assistant", {"type": "text", "text": item.chosen})],
             "rejected": [turn("assistant", {"type": "text", "text": rejected})],
         }
-        for item in items
+        for item in job.items
         for rejected in item.rejected
     ]
     config = DPOConfig(
         output_dir=tempfile.mkdtemp(prefix="trl-bench-"),
-        per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=prompts_per_step * len(items[0].rejected) // per_pass,
-        num_train_epochs=epochs,
-        learning_rate=settings.rate,
+        per_device_train_batch_size=job.per_pass,
+        gradient_accumulation_steps=job.passes_per_step,
+        num_train_epochs=job.epochs,
+        learning_rate=job.settings.rate,
         max_length=None,
         gradient_checkpointing=False,
-        disable_dropout=not settings.dropout,  # on by default, which also switches the adapters' dropout off
-        bf16=settings.bf16,
+        disable_dropout=not job.settings.dropout,  # on by default, which also switches the adapters' dropout off
+        bf16=job.settings.bf16,
         use_cpu=True,
         report_to=[],
         save_strategy="no",
         logging_steps=10**6,
         disable_tqdm=True,
     )
-    dtype = torch.bfloat16 if settings.bf16 else torch.float32
+    dtype = torch.bfloat16 if job.settings.bf16 else torch.float32
     trainer = DPOTrainer(
-        AutoModelForImageTextToText.from_pretrained(world / "model", dtype=dtype),
+        AutoModelForImageTextToText.from_pretrained(job.world / "model", dtype=dtype),
         args=config,
         train_dataset=Dataset.from_list(rows),
-        processing_class=AutoProcessor.from_pretrained(world / "model"),
-        peft_config=trl_adapter(settings),
+        processing_class=AutoProcessor.from_pretrained(job.world / "model"),
+        peft_config=trl_adapter(job.settings),
     )
     return trainer.train
 
 
-def swift(  # noqa: PLR0917
-    world: Path,
-    items: list[Item],
-    epochs: int,
-    prompts_per_step: int,
-    start: Start,
-    settings: Settings = PLAIN,
-    *,
-    per_pass: int = PER_PASS,
-) -> Callable[[], object]:
+def swift(job: Job, start: Start) -> Callable[[], object]:
     import swift_side
 
-    if settings != PLAIN:
+    if job.settings != PLAIN:
         raise SystemExit("ms-swift's side has no other settings than 'plain'")
-    accumulation = prompts_per_step * len(items[0].rejected) // per_pass
-    lora = {"lora_rank": settings.rank, "lora_alpha": int(settings.alpha), "lora_dropout": 0}
-    return swift_side.swift(world, items, epochs, per_pass, accumulation, settings.rate, lora)
+    lora = {"lora_rank": job.settings.rank, "lora_alpha": int(job.settings.alpha), "lora_dropout": 0}
+    return swift_side.swift(
+        job.world, job.items, job.epochs, job.per_pass, job.passes_per_step, job.settings.rate, lora
+    )
 
 
 def turn(role: str, *parts: dict[str, str]) -> dict[str, object]:

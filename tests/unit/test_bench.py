@@ -137,7 +137,7 @@ class Caught(Exception): pass
 world, settings = Path({world!r}), train_worker.SETTINGS[{settings!r}]()
 build_model(world / "model", TINY)
 items = build_items(world / "images", TINY, 4, words=(3, 5))
-train = getattr(train_worker, {side!r})(world, items, 1, 2, train_worker.Start(), settings)
+train = getattr(train_worker, {side!r})(train_worker.Job(world, items, 1, 2, settings), train_worker.Start())
 if {side!r} == "trl":
     model = train.__self__.model
 else:
