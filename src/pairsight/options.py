@@ -18,6 +18,18 @@ from pairsight.registry import recipes
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
 
+# Options that several verbs have, said once.
+Engine = Annotated[
+    Literal["local", "processes", "ray"],
+    Option("--engine", results=False),
+    Field(description="local, processes or ray"),
+]
+Workers = Annotated[int, Option("--workers", results=False), Field(ge=1, description="how many workers the engine has")]
+Calls = Annotated[
+    CallOptions, Option(results=False), Field(description="rates, patience and budget of calls to endpoints")
+]
+Endpoint = Annotated[EndpointOptions, Option(identity=False), Field(description="how endpoints are asked")]
+
 
 class BuildOptions(BaseConfig):
     """What `build` needs beside the recipe's own options."""
@@ -76,21 +88,13 @@ class BuildOptions(BaseConfig):
     seed: Annotated[int, Option("--seed")] = Field(
         0, ge=0, description="the seed of everything that is drawn: sampling, distortion and selection"
     )
-    engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
-        "local", description="local, processes or ray"
-    )
-    workers: Annotated[int, Option("--workers", results=False)] = Field(
-        1, ge=1, description="how many workers the engine has"
-    )
+    engine: Engine = "local"
+    workers: Workers = 1
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error")] = Field(
         "stop", description="stop (default) or skip and count bad rows"
     )
-    calls: Annotated[CallOptions, Option(results=False)] = Field(
-        CallOptions(), description="rates, patience and budget of calls to endpoints"
-    )
-    endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
-        EndpointOptions(), description="how endpoints are asked"
-    )
+    calls: Calls = CallOptions()
+    endpoint: Endpoint = EndpointOptions()
     trust_remote_code: bool = Field(False, description="run code that comes with the model; only for models you trust")
 
     @property
@@ -176,21 +180,13 @@ class EvaluateOptions(BaseConfig):
     seed: Annotated[int, Option("--seed")] = Field(
         0, ge=0, description="the seed of everything that is drawn: sampled answers and the bootstrap"
     )
-    engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
-        "local", description="local, processes or ray"
-    )
-    workers: Annotated[int, Option("--workers", results=False)] = Field(
-        1, ge=1, description="how many workers the engine has"
-    )
+    engine: Engine = "local"
+    workers: Workers = 1
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error", identity=False)] = Field(
         "stop", description="stop (default) or skip and count bad images and questions"
     )
-    calls: Annotated[CallOptions, Option(results=False)] = Field(
-        CallOptions(), description="rates, patience and budget of calls to endpoints"
-    )
-    endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
-        EndpointOptions(), description="how endpoints are asked"
-    )
+    calls: Calls = CallOptions()
+    endpoint: Endpoint = EndpointOptions()
     trust_remote_code: Annotated[bool, Option(identity=False)] = Field(
         False, description="run code that comes with the model; only for models you trust"
     )
