@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -77,10 +76,6 @@ class BaseConfig(BaseModel):
     def to_plain(self) -> dict[str, object]:
         """The config as JSON-ready values; `parse` of it gives an equal config."""
         return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """The config as YAML, in field order."""
-        return yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True)
 
 
 def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:

@@ -5,7 +5,7 @@ cheaply. An edit makes a new record (`dataclasses.replace`).
 """
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -68,6 +68,12 @@ class Prompt:
         """The same prompt with a line below its last message."""
         *others, last = self.messages
         return replace(self, messages=(*others, replace(last, text=f"{last.text}\n{line}")))
+
+    def with_images(self, images: Sequence[ImageRef]) -> "Prompt":
+        """The same prompt with other images instead of its first ones."""
+        waiting = iter([*images, *self.images[len(images) :]])
+        messages = (replace(m, images=tuple(next(waiting) for _ in m.images)) for m in self.messages)
+        return replace(self, messages=tuple(messages))
 
 
 @dataclass(frozen=True, slots=True)

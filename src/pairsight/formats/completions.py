@@ -18,7 +18,7 @@ from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import Checking, OnError
 from pairsight.formats.rows import Row, checked_text
 from pairsight.formats.sampler import draw
-from pairsight.images.source import FileImages, WithImages
+from pairsight.images.source import WithImages
 from pairsight.records import Annotation, Candidates, Completion, Dropped, PreferencePair, Prompt
 
 GIVEN = "given"
@@ -75,7 +75,7 @@ def read_completions(
     check = Checking(file, on_error)
     rows = (format or CompletionRows()).read(file, None)
     drawn = draw(check.unique(check.dialogues(_with_completions(rows))), limit=limit)
-    source = FileImages(images if images is not None else file if file.is_dir() else file.parent)
+    source = check.images(images)
     found = tuple(
         _candidates(prompt, one.dialogue.completions)
         for one, prompt in check.prompts(drawn, source)

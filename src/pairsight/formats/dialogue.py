@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.rows import Row, read_rows
+from pairsight.formats.rows import Row, checked_text, names_image, read_rows
 from pairsight.records import IMAGE_MARK
 
 
@@ -73,6 +73,27 @@ class RowFormat(PromptFormat):
                 yield row if isinstance(row, DataError) else self.dialogue(row)
             except DataError as error:
                 yield error
+
+
+_NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
+
+
+def images_of(row: Row, place: str) -> tuple[str, ...]:
+    """The names in `image` or `images`: none, one or several; DataError for both, or images under another name."""
+    given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
+    if len(given) == 2:
+        raise DataError(f"{place} has both 'image' and 'images': keep one", reason="image_marks")
+    if not given:
+        for name, value in row.values.items():
+            if name not in _NO_IMAGE_FIELDS and names_image(value):
+                message = f"{place}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
+                raise DataError(message, reason="unread_image")
+        return ()
+    (value,) = given
+    names = tuple(checked_text(name, f"{place}: 'image'") for name in (value if isinstance(value, list) else [value]))
+    if "" in names:
+        raise DataError(f"{place}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image")
+    return names
 
 
 def questions_about(

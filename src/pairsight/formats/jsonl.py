@@ -6,8 +6,7 @@ needs no `<image>` mark here.
 
 from typing import ClassVar
 
-from pairsight.formats.dialogue import Dialogue, RowFormat, questions_about, source_of
-from pairsight.formats.llava import image_names
+from pairsight.formats.dialogue import Dialogue, RowFormat, images_of, questions_about, source_of
 from pairsight.formats.rows import Row
 
 
@@ -20,7 +19,7 @@ class Jsonl(RowFormat):
         """One row's question; DataError when it is empty or its marks do not fit its images."""
         identity = row.identity("id", "question_id")
         place = f"{row.place} id '{identity}'"
-        images = image_names(row, place)
+        images = images_of(row, place)
         answer = row.text("answer") if "answer" in row.values else ""
         questions = questions_about(images, [(row.text("question"), answer)], place, marks_needed=False)
         source = row.text("source") if "source" in row.values else source_of(images)

@@ -8,8 +8,8 @@ Source: the format of LLaVA's instruction data (llava_v1_5_mix665k).
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.dialogue import Dialogue, RowFormat, questions_about, source_of
-from pairsight.formats.rows import Row, checked_text, names_image
+from pairsight.formats.dialogue import Dialogue, RowFormat, images_of, questions_about, source_of
+from pairsight.formats.rows import Row, checked_text
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -23,31 +23,10 @@ class Llava(RowFormat):
         """One row's questions; DataError when its turns, images or marks are not in order."""
         identity = row.identity("id", "question_id")
         place = f"{row.place} id '{identity}'"
-        images = image_names(row, place)
+        images = images_of(row, place)
         system, turns = _turns(row, place)
         questions = questions_about(images, turns, place, marks_needed=True)
         return Dialogue(identity, place, tuple(questions), source_of(images), system)
-
-
-_NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
-
-
-def image_names(row: Row, place: str) -> tuple[str, ...]:
-    """The names in `image` or `images`: none, one or several; DataError for both, or images under another name."""
-    given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
-    if len(given) == 2:
-        raise DataError(f"{place} has both 'image' and 'images': keep one", reason="image_marks")
-    if not given:
-        for name, value in row.values.items():
-            if name not in _NO_IMAGE_FIELDS and names_image(value):
-                message = f"{place}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
-                raise DataError(message, reason="unread_image")
-        return ()
-    (value,) = given
-    names = tuple(checked_text(name, f"{place}: 'image'") for name in (value if isinstance(value, list) else [value]))
-    if "" in names:
-        raise DataError(f"{place}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image")
-    return names
 
 
 def _turns(row: Row, place: str) -> tuple[str, list[tuple[str, str]]]:

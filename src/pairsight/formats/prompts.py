@@ -48,6 +48,11 @@ class Checking:
             message = f"{one.place} is used before, at {places[one.id]}: ids must be unique"
             self.bad(DataError(message, reason="duplicate_id"), one.id)
 
+    def images(self, folder: str | Path | None) -> FileImages:
+        """Where image names lead: the folder that is named, else the file's."""
+        beside = self.path if self.path.is_dir() else self.path.parent
+        return FileImages(beside if folder is None else folder)
+
     def prompts(
         self, drawn: Sequence[Drawn], images: FileImages, strip_short_answer: bool = False
     ) -> Iterator[tuple[Drawn, Prompt]]:
@@ -154,7 +159,7 @@ def read_prompts(
     )
     if not drawn:
         raise check.nothing_left(sources)
-    source = FileImages(images if images is not None else file if file.is_dir() else file.parent)
+    source = check.images(images)
     prompts, answers = list[Prompt](), dict[str, str]()
     for one, prompt in check.prompts(drawn, source, strip_short_answer):
         prompts.append(prompt)

@@ -93,9 +93,7 @@ def seen_prompt(request: CompletionRequest) -> Prompt:
             "other images must be as many",
             reason="image_count",
         )
-    waiting = iter(request.images)
-    messages = (replace(m, images=tuple(next(waiting) for _ in m.images)) for m in prompt.messages)
-    return replace(prompt, messages=tuple(messages))
+    return prompt.with_images(request.images)
 
 
 def prompt_key(prompt: Prompt) -> list[Json]:

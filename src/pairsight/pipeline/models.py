@@ -12,6 +12,7 @@ from pairsight.models.protocols import Annotator, Generator
 from pairsight.models.references import (
     base_of_adapter,
     check_model,
+    fingerprint,
     is_full_model,
     local_folder,
     read_prompt_suffix,
@@ -47,8 +48,6 @@ def check_reference(reference: Reference, adapter: Reference | None = None) -> N
 
 
 def _check_full(reference: Reference, model: Reference) -> None:
-    from pairsight.models.references import fingerprint
-
     check_reference(reference)
     check_model(model)
     base = trained_from(model)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -252,15 +252,4 @@ def _prompts(record: Record, limits: _Limits) -> list[Prompt]:
         )
         for n in range(count)
     ]
-    return [record.prompt, *(with_images(record.prompt, images) for images in sets)]
-
-
-def with_images(prompt: Prompt, images: tuple[ImageRef, ...]) -> Prompt:
-    """The same prompt with other images instead of its first ones."""
-    waiting = [*images, *prompt.images[len(images) :]]
-    messages = []
-    for message in prompt.messages:
-        count = len(message.images)
-        messages.append(replace(message, images=tuple(waiting[:count])))
-        waiting = waiting[count:]
-    return replace(prompt, messages=tuple(messages))
+    return [record.prompt, *(record.prompt.with_images(images) for images in sets)]
