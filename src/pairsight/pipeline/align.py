@@ -13,10 +13,10 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.images.source import WithImages
 from pairsight.options import AlignOptions, recipe_class, split
-from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, make_strategy, select
+from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select
 from pairsight.records import PreferencePair
 from pairsight.registry import is_file_name, losses
-from pairsight.selection.strategy import Strategy
+from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.training.adapter import TrainingSummary
 from pairsight.training.config import TrainingConfig, is_sft, refuse_unused
 

@@ -17,11 +17,11 @@ from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.options import BuildOptions, recipe_class, split
 from pairsight.pipeline.models import Reference, check_reference, open_models
-from pairsight.pipeline.select import CandidateSet, load_candidates, make_strategy, seal_build
+from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner, with_answers
 from pairsight.records import Candidates, Dropped, ImageCandidate, Prompt
 from pairsight.registry import is_file_name, plugins, strategies
-from pairsight.selection.strategy import Strategy
+from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.store.attempts import Attempts, Spent
 from pairsight.store.blobs import BlobStore
 from pairsight.store.encoding import decode, encode

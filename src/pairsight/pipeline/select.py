@@ -12,7 +12,7 @@ from pairsight.formats.tables import ROWS_PER_BATCH
 from pairsight.images.source import WithImages
 from pairsight.records import Candidates, Dropped
 from pairsight.registry import plugins, strategies
-from pairsight.selection.strategy import Selection, Strategy, choose
+from pairsight.selection.strategy import Selection, Strategy, choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import Sealing, verified_files
@@ -42,12 +42,6 @@ class CandidateSet(WithImages[Candidates]):
         if not isinstance(self.built_with, Mapping):
             return self.built_with
         return make_strategy(str(self.built_with["name"]), {k: v for k, v in self.built_with.items() if k != "name"})
-
-
-def make_strategy(name: str, options: dict[str, object] | None = None) -> Strategy:
-    """The strategy called `name`, with options."""
-    strategy: Strategy = strategies.get(name).parse(options or {}, f"strategy '{name}'")
-    return strategy
 
 
 def load_candidates(run: str | Path) -> CandidateSet:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
 from pairsight.records import Candidates, Completion, Demonstration, Dropped, PreferencePair
-from pairsight.registry import plugins, strategies
+from pairsight.registry import strategies
 
 Chosen = PreferencePair | list[Demonstration] | Dropped
 
@@ -44,34 +44,35 @@ class Selection:
     dropped: tuple[Dropped, ...]
 
 
-def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str, **options: object) -> Selection:
+def make_strategy(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Strategy:
+    """The strategy called `name`, with options.
+
+    Raises:
+        ConfigError: an unknown strategy, one that is code the user does not name, or an option it does not have.
+    """
+    strategy: Strategy = strategies.get(name).parse(options, f"strategy '{name}'")
+    return strategy
+
+
+def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy) -> Selection:
     """Choose from every prompt's candidates.
 
     Args:
         candidates: what a recipe made; what it dropped already is carried along.
-        strategy: a strategy, or its name.
-        options: its options, when a name is given.
+        strategy: what chooses.
 
     Raises:
-        ConfigError: an unknown strategy or option, options for a strategy that is already made, or one that makes
-            something else than it declares.
+        ConfigError: the strategy makes something else than it declares.
     """
-    if options and not isinstance(strategy, str):
-        raise ConfigError(f"strategy '{strategy.name}' is already made: give {', '.join(options)} to it, not to select")
-    if isinstance(strategy, str):
-        with plugins(strategy):
-            rule: Strategy = strategies.get(strategy).parse(options, f"strategy '{strategy}'")
-    else:
-        rule = strategy
     pairs, demonstrations, dropped = list[PreferencePair](), list[Demonstration](), list[Dropped]()
     for one in candidates:
-        chosen = one if isinstance(one, Dropped) else rule(one)
+        chosen = one if isinstance(one, Dropped) else strategy(one)
         if isinstance(chosen, Dropped):
             dropped.append(chosen)
-        elif isinstance(chosen, PreferencePair) == rule.makes_demonstrations:
-            said = "demonstrations" if rule.makes_demonstrations else "pairs"
+        elif isinstance(chosen, PreferencePair) == strategy.makes_demonstrations:
+            said = "demonstrations" if strategy.makes_demonstrations else "pairs"
             raise ConfigError(
-                f"strategy '{rule.name}' says that it makes {said}, and made others: see makes_demonstrations"
+                f"strategy '{strategy.name}' says that it makes {said}, and made others: see makes_demonstrations"
             )
         elif isinstance(chosen, PreferencePair):
             pairs.append(chosen)

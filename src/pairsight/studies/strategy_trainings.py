@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.pipeline.align import AlignSpec, align, limited
-from pairsight.pipeline.select import CandidateSet, make_strategy, select
+from pairsight.pipeline.select import CandidateSet, select
 from pairsight.records import Demonstration, PreferencePair
+from pairsight.selection.strategy import make_strategy
 from pairsight.training.config import OF_THE_LOSS
 
 PAPER, MATCHED, IMAGES_ONLY = "paper", "token-matched", "images-only"

@@ -12,10 +12,11 @@ from pairsight.pipeline.align import AlignSpec, align_from_options
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate
 from pairsight.pipeline.run import RunConfig
-from pairsight.pipeline.select import load_candidates, make_strategy, select
+from pairsight.pipeline.select import load_candidates, select
 from pairsight.recipes.feedback import Feedback
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
+from pairsight.selection.strategy import make_strategy
 from pairsight.tiny.truth.annotator import TruthAnnotator
 from pairsight.tiny.world.world_files import write_world
 

@@ -22,7 +22,7 @@ from pairsight.records import (
     Prompt,
 )
 from pairsight.registry import recipes
-from pairsight.selection.strategy import choose
+from pairsight.selection.strategy import choose, make_strategy
 from pairsight.store.ledger import Ledger
 from pairsight.training.config import TrainingConfig
 
@@ -88,7 +88,7 @@ def test_seva_asks_once_clean_and_k_times_distorted(run):
     assert {request.images[0].sha256 for request in noisy} == {"a" * 64}
     assert generator.samplings == [Sampling(temperature=0.0, max_new_tokens=512)]
     assert [one.id for one in candidates.completions] == ["p:0", "p:1", "p:2"]
-    (pair,) = choose([candidates], recipe.default_strategy).pairs
+    (pair,) = choose([candidates], make_strategy(recipe.default_strategy)).pairs
     assert pair.chosen.images is None
     assert len(pair.rejected) == 2
 
@@ -121,7 +121,7 @@ def test_seva_null_control_shows_the_clean_image_every_time(run):
     made = list(recipe.candidates(prompts("p"), RecipeModels((generator,)), run))
     assert [request.images for request in generator.requests] == [None, None]
     assert generator.requests[0].seed != generator.requests[1].seed
-    assert len(choose(made, recipe.default_strategy).pairs) == 1
+    assert len(choose(made, make_strategy(recipe.default_strategy)).pairs) == 1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_feedback_draws_and_rates(run):
     assert len({request.seed for request in generator.requests}) == 16
     assert generator.samplings[0] == Sampling(temperature=0.7, max_new_tokens=1024)
     assert [one.completion_id for one in made[1].annotations] == ["p1:0", "p1:1", "p1:2", "p1:3"]
-    selection = choose(made, recipe.default_strategy)
+    selection = choose(made, make_strategy(recipe.default_strategy))
     assert [pair.chosen.id for pair in selection.pairs] == ["p1:0", "p2:0"]
     assert len(selection.dropped) == 2
 
@@ -182,8 +182,11 @@ def test_the_annotator_answers_too(run):
     answer = made[2].completions[-1]
     assert (answer.id, answer.model, answer.derived_from, answer.seed) == ("q:2", "teacher", "annotator", 0)
     assert len(made[2].annotations) == 2
-    assert [one.completion.model for one in choose(made, "sft").demonstrations] == ["teacher", "teacher"]
-    assert [pair.chosen.model for pair in choose(made, "preference_rule", min_margin=1).pairs] == ["echo", "echo"]
+    assert [one.completion.model for one in choose(made, make_strategy("sft")).demonstrations] == ["teacher", "teacher"]
+    assert [pair.chosen.model for pair in choose(made, make_strategy("preference_rule", {"min_margin": 1})).pairs] == [
+        "echo",
+        "echo",
+    ]
     with pytest.raises(ConfigError, match="only rates"):
         list(recipe.candidates(prompts("p"), RecipeModels((Echo(),), Rater()), run))
 
@@ -206,10 +209,10 @@ def test_the_datasets_answers_join_the_candidates(run):
     assert joined[1:] == made[1:]
     answer = joined[0].completions[-1]
     assert (answer.id, answer.text, answer.derived_from) == ("p:2", "A dot.", "dataset")
-    selection = choose(joined, "sft", sft_source="dataset")
+    selection = choose(joined, make_strategy("sft", {"sft_source": "dataset"}))
     assert [one.completion.text for one in selection.demonstrations] == ["A dot."]
     assert [one.reason for one in selection.dropped] == ["too_long", "no_answer"]
-    (pair, _) = choose(joined, "clean_over_distorted").pairs
+    (pair, _) = choose(joined, make_strategy("clean_over_distorted")).pairs
     assert [one.id for one in pair.rejected] == ["p:1"]
 
 

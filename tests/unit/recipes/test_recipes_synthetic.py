@@ -14,7 +14,7 @@ from pairsight.models.protocols import Generator, Sampling
 from pairsight.recipes.recipe import RecipeModels
 from pairsight.recipes.synthetic.recipe import Synthetic
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Message, Prompt
-from pairsight.selection.strategy import choose
+from pairsight.selection.strategy import choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.ledger import Ledger
 from pairsight.training.config import TrainingConfig
@@ -121,7 +121,7 @@ def test_the_whole_recipe_ranks_images_and_completions(folders, tmp_path, run):
             *((f"{text.id}:{n}", "sequence") for n in range(4)),
             *((f"{text.id}:{n}", "clip") for n in range(4)),
         ]
-    pairs = choose([first, second], Synthetic.default_strategy).pairs
+    pairs = choose([first, second], make_strategy(Synthetic.default_strategy)).pairs
     for pair, one in zip(pairs, (first, second), strict=True):
         rewards = {a.completion_id: a.scores["reward"] for a in one.annotations if a.annotator == "sequence"}
         assert rewards[pair.chosen.id] == max(rewards.values())
@@ -166,7 +166,7 @@ def test_stable_diffusion_3_runs_the_whole_path(folders, tmp_path, run):
     used = recipe(folders, image_generator=folders["sd3"], guidance_scales=(2.0, 8.0))
     (one,) = used.candidates(texts("red cat"), models(tmp_path), run)
     assert len({image.image.sha256 for image in one.images}) == 2
-    assert len(choose([one], "best_over_worst").pairs) == 1
+    assert len(choose([one], make_strategy("best_over_worst")).pairs) == 1
 
 
 def test_what_cannot_be_used_is_counted_and_shown(folders, tmp_path, run):

@@ -23,7 +23,7 @@ from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
 from pairsight.selection.sft import Sft
 from pairsight.selection.steerlm import SteerLM
-from pairsight.selection.strategy import choose, normalised
+from pairsight.selection.strategy import choose, make_strategy, normalised
 
 IMAGE = ImageRef("a" * 64)
 
@@ -222,8 +222,6 @@ def test_options_that_reach_no_strategy_are_refused():
     from pairsight.images.source import UnpackedImages, WithImages
     from pairsight.pipeline.select import CandidateSet, select
 
-    with pytest.raises(ConfigError, match="'preference_rule' is already made: give min_margin to it"):
-        choose([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
     made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), built_with=PreferenceRule())
     with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
         select(made, min_margin=3)
@@ -234,14 +232,14 @@ def test_options_that_reach_no_strategy_are_refused():
 def test_select_counts_every_prompt():
     lost = Dropped("q", "generate", "too_long")
     candidates = [scored(("a", 12), ("b", 1), name="p1"), lost, scored(("a", 12), name="p2")]
-    selection = choose(candidates, "preference_rule", min_margin=3)
+    selection = choose(candidates, make_strategy("preference_rule", {"min_margin": 3}))
     assert [pair.id for pair in selection.pairs] == ["p1"]
     assert [one.reason for one in selection.dropped] == ["too_long", "too_few_scored"]
     assert len(choose(candidates, SteerLM()).demonstrations) == 3
     with pytest.raises(ConfigError, match="did you mean 'min_margin'"):
-        choose(candidates, "preference_rule", min_margn=3)
+        make_strategy("preference_rule", {"min_margn": 3})
     with pytest.raises(ConfigError, match="did you mean 'steerlm'"):
-        choose(candidates, "steerlmm")
+        make_strategy("steerlmm")
 
 
 @pytest.mark.parametrize("name", ["preference_rule", "clean_over_distorted", "rejection_sampling", "steerlm", "sft"])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pairsight.models.images.diffusion import DiffusersGenerator
-from pairsight.pipeline.select import load_candidates, make_strategy, select
+from pairsight.pipeline.select import load_candidates, select
+from pairsight.selection.strategy import make_strategy
 from pairsight.tiny.demo import GUIDANCE_SCALES, build_synthetic
 from pairsight.tiny.models.cards import shown
 from pairsight.tiny.models.shipped import shipped_pipeline
