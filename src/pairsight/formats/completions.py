@@ -14,15 +14,12 @@ from pairsight.errors import DataError
 from pairsight.formats.dialogue import Dialogue, PromptFormat, RowFormat
 from pairsight.formats.jsonl import Jsonl
 from pairsight.formats.llava import Llava
-from pairsight.formats.pairs import read_pairs
+from pairsight.formats.pairs import GIVEN, read_pairs
 from pairsight.formats.prompts import Checking, OnError
 from pairsight.formats.rows import Row, checked_text
 from pairsight.formats.sampler import draw
 from pairsight.images.source import WithImages
 from pairsight.records import Annotation, Candidates, Completion, Dropped, PreferencePair, Prompt
-
-GIVEN = "given"
-"""The annotator's name of a preference that came with the data."""
 
 
 @dataclass(frozen=True, slots=True)

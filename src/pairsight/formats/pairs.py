@@ -17,6 +17,8 @@ from pairsight.images.source import FileImages, ImageSource, UnpackedImages, Wit
 from pairsight.records import Completion, ImageRef, PreferencePair, Prompt, from_json
 
 _LOG = logging.getLogger("pairsight.formats")
+GIVEN = "given"
+"""The annotator of preferences that came with the data, and the strategy of such pairs."""
 _IMAGES = ("images", "image")
 """The columns that images are read from: a list of them, or a single one, as TRL has it."""
 
@@ -160,7 +162,7 @@ def _from_trl(row: Mapping[str, object], name: str, images: tuple[ImageRef, ...]
         Completion(f"{identity}:{index}", identity, _completion_text(row[name], f"{place}: '{name}'"), "", "", 0, index)
         for index, name in enumerate(("chosen", "rejected"))
     )
-    return PreferencePair(identity, prompt, chosen, (rejected,), "given")
+    return PreferencePair(identity, prompt, chosen, (rejected,), GIVEN)
 
 
 def _completion_text(value: object, place: str) -> str:

@@ -33,7 +33,6 @@ from pairsight.records import Distortion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 
 _PRESETS: Mapping[str, tuple[str, Mapping[str, float]]] = {
@@ -97,7 +96,7 @@ def distort(image: "Image", distortion: Distortion) -> "Image":
     return augment(image, distortion.name, distortion.seed)
 
 
-def apply_normalised(pixel_values: "Tensor", distortion: Distortion) -> "Tensor":
+def apply_normalised(pixel_values: Tensor, distortion: Distortion) -> Tensor:
     """Apply a normalised-space distortion to ONE image's processed pixels, of any layout (it acts elementwise).
 
     Args:
@@ -129,8 +128,6 @@ def preview(
     """
     if distortion.space == "image":
         return distort(image, distortion)
-    import numpy as np
-    import torch
     from PIL import Image as Pillow
 
     centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
@@ -141,11 +138,11 @@ def preview(
     return Pillow.fromarray((shown * 255.0).round().astype(np.uint8))
 
 
-def _diffuse(pixel_values: "Tensor", distortion: Distortion) -> "Tensor":
+def _diffuse(pixel_values: Tensor, distortion: Distortion) -> Tensor:
     return diffuse(pixel_values, int(distortion.parameters["step"]), distortion.seed)
 
 
-_NORMALISED: Mapping[str, Callable[["Tensor", Distortion], "Tensor"]] = {"diffusion": _diffuse}
+_NORMALISED: Mapping[str, Callable[[Tensor, Distortion], Tensor]] = {"diffusion": _diffuse}
 
 
 NUM_STEPS = 1000
@@ -163,10 +160,8 @@ def signal_and_noise(step: int) -> tuple[float, float]:
     return math.sqrt(kept), math.sqrt(1.0 - kept)
 
 
-def diffuse(x: "Tensor", step: int, seed: int) -> "Tensor":
+def diffuse(x: Tensor, step: int, seed: int) -> Tensor:
     """x_t of a normalised tensor of any shape, not clipped; the noise follows from `seed` alone, drawn in float32."""
-    import torch
-
     signal, noise = signal_and_noise(step)
     generator = torch.Generator().manual_seed(seed)
     epsilon = torch.randn(x.shape, generator=generator, dtype=torch.float32)

@@ -1,6 +1,6 @@
 """Do two annotators agree? Pearson's r of what they prefer and Cohen's κ of what they score.
 
-A preference that came with the data (a human one) counts as an annotator called `dataset`, whose only attribute
+A preference that came with the data (a human one) counts as an annotator called `given`, whose only attribute
 `preference` is 1 for the chosen and 0 for a rejected completion. Source: Li et al. 2402.10884, §5.1 and Fig. 3.
 """
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from pairsight.formats.pairs import GIVEN
 from pairsight.inspection.measures import CompletionFacts, attributes_in_order, comparisons
 from pairsight.records import Annotation, PreferencePair
 from pairsight.statistics import kappa, pearson
 
-GIVEN = "dataset"
 Table = tuple[tuple[float | None, ...], ...]
 
 
@@ -51,7 +51,7 @@ def given_preferences(pairs: Sequence[PreferencePair]) -> list[Annotation]:
     return [
         Annotation(completion.id, GIVEN, {"preference": float(completion is pair.chosen)})
         for pair in pairs
-        if pair.strategy == "given"
+        if pair.strategy == GIVEN
         for completion in (pair.chosen, *pair.rejected)
     ]
 

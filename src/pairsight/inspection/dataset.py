@@ -57,12 +57,12 @@ def read_dataset(path: Path) -> Dataset:
 def _read_run(run: Path) -> Dataset:
     from pairsight.store.blobs import BlobStore
     from pairsight.store.run_folder import check_links
-    from pairsight.store.sealed import sealed_tables
+    from pairsight.store.sealed import table_rows
 
     check_links(run)
     config = read_yaml(run / "run.yaml")
     data = run / "data"
-    tables = {name: sum(shard.rows for shard in shards) for name, shards in sealed_tables(data).items()}
+    tables = table_rows(data)
     if "pairs" not in tables and "demonstrations" not in tables:
         raise RunError(f"{run} is not built yet: it has no finished table of pairs; run the same build command again")
     num_prompts = config.get("num_prompts")

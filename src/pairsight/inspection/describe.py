@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pairsight.inspection.agreement import GIVEN, Agreement
+from pairsight.formats.pairs import GIVEN
+from pairsight.inspection.agreement import Agreement
 from pairsight.inspection.duplicates import Contamination, Repetition
 from pairsight.inspection.measures import Bias, Correlations, Lengths, Margins
 from pairsight.inspection.roles import Roles, roles_in_words

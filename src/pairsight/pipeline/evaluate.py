@@ -307,9 +307,9 @@ def data_counts(run: RunFolder) -> DataCounts:
     """How many prompts and pairs a run has, and what was dropped by reason."""
     from collections import Counter
 
-    from pairsight.store.sealed import read_sealed, sealed_tables
+    from pairsight.store.sealed import read_sealed, table_rows
 
-    rows = {name: sum(shard.rows for shard in shards) for name, shards in sealed_tables(run.data).items()}
+    rows = table_rows(run.data)
     dropped: Counter[str] = Counter()
     if "dropped" in rows:
         dropped.update(read_sealed(run.data, "dropped").column("reason").to_pylist())

@@ -70,10 +70,9 @@ class RunFolder:
                     )
                 with run.lock("build"):
                     _LOG.info("run changed: %s", "; ".join(differences))
-                    write_file(
-                        folder / "run.yaml", yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode()
-                    )
-                return cls(folder, wanted)
+                    changed = cls(folder, wanted)
+                    changed._write_config()
+                return changed
             # these alone are a run whose creation was cut short
             names = sorted(entry.name for entry in folder.iterdir())
             others = [name for name in names if not name.startswith((".", "ledger.sqlite")) and name != "versions.json"]

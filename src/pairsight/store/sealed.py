@@ -252,6 +252,11 @@ def sealed_tables(folder: Path) -> dict[str, tuple[Shard, ...]]:
     return _read_manifest(folder)
 
 
+def table_rows(folder: Path) -> dict[str, int]:
+    """How many rows each finished table of a folder has, by name; none when there is no manifest."""
+    return {name: sum(shard.rows for shard in shards) for name, shards in _read_manifest(folder).items()}
+
+
 def damage(folder: Path, shard: Shard) -> str:
     """What is wrong with a sealed file, in words; empty when nothing is."""
     path = folder / shard.file

@@ -11,7 +11,7 @@ from pairsight.store.ledger import Ledger
 from pairsight.store.lock import Holder, exclusive_lock, lock_holder
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import traces
-from pairsight.store.sealed import sealed_tables
+from pairsight.store.sealed import table_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,7 @@ def run_status(path: str | Path) -> RunStatus:
     running = {name: pid for name in named if (pid := run.locked_by(name)) is not None}
     running |= {phase.name: holder.pid for phase in phases(run) if (holder := phase.holder()) is not None}
     stages = tuple(stage for phase in phases(run) for stage in _stages(phase))
-    tables = {name: sum(shard.rows for shard in shards) for name, shards in sorted(sealed_tables(run.data).items())}
-    return RunStatus(run.path, stages, running, tables)
+    return RunStatus(run.path, stages, running, dict(sorted(table_rows(run.data).items())))
 
 
 def unknown_outcomes(path: str | Path) -> list[UnknownOutcome]:

@@ -68,9 +68,17 @@ def test_a_preference_that_came_with_the_data_is_held_against_the_annotator():
         for completion in (pair.chosen, *pair.rejected)
     ]
     (found,) = measure_agreement(facts_of_pairs(pairs), annotations, pairs)
-    assert (found.first, found.second) == ("truth", "dataset")
+    assert (found.first, found.second) == ("truth", "given")
     assert found.correlations == ((pytest.approx(1.0),),)
     assert "help and preference: r = +1.00" in agreement_in_words(found)
+
+
+def test_preferences_that_a_run_was_given_are_held_against_its_annotator_too():
+    completions = [c for k in range(40) for c in facts(f"p{k}", 1, 1)]
+    preferred = [Annotation(c.id, "given", {"preference": float(c.id.endswith(":0"))}) for c in completions]
+    annotations = [Annotation(a.completion_id, "truth", {"help": 2 * a.scores["preference"]}) for a in preferred]
+    (found,) = measure_agreement(completions, [*preferred, *annotations], [])
+    assert "preference and help: r = +1.00" in agreement_in_words(found)
 
 
 def scored(annotator, totals, places=None):

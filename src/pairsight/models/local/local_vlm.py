@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
-from pairsight.models.load import quiet
+from pairsight.models.load import quiet, release_memory
 from pairsight.models.protocols import Generator, Sampling, completion_id, prompt_key, seen_prompt
 from pairsight.models.references import fingerprint
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
@@ -86,13 +86,9 @@ class LocalVLM(Generator):
 
     def close(self) -> None:
         """Free the weights; the next call loads them again."""
-        if self._model is None:
-            return
-        import torch
-
-        self._model = self._processor = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if self._model is not None:
+            self._model = self._processor = None
+            release_memory()
 
     @quiet()
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
