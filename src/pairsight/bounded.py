@@ -81,6 +81,27 @@ def read_json(path: Path) -> Any:
     return load_json(read_bounded(path, MOST_JSON_BYTES))
 
 
+def read_tensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its tensors by name, without its metadata, and how many bytes it should have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a safetensors file, or is cut short in its header.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise ValueError("no complete header")
+        header = load_json(file.read(length))
+    try:
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        return tensors, 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    except (AttributeError, KeyError, TypeError, IndexError):
+        raise ValueError("a header without tensors' places") from None
+
+
 def read_bounded(path: Path, most: int) -> str:
     """A file's text; ValueError when it is not UTF-8 or longer than `most` bytes."""
     with path.open("rb") as file:

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import re
-import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pairsight.bounded import read_json
+from pairsight.bounded import read_json, read_tensors_header
 from pairsight.errors import ModelError, one_line
 from pairsight.images.source import SETTLED_NS, cache_folder
 
@@ -246,7 +245,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
         raise ModelError(f"adapter {folder} has no adapter_model.safetensors (pickled weights are not loaded)")
     if read_model_json(folder / "adapter_config.json").get("megatron_config"):
         raise ModelError(f"adapter {folder} names a module to import (megatron_core), which is not done: remove it")
-    read_header(weights)
+    check_tensors(weights)
     if local_folder(base) is not None:
         _check_base(folder, base)
 
@@ -264,30 +263,21 @@ def _has_processor(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _PROCESSOR_FILES)
 
 
-def read_header(weights: Path) -> dict[str, object]:
-    """The tensors' names, types and shapes in a safetensors file, which must be complete.
+def check_tensors(weights: Path) -> None:
+    """Refuse a safetensors file that is not complete, by its header.
 
     Raises:
         ModelError: the file is cut short or is not a safetensors file.
     """
     try:
+        _, expected = read_tensors_header(weights)
         size = weights.stat().st_size
-        with weights.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-            header = json.loads(file.read(length)) if 0 <= length <= size - 8 else None
     except OSError as error:
         raise ModelError(f"{weights} cannot be read: {error.strerror}") from None
     except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise ModelError(f"{weights} is not a complete safetensors file; copy it again")
-    header.pop("__metadata__", None)
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    expected = 8 + length + max(ends, default=0)
+        raise ModelError(f"{weights} is not a complete safetensors file; copy it again") from None
     if size < expected:
         raise ModelError(f"{weights} is cut short: {size} bytes of {expected}; copy it again")
-    return header
 
 
 def _check_base(adapter: Path, base: str | Path) -> None:
@@ -342,7 +332,7 @@ def _check_weights(folder: Path) -> None:
             )
         raise ModelError(f"model folder {folder} has no *.safetensors weights")
     for file in files:
-        read_header(file)
+        check_tensors(file)
 
 
 def _check_words(folder: Path) -> None:

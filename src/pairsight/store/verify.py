@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pairsight.bounded import read_tensors_header
 from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import damaged_file, read_marker
@@ -226,12 +227,8 @@ def _check_trainings(run: Path) -> list[str]:
 
 
 def _is_complete(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says (safetensors' format: header length, JSON, data)."""
+    """Whether a safetensors file is as long as its header says."""
     try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(min(length, file.stat().st_size)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return file.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return file.stat().st_size == read_tensors_header(file)[1]
+    except (OSError, ValueError):
         return False

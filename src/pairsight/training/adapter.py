@@ -16,7 +16,7 @@ from pairsight.models.references import (
     NO_PART,
     PROMPT_SUFFIX_FILE,
     check_model,
-    read_header,
+    check_tensors,
     read_model_json,
     resolve,
 )
@@ -276,7 +276,7 @@ def _damage(folder: Path) -> str:
             weights = {name: listed for name, listed in files.items() if name.endswith(".safetensors")}
             return next(missing, "") or damaged_file(folder, weights)
         for path in folder.glob("*.safetensors"):
-            read_header(path)
+            check_tensors(path)
     except (RunError, ModelError) as error:
         return str(error)
     return "" if any(folder.glob("*.safetensors")) else "it has no weights"
