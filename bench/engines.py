@@ -80,7 +80,7 @@ def measure(engine: str, workers: int, num_items: int, folder: Path) -> dict[str
         began = time.perf_counter()
         runner = Runner(ledger)
         runner(stage, range(warm))
-        assert runner(stage, range(warm, warm + num_items)).num_done == num_read == num_items
+        assert len(runner(stage, range(warm, warm + num_items))) == num_read == num_items
         resume_s = time.perf_counter() - began
     return {
         "engine": engine,

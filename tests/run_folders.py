@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from PIL import Image, ImageDraw
 
+from made_tables import seal
 from pairsight.formats.tables import (
     ANNOTATIONS_SCHEMA,
     CANDIDATES_SCHEMA,
@@ -31,7 +32,6 @@ from pairsight.records import (
     Prompt,
 )
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import seal
 from pairsight.training.config import TrainingConfig
 
 HOSTILE = (

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import families
-from pairsight.formats.trl import pairs_table
+from made_tables import pairs_table
 from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 

@@ -20,7 +20,7 @@ from pairsight.engine.stage import Resources
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Ledger, Outcome
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import Sealing, seal
+from pairsight.store.sealed import Sealing
 
 WORDS = tuple(f"word{i}" for i in range(11))
 SCHEMA = pa.schema({"text": pa.string()})
@@ -79,7 +79,8 @@ def build(path: Path, notes: Path) -> None:
     run = RunFolder.create(path, {"words": len(WORDS)})
     with run.lock("build"):
         if not (run.data / "manifest.json").exists():
-            seal(run.data, "earlier", [], SCHEMA)
+            with Sealing(run.data) as sealing:
+                sealing.table("earlier", SCHEMA)
         for word in WORDS[:3]:
             run.blobs.add_bytes(word.encode(), ".png")
         with NotingLedger(run.path / "ledger.sqlite") as ledger:

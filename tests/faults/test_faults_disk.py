@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from made_tables import seal
 from pairsight.errors import RunError
 from pairsight.records import ImageRef
 from pairsight.store import durable
 from pairsight.store.blobs import BlobStore
 from pairsight.store.ledger import Entry, Ledger, Outcome, Results
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import read_sealed, seal
+from pairsight.store.sealed import read_sealed
 
 SCHEMA = pa.schema({"id": pa.string()})
 

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from made_tables import pairs_table
 from pairsight.errors import DataError
 from pairsight.formats.completions import read_completions
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
-from pairsight.formats.trl import pairs_table
 from pairsight.images.load import open_image
 from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt

@@ -135,11 +135,6 @@ def pair_batches(pairs: Iterable[PreferencePair], images: ImageSource) -> Iterat
     return in_batches((row for pair in pairs for row in _pair_rows(pair, images)), PAIRS_SCHEMA)
 
 
-def pairs_table(pairs: Iterable[PreferencePair], images: ImageSource) -> pa.Table:
-    """`pair_batches` as one table in memory."""
-    return pa.Table.from_batches(pair_batches(pairs, images), PAIRS_SCHEMA)
-
-
 def demonstration_batches(demonstrations: Iterable[Demonstration], images: ImageSource) -> Iterator[pa.RecordBatch]:
     """The rows of `demonstrations` with schema `DEMONSTRATIONS_SCHEMA`, a few at a time, in order."""
     return in_batches((_demonstration_row(one, images) for one in demonstrations), DEMONSTRATIONS_SCHEMA)

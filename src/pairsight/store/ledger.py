@@ -279,14 +279,6 @@ class Ledger:
         )
         return [(plan, stage, expected, bool(complete)) for plan, stage, expected, complete in rows]
 
-    def failures(self, limit: int = 1000) -> Iterator[tuple[str, str, str, str]]:
-        """Failed items, at most `limit`: (stage, item's name, reason, detail)."""
-        yield from self.read(
-            "SELECT s.name, i.name, r.reason, r.detail FROM results r JOIN items i ON i.id = r.item "
-            "JOIN stages s ON s.id = i.stage WHERE r.status = 2 ORDER BY r.item LIMIT ?",
-            (limit,),
-        )
-
     def items_per_s(self, stage: str, since_s: float, last: int = 1000) -> float | None:
         """The speed of a stage over its `last` commits after a time; None when there is nothing to measure."""
         ((oldest, newest, count),) = self.read(
@@ -383,13 +375,3 @@ class Results(Generic[Out]):
                 else:
                     yield ItemError(row.reason, row.detail, row.retryable)
             start += len(page)
-
-    @property
-    def num_done(self) -> int:
-        """How many items have a record."""
-        return self._ledger.counts(self._plan)["done", ""]
-
-    def failures(self) -> "Counter[str]":
-        """reason -> how many items failed for it."""
-        counts = self._ledger.counts(self._plan)
-        return Counter({reason: count for (status, reason), count in counts.items() if status == "failed"})

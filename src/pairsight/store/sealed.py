@@ -4,7 +4,6 @@ Sealing the same rows twice gives the same bytes. The manifest is written last, 
 """
 
 import json
-from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,8 +139,6 @@ class Sealing:
         self._writers: list[ShardWriter] = []
         self._removed: list[str] = []
         self._lock = ExitStack()
-        self.shards: dict[str, tuple[Shard, ...]] = {}
-        """After the block: the files of each table, as the manifest lists them."""
 
     def table(self, name: str, schema: "pa.Schema", rows_per_shard: int = ROWS_PER_SHARD) -> ShardWriter:
         """A table to write rows to, replacing an earlier one of that name; without rows it is sealed empty."""
@@ -162,14 +159,14 @@ class Sealing:
             try:
                 if kind is None:
                     for writer in self._writers:
-                        self.shards[writer.name] = self._publish(writer)
+                        self._publish(writer)
                     for name in self._removed:
                         self._remove(name)
             finally:
                 for writer in self._writers:
                     writer.discard()
 
-    def _publish(self, writer: ShardWriter) -> tuple[Shard, ...]:
+    def _publish(self, writer: ShardWriter) -> None:
         """Give a table's files their names, the manifest last; where they are there already, change nothing."""
         folder, name, written = self._folder, writer.name, writer.finish()
         shards = tuple(shard for shard, _ in written)
@@ -184,42 +181,12 @@ class Sealing:
             for shard, temporary in written:
                 _restore(temporary, folder / shard.file, shard)
         _unlink_stale(folder, name, shards)
-        return shards
 
     def _remove(self, name: str) -> None:
         tables = _read_manifest(self._folder)
         if tables.pop(name, None) is not None:
             _write_manifest(self._folder, tables)
         _unlink_stale(self._folder, name, ())
-
-
-def seal(
-    folder: Path,
-    name: str,
-    batches: "Iterable[pa.RecordBatch]",
-    schema: "pa.Schema",
-    rows_per_shard: int = ROWS_PER_SHARD,
-) -> tuple[Shard, ...]:
-    """Write a finished table to `folder`, replacing an earlier one of that name.
-
-    Args:
-        folder: the run's `data` folder (or an evaluation's folder).
-        name: the table's name, e.g. "pairs".
-        batches: the rows, in batches of any size; they are regrouped, so that equal rows give equal files.
-        schema: the columns; its metadata is kept.
-        rows_per_shard: rows in each file but the last.
-
-    Returns:
-        The files as the manifest lists them; an empty table has one file without rows.
-
-    Raises:
-        RunError: the disk is full or the folder read-only; the table is then absent, never partial.
-    """
-    with Sealing(folder) as sealing:
-        table = sealing.table(name, schema, rows_per_shard)
-        for batch in batches:
-            table.write(batch)
-    return sealing.shards[name]
 
 
 def read_sealed(folder: Path, name: str) -> "pa.Table":

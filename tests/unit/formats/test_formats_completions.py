@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from made_tables import pairs_table
 from pairsight.errors import DataError
 from pairsight.formats.completions import read_completions
-from pairsight.formats.trl import pairs_table
 from pairsight.images.source import FileImages
 from pairsight.records import Completion, Message, PreferencePair, Prompt
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from made_tables import pairs_table
 from pairsight.errors import DataError
 from pairsight.formats import tables
 from pairsight.formats.pairs import pair_files, read_pairs
@@ -17,7 +18,6 @@ from pairsight.formats.trl import (
     PAIRS_SCHEMA,
     demonstration_batches,
     from_plain,
-    pairs_table,
     to_plain,
 )
 from pairsight.images.distort import make_distortion

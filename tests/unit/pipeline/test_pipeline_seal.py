@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from made_tables import seal
 from pairsight.errors import ConfigError
 from pairsight.formats import tables, trl
 from pairsight.pipeline.select import load_candidates, seal_build
@@ -14,7 +15,7 @@ from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
 from pairsight.selection.strategy import choose
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import ShardWriter, seal, sealed_tables
+from pairsight.store.sealed import ShardWriter, sealed_tables
 
 NUM = 2600
 """More than two groups of a thousand rows, in parts of 256."""

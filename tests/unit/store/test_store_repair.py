@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from made_tables import seal
 from pairsight.cli.main import main
 from pairsight.errors import LockedError, RunError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Entry, Ledger, Outcome, Results
 from pairsight.store.repair import retry_run, salvage_run
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import seal
 from pairsight.store.verify import verify_run
 
 

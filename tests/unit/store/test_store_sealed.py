@@ -6,8 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from made_tables import seal
 from pairsight.errors import RunError
-from pairsight.store.sealed import read_sealed, seal, sealed_tables, verified_files
+from pairsight.store.sealed import read_sealed, sealed_tables, verified_files
 
 SCHEMA = pa.schema({"id": pa.string(), "n": pa.int64()}, metadata={"made by": "a test"})
 

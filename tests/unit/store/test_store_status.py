@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from made_tables import seal
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.attempts import Attempts, Spent, Usage
 from pairsight.store.ledger import Entry, Ledger, Outcome
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import seal
 from pairsight.store.status import run_status, unknown_outcomes
 
 
