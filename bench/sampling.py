@@ -15,9 +15,9 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from pairsight.models.load import quiet
-from pairsight.models.local.decoding import join
+from pairsight.models.local.decoding import Draws, join
 from pairsight.models.local.processor import EncodedPrompt
-from pairsight.models.local.sampling import Draws, draw
+from pairsight.models.local.sampling import draw
 from pairsight.models.protocols import Sampling
 
 IMAGE_TOKEN = 3

@@ -9,8 +9,9 @@ import torch
 import families
 from family_prompts import Pictures, prompts_of
 from pairsight.models.load import load_model
+from pairsight.models.local.decoding import Draws
 from pairsight.models.local.processor import EncodedPrompt, encode, load_processor
-from pairsight.models.local.sampling import Draws, draw
+from pairsight.models.local.sampling import draw
 from pairsight.models.local.tokens import stop_rules
 from pairsight.models.protocols import Sampling
 

@@ -9,10 +9,11 @@ from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
-from pairsight.benchmarks.scoring import Answer, collector_paused, score_benchmark
+from pairsight.benchmarks.scoring import Answer, score_benchmark
 from pairsight.benchmarks.sections import EvaluationSettings, section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
 from pairsight.errors import DataError
+from pairsight.records import paused_collection
 
 
 def score_answers(
@@ -47,7 +48,7 @@ def score_answers(
     task = BenchmarkTask(piece.name, piece, Path(path))
     if not Path(answers).exists():
         raise DataError(f"answers {answers} do not exist", reason="missing_file")
-    with collector_paused():
+    with paused_collection():
         loaded, _ = load_named(task, chosen.limit)
         texts = piece.read_answers(Path(answers), Path(path), loaded.groups)
         made: dict[str | None, Answer] = {}  # most answers are said often

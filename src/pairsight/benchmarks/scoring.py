@@ -1,11 +1,9 @@
 """From answers to a table of sums: every group scored by one parser, ready to be resampled and compared."""
 
-import gc
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,18 +172,6 @@ def _unusual(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_unusual)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """No garbage collection while very many small records are made: it finds nothing and takes a fifth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def check_unique(name: str, groups: Sequence[tuple[Sample, ...]]) -> None:

@@ -21,8 +21,6 @@ from pairsight.store.blobs import BlobStore
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pairsight.store.blobs import BlobStore
-
 
 _UNSEEN = "unseen:"
 
@@ -54,7 +52,7 @@ class CheckedImages:
         skip_bad: give a reference that `is_seen` refuses instead of raising.
     """
 
-    def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: "BlobStore | None", skip_bad: bool) -> None:
+    def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: BlobStore | None, skip_bad: bool) -> None:
         self._checked = checked
         self._blobs = blobs
         self._skip_bad = skip_bad
@@ -96,7 +94,7 @@ def unseen_name(ref: ImageRef) -> str | None:
 class EvaluationImages:
     """All images of an evaluation as one `ImageSource`: the users' folders, then the evaluation's own blobs."""
 
-    def __init__(self, folders: Sequence[FileImages], blobs: "BlobStore") -> None:
+    def __init__(self, folders: Sequence[FileImages], blobs: BlobStore) -> None:
         self._sources: tuple[ImageSource, ...] = (*folders, blobs)
 
     def path(self, ref: ImageRef) -> Path:

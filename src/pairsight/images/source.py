@@ -301,6 +301,11 @@ def open_ref(path: Path, ref: ImageRef, name: str) -> Image:
     data = read_bytes(path, name)
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise DataError(f"image {name} has changed since it was first read", reason="changed_image")
+    return as_seen(data, ref, name)
+
+
+def as_seen(data: bytes, ref: ImageRef, name: str) -> Image:
+    """The image in a file's bytes as upright RGB, with `ref`'s image-space distortion; `name` is for errors."""
     image = open_image(data, name)
     if ref.distortion is None or ref.distortion.space == "normalised":
         return image

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairsight.errors import DataError
-from pairsight.images.source import HashCache
+from pairsight.images.source import HashCache, as_seen
 from pairsight.records import ImageRef
 from pairsight.store.durable import file_sha256, write_file
 
@@ -69,13 +69,7 @@ class BlobStore:
 
     def open(self, ref: ImageRef) -> "Image":
         """The image as RGB, upright, with `ref`'s image-space distortion applied (normalised ones are not)."""
-        from pairsight.images.distort import distort
-        from pairsight.images.load import open_image
-
-        image = open_image(self._read(ref), ref.sha256)
-        if ref.distortion is None or ref.distortion.space == "normalised":
-            return image
-        return distort(image, ref.distortion)
+        return as_seen(self._read(ref), ref, ref.sha256)
 
     def lost(self, refs: Iterable[ImageRef]) -> list[ImageRef]:
         """Those that are not here, or not with the bytes that they were kept with, by hash.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from pairsight.errors import DataError, RunError
-from pairsight.records import from_json
-from pairsight.records import to_json as encode
+from pairsight.records import from_json, to_json
 
-__all__ = ["decode", "encode"]
 Record = TypeVar("Record")
+encode = to_json
+"""One record as JSON text; `decode` gives it back."""
 
 
 def decode(cls: type[Record], text: str) -> Record:

@@ -137,8 +137,9 @@ def _lock(path: Path, descriptor: int) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """What a lock file or a claim says of its holder; nothing where it is missing or damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -162,7 +163,7 @@ def host_claim(lock: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
         return
     claim, until = _claim_of(lock), time.monotonic() + wait_s
     while not _make(claim):
-        note = _read_claim(claim)
+        note = _read(claim)
         if _is_this_host(note):  # its kernel lock was free: the process was killed
             claim.unlink(missing_ok=True)
         elif time.monotonic() >= until:
@@ -187,7 +188,7 @@ def refuse_other_writer(folder: Path) -> None:
     """
     for phase in ("build", "evaluate"):
         claim = _claim_of(folder / ".locks" / phase)
-        if claim.is_file() and network_type(folder) and not _is_this_host(note := _read_claim(claim)):
+        if claim.is_file() and network_type(folder) and not _is_this_host(note := _read(claim)):
             raise LockedError(
                 f"{folder} is written by {_writer(note)}, and a ledger on a network file system can only be read there "
                 f"meanwhile: read it there, or remove {claim} if that process has ended"
@@ -245,14 +246,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-
-
-def _read_claim(claim: Path) -> dict[str, object]:
-    try:
-        content = json.loads(claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _unescaped(mount: str) -> str:

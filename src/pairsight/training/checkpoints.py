@@ -42,12 +42,12 @@ class Checkpoint:
     held_out: Mapping[str, object] | None
 
 
-def save_weights(model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(model: Any, path: Path) -> None:
     """Write all trained parameters under the model's own names, in the precision they are trained in."""
     from safetensors.torch import save_file
 
     trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model).items()}
-    save_file(trained, path, metadata=None if metadata is None else dict(metadata))
+    save_file(trained, path)
 
 
 def load_weights(model: Any, path: Path) -> None:

@@ -1,6 +1,5 @@
 """How a preference training run goes: every option of `align`, by the names the field knows."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig, Option
 from pairsight.errors import ConfigError, ModelError, did_you_mean
+from pairsight.models.references import read_model_json
 from pairsight.registry import plain_name
 
 
@@ -218,10 +218,7 @@ def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, obj
     file = Path(model) / "pairsight.json" if model is not None else None
     if file is None or not file.is_file():
         return {}
-    try:
-        name = json.loads(file.read_text(encoding="utf-8")).get("training_preset")
-    except (ValueError, AttributeError):
-        raise ModelError(f"{file} must hold a JSON object") from None
+    name = read_model_json(file).get("training_preset")
     if name is None:
         return {}
     if name not in PRESETS:

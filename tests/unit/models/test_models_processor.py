@@ -10,7 +10,8 @@ import families
 from family_prompts import Pictures, ask
 from pairsight.errors import DataError, ModelError
 from pairsight.images.distort import apply_normalised, make_distortion
-from pairsight.models.local.processor import chat_text, completion_ids, encode, load_processor, stop_ids
+from pairsight.models.local.chat import chat_text
+from pairsight.models.local.processor import completion_ids, encode, load_processor, stop_ids
 from pairsight.records import ImageRef, Message, Prompt
 
 PICTURES = Pictures()

@@ -15,8 +15,8 @@ from pairsight.models.references import fingerprint
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 
 if TYPE_CHECKING:
+    from pairsight.models.local.decoding import Drawn
     from pairsight.models.local.processor import EncodedPrompt
-    from pairsight.models.local.sampling import Drawn
 
 
 class LocalVLM(Generator):
@@ -138,7 +138,8 @@ class LocalVLM(Generator):
         """Completions by group, in the order of its requests."""
         import torch
 
-        from pairsight.models.local.sampling import Draws, draw
+        from pairsight.models.local.decoding import Draws
+        from pairsight.models.local.sampling import draw
 
         results: dict[str, list[Drawn] | ItemError] = {}
         wanted: dict[str, Draws] = {}

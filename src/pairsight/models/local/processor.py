@@ -15,15 +15,13 @@ from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.load import quiet
 from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
-from pairsight.models.references import is_text_only, resolve
-from pairsight.records import ImageRef, Prompt
+from pairsight.models.references import is_text_only, read_model_json, resolve
+from pairsight.records import IMAGE_MARK, ImageRef, Prompt
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-
-__all__ = ["EncodedPrompt", "chat_text", "completion_ids", "encode", "load_processor", "stop_ids"]
 
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 _NOT_INPUTS = ("attention_mask", "labels", "text_replacement_offsets")
@@ -202,8 +200,6 @@ def _inputs_of_hostile_text(processor: Any, prompt: Prompt, pictures: "list[Imag
 
 def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
     """A special token of the model that occurs in the prompt's text."""
-    from pairsight.records import IMAGE_MARK
-
     texts = [m.text.replace(IMAGE_MARK, " ") if m.images else m.text for m in prompt.messages]
     added = tokenizer.added_tokens_decoder.values()
     special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
@@ -282,8 +278,6 @@ def load_without_video(folder: Path, *, trust_remote_code: bool) -> Any:
 def _processor_class(folder: Path) -> type:
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
-
-    from pairsight.models.references import read_model_json
 
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
         if (folder / name).is_file() and (written := read_model_json(folder / name).get("processor_class")):

@@ -44,8 +44,6 @@ def free_bytes(device: Any) -> int:
     On a GPU what PyTorch keeps for its own next tensors counts as free, though the driver takes it for used.
     """
     if device.type == "cuda":
-        import torch
-
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
     try:
@@ -95,8 +93,6 @@ def _generate(model: Any, processor: Any, wanted: Draws, seed: int, *, sampling:
     cut = rules.cut_at_stop_string(text)
     return Drawn(tokens, text if cut is None else cut, "length" if end is None and cut is None else "stop")
 
-
-__all__ = ["Drawn", "Draws", "draw"]
 
 _LOG = logging.getLogger("pairsight.models")
 
