@@ -51,25 +51,35 @@ def tree(shape: Shape, items: Sequence[Item]) -> Tree:
 def forward(shape: Shape, row: Tree, *, adapters: bool) -> float:
     """Operations of a forward pass of the language model and its head."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
-    needed = tokens * (shape.layers - 1) + row.num_predicting
     attention = 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
     keys_and_values = 2 * (2 * d * d) * tokens * shape.layers
-    rest = 2 * (2 * d * d + 3 * d * m) * needed
-    low_rank = 2 * RANK * (2 * (2 * d) * tokens * shape.layers + (2 * 2 * d + 3 * (d + m)) * needed)
-    head = 2 * d * shape.vocabulary * row.num_predicted
-    return keys_and_values + rest + attention + head + (low_rank if adapters else 0.0)
+    rest = 2 * (2 * d * d + 3 * d * m) * needed(shape, row)
+    return keys_and_values + rest + attention + head(shape, row) + (low_rank(shape, row) if adapters else 0.0)
 
 
 def backward(shape: Shape, row: Tree) -> float:
     """Operations of the gradients of adapters on every matrix of the language model."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
-    needed = tokens * (shape.layers - 1) + row.num_predicting
     by_inputs = 2 * (2 * d * d) * tokens * (shape.layers - 1)  # keys and values, but not of the first layer
-    by_inputs += 2 * (2 * d * d + 3 * d * m) * needed - 2 * d * d * tokens  # and not its queries
+    by_inputs += 2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens  # and not its queries
     attention = 2 * 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
-    low_rank = 2 * RANK * (2 * (2 * d) * tokens * shape.layers + (2 * 2 * d + 3 * (d + m)) * needed)
-    head = 2 * d * shape.vocabulary * row.num_predicted
-    return by_inputs + attention + 2 * low_rank + head
+    return by_inputs + attention + 2 * low_rank(shape, row) + head(shape, row)
+
+
+def low_rank(shape: Shape, row: Tree) -> float:
+    """Operations of the adapters' products, forward."""
+    d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
+    return 2 * RANK * (2 * (2 * d) * tokens * shape.layers + (2 * 2 * d + 3 * (d + m)) * needed(shape, row))
+
+
+def head(shape: Shape, row: Tree) -> float:
+    """Operations of the head at the predicting tokens, forward."""
+    return 2 * shape.hidden * shape.vocabulary * row.num_predicted
+
+
+def needed(shape: Shape, row: Tree) -> int:
+    """Token states that all layers compute beside keys and values: in the last one those that predict."""
+    return len(row.seen) * (shape.layers - 1) + row.num_predicting
 
 
 def vision(shape: Shape) -> float:

@@ -133,15 +133,15 @@ def detail_tables(system: System) -> list[tuple[str, Table]]:
 
 def forest_plot(system: System) -> str:
     """Differences with intervals of the first fractions, the system and its controls; empty when there are none."""
-    all_shown = [(s, m) for s, m in system.figures if _is_fraction(m) and _estimate(m) is not None]
+    all_shown = [(s, m) for s, m in system.figures if _is_fraction(m) and estimate(m) is not None]
     if not all_shown:
         return ""
     first = all_shown[0][0]
     own = {metric.name for section, metric in all_shown if section is first}
     shown = [(s, m) for s, m in all_shown if s is first or s.file != first.file or m.name not in own][:_MOST_PLOTTED]
-    series = {"aligned": [_estimate(metric) for _, metric in shown]}
+    series = {"aligned": [estimate(metric) for _, metric in shown]}
     for name in system.controls:
-        series[control_title(name)] = [_estimate(system.control(name, section, m.name)) for section, m in shown]
+        series[control_title(name)] = [estimate(system.control(name, section, m.name)) for section, m in shown]
     labels = [
         label(metric.name, metric.better) if section is first else f"{section_title(section)} {label(metric.name)}"
         for section, metric in shown
@@ -236,7 +236,8 @@ def _cell(metric: Metric | None) -> Cell | None:
     )
 
 
-def _estimate(metric: Metric | None) -> plots.Estimate:
+def estimate(metric: Metric | None) -> plots.Estimate:
+    """A difference with its interval, as plots draw it; None where one of them is not known."""
     if metric is None or metric.difference is None or metric.low is None or metric.high is None:
         return None
     return (metric.difference, metric.low, metric.high)

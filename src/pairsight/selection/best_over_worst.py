@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from pairsight.formats.tables import num_words
-from pairsight.records import Candidates, Completion, PreferencePair
+from pairsight.records import Candidates, Completion
 from pairsight.selection.strategy import Chosen, Strategy, normalised
 
 Scored = tuple[Completion, float]
@@ -34,9 +34,7 @@ class BestOverWorst(Strategy):
         """One pair, or why there is none."""
         scored = self._scored(candidates)
         if len(scored) < 2:
-            return self.drop(
-                candidates, "too_few_scored", f"{len(scored)} of {len(candidates.completions)} completions"
-            )
+            return self.too_few_scored(candidates, len(scored))
         furthest = self._furthest(scored)
         if furthest is None:
             return self.drop(candidates, "length", f"no two differ by {self.max_length_difference} words or fewer")
@@ -46,8 +44,7 @@ class BestOverWorst(Strategy):
             return self.drop(candidates, *refusal)
         if normalised(chosen.text) == normalised(rejected.text):
             return self.drop(candidates, "identical", f"best and worst say the same: {chosen.text:.60}")
-        kept = tuple(one for one in candidates.annotations if one.completion_id in (chosen.id, rejected.id))
-        return PreferencePair(candidates.prompt.id, candidates.prompt, chosen, (rejected,), self.name, kept)
+        return self.scored_pair(candidates, chosen, rejected)
 
     def _furthest(self, scored: list[Scored]) -> tuple[Scored, Scored] | None:
         """The best and the worst or, with a limit on lengths, the two within it whose scores lie furthest apart."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pairsight.records import Candidates, Completion, PreferencePair
+from pairsight.records import Candidates, Completion
 from pairsight.seeds import derived_seed
 from pairsight.selection.strategy import QUALITY, Chosen, Strategy, best, normalised, scored_completions
 
@@ -27,9 +27,7 @@ class PreferenceRule(Strategy):
         """One pair, or why there is none."""
         scored = scored_completions(candidates, self.weights)
         if len(scored) < 2:
-            return self.drop(
-                candidates, "too_few_scored", f"{len(scored)} of {len(candidates.completions)} completions"
-            )
+            return self.too_few_scored(candidates, len(scored))
         chosen, highest = best(scored)
         worse = [one for one in scored if one[1] <= highest - self.min_margin]
         if not worse:
@@ -39,8 +37,7 @@ class PreferenceRule(Strategy):
         if not worse:
             return self.drop(candidates, "identical", f"the worse ones say the same as the best: {chosen.text:.60}")
         rejected = self._draw(candidates, worse)
-        kept = tuple(one for one in candidates.annotations if one.completion_id in (chosen.id, rejected.id))
-        return PreferencePair(candidates.prompt.id, candidates.prompt, chosen, (rejected,), self.name, kept)
+        return self.scored_pair(candidates, chosen, rejected)
 
     def _draw(self, candidates: Candidates, worse: list[tuple[Completion, float]]) -> Completion:
         if self.rejected == "lowest":

@@ -21,7 +21,7 @@ class RejectionSampling(Strategy):
         """The best completion as a demonstration, or why there is none."""
         scored = scored_completions(candidates, self.weights)
         if not scored:
-            return self.drop(candidates, "too_few_scored", f"0 of {len(candidates.completions)} completions")
+            return self.too_few_scored(candidates, 0)
         completion, total = best(scored)
         if self.min_total is not None and total < self.min_total:
             return self.drop(candidates, "below_min_total", f"the best total is {total:g}, not {self.min_total:g}")

@@ -39,7 +39,7 @@ class SteerLM(Strategy):
         """The scored completions as demonstrations, or why there is none."""
         scored = scores_by_completion(candidates, self.target.keys())
         if not scored:
-            return self.drop(candidates, "too_few_scored", f"0 of {len(candidates.completions)} completions")
+            return self.too_few_scored(candidates, 0)
         return [
             Demonstration(completion.id, candidates.prompt.with_line(self._line(scores)), completion, self.name)
             for completion, scores in scored

@@ -34,6 +34,15 @@ class Strategy(BaseConfig, ABC):
         """The prompt, left out at selection for a reason."""
         return Dropped(candidates.prompt.id, f"select/{self.name}", reason, detail)
 
+    def too_few_scored(self, candidates: Candidates, count: int) -> Dropped:
+        """The prompt, left out as only so many of its completions have the scores that count."""
+        return self.drop(candidates, "too_few_scored", f"{count} of {len(candidates.completions)} completions")
+
+    def scored_pair(self, candidates: Candidates, chosen: Completion, rejected: Completion) -> PreferencePair:
+        """Two completions of a prompt with what annotators said of them."""
+        kept = tuple(one for one in candidates.annotations if one.completion_id in (chosen.id, rejected.id))
+        return PreferencePair(candidates.prompt.id, candidates.prompt, chosen, (rejected,), self.name, kept)
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:

@@ -17,6 +17,7 @@ from pairsight.pipeline.align import recipe_name
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
+from pairsight.reporting.measures import estimate
 from pairsight.studies.result import Cell, StudyResult, compare_scores
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
 
@@ -224,7 +225,7 @@ def _comparison(named: Mapping[str, Training], compared: Mapping[str, Rows]) -> 
         tuple(rows),
         intervals(
             list(compared),
-            {metric: [_point(figures.get(metric)) for figures in compared.values()] for metric in metrics[:4]},
+            {metric: [estimate(figures.get(metric)) for figures in compared.values()] for metric in metrics[:4]},
             x_label="difference from the base, 95 % interval",
             alt="each system's difference from the base, with intervals",
         ),
@@ -249,18 +250,12 @@ def _rates(
         rows,
         intervals(
             [one.name for one in trained],
-            {choose_by: [_point(tried[one.name][choose_by]) for one in trained]},
+            {choose_by: [estimate(tried[one.name][choose_by]) for one in trained]},
             x_label=f"{choose_by}, difference from the base, 95 % interval",
             alt="each training's difference from the base on the validation files",
         ),
         f"Each strategy's rate is the one with the best {choose_by}.",
     )
-
-
-def _point(row: Metric | None) -> tuple[float, float, float] | None:
-    if row is None or row.difference is None or row.low is None or row.high is None:
-        return None
-    return (row.difference, row.low, row.high)
 
 
 def _excludes_zero(low: Cell, high: Cell) -> bool:

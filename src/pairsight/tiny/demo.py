@@ -83,7 +83,6 @@ def _train(system: str, world: Path, out: Path, quiet: bool) -> dict[str, Path]:
 
 
 def _build(recipe: Any, world: Path, run: Path, quiet: bool) -> None:
-    from pairsight.formats.prompts import read_prompts
     from pairsight.tiny.truth.annotator import TruthAnnotator
 
     prompts = read_prompts(world / "prompts.json", images=world / "images")
