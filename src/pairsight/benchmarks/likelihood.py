@@ -66,17 +66,10 @@ class RankOptions:
 
     def setup(self) -> None:
         """Load the weights."""
-        from pairsight.models.load import load_model
-        from pairsight.models.local.processor import load_processor
         from pairsight.training.families import describe
 
-        own = self.generator
-        processor = load_processor(own.reference, own.trust_remote_code)
-        model = load_model(
-            own.reference, adapter=own.adapter, dtype=own.dtype, device=own.device,
-            trust_remote_code=own.trust_remote_code,
-        )  # fmt: skip
-        self._loaded = processor, model.eval(), describe(model)
+        processor, model = self.generator.loaded_anew()
+        self._loaded = processor, model, describe(model)
 
     def process(self, items: Sequence[OptionRequest]) -> Iterable[Completion | ItemError]:
         """The likeliest option of each request; the first of equal ones."""

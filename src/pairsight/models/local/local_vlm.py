@@ -70,19 +70,23 @@ class LocalVLM(Generator):
 
     def load(self) -> None:
         """Load the weights now; otherwise `generate` does when it is first called."""
-        if self._model is not None:
-            return
+        if self._model is None:
+            self._processor, self._model = self.loaded_anew()
+
+    def loaded_anew(self) -> tuple[Any, Any]:
+        """A processor and a model of its own for whoever asks, beside those that `generate` uses."""
         from pairsight.models.load import load_model
         from pairsight.models.local.processor import load_processor
 
-        self._processor = load_processor(self.reference, self.trust_remote_code)
-        self._model = load_model(
+        processor = load_processor(self.reference, self.trust_remote_code)
+        model = load_model(
             self.reference,
             adapter=self.adapter,
             dtype=self.dtype,
             device=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+        return processor, model
 
     def close(self) -> None:
         """Free the weights; the next call loads them again."""

@@ -22,11 +22,13 @@ class CaptionCounts:
 
 def word_caption(kinds: Sequence[int]) -> str:
     """A caption that names kinds in the order given, e.g. "There is a red circle and a blue ring."."""
+    return f"There is {listed(kinds)}." if len(kinds) > 0 else "There is nothing."
+
+
+def listed(kinds: Sequence[int]) -> str:
+    """One kind or more as words, e.g. "a red circle and an orange ring"."""
     names = [f"{'an' if kind_name(kind)[0] == 'o' else 'a'} {kind_name(kind)}" for kind in kinds]
-    if not names:
-        return "There is nothing."
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"There is {listed}."
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def mentioned_kinds(text: str) -> list[int]:

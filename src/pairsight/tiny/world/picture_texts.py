@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pairsight.records import Message, Prompt
-from pairsight.tiny.world.captions import mentioned_kinds
-from pairsight.tiny.world.scenes import COLOURS, NUM_KINDS, SHAPES, kind_name, stream, type_weights
+from pairsight.tiny.world.captions import listed, mentioned_kinds
+from pairsight.tiny.world.scenes import COLOURS, NUM_KINDS, SHAPES, stream, type_weights
 
 TOPICS = ("art", "nature", "school", "urban", "weather")
 """One name per scene type, from the paper's ten topics; a topic has its ground's tint and its typical objects."""
@@ -27,9 +27,7 @@ PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
 def picture_text(topic: str, kinds: Sequence[int]) -> str:
     """E.g. "urban scene with a red circle, an orange ring and a blue cross"."""
-    names = [f"{'an' if kind_name(kind)[0] == 'o' else 'a'} {kind_name(kind)}" for kind in kinds]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{topic} scene with {listed}"
+    return f"{topic} scene with {listed(kinds)}"
 
 
 def kinds_wanted(text: str) -> frozenset[int]:
