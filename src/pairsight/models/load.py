@@ -1,5 +1,6 @@
 """Models from folders: safetensors only, with an adapter when asked, on the device at hand."""
 
+import os
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -271,6 +272,24 @@ def forget_all() -> None:
         model.close()
     _KEPT.clear()
     release_memory()
+
+
+def free_bytes(device: "torch.device") -> int:
+    """Memory that is free on the device now; on a CPU by `/proc/meminfo`, or half of all where there is none.
+
+    On a GPU what PyTorch keeps for its own next tensors counts as free, though the driver takes it for used.
+    """
+    if device.type == "cuda":
+        import torch
+
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - a pseudo-file
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def release_memory() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pairsight.errors import TrainingError
-from pairsight.models.local.sampling import free_bytes
+from pairsight.models.load import free_bytes
 from pairsight.training.batch import PackedBatch, PackedRow, PassLimits, collate, pack_row, plan_passes
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import Family, base_model, inner_model, language_model

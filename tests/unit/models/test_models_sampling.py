@@ -9,10 +9,10 @@ import torch
 import families
 from family_prompts import Pictures, ask, prompts_of
 from pairsight.errors import ModelError
-from pairsight.models.load import load_model
+from pairsight.models.load import free_bytes, load_model
 from pairsight.models.local.decoding import Drawn, Draws
 from pairsight.models.local.processor import encode, load_processor
-from pairsight.models.local.sampling import cache_bytes, draw, free_bytes, rows_that_fit
+from pairsight.models.local.sampling import cache_bytes, draw, rows_that_fit
 from pairsight.models.local.tokens import StopRules, stop_rules
 from pairsight.models.protocols import Sampling
 from pairsight.records import ItemError

@@ -6,13 +6,13 @@ its neighbours (in float32). Each completion has its own random numbers, from it
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
+from pairsight.models.load import free_bytes
 from pairsight.models.local.chat import tokenizer_of
 from pairsight.models.local.decoding import Drawn, Draws, draw_together, join, kind
 from pairsight.models.local.tokens import StopRules, stop_rules
@@ -36,22 +36,6 @@ def cache_bytes(model: Any, num_tokens: int) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads
     return int(2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * num_tokens)
-
-
-def free_bytes(device: Any) -> int:
-    """Memory that is free on the device now; on a CPU by `/proc/meminfo`, or half of all where there is none.
-
-    On a GPU what PyTorch keeps for its own next tensors counts as free, though the driver takes it for used.
-    """
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - a pseudo-file
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @torch.no_grad()
