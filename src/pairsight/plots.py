@@ -69,7 +69,6 @@ def histogram(
     x_label: str,
     y_label: str,
     alt: str,
-    num_bins: int = 24,
     level: float | None = None,
 ) -> str:
     """Overlaid histograms on shared bins; integers get bins of integer width.
@@ -79,13 +78,12 @@ def histogram(
         x_label: what the values are.
         y_label: what is counted.
         alt: the figure in words.
-        num_bins: the most bins.
         level: a value to mark with a line, such as zero.
 
     Returns:
         SVG text.
     """
-    edges = bin_edges([value for values in series.values() for value in values], num_bins)
+    edges = bin_edges([value for values in series.values() for value in values])
     with _figure(2.4, alt) as (axes, out):
         for index, (name, values) in enumerate(series.items()):
             heights, _ = np.histogram(np.asarray(values, dtype=float), bins=edges)
@@ -100,7 +98,7 @@ def histogram(
     return out[0]
 
 
-def bin_edges(values: Sequence[float], num_bins: int) -> NDArray[np.float64]:
+def bin_edges(values: Sequence[float], num_bins: int = 24) -> NDArray[np.float64]:
     """Edges of at most `num_bins` equal bins; centred on integers when all values are integers."""
     data = np.asarray(values, dtype=float)
     if data.size == 0:
@@ -190,18 +188,14 @@ def heatmap(
     column_labels: Sequence[str],
     *,
     alt: str,
-    low: float = -1.0,
-    high: float = 1.0,
 ) -> str:
-    """A table of numbers with colour from orange (`low`) over white to blue (`high`); None is left blank.
+    """A table of correlations with colour from orange (−1) over white to blue (1); None is left blank.
 
     Args:
         values: one row of numbers per row label.
         row_labels: rows, top first.
         column_labels: columns, left first.
         alt: the figure in words.
-        low: the value of the strongest orange.
-        high: the value of the strongest blue.
 
     Returns:
         SVG text.
@@ -215,7 +209,7 @@ def heatmap(
             value = grid[row, column]
             if np.isnan(value):
                 continue
-            share = float(np.clip((value - low) / (high - low), 0.0, 1.0))
+            share = float(np.clip((value + 1.0) / 2.0, 0.0, 1.0))
             axes.add_patch(_square(column, row, map_(share)))
             ink = "#ffffff" if abs(share - 0.5) > 0.36 else "#111111"
             axes.text(column, row, _written(f"{value:.2f}"), ha="center", va="center", color=ink, fontsize=8)

@@ -20,17 +20,18 @@ LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 class RayEngine:
     """Runs batches in `workers` actors, each with the CPUs and GPUs that the stage asks for. Use it as a context.
 
+    The environment's RAY_ADDRESS names a running cluster ("auto", "host:port", "ray://host:port"), as for all of Ray.
+    Without it Ray starts on this machine, on the loopback address only, with a token of its own and without a
+    dashboard. (Ray reads where to listen when it is imported: a program that imported it before has it listen on all
+    addresses, with the token.)
+
     Args:
         workers: number of actors a stage.
-        address: a running cluster ("auto", "host:port", "ray://host:port"); default: the environment's RAY_ADDRESS, as
-            for all of Ray. Without either Ray starts on this machine, on the loopback address only, with a token of its
-            own and without a dashboard. (Ray reads where to listen when it is imported: a program that imported it
-            before has it listen on all addresses, with the token.)
     """
 
-    def __init__(self, workers: int, address: str | None = None) -> None:
+    def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._address = address or os.environ.get("RAY_ADDRESS")
+        self._address = os.environ.get("RAY_ADDRESS")
         self._started = False
         self._pool: ActorPool | None = None
 

@@ -262,13 +262,12 @@ ENGINES = ("local", "processes", "ray")
 
 
 @contextmanager
-def open_engine(name: str, workers: int = 1, address: str | None = None) -> Iterator[Engine]:
+def open_engine(name: str, workers: int = 1) -> Iterator[Engine]:
     """The engine called `name`, ended at the end.
 
     Args:
         name: "local" (this process), "processes" (this machine), or "ray" (this machine or a cluster).
         workers: number of workers a stage; "local" has one.
-        address: of a running Ray cluster.
 
     Raises:
         ConfigError: an unknown name, or workers where there is one.
@@ -285,7 +284,7 @@ def open_engine(name: str, workers: int = 1, address: str | None = None) -> Iter
     elif name == "ray":
         from pairsight.engine.ray import RayEngine
 
-        with RayEngine(workers, address) as cluster:
+        with RayEngine(workers) as cluster:
             yield cluster
     else:
         raise ConfigError(f"unknown engine '{name}'{did_you_mean(name, ENGINES)}")

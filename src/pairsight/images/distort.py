@@ -48,7 +48,7 @@ _PRESETS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""The normalisation of OpenAI's CLIP, which LLaVA uses: the default of a preview."""
+"""The normalisation of OpenAI's CLIP, which LLaVA uses: that of a preview."""
 
 
 def distortion_names() -> list[str]:
@@ -115,12 +115,7 @@ def apply_normalised(pixel_values: Tensor, distortion: Distortion) -> Tensor:
     return _NORMALISED[distortion.name](pixel_values, distortion)
 
 
-def preview(
-    image: "Image",
-    distortion: Distortion,
-    mean: tuple[float, ...] = CLIP_MEAN,
-    std: tuple[float, ...] = CLIP_STD,
-) -> "Image":
+def preview(image: "Image", distortion: Distortion) -> "Image":
     """A picture of any distortion for people to look at; only an approximation where the space is `normalised`.
 
     A normalised distortion is applied at the picture's own resolution and then clipped to [0, 255], which the model's
@@ -130,7 +125,7 @@ def preview(
         return distort(image, distortion)
     from PIL import Image as Pillow
 
-    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    centre, spread = np.asarray(CLIP_MEAN, np.float32), np.asarray(CLIP_STD, np.float32)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
     normalised = torch.from_numpy((pixels - centre) / spread).permute(2, 0, 1)
     noisy = apply_normalised(normalised, distortion).permute(1, 2, 0).numpy()

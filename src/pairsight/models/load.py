@@ -22,7 +22,6 @@ def load_model(
     dtype: "torch.dtype | str | None" = None,
     device: "torch.device | str | None" = None,
     trust_remote_code: bool = False,
-    attn_implementation: str | None = None,
     float32_modules: Sequence[str] = (),
 ) -> Any:
     """A model ready to run (`eval`, no gradients asked for), as `AutoModelForImageTextToText` or, text-only, causal.
@@ -32,7 +31,6 @@ def load_model(
         adapter: a PEFT adapter's folder; its layers come on top, unmerged.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
-        attn_implementation: transformers' own names; default: the model's choice (SDPA).
         float32_modules: names of modules whose weights are read as float32, whatever `dtype` says.
 
     Raises:
@@ -44,8 +42,6 @@ def load_model(
     options: dict[str, object] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
     if place.type != "cpu":
         options["device_map"] = {"": place}  # straight to the device, without a copy in main memory
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
     with quiet(), _kept_in_float32(float32_modules):
         try:
             model, info = _auto_class(folder, trust_remote_code).from_pretrained(

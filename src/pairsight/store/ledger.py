@@ -279,13 +279,13 @@ class Ledger:
         )
         return [(plan, stage, expected, bool(complete)) for plan, stage, expected, complete in rows]
 
-    def items_per_s(self, stage: str, since_s: float, last: int = 1000) -> float | None:
-        """The speed of a stage over its `last` commits after a time; None when there is nothing to measure."""
+    def items_per_s(self, stage: str, since_s: float) -> float | None:
+        """The speed of a stage over its last thousand commits after a time; None when there is nothing to measure."""
         ((oldest, newest, count),) = self.read(
             "SELECT min(committed_s), max(committed_s), count(*) FROM (SELECT r.committed_s FROM results r "
             "JOIN items i ON i.id = r.item JOIN stages s ON s.id = i.stage WHERE s.name = ? AND r.committed_s >= ? "
-            "ORDER BY r.item DESC LIMIT ?)",
-            (stage, since_s, last),
+            "ORDER BY r.item DESC LIMIT 1000)",
+            (stage, since_s),
         )
         return count / (newest - oldest) if count and newest > oldest else None
 

@@ -124,9 +124,9 @@ class RunFolder:
         """The folder of one evaluation, which has its own ledger."""
         return self.path / "evaluate" / name
 
-    def ledger(self, *, read_only: bool = False) -> Ledger:
-        """The ledger of building; hold `lock("build")` to write."""
-        return Ledger(self.path / "ledger.sqlite", read_only=read_only)
+    def ledger(self) -> Ledger:
+        """The ledger of building, to be written; hold `lock("build")`."""
+        return Ledger(self.path / "ledger.sqlite")
 
     @contextmanager
     def lock(self, phase: str) -> Iterator[None]:

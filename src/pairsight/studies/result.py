@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairsight.benchmarks.protocol import Benchmark, Parser
+from pairsight.benchmarks.protocol import Benchmark
 from pairsight.errors import RunError
 from pairsight.statistics import Difference, paired_bootstrap
 
@@ -70,22 +70,19 @@ def _cell(cell: Cell) -> str:
     return f"{cell:.3f}" if isinstance(cell, float) else " ".join(str(cell).split())
 
 
-def compare_scores(
-    base: Path, other: Path, name: str, benchmark: Benchmark, parser: Parser = "official"
-) -> dict[str, Difference]:
-    """Differences other − base with paired intervals, on the groups in both tables of scores.
+def compare_scores(base: Path, other: Path, name: str, benchmark: Benchmark) -> dict[str, Difference]:
+    """Differences other − base by the official rule, with paired intervals, on the groups in both tables of scores.
 
     Args:
         base: the base's `scores-<model>.parquet`.
         other: another model's, perhaps of another evaluation on the same file.
         name: the benchmark's name in both.
         benchmark: whose metrics.
-        parser: whose readings.
 
     Raises:
         RunError: the tables share no group of the benchmark.
     """
-    first, second = (_sums(file, name, parser) for file in (base, other))
+    first, second = (_sums(file, name) for file in (base, other))
     shared = [group for group in first if group in second]
     if not shared:
         raise RunError(f"{base} and {other} share no item of '{name}': evaluate both on the same file")
@@ -97,11 +94,11 @@ def compare_scores(
     )
 
 
-def _sums(file: Path, name: str, parser: Parser) -> dict[str, tuple[str, list[float]]]:
+def _sums(file: Path, name: str) -> dict[str, tuple[str, list[float]]]:
     """Group -> its cluster and sums."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(file, filters=[("benchmark", "=", name), ("parser", "=", parser)])
+    table = pq.read_table(file, filters=[("benchmark", "=", name), ("parser", "=", "official")])
     rows = zip(*(table.column(column).to_pylist() for column in ("group", "cluster", "sums")), strict=True)
     known = json.loads((table.schema.metadata or {}).get(b"pairsight.columns", b"{}"))
     if name not in known:

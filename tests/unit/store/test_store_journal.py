@@ -171,7 +171,7 @@ def test_a_lost_ledger_comes_back_from_its_journal(run: RunFolder) -> None:
     with pytest.raises(RunError, match=r"ledger.sqlite is missing, .*`pairsight salvage .*run` rebuilds it"):
         run.ledger()
     with pytest.raises(RunError, match="pairsight salvage"):
-        run.ledger(read_only=True)
+        Ledger(run.path / "ledger.sqlite", read_only=True)
     (salvaged,) = salvage_run(run.path)
     assert (salvaged.num_kept, salvaged.num_answers, salvaged.damaged) == (5, 3, None)
     assert content(run.path / "ledger.sqlite") == wanted

@@ -1,7 +1,7 @@
 """MMBench in English and Chinese: multiple choice in which every rotation of the options must be answered right.
 
-Source: Y. Liu et al. (2307.06281); grouping and final figures as in VLMEvalKit's circular evaluation, letters as in
-its exact matching. Prompt, suffixes and decoding are LLaVA-1.5's.
+Source: Y. Liu et al. (2307.06281); grouping and final figures as in VLMEvalKit's circular evaluation (d21c5e9), letters
+as in its exact matching. Prompt, suffixes and decoding are LLaVA-1.5's.
 """
 
 import re
@@ -15,7 +15,6 @@ from pairsight.benchmarks.metrics import mean
 from pairsight.benchmarks.protocol import Benchmark, Reading, Sample, SampleImages
 from pairsight.benchmarks.words.reading import option_letter
 
-REVISION = "VLMEvalKit d21c5e9"
 _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _FAILED = "Failed to obtain answer via API"
 _REFUSALS = (

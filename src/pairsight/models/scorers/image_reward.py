@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER = "google-bert/bert-base-uncased"
 
 
@@ -68,13 +66,14 @@ def pixel_tensor(picture: "Image", side: int) -> "torch.Tensor":
     import numpy as np
     import torch
     from PIL.Image import Resampling
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     width, height = picture.size
     short = min(width, height)
     scaled = picture.convert("RGB").resize((width * side // short, height * side // short), Resampling.BICUBIC)
     left, top = round((scaled.width - side) / 2), round((scaled.height - side) / 2)
     values = np.asarray(scaled.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
-    normalised = (values - np.array(_PIXEL_MEAN, np.float32)) / np.array(_PIXEL_STD, np.float32)
+    normalised = (values - np.array(OPENAI_CLIP_MEAN, np.float32)) / np.array(OPENAI_CLIP_STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
 
 
