@@ -308,8 +308,8 @@ studies = Registry(
         "strategies": "pairsight.studies.strategies:StrategiesStudy",
         "synthetic": "pairsight.studies.synthetic_run:SyntheticAnalyses",
     },
-    needs=("parse", "results"),
-    expected="a class derived from pairsight.config.BaseConfig with results(quiet)",
+    expected="a class derived from pairsight.studies.result.Study, with results(self, *, quiet)",
+    base="pairsight.studies.result:Study",
 )
 formats = Registry(
     "format",

@@ -68,7 +68,7 @@ def pieces(tmp_path: Path) -> Path:
         ("recipes", "plain", "is a function; it must be a class derived from .*Recipe"),
         ("recipes", "Options", "is the class Options; it must be a class derived from .*Recipe"),
         ("recipes", "HalfRecipe", "without default_strategy, default_training, candidates; it must be"),
-        ("studies", "plain", "it must be a class derived from .*BaseConfig with results"),
+        ("studies", "plain", "is a function; it must be a class derived from .*Study, with results"),
         ("scorers", "plain", "is a function; it must be a class derived from .*Scorer"),
         ("scorers", "HalfScorer", "is the class HalfScorer without score; it must be"),
         ("benchmarks", "plain", "is a function; it must be a class derived from .*Benchmark"),

@@ -1,8 +1,9 @@
-"""What a study comes to: one table, one figure, and what they say in a sentence."""
+"""What a study is, and what it comes to: one table, one figure, and what they say in a sentence."""
 
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pairsight.benchmarks.protocol import Benchmark
+from pairsight.config import BaseConfig
 from pairsight.errors import RunError
 from pairsight.statistics import Difference, paired_bootstrap
 
@@ -58,6 +60,18 @@ class StudyResult:
         lines = [f"# {self.title}", "", self.words, "", _line(self.columns), _line(["---"] * len(self.columns))]
         lines += [_line([_cell(cell) for cell in row]) for row in self.rows]
         return "\n".join([*lines, "", f"![{self.title}]({self.name}.svg)", ""])
+
+
+class Study(BaseConfig, ABC):
+    """The base of all studies. A subclass is one file: its options as fields, and `results`."""
+
+    @abstractmethod
+    def results(self, *, quiet: bool = False) -> list[StudyResult]:
+        """Do the work and write it; what an earlier call finished is kept.
+
+        Args:
+            quiet: show no progress.
+        """
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -11,21 +11,20 @@ from pydantic import Field
 
 from pairsight.benchmarks.results import Metric
 from pairsight.benchmarks.sections import difference_metric
-from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
 from pairsight.pipeline.align import recipe_name
 from pairsight.pipeline.evaluate import evaluate_from_options
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
 from pairsight.reporting.measures import estimate
-from pairsight.studies.result import Cell, StudyResult, compare_scores
+from pairsight.studies.result import Cell, Study, StudyResult, compare_scores
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
 
 Rows = Mapping[str, Metric]
 """`BENCHMARK.METRIC` -> the system beside the base."""
 
 
-class StrategiesStudy(BaseConfig):
+class StrategiesStudy(Study):
     """`pairsight study strategies --run RUN --config FILE`: strategies from one run's candidates, compared."""
 
     run: str = Field(description="a finished run of the recipe feedback")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.scorers.names import looks
 from pairsight.pipeline.select import load_candidates
@@ -18,11 +17,11 @@ from pairsight.studies.completion_scores import (
     scorer_disagreement,
 )
 from pairsight.studies.image_selection import ImageJudge, guidance_wins, judged_wins, selector_overlap
-from pairsight.studies.result import StudyResult
+from pairsight.studies.result import Study, StudyResult
 from pairsight.studies.similarity import Embed, Said, said, similarity
 
 
-class SyntheticAnalyses(BaseConfig):
+class SyntheticAnalyses(Study):
     """`pairsight study synthetic --run RUN`: every analysis that the run's scorers allow."""
 
     run: str = Field(description="a finished run of the recipe synthetic")

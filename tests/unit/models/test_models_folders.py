@@ -70,6 +70,12 @@ def test_what_is_missing_is_named(folder, files, match):
     refused(folder, match)
 
 
+def test_weights_whose_header_does_not_say_where_tensors_are_are_refused(folder):
+    header = b'{"weight": {"dtype": "F32", "shape": [1]}}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(folder, "model.safetensors is not a complete safetensors file; copy it again")
+
+
 def test_pickles_are_refused_with_the_command_that_converts_them(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(folder, r"only pickled weights \(pytorch_model.bin\).*python -c .*save_pretrained")
