@@ -104,6 +104,12 @@ class Completion:
     derived_from: str | None = None
 
 
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+"""What annotators score a completion by, each from 0 to 4, as HelpSteer does (Z. Wang et al. 2311.09528)."""
+QUALITY_ATTRIBUTES = ATTRIBUTES[:3]
+"""Those that say how good it is; complexity and verbosity are scales."""
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """An annotator's scores of one completion, by attribute, and its reasons.

@@ -8,10 +8,8 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from pairsight.records import Candidates, Demonstration
+from pairsight.records import ATTRIBUTES, Candidates, Demonstration
 from pairsight.selection.strategy import Chosen, Strategy, scores_by_completion
-
-ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 class SteerLM(Strategy):

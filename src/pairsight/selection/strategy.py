@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pairsight.config import BaseConfig
 from pairsight.errors import ConfigError
-from pairsight.records import Candidates, Completion, Demonstration, Dropped, PreferencePair
+from pairsight.records import QUALITY_ATTRIBUTES, Candidates, Completion, Demonstration, Dropped, PreferencePair
 from pairsight.registry import strategies
 
 Chosen = PreferencePair | list[Demonstration] | Dropped
@@ -90,8 +90,8 @@ def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy) -> Se
     return Selection(tuple(pairs), tuple(demonstrations), tuple(dropped))
 
 
-QUALITY: Mapping[str, float] = MappingProxyType({"helpfulness": 1.0, "correctness": 1.0, "coherence": 1.0})
-"""The three attributes that say how good a completion is; complexity and verbosity are scales, not quality."""
+QUALITY: Mapping[str, float] = MappingProxyType(dict.fromkeys(QUALITY_ATTRIBUTES, 1.0))
+"""The weights of a total: of each attribute that says how good a completion is, 1."""
 
 
 def scores_by_completion(

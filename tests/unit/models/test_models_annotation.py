@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairsight.models.annotation.prompt import (
-    ATTRIBUTES,
     annotation_prompt,
     annotation_schema,
     parse_annotation,
@@ -19,7 +18,7 @@ from pairsight.models.annotation.prompt import (
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import AnnotateCandidates
-from pairsight.records import Candidates, Completion, ImageRef, ItemError, Message, Prompt
+from pairsight.records import ATTRIBUTES, Candidates, Completion, ImageRef, ItemError, Message, Prompt
 
 IMAGE = ImageRef("a" * 64)
 PROMPT = Prompt("p1", (Message("user", "What is on the table?", (IMAGE,)),))

@@ -13,7 +13,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
-from pairsight.records import IMAGE_MARK, ItemError, Message, Prompt
+from pairsight.records import ATTRIBUTES, IMAGE_MARK, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
 Form = Literal["text", "json"]
@@ -54,7 +54,6 @@ GUIDE: Mapping[str, tuple[str, str, str, str]] = MappingProxyType(
 )
 """attribute -> what it asks, and what 0, 2 and 4 mean."""
 
-ATTRIBUTES = tuple(GUIDE)
 LOWEST, HIGHEST = 0, 4
 
 _TASK = (

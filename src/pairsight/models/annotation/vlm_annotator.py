@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 
 from pairsight.models.annotation.prompt import (
-    ATTRIBUTES,
     PARSER_VERSION,
     Form,
     annotation_prompt,
@@ -14,7 +13,16 @@ from pairsight.models.annotation.prompt import (
     shown_order,
 )
 from pairsight.models.protocols import Annotator, Generator, Sampling
-from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ItemError, Message, Prompt
+from pairsight.records import (
+    ATTRIBUTES,
+    Annotation,
+    Candidates,
+    Completion,
+    CompletionRequest,
+    ItemError,
+    Message,
+    Prompt,
+)
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=1024)
 _PROBE = Prompt("", (Message("user", "?"),))

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pairsight.errors import ModelError
 from pairsight.models.load import load_part
 from pairsight.models.scorers.base import DialogueScorer
+from pairsight.records import ATTRIBUTES
 
 if TYPE_CHECKING:
     import torch
-
-_HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 class ArmoRM(DialogueScorer):
@@ -46,7 +45,7 @@ class ArmoRM(DialogueScorer):
         count = self.model.regression_layer.out_features
         if count != len(OBJECTIVES):
             raise ModelError(f"model {reference} has {count} objectives; ArmoRM has {len(OBJECTIVES)}")
-        self.columns = ("score", *OBJECTIVES, *_HELPSTEER)
+        self.columns = ("score", *OBJECTIVES, *ATTRIBUTES)
 
     def network(self, folder: Path, dtype: "torch.dtype") -> Any:
         """A Llama with ArmoRM's heads."""
@@ -70,6 +69,6 @@ class ArmoRM(DialogueScorer):
         last = torch.tensor([len(row) - 1 for row in tokens])
         with torch.inference_mode():
             rewards, score = self.model(*(tensor.to(self.device) for tensor in (ids, mask, last, torch.tensor(gates))))
-        numbers = torch.cat([score[:, None], rewards, 5 * rewards[:, : len(_HELPSTEER)] - 0.5], dim=1)
+        numbers = torch.cat([score[:, None], rewards, 5 * rewards[:, : len(ATTRIBUTES)] - 0.5], dim=1)
         listed: list[list[float]] = numbers.float().tolist()
         return listed

@@ -11,12 +11,10 @@ from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator
 from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import Rated, Scorer, Scores
-from pairsight.records import Annotation, Candidates, ItemError
+from pairsight.records import ATTRIBUTES, QUALITY_ATTRIBUTES, Annotation, Candidates, ItemError
 
 if TYPE_CHECKING:
     import torch
-
-_QUALITY = ("helpfulness", "correctness", "coherence")
 
 
 class VlmJudge(Scorer[Rated]):
@@ -33,7 +31,7 @@ class VlmJudge(Scorer[Rated]):
 
     needs_images: ClassVar[bool] = True
     may_be_endpoint: ClassVar[bool] = True
-    columns = ("total", *_QUALITY, "complexity", "verbosity")
+    columns = ("total", *ATTRIBUTES)
 
     def __init__(
         self,
@@ -63,4 +61,4 @@ def quality_scores(mark: Annotation | ItemError) -> Scores:
     """The scores of one annotation by column; its error when it is one."""
     if isinstance(mark, ItemError):
         return mark
-    return {"total": sum(mark.scores[name] for name in _QUALITY), **mark.scores}
+    return {"total": sum(mark.scores[name] for name in QUALITY_ATTRIBUTES), **mark.scores}

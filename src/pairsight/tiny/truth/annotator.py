@@ -12,7 +12,7 @@ from typing import Literal
 from pairsight.benchmarks.files.official import Row, UniqueIds, read_jsonl
 from pairsight.benchmarks.suites.pope import official_answer
 from pairsight.models.protocols import Annotator
-from pairsight.records import Annotation, Completion, ItemError, Prompt
+from pairsight.records import ATTRIBUTES, QUALITY_ATTRIBUTES, Annotation, Completion, ItemError, Prompt
 from pairsight.tiny.train.scoring import normalise
 from pairsight.tiny.world.captions import mentioned_kinds
 from pairsight.tiny.world.questions import SHORT_ANSWER_SUFFIX, VISUAL_KINDS
@@ -191,12 +191,12 @@ def rate(kind: str, answer: str, present: frozenset[int], text: str) -> tuple[di
     """
     words = text.split()
     if not words:
-        return dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 0.0), "Empty."
+        return dict.fromkeys(ATTRIBUTES, 0.0), "Empty."
     quality, why = _rate_caption(present, text) if kind == "caption" else _rate_short(kind, answer, text)
     usual = len(answer.split()) if answer else 1 + 3 * len(present) + 1
     complexity = sum(len({word.strip(".,").lower() for word in words}) > step for step in _COMPLEXITY_STEPS)
     verbosity = sum(len(words) / usual > step for step in _VERBOSITY_STEPS)
-    scores = dict(zip(("helpfulness", "correctness", "coherence"), map(float, quality), strict=True))
+    scores = dict(zip(QUALITY_ATTRIBUTES, map(float, quality), strict=True))
     return scores | {"complexity": float(complexity), "verbosity": float(verbosity)}, why
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairsight.errors import DataError
-from pairsight.models.annotation.prompt import ATTRIBUTES
+from pairsight.records import ATTRIBUTES
 from pairsight.seeds import derived_seed
 from pairsight.tiny.truth.annotator import Known, WorldTruth, rate
 from pairsight.tiny.truth.asked import Grading, QuestionWriting, SceneWriting, asked_for, true_answer
