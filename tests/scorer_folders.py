@@ -39,7 +39,7 @@ LLAMA3_TEMPLATE = (
 
 
 def pictures(folder: Path) -> tuple[FileImages, list]:
-    """Three pictures of unlike sizes and colours, and their references."""
+    """Three pictures of unlike sizes and colours, and their `ImageRef`s."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (size, colour) in enumerate([((40, 30), "red"), ((20, 50), "navy"), ((33, 33), "olive")]):
         picture = Image.new("RGB", size, colour)

@@ -25,7 +25,7 @@ class BuildOptions(BaseConfig):
     recipe: Annotated[str, Option(argument="recipe", recorded=False)] = Field(
         description="seva, feedback, synthetic, or file.py:Class"
     )
-    model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="REF")] = Field(
+    model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="MODEL")] = Field(
         description="what makes the completions: a folder, a hub name, or endpoint:NAME@URL; repeatable"
     )
     prompts: Annotated[str | None, Option("--prompts", identity=False, path=True)] = Field(
@@ -105,7 +105,7 @@ class AlignOptions(BaseConfig):
     data: Annotated[str, Option(argument="RUN|DATASET", path=True, identity=False)] = Field(
         description="a run folder, or preference pairs"
     )
-    model: Annotated[str, Option("--model", value="REF", identity=False, recorded=False)] = Field(
+    model: Annotated[str, Option("--model", value="MODEL", identity=False, recorded=False)] = Field(
         description="the model to align: a folder or a hub name"
     )
     format: Annotated[str | None, Option("--format", late=True)] = Field(
@@ -141,7 +141,7 @@ class EvaluateOptions(BaseConfig):
     run: Annotated[str | None, Option(argument="[RUN]", path=True, identity=False)] = Field(
         None, description="the run whose adapters and results.json are meant"
     )
-    model: Annotated[str, Option("--model", value="REF")] = Field(
+    model: Annotated[str, Option("--model", value="MODEL")] = Field(
         description="the base model, always evaluated: a folder, a hub name, or endpoint:NAME@URL"
     )
     adapters: Annotated[dict[str, str], Option("--adapter", value="NAME=DIR", identity=False)] = Field(

@@ -110,7 +110,7 @@ def test_seva(world: Path, tmp_path: Path, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_feedback(world: Path, tmp_path: Path, engine: str) -> None:
     with TruthServer(world) as server:
-        more = [*prompts(world), "--set", "max_new_tokens=16", "--annotator", server.reference]
+        more = [*prompts(world), "--set", "max_new_tokens=16", "--annotator", server.model_name]
         same_on(engine, tmp_path, lambda out, name: build(world, "feedback", out, name, *more))
 
 
@@ -127,7 +127,7 @@ def test_synthetic(world: Path, tmp_path: Path, engine: str, monkeypatch: pytest
     }  # fmt: skip
     more = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
     with TruthServer(world) as server:
-        more += ["--model", str(shipped_model("second")), "--writer", server.reference]
+        more += ["--model", str(shipped_model("second")), "--writer", server.model_name]
         same_on(engine, tmp_path, lambda out, name: build(world, "synthetic", out, name, *more))
 
 

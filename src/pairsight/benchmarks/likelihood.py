@@ -71,9 +71,9 @@ class RankOptions:
         from pairsight.training.families import describe
 
         own = self.generator
-        processor = load_processor(own.reference, own.trust_remote_code)
+        processor = load_processor(own.model_name, own.trust_remote_code)
         model = load_model(
-            own.reference, adapter=own.adapter, dtype=own.dtype, device=own.device,
+            own.model_name, adapter=own.adapter, dtype=own.dtype, device=own.device,
             trust_remote_code=own.trust_remote_code,
         )  # fmt: skip
         self._loaded = processor, model.eval(), describe(model)

@@ -44,7 +44,7 @@ def serve(
     from pairsight.tiny.truth.server import TruthServer
 
     server = TruthServer(world, port)
-    print(server.reference, flush=True)
+    print(server.model_name, flush=True)
     with suppress(KeyboardInterrupt):
         server.serve_forever()
 

@@ -34,15 +34,15 @@ def print_build(built: "Built") -> None:
         )
 
 
-def _to_align(reference: str) -> str:
+def _to_align(model_name: str) -> str:
     """What `align` can take of the model that made the completions: of an adapter the merged model, or its base."""
-    from pairsight.models.references import base_of_adapter
+    from pairsight.models.folders import base_of_adapter
 
-    if reference.startswith("endpoint:"):
+    if model_name.startswith("endpoint:"):
         return "MODEL"
-    base = base_of_adapter(reference)
-    merged = Path(reference) / "merged"
-    return reference if base is None else str(merged) if (merged / "config.json").is_file() else base
+    base = base_of_adapter(model_name)
+    merged = Path(model_name) / "merged"
+    return model_name if base is None else str(merged) if (merged / "config.json").is_file() else base
 
 
 def print_align(aligned: "Aligned") -> None:

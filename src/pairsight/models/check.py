@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pairsight.errors import ModelError
-from pairsight.models.references import local_folder, read_model_json
+from pairsight.models.folders import local_folder, read_model_json
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def check_model(reference: str | Path, adapter: str | Path | None = None) -> None:
+def check_model(model_name: str | Path, adapter: str | Path | None = None) -> None:
     """Refuse a folder that cannot be a model, without loading it; a hub name is not looked up here.
 
     Looked at: `config.json`, safetensors weights (complete, by their headers), processor and tokenizer files, the chat
@@ -22,13 +22,13 @@ def check_model(reference: str | Path, adapter: str | Path | None = None) -> Non
     Raises:
         ModelError: what is missing or wrong, and how to fix it.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is not None:
         _check_config(folder)
         _check_weights(folder)
         _check_words(folder)
     if adapter is not None:
-        check_adapter(adapter, reference)
+        check_adapter(adapter, model_name)
 
 
 def check_adapter(adapter: str | Path, base: str | Path) -> None:
@@ -100,7 +100,7 @@ def read_header(weights: Path) -> dict[str, object]:
 
 
 def _check_base(adapter: Path, base: str | Path) -> None:
-    from pairsight.models.references import fingerprint
+    from pairsight.models.folders import fingerprint
 
     config, note = read_model_json(adapter / "adapter_config.json"), adapter / "pairsight.json"
     named = config.get("base_model_name_or_path")

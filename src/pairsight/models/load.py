@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import ModelError, one_line
 from pairsight.models.check import check_adapter, check_model
+from pairsight.models.folders import read_model_json, resolve
 from pairsight.models.protocols import Model
-from pairsight.models.references import read_model_json, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def load_model(
-    reference: str | Path,
+    model_name: str | Path,
     *,
     adapter: str | Path | None = None,
     dtype: "torch.dtype | str | None" = None,
@@ -34,7 +34,7 @@ def load_model(
     """A model ready to run (`eval`, no gradients asked for), as `AutoModelForImageTextToText` or, text-only, causal.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         adapter: a PEFT adapter's folder; its layers come on top, unmerged.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
@@ -44,8 +44,8 @@ def load_model(
     Raises:
         ModelError: the folder lacks something, its weights do not fit its config, or the adapter is another model's.
     """
-    check_model(reference)
-    folder = resolve(reference)
+    check_model(model_name)
+    folder = resolve(model_name)
     place = pick_device(device)
     options: dict[str, object] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
     if place.type != "cpu":
@@ -60,16 +60,16 @@ def load_model(
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
-            raise ModelError(f"model {reference} cannot be loaded: {one_line(error)}") from None
+            raise ModelError(f"model {model_name} cannot be loaded: {one_line(error)}") from None
     lacking = sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if lacking:
         raise ModelError(
-            f"model {reference}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
+            f"model {model_name}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
             f"another shape, first {lacking[0]}; copy the folder again"
         )
     if adapter is not None:
-        check_adapter(adapter, reference)
-        model = _with_adapter(model, Path(adapter).expanduser(), reference)
+        check_adapter(adapter, model_name)
+        model = _with_adapter(model, Path(adapter).expanduser(), model_name)
     return model.to(place).eval()
 
 
@@ -128,7 +128,7 @@ def _auto_class(folder: Path, trust_remote_code: bool) -> Any:
     return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
-def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
+def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
     """The model under its adapter, every tensor of which must have found its place."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
@@ -138,13 +138,13 @@ def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
             own = set(get_peft_model_state_dict(wrapped))
         except Exception as error:  # noqa: BLE001 - peft raises many classes for adapters that do not fit
-            message = f"adapter {adapter} does not fit the model {reference}: {one_line(error)}"
+            message = f"adapter {adapter} does not fit the model {model_name}: {one_line(error)}"
             raise ModelError(message) from None
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
         strangers = [name for name in file.keys() if name not in own]  # noqa: SIM118 - not a mapping
     if strangers:
         raise ModelError(
-            f"adapter {adapter} does not fit the model {reference}: it has no place for {len(strangers)} of its "
+            f"adapter {adapter} does not fit the model {model_name}: it has no place for {len(strangers)} of its "
             f"tensors, first {strangers[0]}; give the model it was trained on"
         )
     return wrapped
@@ -196,7 +196,7 @@ def load_or_reuse(key: Hashable, load: Callable[[], ModelT], kept: bool) -> Mode
     """The model under `key`: one that was kept, else loaded, and kept from now on if `kept`.
 
     Args:
-        key: what distinguishes models, e.g. class, reference and device.
+        key: what distinguishes models, e.g. class, model_name and device.
         load: makes it.
         kept: whether it stays loaded.
     """

@@ -116,7 +116,7 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
     Where the strategy has a line that must end every question, it is left in the adapter's folder and the merged
     model's, and applied wherever these are asked.
     """
-    from pairsight.models.references import PROMPT_SUFFIX_FILE, prompt_suffix_json
+    from pairsight.models.folders import PROMPT_SUFFIX_FILE, prompt_suffix_json
     from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 

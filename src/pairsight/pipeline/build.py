@@ -16,7 +16,7 @@ from pairsight.formats.prompts import PromptSet, make_format, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.options import BuildOptions, recipe_class, split
-from pairsight.pipeline.models import Reference, check_reference, open_models
+from pairsight.pipeline.models import ModelName, check_model_name, open_models
 from pairsight.pipeline.select import CandidateSet, load_candidates, make_strategy, seal_build
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner, with_answers
 from pairsight.records import Candidates, Dropped, ImageCandidate, Prompt
@@ -147,9 +147,9 @@ class BuildSpec:
         _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
         if options.completions is not None and not recipe.takes_completions:
             raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
-        for reference in [*options.models, options.annotator, options.writer]:
-            if reference is not None:
-                check_reference(reference)
+        for model_name in [*options.models, options.annotator, options.writer]:
+            if model_name is not None:
+                check_model_name(model_name)
         recipe.check()
         source = read_source(options)
         if not source.given.items and options.writer is None:
@@ -219,10 +219,10 @@ def build(
     recipe: Recipe,
     prompts: WithImages[Prompt],
     *,
-    model: Reference | Sequence[Reference],
+    model: ModelName | Sequence[ModelName],
     run: str | Path,
-    annotator: Annotator | Reference | None = None,
-    writer: Reference | None = None,
+    annotator: Annotator | ModelName | None = None,
+    writer: ModelName | None = None,
     strategy: str | Strategy | None = None,
     dataset_answers: bool = False,
     engine: str = "local",
@@ -237,7 +237,7 @@ def build(
         prompts: from `read_prompts`.
         model: what makes the completions: a folder, a hub name or `endpoint:NAME@URL`; several where the recipe may.
         run: the run's folder; an unfinished or finished run of the same recipe, prompts and models is resumed.
-        annotator: who rates completions, where the recipe needs one: a reference, or an `Annotator`.
+        annotator: who rates completions, where the recipe needs one: a model's name, or an `Annotator`.
         writer: who writes texts, where the recipe needs one.
         strategy: how pairs are chosen; default: the recipe's own.
         dataset_answers: keep the prompts' own answers as completions, for the strategy `sft`.
@@ -254,14 +254,14 @@ def build(
         ConfigError, ModelError: something that cannot work, found before any model loads.
     """
     _refuse_unused_models(recipe, annotator=annotator, writer=writer)
-    references = [model] if isinstance(model, (str, Path)) else list(model)
-    for reference in [*references, annotator, writer]:
-        if isinstance(reference, (str, Path)):
-            check_reference(reference)
-    models = open_models(references, BlobStore(run), annotator=annotator, writer=writer)
+    model_names = [model] if isinstance(model, (str, Path)) else list(model)
+    for model_name in [*model_names, annotator, writer]:
+        if isinstance(model_name, (str, Path)):
+            check_model_name(model_name)
+    models = open_models(model_names, BlobStore(run), annotator=annotator, writer=writer)
     with plugins(strategy):
         chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
-    named = [str(one) for one in references]
+    named = [str(one) for one in model_names]
     values = {
         "recipe": recipe.name, "model": named[0] if len(named) == 1 else named, "out": str(run),
         "dataset_answers": dataset_answers, "engine": engine, "workers": workers,

@@ -11,7 +11,7 @@ from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.options import EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_reference, model_opener
+from pairsight.pipeline.models import check_model_name, model_opener
 from pairsight.registry import plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
@@ -179,7 +179,7 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
     """
     from pairsight.benchmarks.evaluate import is_system_name
 
-    check_reference(model)
+    check_model_name(model)
     found, left_out = {}, []
     for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
@@ -187,7 +187,7 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
                 raise RunError(_unfinished(folder))
             if not is_system_name(folder.name):
                 raise RunError("its name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
-            check_reference(model, folder)
+            check_model_name(model, folder)
         except PairsightError as error:
             left_out.append(f"{folder} is left out: {error}")
         else:
@@ -217,7 +217,7 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
 
     options = spec.options
     for adapter in [None, *adapters.values()]:
-        check_reference(options.model, adapter)
+        check_model_name(options.model, adapter)
     progress = Progress("quiet" if quiet else "auto")
     with open_engine(options.engine, options.workers) as engine, progress:
         return evaluate_models(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ConfigError, DataError, ModelError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.pipeline.models import check_reference, open_generator
+from pairsight.pipeline.models import check_model_name, open_generator
 from pairsight.records import IMAGE_MARK, CompletionRequest, ImageRef, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -126,7 +126,7 @@ def _model_class() -> type:
         """A base model, with or without an adapter, in one process.
 
         Args:
-            pretrained: the base's reference: a folder, a hub name or `endpoint:NAME@URL`.
+            pretrained: the base: a folder, a hub name or `endpoint:NAME@URL`.
             adapter: an adapter's folder.
             batch_size: how many requests are answered together.
             seed: of sampled answers.
@@ -138,7 +138,7 @@ def _model_class() -> type:
             self, pretrained: str, adapter: str | None = None, batch_size: int | str = 1, seed: int = 0
         ) -> None:
             super().__init__()
-            check_reference(pretrained, adapter)
+            check_model_name(pretrained, adapter)
             self._size = max(1, int(batch_size)) if str(batch_size).isdigit() else 8
             self._seed = seed
             self._images = HeldImages()

@@ -128,7 +128,7 @@ class Feedback(Recipe):
 
     def _check(self, models: RecipeModels) -> Annotator:
         if models.annotator is None:
-            raise ConfigError(f"recipe '{self.name}' needs an annotator: --annotator REF")
+            raise ConfigError(f"recipe '{self.name}' needs an annotator: --annotator MODEL")
         if self.annotator_answers and models.answerer is None:
             raise ConfigError("annotator_answers needs an annotator that can answer prompts; this one only rates")
         return models.annotator

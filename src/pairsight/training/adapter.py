@@ -13,7 +13,7 @@ from pairsight.bounded import read_json
 from pairsight.config import option_facts, read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.check import check_model, read_header
-from pairsight.models.references import NO_PART, PROMPT_SUFFIX_FILE, read_model_json, resolve
+from pairsight.models.folders import NO_PART, PROMPT_SUFFIX_FILE, read_model_json, resolve
 from pairsight.store.durable import (
     copy_file,
     damaged_file,

@@ -113,8 +113,8 @@ class PreferenceTrainer:
             RunError: the folder holds another training, or the disk refuses to be written.
             TrainingError: a loss that is not finite, or packed log-probs that differ from a separate computation.
         """
+        from pairsight.models.folders import fingerprint
         from pairsight.models.load import release_memory
-        from pairsight.models.references import fingerprint
         from pairsight.training.objective import Objective
 
         images = self._image_source(examples)

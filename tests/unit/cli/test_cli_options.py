@@ -107,7 +107,7 @@ def test_one_mapping_may_name_what_another_names_and_merge_keys_are_no_repetitio
     ("arguments", "message"),
     [
         (["align", "d.parquet", "--out", "o"],
-         "align: option 'model' is missing (the model to align: a folder or a hub name): give --model REF"),
+         "align: option 'model' is missing (the model to align: a folder or a hub name): give --model MODEL"),
         (["evaluate", "--benchmark", "pope=x", "--out", "o"], "evaluate: option 'model' is missing"),
         (["evaluate", "--model", "m", "--out", "o"], "give --benchmark NAME=PATH, or it in a config file"),
         (["build", "seva", "--model", "m"], "build needs --out"),

@@ -181,7 +181,7 @@ class Brevity(Scorer):
     fingerprint = "brevity"
     columns = ("brevity",)
 
-    def __init__(self, reference, device=None):
+    def __init__(self, model_name, device=None):
         pass
 
     def score(self, items):
@@ -197,11 +197,11 @@ def test_a_scorer_from_a_file_is_called_by_its_class(tmp_path):
     with pytest.raises(ConfigError, match=f"add --plugin {file}"):
         parse_scorer(name)
     with plugins({"completion_scorers": [name]}):
-        found, reference = parse_scorer(name)
+        found, model_name = parse_scorer(name)
         (row,) = load_completion_scorer(name, images, "cpu").score([(prompt(), completion("red"))])
         with pytest.raises(ConfigError, match="must be KIND:REFERENCE"):
             parse_scorer(f"{file}:Brevity")
-    assert (found.__name__, reference, row, scorer_kind(name)) == ("Brevity", "v1", {"brevity": -3}, "Brevity")
+    assert (found.__name__, model_name, row, scorer_kind(name)) == ("Brevity", "v1", {"brevity": -3}, "Brevity")
     assert scorer_kind("clip:owner/name") == scorer_kind("clip:a.py:b") == "clip"
 
 

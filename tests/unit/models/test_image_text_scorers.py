@@ -182,9 +182,9 @@ def test_a_pickle_is_refused_with_a_command_that_converts_it(tmp_path):
     (folder / "ImageReward.safetensors").unlink()
     torch.save(state, folder / "ImageReward.pt")
     images, refs = pictures(tmp_path / "images")
-    for reference in (folder, folder / "ImageReward.pt"):
+    for given in (folder, folder / "ImageReward.pt"):
         with pytest.raises(ModelError, match=r"pickle.* convert .*python -c") as refused:
-            ImageReward(reference, images, device="cpu")
+            ImageReward(given, images, device="cpu")
         assert "\n" not in str(refused.value)
     command = str(refused.value).partition("python -c ")[2]
     assert command.startswith('"')

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 import families
 from pairsight.errors import ModelError
 from pairsight.models.check import check_adapter, check_model
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_model, pick_device, pick_dtype
-from pairsight.models.references import fingerprint
 
 
 @pytest.fixture(scope="module")

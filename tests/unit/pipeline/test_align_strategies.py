@@ -7,7 +7,7 @@ import torch
 
 from pairsight.errors import ConfigError
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.references import read_prompt_suffix
+from pairsight.models.folders import read_prompt_suffix
 from pairsight.pipeline.align import AlignSpec, align_from_options
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.cli.main import main
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.reporting.report import report_html
 from pairsight.store.run_folder import RunFolder
 from pairsight.tiny.models.shipped import shipped_model

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import TrainingError
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.training import loop as loop_module
 from pairsight.training.trainer import PreferenceTrainer
 

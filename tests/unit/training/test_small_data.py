@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, TrainingError
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.recipes.seva import SeVa
 from pairsight.training.adapter import TrainingSummary
 from pairsight.training.config import TrainingConfig

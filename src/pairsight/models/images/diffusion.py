@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import MissingExtraError, ModelError, one_line
+from pairsight.models.folders import PICKLES, convert_command, fingerprint, local_folder, read_model_json
 from pairsight.models.load import load_or_reuse, pick_device, quiet, release_memory
 from pairsight.models.protocols import ImageGenerator
-from pairsight.models.references import PICKLES, convert_command, fingerprint, local_folder, read_model_json
 from pairsight.records import ImageCandidate, ItemError
 from pairsight.store.blobs import BlobStore
 
@@ -30,7 +30,7 @@ class DiffusersGenerator(ImageGenerator):
     and on any device, up to rounding.
 
     Args:
-        reference: a folder with `model_index.json`, or a hub name.
+        model_name: a folder with `model_index.json`, or a hub name.
         num_inference_steps: denoising steps.
         height, width: in pixels; None leaves them to the pipeline.
         device: default: the GPU where there is one.
@@ -43,7 +43,7 @@ class DiffusersGenerator(ImageGenerator):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         *,
         num_inference_steps: int = 28,
         height: int | None = None,
@@ -53,7 +53,7 @@ class DiffusersGenerator(ImageGenerator):
     ) -> None:
         import torch
 
-        folder = pipeline_folder(reference)
+        folder = pipeline_folder(model_name)
         self.fingerprint = pipeline_fingerprint(folder)
         self.device = pick_device(device)
         on_gpu = self.device.type == "cuda"
@@ -114,14 +114,14 @@ class DiffusersGenerator(ImageGenerator):
         return found
 
 
-def pipeline_folder(reference: str | Path) -> Path:
+def pipeline_folder(model_name: str | Path) -> Path:
     """The local folder of a pipeline, every part of which is safetensors; a hub name is downloaded so.
 
     Raises:
         MissingExtraError: `diffusers` is not installed.
         ModelError: no such pipeline, or pickled parts (the message has the command that converts one).
     """
-    folder = local_folder(reference) or _download(str(reference))
+    folder = local_folder(model_name) or _download(str(model_name))
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} has no model_index.json: it is not a diffusers pipeline")
     for name in _parts(folder):
@@ -226,14 +226,14 @@ class GenerateImages:
     """A `Stage` of `ImageRequest -> ImageCandidate`; images stream to the blobs as PNG, batch by batch.
 
     Args:
-        reference: a diffusers pipeline, a folder or a hub name.
+        model_name: a diffusers pipeline, a folder or a hub name.
         blobs: where the images go.
         num_inference_steps: denoising steps.
         size: width and height in pixels; None leaves them to the pipeline.
         keep_loaded: leave the pipeline in memory after the stage.
     """
 
-    reference: str
+    model_name: str
     blobs: BlobStore
     num_inference_steps: int = 28
     size: int | None = None
@@ -249,7 +249,7 @@ class GenerateImages:
     def key(self, item: ImageRequest) -> Mapping[str, Json]:
         """The pipeline's contents, the text, scale, seed, steps and size; not the prompt's id."""
         if not self._fingerprint:
-            self._fingerprint = pipeline_fingerprint(pipeline_folder(self.reference))
+            self._fingerprint = pipeline_fingerprint(pipeline_folder(self.model_name))
         return {
             "pipeline": self._fingerprint,
             "text": item.text,
@@ -266,9 +266,9 @@ class GenerateImages:
     def setup(self) -> None:
         """Load the pipeline."""
         self._generator = load_or_reuse(
-            (DiffusersGenerator, self.reference, self.num_inference_steps, self.size),
+            (DiffusersGenerator, self.model_name, self.num_inference_steps, self.size),
             lambda: DiffusersGenerator(
-                self.reference, num_inference_steps=self.num_inference_steps, height=self.size, width=self.size
+                self.model_name, num_inference_steps=self.num_inference_steps, height=self.size, width=self.size
             ),
             self.keep_loaded,
         )

@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.check import is_text_only
+from pairsight.models.folders import resolve
 from pairsight.models.load import quiet
 from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
-from pairsight.models.references import resolve
 from pairsight.records import ImageRef, Prompt
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class EncodedPrompt:
     image_spans: tuple[tuple[int, int], ...]
 
 
-def load_processor(reference: str | Path, trust_remote_code: bool = False) -> Any:
+def load_processor(model_name: str | Path, trust_remote_code: bool = False) -> Any:
     """The processor of a model (its tokenizer, for a text-only model), padding on the left.
 
     Works without torchvision: families that also take video are loaded without that part.
@@ -59,7 +59,7 @@ def load_processor(reference: str | Path, trust_remote_code: bool = False) -> An
     Raises:
         ModelError: the folder holds no usable processor, or no chat template.
     """
-    folder = resolve(reference)
+    folder = resolve(model_name)
     from transformers import AutoProcessor, AutoTokenizer
 
     # A tokenizer cut out of a vision-language model still names that model's processor.
@@ -284,7 +284,7 @@ def _processor_class(folder: Path) -> type:
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 
-    from pairsight.models.references import read_model_json
+    from pairsight.models.folders import read_model_json
 
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
         if (folder / name).is_file() and (written := read_model_json(folder / name).get("processor_class")):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ModelError, one_line
+from pairsight.models.folders import fingerprint, read_model_json, weights_folder
 from pairsight.models.load import load_part, pick_device, pick_dtype, quiet
-from pairsight.models.references import fingerprint, read_model_json, weights_folder
 from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import ItemError
 
@@ -23,7 +23,7 @@ class ArmoRM(Scorer[Rated]):
     scale (5·r − 0.5) as `helpfulness`, `correctness`, `coherence`, `complexity`, `verbosity`.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         device: default: the GPU where there is one.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
 
@@ -33,13 +33,13 @@ class ArmoRM(Scorer[Rated]):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
         from pairsight.models.scorers.armorm_model import ASSISTANT_HEADER, OBJECTIVES
 
-        folder = weights_folder(reference)
+        folder = weights_folder(model_name)
         self.fingerprint = fingerprint(folder)
         self.device = pick_device(device)
         self.model = _load(folder, pick_dtype(dtype, self.device)).to(self.device)

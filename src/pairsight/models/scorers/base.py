@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.protocols import Model
-from pairsight.models.references import fingerprint
 from pairsight.records import IMAGE_MARK, Completion, ImageRef, ItemError, Prompt
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fill(places: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Sco
 class Scorer(Model, Generic[ItemT]):
     """Returns a number per column: of (text, ImageRef) for images, of (Prompt, Completion) for completions.
 
-    A subclass is made loaded: `Class(reference, device)`, or `Class(reference, images, device)` where it looks.
+    A subclass is made loaded: `Class(model_name, device)`, or `Class(model_name, images, device)` where it looks.
     `fingerprint` identifies it wherever its folder lies; `columns` are the names of its numbers, the first selects.
     """
 
@@ -77,9 +77,9 @@ class Scorer(Model, Generic[ItemT]):
     """Whether the model it asks may be behind an endpoint."""
 
     @classmethod
-    def identity(cls, reference: str | Path) -> str:
-        """The fingerprint of such a scorer on the model in `reference`, which is not loaded."""
-        return fingerprint(reference)
+    def identity(cls, model_name: str | Path) -> str:
+        """The fingerprint of such a scorer on the model in `model_name`, which is not loaded."""
+        return fingerprint(model_name)
 
     @abstractmethod
     def score(self, items: Sequence[ItemT]) -> list[Scores]:

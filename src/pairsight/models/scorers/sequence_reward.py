@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pairsight.models.folders import fingerprint, read_model_json, weights_folder
 from pairsight.models.load import load_part, pick_device, pick_dtype
-from pairsight.models.references import fingerprint, read_model_json, weights_folder
 from pairsight.models.scorers.base import Rated, Scorer, Scores, control_token, fill, named_rows, too_long, turns_of
 from pairsight.records import Completion, ItemError, Prompt
 
@@ -20,7 +20,7 @@ class SequenceReward(Scorer[Rated]):
     texts, as the first reward models did.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         device: default: the GPU where there is one.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
 
@@ -30,11 +30,11 @@ class SequenceReward(Scorer[Rated]):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
-        folder = weights_folder(reference)
+        folder = weights_folder(model_name)
         self.fingerprint = fingerprint(folder)
         self.device = pick_device(device)
         self.model = load_part(

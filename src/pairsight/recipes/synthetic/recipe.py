@@ -103,8 +103,8 @@ class Synthetic(Recipe):
         Raises:
             PairsightError: an unknown kind of scorer, or a local folder that is missing or pickled.
         """
+        from pairsight.models.folders import local_folder
         from pairsight.models.images.diffusion import pipeline_folder
-        from pairsight.models.references import local_folder
         from pairsight.models.scorers.base import ImageTextScorer
         from pairsight.models.scorers.names import parse_scorer
 
@@ -147,6 +147,6 @@ class Synthetic(Recipe):
             )
         if models.writer is None and (not prompts or self.instruction is None):
             missing = "text-to-image prompts (--prompts FILE)" if not prompts else "an `instruction` for every image"
-            raise ConfigError(f"recipe '{self.name}' needs {missing}, or a model that writes them: writer REF")
+            raise ConfigError(f"recipe '{self.name}' needs {missing}, or a model that writes them: writer MODEL")
         self.check()
         yield from Steps(self, models, run).candidates(prompts)

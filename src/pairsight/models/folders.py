@@ -1,4 +1,4 @@
-"""What a model reference means: a local folder, or a hub name whose snapshot becomes one."""
+"""Model folders: found by a model's name (a folder or a hub name), read, and identified by their content."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SNAPSHOT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 
 
-def local_folder(reference: str | Path) -> Path | None:
-    """The folder that a reference names, None for a hub name.
+def local_folder(model_name: str | Path) -> Path | None:
+    """The folder that a model's name is, None for a hub name.
 
     Raises:
         ModelError: a path that does not exist or is not a folder.
     """
-    path = Path(reference).expanduser()
+    path = Path(model_name).expanduser()
     if path.is_dir():
         return path
-    text = str(reference)
+    text = str(model_name)
     if path.exists():
         raise ModelError(f"model {text} is a file; give the folder that holds config.json and *.safetensors")
     in_a_folder_here = path.parent != Path() and path.parent.is_dir()
@@ -38,25 +38,25 @@ def local_folder(reference: str | Path) -> Path | None:
     raise ModelError(f"there is no model folder {text}; give a folder, or a hub name such as owner/name")
 
 
-def resolve(reference: str | Path) -> Path:
-    """The local folder of a reference; a hub name is downloaded (safetensors only) or found in the hub's cache.
+def resolve(model_name: str | Path) -> Path:
+    """The local folder of a model; a hub name is downloaded (safetensors only) or found in the hub's cache.
 
     Raises:
         ModelError: no such folder, or the hub has or gives no such model.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(reference), allow_patterns=_SNAPSHOT_FILES))
+        return Path(snapshot_download(str(model_name), allow_patterns=_SNAPSHOT_FILES))
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen unrelated classes
-        raise ModelError(f"model {reference} is not a folder here and the hub gives none: {one_line(error)}") from None
+        raise ModelError(f"model {model_name} is not a folder here and the hub gives none: {one_line(error)}") from None
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
-    """A JSON object from one of a model folder's files; ModelError when it is missing or none."""
+    """A JSON object from one of a model folder's files; ModelError when it is missing or not one."""
     try:
         values = read_json(path)
     except OSError as error:
@@ -77,13 +77,13 @@ def prompt_suffix_json(line: str) -> bytes:
     return json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode()
 
 
-def read_prompt_suffix(reference: str | Path) -> str:
+def read_prompt_suffix(model_name: str | Path) -> str:
     """The line that a folder asks for; "" where there is none, as with a hub name.
 
     Raises:
         ModelError: `inference.json` is damaged.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is None or not (folder / PROMPT_SUFFIX_FILE).is_file():
         return ""
     line = read_model_json(folder / PROMPT_SUFFIX_FILE).get("prompt_suffix", "")
@@ -92,7 +92,7 @@ def read_prompt_suffix(reference: str | Path) -> str:
     return line
 
 
-def base_of_adapter(reference: str | Path) -> str | None:
+def base_of_adapter(model_name: str | Path) -> str | None:
     """The base model that an adapter's folder names, or None for anything that is not an adapter's folder.
 
     The base is what its `adapter_config.json` calls `base_model_name_or_path`: a folder seen from the adapter's own, a
@@ -101,7 +101,7 @@ def base_of_adapter(reference: str | Path) -> str | None:
     Raises:
         ModelError: the adapter names no base, or a folder that is not there.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is None or not (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
         return None
     named = read_model_json(folder / "adapter_config.json").get("base_model_name_or_path")
@@ -145,16 +145,16 @@ NO_PART = {
 _CHUNK = 1 << 22
 
 
-def fingerprint(reference: str | Path, adapter: str | Path | None = None) -> str:
+def fingerprint(model_name: str | Path, adapter: str | Path | None = None) -> str:
     """`sha256:…` of a model's weights, configs, tokenizer, processor and chat template, and of an adapter's.
 
-    Not part of it: the folder's name and place, its README, and notes of our own. Hashes of files are kept in the
+    Not part of it: the folder's name and location, its README, and notes of our own. Hashes of files are kept in the
     user's cache by path, size and time of change, so that large weights are read once.
 
     Raises:
         ModelError: no such model.
     """
-    contents = {"model": _contents(resolve(reference))}
+    contents = {"model": _contents(resolve(model_name))}
     if adapter is not None:
         contents["adapter"] = _contents(resolve(adapter))
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"))
@@ -168,9 +168,9 @@ def _contents(folder: Path) -> dict[str, str]:
 
 def _file_hash(path: Path) -> str:
     status = path.stat()
-    place = str(path.resolve())
-    state = [place, status.st_size, status.st_mtime_ns]
-    name = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    location = str(path.resolve())
+    state = [location, status.st_size, status.st_mtime_ns]
+    name = hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()
     note = cache_folder() / "model-hashes" / f"{name}.json"
     try:
         kept = json.loads(note.read_text(encoding="utf-8"))
@@ -214,25 +214,25 @@ def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:
     return f'python -c "{code}"'
 
 
-def weights_folder(reference: str | Path, published_as: str = "pytorch_model.bin") -> Path:
+def weights_folder(model_name: str | Path, published_as: str = "pytorch_model.bin") -> Path:
     """The local folder of a model, made sure to hold safetensors.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         published_as: the pickle's usual name, for the message when there is nothing else.
 
     Raises:
         ModelError: no such model, or none of its weights are safetensors; the message has the conversion command.
     """
-    path = Path(reference).expanduser()
+    path = Path(model_name).expanduser()
     if path.is_file() and path.suffix in PICKLES:
         raise ModelError(f"{path} is a pickle, which can run code and is not read; convert it: {convert_command(path)}")
-    folder = resolve(reference)
+    folder = resolve(model_name)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
         found = f"only the pickle {pickles[0].name}, which can run code and is not read" if pickles else "no weights"
         command = convert_command(pickles[0] if pickles else folder / published_as)
-        raise ModelError(f"model {reference} holds no *.safetensors but {found}; convert a pickle by: {command}")
+        raise ModelError(f"model {model_name} holds no *.safetensors but {found}; convert a pickle by: {command}")
     return folder
 
 
