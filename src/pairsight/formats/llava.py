@@ -22,42 +22,46 @@ class Llava(RowFormat):
     def dialogue(self, row: Row) -> Dialogue:
         """One row's questions; DataError when its turns, images or marks are not in order."""
         identity = row.identity("id", "question_id")
-        place = f"{row.place} id '{identity}'"
-        images = image_names(row, place)
-        system, turns = _turns(row, place)
-        questions = questions_about(images, turns, place, marks_needed=True)
-        return Dialogue(identity, place, tuple(questions), source_of(images), system)
+        location = f"{row.location} id '{identity}'"
+        images = image_names(row, location)
+        system, turns = _turns(row, location)
+        questions = questions_about(images, turns, location, marks_needed=True)
+        return Dialogue(identity, location, tuple(questions), source_of(images), system)
 
 
 _NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
 
 
-def image_names(row: Row, place: str) -> tuple[str, ...]:
+def image_names(row: Row, location: str) -> tuple[str, ...]:
     """The names in `image` or `images`: none, one or several; DataError for both, or images under another name."""
     given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
     if len(given) == 2:
-        raise DataError(f"{place} has both 'image' and 'images': keep one", reason="image_marks")
+        raise DataError(f"{location} has both 'image' and 'images': keep one", reason="image_marks")
     if not given:
         for name, value in row.values.items():
             if name not in _NO_IMAGE_FIELDS and names_image(value):
-                message = f"{place}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
+                message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
                 raise DataError(message, reason="unread_image")
         return ()
     (value,) = given
-    names = tuple(checked_text(name, f"{place}: 'image'") for name in (value if isinstance(value, list) else [value]))
+    names = tuple(
+        checked_text(name, f"{location}: 'image'") for name in (value if isinstance(value, list) else [value])
+    )
     if "" in names:
-        raise DataError(f"{place}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image")
+        raise DataError(
+            f"{location}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image"
+        )
     return names
 
 
-def _turns(row: Row, place: str) -> tuple[str, list[tuple[str, str]]]:
+def _turns(row: Row, location: str) -> tuple[str, list[tuple[str, str]]]:
     """The system text and (human turn, its answer) in order; consecutive turns of one role are joined."""
     found = row.values.get("conversations")
     if not isinstance(found, list) or not found:
-        raise DataError(f"{place}: 'conversations' must be a list of turns, found {found!r:.60}", reason="no_turns")
+        raise DataError(f"{location}: 'conversations' must be a list of turns, found {found!r:.60}", reason="no_turns")
     system, turns, previous = "", list[tuple[str, str]](), ""
     for number, turn in enumerate(found, start=1):
-        where = f"{place}: turn {number}"
+        where = f"{location}: turn {number}"
         if not isinstance(turn, dict):
             raise DataError(f"{where} must be an object with 'from' and 'value'", reason="wrong_type")
         name = turn.get("from", turn.get("role"))
@@ -76,5 +80,5 @@ def _turns(row: Row, place: str) -> tuple[str, list[tuple[str, str]]]:
             turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{text}".strip())
         previous = role
     if not turns:
-        raise DataError(f"{place}: no turn is from 'human'", reason="no_turns")
+        raise DataError(f"{location}: no turn is from 'human'", reason="no_turns")
     return system, turns

@@ -39,13 +39,13 @@ class Checking:
 
     def unique(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
         """The first dialogue of every id."""
-        places: dict[str, str] = {}
+        locations: dict[str, str] = {}
         for one in dialogues:
-            if one.id not in places:
-                places[one.id] = one.place
+            if one.id not in locations:
+                locations[one.id] = one.location
                 yield one
                 continue
-            message = f"{one.place} is used before, at {places[one.id]}: ids must be unique"
+            message = f"{one.location} is used before, at {locations[one.id]}: ids must be unique"
             self.bad(DataError(message, reason="duplicate_id"), one.id)
 
     def prompts(
@@ -85,11 +85,13 @@ def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_
     for name in question.images:
         ref = refs[name]
         if isinstance(ref, DataError):
-            raise DataError(f"{dialogue.place}: {ref}", reason=ref.reason)
+            raise DataError(f"{dialogue.location}: {ref}", reason=ref.reason)
         found.append(ref)
     text = without_short_answer(question.text) if strip_short_answer else question.text
     if not text:
-        raise DataError(f"{dialogue.place}: nothing is left of the question {question.text!r}", reason="empty_question")
+        raise DataError(
+            f"{dialogue.location}: nothing is left of the question {question.text!r}", reason="empty_question"
+        )
     system = (Message("system", dialogue.system),) if dialogue.system else ()
     return Prompt(drawn.id, (*system, Message("user", text, tuple(found))), dialogue.source)
 
@@ -197,4 +199,4 @@ def detect_format(path: Path) -> str:
         fields += [f"'{found.field}'"] if found.field else []
     known = " or ".join(fields)
     there = ", ".join(f"'{name}'" for name in list(first.values)[:8]) or "no fields"
-    raise DataError(f"{first.place}: rows need {known}, found {there}", reason="unknown_format")
+    raise DataError(f"{first.location}: rows need {known}, found {there}", reason="unknown_format")

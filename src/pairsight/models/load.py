@@ -46,10 +46,10 @@ def load_model(
     """
     check_model(model_name)
     folder = resolve(model_name)
-    place = pick_device(device)
-    options: dict[str, object] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
-    if place.type != "cpu":
-        options["device_map"] = {"": place}  # straight to the device, without a copy in main memory
+    chosen = pick_device(device)
+    options: dict[str, object] = {"dtype": pick_dtype(dtype, chosen), "trust_remote_code": trust_remote_code}
+    if chosen.type != "cpu":
+        options["device_map"] = {"": chosen}  # straight to the device, without a copy in main memory
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     with quiet(), _kept_in_float32(float32_modules):
@@ -70,7 +70,7 @@ def load_model(
     if adapter is not None:
         check_adapter(adapter, model_name)
         model = _with_adapter(model, Path(adapter).expanduser(), model_name)
-    return model.to(place).eval()
+    return model.to(chosen).eval()
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _auto_class(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
-    """The model under its adapter, every tensor of which must have found its place."""
+    """The model under its adapter, every tensor of which must fit."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 

@@ -79,7 +79,7 @@ class Annotator(Model):
 
 
 def seen_prompt(request: CompletionRequest) -> Prompt:
-    """The request's prompt with the images the model is to see: its own, or the request's in their places.
+    """The request's prompt with the images the model is to see: its own, or the request's instead.
 
     Raises:
         DataError: the request has another number of images than the prompt.

@@ -114,8 +114,8 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if not self.config.group_by_image:
             return super()._get_train_sampler(train_dataset)
         units = [self._examples[number].first_unit for number in self.train_dataset]
-        keys = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
-        return ImageGroups(keys, self.config.per_device_train_batch_size, self.config.seed)
+        image_ids = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
+        return ImageGroups(image_ids, self.config.per_device_train_batch_size, self.config.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's weights: what is trained, by the model's own names."""
@@ -176,18 +176,18 @@ class ImageGroups(Sampler[int]):
     A group larger than a batch comes in several runs of a batch's size, each with its own position in the order.
 
     Args:
-        keys: one per example, the same for examples on one image.
+        image_ids: one per example, the same for examples on one image.
         batch_size: the longest run of one group.
         seed: of the order.
 
     Source: ours.
     """
 
-    def __init__(self, keys: Sequence[Hashable], batch_size: int, seed: int) -> None:
+    def __init__(self, image_ids: Sequence[Hashable], batch_size: int, seed: int) -> None:
         self._groups: dict[Hashable, list[int]] = {}
-        for index, key in enumerate(keys):
-            self._groups.setdefault(key, []).append(index)
-        self._num_examples, self._batch_size, self._seed, self._epoch = len(keys), batch_size, seed, 0
+        for index, image_id in enumerate(image_ids):
+            self._groups.setdefault(image_id, []).append(index)
+        self._num_examples, self._batch_size, self._seed, self._epoch = len(image_ids), batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""

@@ -129,14 +129,14 @@ def problems(text: str, verbs: tuple[str, ...], own: set[str] = frozenset()) -> 
 def test_every_verb_flag_and_option_named_in_the_sources_exists():
     bad = []
     for file in sorted(SOURCES.rglob("*.py")):
-        place = file.relative_to(SOURCES).as_posix()
-        if place == "plots.py":  # its `--series-N` are names of CSS
+        path = file.relative_to(SOURCES).as_posix()
+        if path == "plots.py":  # its `--series-N` are names of CSS
             continue
         every = list(texts(file))
-        room = place.partition("/")[0]
-        verbs = OF_A_ROOM.get(place, OF_A_ROOM.get(room, ()))
+        room = path.partition("/")[0]
+        verbs = OF_A_ROOM.get(path, OF_A_ROOM.get(room, ()))
         own = set(every) if "argparse" in file.read_text(encoding="utf-8") else set()
-        bad += [f"{place}: {problem}" for text in every for problem in problems(text, verbs, own)]
+        bad += [f"{path}: {problem}" for text in every for problem in problems(text, verbs, own)]
     assert bad == []
 
 

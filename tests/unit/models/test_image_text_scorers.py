@@ -70,8 +70,8 @@ def image_reward_by_hand(state, ids, pixels):
         wide = gelu(linear(f"{layer}.intermediate.dense", h))
         h = norm(f"{layer}.output.LayerNorm", linear(f"{layer}.output.dense", wide) + h, 1e-12)
     reward = h[0]
-    for place in (0, 2, 4, 6, 7):
-        reward = linear(f"mlp.layers.{place}", reward)
+    for layer in (0, 2, 4, 6, 7):
+        reward = linear(f"mlp.layers.{layer}", reward)
     return (reward.item() - 0.16717362830052426) / 1.0333394966054072
 
 

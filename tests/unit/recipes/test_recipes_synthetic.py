@@ -143,8 +143,8 @@ def test_nothing_finished_is_done_again(folders, tmp_path, run, monkeypatch):
 def test_moved_models_stay_the_same_and_other_weights_do_not(folders, tmp_path):
     named = recipe(folders)
     for name in ("pipeline", "clip", "reward"):
-        place = folders[name].rpartition(":")[2]
-        shutil.copytree(place, tmp_path / name)
+        folder = folders[name].rpartition(":")[2]
+        shutil.copytree(folder, tmp_path / name)
     kinds = {"pipeline": "", "clip": "clip:", "reward": "sequence:"}
     moved = recipe({**folders, **{name: f"{kind}{tmp_path / name}" for name, kind in kinds.items()}})
     assert moved.to_plain() != named.to_plain()

@@ -47,8 +47,8 @@ def run(tmp_path: Path) -> RunFolder:
 def flip(path: Path, what: bytes | None = None) -> None:
     """Change one byte: of `what` if it is given, else in the middle."""
     data = bytearray(path.read_bytes())
-    place = data.index(what) if what else len(data) // 2
-    data[place] ^= 0x01
+    offset = data.index(what) if what else len(data) // 2
+    data[offset] ^= 0x01
     path.write_bytes(data)
 
 

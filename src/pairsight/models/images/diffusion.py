@@ -69,7 +69,7 @@ class DiffusersGenerator(ImageGenerator):
         """
         with quiet():
             problems = [self._too_long(text) for text in texts]
-        wanted = [place for place, problem in enumerate(problems) if problem is None]
+        wanted = [index for index, problem in enumerate(problems) if problem is None]
         made = iter(self._run([texts[i] for i in wanted], guidance_scale, [seeds[i] for i in wanted]))
         return [next(made) if problem is None else problem for problem in problems]
 

@@ -106,22 +106,22 @@ class LocalVLM(Generator):
         results: list[Completion | ItemError | None] = [None] * len(requests)
         groups: dict[str, list[int]] = {}
         prompts: dict[str, EncodedPrompt | ItemError] = {}
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             try:
                 seen = seen_prompt(request)
             except DataError as error:
-                results[place] = _failed(error)
+                results[index] = _failed(error)
                 continue
             group = json.dumps(prompt_key(seen), sort_keys=True)
-            groups.setdefault(group, []).append(place)
+            groups.setdefault(group, []).append(index)
             if group not in prompts:
                 prompts[group] = self._encode(request)
         drawn = self._draw(requests, groups, prompts, sampling)
-        for group, places in groups.items():
+        for group, indices in groups.items():
             found = drawn[group]
-            for number, place in enumerate(places):
+            for number, index in enumerate(indices):
                 result = found if isinstance(found, ItemError) else found[number]
-                results[place] = result if isinstance(result, ItemError) else self._completion(requests[place], result)
+                results[index] = result if isinstance(result, ItemError) else self._completion(requests[index], result)
         return [result for result in results if result is not None]
 
     def _encode(self, request: CompletionRequest) -> "EncodedPrompt | ItemError":
@@ -150,7 +150,7 @@ class LocalVLM(Generator):
             if isinstance(prompt, ItemError):
                 results[group] = prompt
             else:
-                wanted[group] = Draws(prompt, tuple(requests[place].seed for place in groups[group]))
+                wanted[group] = Draws(prompt, tuple(requests[index].seed for index in groups[group]))
         while True:
             try:
                 drawn = draw(self._model, self._processor, list(wanted.values()), sampling, self.batch_size)

@@ -1,4 +1,4 @@
-"""The one place where processors are loaded and prompts become tokens and pixels.
+"""The only module where processors are loaded and prompts become tokens and pixels.
 
 Training and sampling both encode here, so that the model sees the same tokens in both.
 """
@@ -214,8 +214,8 @@ def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
 def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> None:
     """Apply distortions of normalised pixels, image by image."""
     wanted = [
-        (place, ref.distortion)
-        for place, ref in enumerate(refs)
+        (index, ref.distortion)
+        for index, ref in enumerate(refs)
         if ref.distortion is not None and ref.distortion.space == "normalised"
     ]
     if not wanted:
@@ -224,8 +224,8 @@ def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> 
 
     pixels = tensors["pixel_values"].clone()
     rows = _rows_of_images(tensors, len(refs))
-    for place, distortion in wanted:
-        pixels[rows[place]] = apply_normalised(pixels[rows[place]], distortion)
+    for index, distortion in wanted:
+        pixels[rows[index]] = apply_normalised(pixels[rows[index]], distortion)
     tensors["pixel_values"] = pixels
 
 
@@ -252,20 +252,20 @@ def _image_spans(
         return ()
     tokenizer = tokenizer_of(processor)
     placeholder = getattr(tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)
-    places = [place for place, token in enumerate(ids) if token == placeholder]
+    indices = [index for index, token in enumerate(ids) if token == placeholder]
     if replacements is None and len(prompt.images) == 1:
-        counts = [len(places)]
+        counts = [len(indices)]
     else:
         mark = tokenizer.convert_ids_to_tokens(placeholder)
         counts = [found["replacement"].count(mark) for found in replacements or []]
-    if not places or sum(counts) != len(places) or len(counts) != len(prompt.images) or 0 in counts:
+    if not indices or sum(counts) != len(indices) or len(counts) != len(prompt.images) or 0 in counts:
         raise ModelError(
-            f"prompt '{prompt.id}': {len(places)} image placeholders for {len(prompt.images)} images; the chat "
+            f"prompt '{prompt.id}': {len(indices)} image placeholders for {len(prompt.images)} images; the chat "
             "template or the processor is not this model's"
         )
     spans, start = [], 0
     for count in counts:
-        spans.append((places[start], places[start + count - 1] + 1))
+        spans.append((indices[start], indices[start + count - 1] + 1))
         start += count
     return tuple(spans)
 
@@ -304,11 +304,11 @@ def image_only(cls: Any) -> Any:
     _excuse_num2words(cls)
     parts = [name for name in cls.get_attributes() if name != "video_processor"]
     names = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
-    place = names.index("video_processor") if "video_processor" in names else None
+    index = names.index("video_processor") if "video_processor" in names else None
 
     def from_args_and_dict(inner: Any, /, args: list[Any], processor_dict: dict[str, object], **kwargs: Any) -> Any:
-        if place is not None:
-            args = [*args[:place], None, *args[place:]]
+        if index is not None:
+            args = [*args[:index], None, *args[index:]]
         return super(built, inner).from_args_and_dict(args, processor_dict, **kwargs)
 
     members = {

@@ -54,9 +54,9 @@ class ArmoRM(Scorer[Rated]):
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per dialogue: too long, a control token in it, not finite."""
-        places = [self._ids(*item) for item in items]
-        rows = [ids for ids in places if not isinstance(ids, ItemError)]
-        return fill(places, named_rows(self.columns, self._rows(rows)) if rows else [])
+        encoded = [self._ids(*item) for item in items]
+        rows = [ids for ids in encoded if not isinstance(ids, ItemError)]
+        return fill(encoded, named_rows(self.columns, self._rows(rows)) if rows else [])
 
     def _ids(self, prompt: Any, completion: Any) -> list[int] | ItemError:
         turns = turns_of(prompt, completion)

@@ -27,7 +27,7 @@ Rated = tuple[Prompt, Completion]
 
 
 def open_each(refs: Sequence[ImageRef], images: ImageSource) -> "list[Image | ItemError]":
-    """The pictures, with an error in the place of each that is missing or broken."""
+    """The pictures, with an error instead of each that is missing or broken."""
     opened: list[Image | ItemError] = []
     for ref in refs:
         try:
@@ -56,10 +56,10 @@ def named_rows(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> list[
     return results
 
 
-def fill(places: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Scores]:
-    """The results put back among the errors: `places` has an error or something scored, `results` one per latter."""
+def fill(inputs: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Scores]:
+    """The results put back among the errors: each of `inputs` is an error or was scored, in the order of `results`."""
     waiting = iter(results)
-    return [place if isinstance(place, ItemError) else next(waiting) for place in places]
+    return [one if isinstance(one, ItemError) else next(waiting) for one in inputs]
 
 
 class Scorer(Model, Generic[ItemT]):
@@ -110,7 +110,9 @@ class ImageTextScorer(Scorer[ImageText]):
         """One mapping column -> number, or error, per item; an image that cannot be opened is an error of its item."""
         opened = open_each([ref for _, ref in items], self.images)
         usable = [
-            (text, place) for (text, _), place in zip(items, opened, strict=True) if not isinstance(place, ItemError)
+            (text, picture)
+            for (text, _), picture in zip(items, opened, strict=True)
+            if not isinstance(picture, ItemError)
         ]
         if not usable:
             return fill(opened, [])

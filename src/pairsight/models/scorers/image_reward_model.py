@@ -143,7 +143,7 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[BlipTextConfig, BlipVisionConfi
         num_attention_heads=text_width // _HEAD_WIDTH,
         max_position_embeddings=state["text.embeddings.position_embeddings.weight"].shape[0],
     )
-    head = [state[f"head.{place}.weight"].shape[0] for place in (0, 2, 4, 6, 7)]
+    head = [state[f"head.{layer}.weight"].shape[0] for layer in (0, 2, 4, 6, 7)]
     return text, vision, (text_width, *head)
 
 

@@ -47,13 +47,13 @@ class SequenceReward(Scorer[Rated]):
         self.limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.pad: int | None = self.model.config.pad_token_id
         labels = self.model.config.id2label
-        self.columns = ("reward",) if len(labels) == 1 else tuple(str(labels[place]) for place in sorted(labels))
+        self.columns = ("reward",) if len(labels) == 1 else tuple(str(labels[index]) for index in sorted(labels))
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per dialogue: too long, a control token in it, not finite."""
-        places = [self._ids(*item) for item in items]
-        rows = [ids for ids in places if not isinstance(ids, ItemError)]
-        return fill(places, named_rows(self.columns, self._rows(rows)) if rows else [])
+        encoded = [self._ids(*item) for item in items]
+        rows = [ids for ids in encoded if not isinstance(ids, ItemError)]
+        return fill(encoded, named_rows(self.columns, self._rows(rows)) if rows else [])
 
     def _ids(self, prompt: Prompt, completion: Completion) -> dict[str, list[int]] | ItemError:
         turns = turns_of(prompt, completion)

@@ -42,8 +42,8 @@ class VlmJudge(Scorer[Rated]):
         device: "torch.device | str | None" = None,
         generator: Generator | None = None,
     ) -> None:
-        place = None if device is None else str(device)
-        self.annotator = VlmAnnotator(generator or LocalVLM(model_name, images, device=place))
+        chosen = None if device is None else str(device)
+        self.annotator = VlmAnnotator(generator or LocalVLM(model_name, images, device=chosen))
         self.annotator.load()
         self.fingerprint = self.annotator.fingerprint
 

@@ -57,7 +57,7 @@ class Synthetic(Recipe):
         "shared", description="whether a text's images start from the same noise, or each from its own as the authors'"
     )
     image_scorers: tuple[str, ...] = Field(
-        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:REFERENCE; the first one selects"
+        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:MODEL; the first one selects"
     )
     min_image_score: float | None = Field(None, description="drop texts whose best image scores lower")
 
@@ -73,7 +73,7 @@ class Synthetic(Recipe):
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="of the completions; 0 is greedy (ours)")
     max_new_tokens: int = Field(1000, ge=1, description="longest completion in tokens")
     completion_scorers: tuple[str, ...] = Field(
-        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:REFERENCE; the first one selects"
+        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:MODEL; the first one selects"
     )
     keep_loaded: Annotated[bool, Option("--keep-loaded")] = Field(
         False, description="keep every model in memory, for large machines (synthetic)"
