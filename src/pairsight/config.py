@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
 from pairsight.bounded import MOST_YAML_BYTES, DuplicateKeyError, load_yaml, read_bounded
@@ -53,9 +53,20 @@ class Option:
 
 
 class BaseConfig(BaseModel):
-    """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`."""
+    """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`.
+
+    A list option is also taken as one text with commas: `--set lora_target_modules=q_proj,v_proj`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: Any) -> Any:
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        if not isinstance(values, Mapping) or not lists & values.keys():
+            return values
+        return {name: _listed(value) if name in lists else value for name, value in values.items()}
 
     @classmethod
     def parse(cls, values: Mapping[str, object], where: str = "") -> Self:
@@ -81,6 +92,14 @@ class BaseConfig(BaseModel):
     def to_yaml(self) -> str:
         """The config as YAML, in field order."""
         return yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True)
+
+
+def _listed(value: Any) -> Any:
+    """A text split at its commas, and a number as a list of one; anything else, also with an empty part, unchanged."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")]
+        return parts if all(parts) else value
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
@@ -172,6 +191,8 @@ def _validation_message(cls: type[BaseModel], error: ValidationError, where: str
         else:
             value = repr(problem.get("input"))[:80]
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "tuple_type":
+                message = "must be a list, or its values with commas between them"
             parts.append(f"option '{name}': {message} (found {value})" if name else message)
     prefix = f"{where}: " if where else ""
     return prefix + "; ".join(parts)

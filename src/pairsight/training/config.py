@@ -200,6 +200,9 @@ def refuse_unused(options: Mapping[str, object], config: TrainingConfig) -> None
     unused = {
         "tuning=full trains no adapters": OF_ADAPTERS if config.tuning == "full" else (),
         "nothing is held out: set eval_fraction": ("eval_steps",) if not config.eval_fraction else (),
+        "lr_scheduler_type=constant has no warm-up, but constant_with_warmup has one": (
+            ("warmup_ratio",) if config.lr_scheduler_type == "constant" and config.warmup_ratio else ()
+        ),
         "share_prefixes=false takes one sequence a pass": () if config.share_prefixes else ("max_tokens_per_pass",),
     }
     for why, names in unused.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pairsight.config import with_settings
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, RunError, TrainingError
 from pairsight.recipes.feedback import Feedback
@@ -145,6 +146,7 @@ def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_pa
         ({"tuning": "full", "lora_dropout": 0.1}, "lora_dropout"),
         ({"eval_steps": 3}, "eval_steps"),
         ({"share_prefixes": False, "max_tokens_per_pass": 512}, "max_tokens_per_pass"),
+        ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, "warmup_ratio"),
     ],
 )
 @pytest.mark.parametrize("recipe", ["", "seva"])
@@ -160,11 +162,56 @@ def test_an_option_that_does_nothing_beside_the_others_is_refused(options: dict,
 
 @pytest.mark.parametrize(
     "options",
-    [{"tuning": "full", "lora_r": 4}, {"eval_steps": 3}, {"share_prefixes": False, "max_tokens_per_pass": 512}],
+    [
+        {"tuning": "full", "lora_r": 4},
+        {"eval_steps": 3},
+        {"share_prefixes": False, "max_tokens_per_pass": 512},
+        {"lr_scheduler_type": "constant", "warmup_ratio": 0.1},
+    ],
 )
 def test_a_python_call_refuses_what_does_nothing_too(small, tmp_path: Path, options: dict):
     with pytest.raises(ConfigError, match="changes nothing"):
         PreferenceTrainer(small.model, out=tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_scheduler_type": "constant"},  # the warm-up is a default, which nobody asked for
+        {"lr_scheduler_type": "constant", "warmup_ratio": 0.0},
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1},
+    ],
+)
+def test_a_constant_rate_is_only_refused_beside_a_warm_up(small, tmp_path: Path, options: dict):
+    PreferenceTrainer(small.model, out=tmp_path, defaults={"warmup_ratio": 0.05}, **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "found"),
+    [
+        ("lora_target_modules=q_proj,v_proj", "lora_target_modules", ("q_proj", "v_proj")),
+        ("lora_target_modules=q_proj, v_proj", "lora_target_modules", ("q_proj", "v_proj")),
+        ("lora_target_modules=q_proj", "lora_target_modules", ("q_proj",)),
+        ("lora_target_modules=[q_proj, v_proj]", "lora_target_modules", ("q_proj", "v_proj")),
+        ("report_to=tensorboard,wandb", "report_to", ("tensorboard", "wandb")),
+        ("report_to=[]", "report_to", ()),
+        ("loss_weights=2", "loss_weights", (2.0,)),
+    ],
+)
+def test_a_list_may_be_one_text_with_commas(setting: str, name: str, found: tuple):
+    config = TrainingConfig.parse(with_settings({}, [setting]))
+    assert getattr(config, name) == found
+    assert TrainingConfig.parse(config.to_plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("q_proj,", "'q_proj,'"), ("{a: b}", r"{'a': 'b'}"), ("true", "True"), ("", "None")]
+)
+def test_what_is_not_a_list_is_one_plain_line(value: str, shown: str):
+    with pytest.raises(ConfigError) as error:
+        TrainingConfig.parse(with_settings({}, [f"lora_target_modules={value}"]), "align")
+    expected = "align: option 'lora_target_modules': must be a list, or its values with commas between them"
+    assert str(error.value) == f"{expected} (found {shown})"
 
 
 def test_a_config_is_used_as_it_is(small, tmp_path: Path):
