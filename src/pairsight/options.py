@@ -1,6 +1,6 @@
-"""The options of each verb, each said once: command line, config files, records, resume check and reports read these.
+"""The options of each verb, each declared once, for command line, config files, records, resume check and reports.
 
-An option's name is the same on the command line and in a config file. What a field does not say itself (its flag,
+An option's name is the same on the command line and in a config file. What is not in the field itself (its flag,
 whether it is part of a run's identity, ...) is in its `Option`.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class BuildOptions(BaseConfig):
-    """What `build` needs beside the recipe's own options."""
+    """The options of `build`, apart from the recipe's own."""
 
     recipe: Annotated[str, Option(argument="recipe", recorded=False)] = Field(
         description="seva, feedback, synthetic, or file.py:Class"
@@ -59,37 +59,37 @@ class BuildOptions(BaseConfig):
         None, description="the question for a folder of images"
     )
     sources: Annotated[tuple[str, ...], Option("--sources", needs="prompts")] = Field(
-        (), description="keep images whose path starts so; repeatable"
+        (), description="keep images whose path starts with this; repeatable"
     )
     questions_per_dialogue: Annotated[int | None, Option("--questions-per-dialogue", needs="prompts")] = Field(
-        None, ge=1, description="draw so many questions of each dialogue"
+        None, ge=1, description="draw this many questions from each dialogue"
     )
     per_source: Annotated[int | None, Option("--per-source", needs="prompts")] = Field(
-        None, ge=1, description="draw so many prompts of each source"
+        None, ge=1, description="draw this many prompts from each source"
     )
     strip_short_answer: Annotated[bool, Option(needs="prompts")] = Field(
         False, description="remove instructions such as 'Answer with a single word'"
     )
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many prompts, the first ones"
+        None, ge=1, description="use only this many prompts, the first ones"
     )
     seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: sampling, distortion and selection"
+        0, ge=0, description="the random seed of sampling, distortion and selection"
     )
     engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
         "local", description="local, processes or ray"
     )
     workers: Annotated[int, Option("--workers", results=False)] = Field(
-        1, ge=1, description="how many workers the engine has"
+        1, ge=1, description="number of workers of the engine"
     )
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error")] = Field(
         "stop", description="stop (default) or skip and count bad rows"
     )
     calls: Annotated[CallOptions, Option(results=False)] = Field(
-        CallOptions(), description="rates, patience and budget of calls to endpoints"
+        CallOptions(), description="rate limits, retries and budget of calls to endpoints"
     )
     endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
-        EndpointOptions(), description="how endpoints are asked"
+        EndpointOptions(), description="the form of requests to endpoints"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model; only for models you trust")
 
@@ -100,7 +100,7 @@ class BuildOptions(BaseConfig):
 
 
 class AlignOptions(BaseConfig):
-    """What `align` needs beside the trainer's own options."""
+    """The options of `align`, apart from the trainer's own."""
 
     data: Annotated[str, Option(argument="RUN|DATASET", path=True, identity=False)] = Field(
         description="a run folder, or preference pairs"
@@ -118,17 +118,17 @@ class AlignOptions(BaseConfig):
         None, description="the adapter's name inside the run; default: the loss, or a strategy without pairs"
     )
     strategy: Annotated[str | None, Option("--strategy", recorded=False)] = Field(
-        None, description="choose pairs anew from the candidates; default: as the run was built"
+        None, description="choose pairs from the candidates again, with this strategy; default: the run's pairs"
     )
     strategy_options: Annotated[dict[str, Any], Option(recorded=False)] = Field(
         {}, description="the strategy's own options, e.g. min_total"
     )
     max_length_difference: int | None = Field(
-        None, ge=0, description="keep pairs whose chosen and rejected differ by at most so many words (a control)"
+        None, ge=0, description="keep pairs whose chosen and rejected differ by at most this many words (a control)"
     )
     text_only_prompts: bool = Field(True, description="also learn from prompts without an image")
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many pairs, drawn by seed"
+        None, ge=1, description="use only this many pairs, drawn by seed"
     )
     merge: Annotated[bool, Option("--merge", results=False, recorded=False)] = Field(
         False, description="also write the full merged model, to OUT/merged"
@@ -136,10 +136,10 @@ class AlignOptions(BaseConfig):
 
 
 class EvaluateOptions(BaseConfig):
-    """What `evaluate` needs."""
+    """The options of `evaluate`."""
 
     run: Annotated[str | None, Option(argument="[RUN]", path=True, identity=False)] = Field(
-        None, description="the run whose adapters and results.json are meant"
+        None, description="the run whose adapters are evaluated and whose results.json is written"
     )
     model: Annotated[str, Option("--model", value="MODEL")] = Field(
         description="the base model, always evaluated: a folder, a hub name, or endpoint:NAME@URL"
@@ -171,25 +171,25 @@ class EvaluateOptions(BaseConfig):
     )
     batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many groups of each benchmark"
+        None, ge=1, description="use only this many groups of each benchmark"
     )
     seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: sampled answers and the bootstrap"
+        0, ge=0, description="the random seed of sampled answers and of the bootstrap"
     )
     engine: Annotated[Literal["local", "processes", "ray"], Option("--engine", results=False)] = Field(
         "local", description="local, processes or ray"
     )
     workers: Annotated[int, Option("--workers", results=False)] = Field(
-        1, ge=1, description="how many workers the engine has"
+        1, ge=1, description="number of workers of the engine"
     )
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error", identity=False)] = Field(
         "stop", description="stop (default) or skip and count bad images and questions"
     )
     calls: Annotated[CallOptions, Option(results=False)] = Field(
-        CallOptions(), description="rates, patience and budget of calls to endpoints"
+        CallOptions(), description="rate limits, retries and budget of calls to endpoints"
     )
     endpoint: Annotated[EndpointOptions, Option(identity=False)] = Field(
-        EndpointOptions(), description="how endpoints are asked"
+        EndpointOptions(), description="the form of requests to endpoints"
     )
     trust_remote_code: Annotated[bool, Option(identity=False)] = Field(
         False, description="run code that comes with the model; only for models you trust"
@@ -197,7 +197,7 @@ class EvaluateOptions(BaseConfig):
 
 
 class ScoreOptions(BaseConfig):
-    """What `score` needs."""
+    """The options of `score`."""
 
     answers: Annotated[str, Option("--answers", value="FILE", path=True, required=True)] = Field(
         description="answers in the benchmark's official format"
@@ -207,13 +207,11 @@ class ScoreOptions(BaseConfig):
         description="one official file, or folder, of a benchmark"
     )
     benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")
-    model: Annotated[str, Option("--model")] = Field("model", description="whose answers they are")
+    model: Annotated[str, Option("--model")] = Field("model", description="the model that gave the answers")
     parser: Annotated[Literal["official", "robust"], Option("--parser")] = Field(
         "official", description="official (default) or robust"
     )
-    seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: the bootstrap"
-    )
+    seed: Annotated[int, Option("--seed")] = Field(0, ge=0, description="the random seed of the bootstrap")
 
 
 def split(
@@ -224,12 +222,12 @@ def split(
     Args:
         values: option name -> value.
         own: the verb's options.
-        other: the recipe's or the trainer's; a name that both have goes to both.
-        where: what to call the verb in an error.
-        also: further names that are known, to offer in an error.
+        other: the recipe's or the trainer's class; a name that both have goes to both.
+        where: the verb's name, for errors.
+        also: further known names, to suggest in an error.
 
     Raises:
-        ConfigError: a name neither knows, with the nearest right one.
+        ConfigError: a name that neither has, with the nearest known one.
     """
     mine = {name: value for name, value in values.items() if name in own.model_fields}
     rest = {name: value for name, value in values.items() if name not in own.model_fields}

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def build(
     values: Values,
     update: Annotated[
-        bool, typer.Option("--update", help="change a run's options: computes only what is then missing")
+        bool, typer.Option("--update", help="change a run's options; only what is missing is computed")
     ] = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -54,7 +54,7 @@ def evaluate(values: Values, quiet: flags.Quiet = False) -> None:
 
 
 def score(values: Values) -> None:
-    """Score answers made elsewhere by a benchmark's official rule."""
+    """Score answers made elsewhere, by a benchmark's official rule."""
     from pairsight.cli.show import print_scores
     from pairsight.pipeline.evaluate import score_from_options
 
@@ -74,9 +74,9 @@ def run(
     from pairsight.config import read_yaml, with_settings
     from pairsight.pipeline.run import RunConfig, plan, run_all
 
-    words = with_settings({}, settings or [])
-    flags.trust(plugin, words)
-    flags.check_words(with_settings(read_yaml(config), settings or []), words, str(config))
+    typed = with_settings({}, settings or [])
+    flags.trust(plugin, typed)
+    flags.check_config(with_settings(read_yaml(config), settings or []), typed, str(config))
     parsed = RunConfig.read(config, settings or [])
     print(plan(parsed))
     if not dry_run:
@@ -87,7 +87,7 @@ def run(
 
 def study(
     name: Annotated[str, typer.Argument(help="which study, or file.py:Class")],
-    run: Annotated[Path | None, typer.Option("--run", help="the run it looks at, where it looks at one")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="the run to study, for a study of one run")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="where to write")] = None,
     plugin: flags.Plugin = None,
     config: flags.Config = None,

@@ -63,7 +63,7 @@ def read_completions(
         images: the folder that image names are relative to; default: the file's. Parquet holds its images itself.
         format: how the file is read, where it is another one; its dialogues are `AnsweredDialogue`s.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
-        limit: only the first so many.
+        limit: only this many, the first ones.
 
     Raises:
         DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.

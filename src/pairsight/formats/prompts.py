@@ -130,10 +130,10 @@ def read_prompts(
         question: what is asked of every image of a folder; only there.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         sources: keep rows with an image whose name starts with one of these.
-        questions_per_dialogue: draw so many questions of each dialogue; default: its first.
-        per_source: draw so many prompts of each source.
+        questions_per_dialogue: draw this many questions from each dialogue; default: its first.
+        per_source: draw this many prompts from each source.
         strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase".
-        limit: only the first so many of what was drawn.
+        limit: only this many of what was drawn, the first ones.
         seed: the draws follow from it.
 
     Returns:

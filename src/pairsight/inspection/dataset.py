@@ -1,4 +1,4 @@
-"""What a run folder or a pairs file holds, read for people: records, counts, and where the images are."""
+"""What a run folder or a pairs file holds, read for inspection: records, counts, and where the images are."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Which model plays which part in a run, and a warning where one plays two that should be apart."""
+"""Which model has which role in a run, and a warning where one model has two roles that should be separate."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ def read_roles(run: Path, config: Mapping[str, object]) -> Roles:
     models: dict[str, tuple[str, str]] = {}
     for role in ("model", "annotator"):
         names, fingerprints = _listed(config.get(role)), _listed(config.get(f"{role}_fingerprint"))
-        for place, name in enumerate(names or fingerprints):
-            own = fingerprints[place] if place < len(fingerprints) else name
-            models[role if place == 0 else f"{role} {place + 1}"] = (name, own)
+        for index, name in enumerate(names or fingerprints):
+            own = fingerprints[index] if index < len(fingerprints) else name
+            models[role if index == 0 else f"{role} {index + 1}"] = (name, own)
     for name in sorted(set(_judges(run / "results.json"))):
         models[f"judge {name}" if "judge" in models else "judge"] = (name, name)
     return Roles(models)
 
 
 def roles_in_words(roles: Roles) -> list[str]:
-    """Warnings; none where every part has a model of its own."""
+    """Warnings; none where every role has a model of its own."""
     sentences = []
     annotator = roles.models.get("annotator")
     if annotator is None:
@@ -38,7 +38,7 @@ def roles_in_words(roles: Roles) -> list[str]:
     for role, judge in roles.models.items():
         if role.startswith("judge") and set(judge) & set(annotator):
             sentences.append(
-                f"warning: annotator and judge are one model ({judge[0]}): what it prefers was trained on, so its "
+                f"warning: annotator and judge are one model ({judge[0]}): training followed its preferences, so its "
                 "verdicts are not independent; judge with another model"
             )
     for role, model in roles.models.items():

@@ -1,4 +1,4 @@
-"""Agreement, bias of length and place, and one model in two parts: hand-worked."""
+"""Agreement, bias of length and position, and one model in two roles: hand-worked."""
 
 import json
 
@@ -73,9 +73,11 @@ def test_a_preference_that_came_with_the_data_is_held_against_the_annotator():
     assert "help and preference: r = +1.00" in agreement_in_words(found)
 
 
-def scored(annotator, totals, places=None):
+def scored(annotator, totals, positions=None):
     return [
-        Annotation(c, annotator, {"helpfulness": q, "correctness": 0, "coherence": 0}, position=(places or {}).get(c))
+        Annotation(
+            c, annotator, {"helpfulness": q, "correctness": 0, "coherence": 0}, position=(positions or {}).get(c)
+        )
         for c, q in totals.items()
     ]
 
@@ -91,7 +93,7 @@ def test_length_bias_is_the_correlation_of_differences():
     assert measure_bias(completions, rated("x", a_0=1)) == ()
 
 
-def test_a_place_that_always_wins_is_found_for_each_annotator_alone():
+def test_a_position_that_always_wins_is_found_for_each_annotator_alone():
     completions = [c for k in range(40) for c in facts(f"p{k}", 1, 1)]
     shown = {c.id: (int(c.id[-1]) + int(c.prompt_id[1:])) % 2 for c in completions}
     first = scored("x", {c.id: 4.0 - 3.0 * shown[c.id] for c in completions}, shown)
@@ -100,7 +102,7 @@ def test_a_place_that_always_wins_is_found_for_each_annotator_alone():
     assert one.best_at == (40, 0)
     assert one.p_value < 1e-6
     assert one.length_correlation is None
-    assert "warning: x rates completions by the place at which they are shown" in bias_in_words(one)
+    assert "warning: x rates completions by the position at which they are shown" in bias_in_words(one)
     assert other.best_at == (20, 20)
     assert "in 50%, 50% of 40 prompts" in bias_in_words(other)[0]
 

@@ -121,7 +121,7 @@ def test_the_whole_is_described_in_words_with_a_warning_on_length():
 def test_attributes_that_say_the_same_are_named():
     annotations = tuple(Annotation(str(k), "t", {"x": k, "y": 2 * k, "z": 1}) for k in range(5))
     text = describe(inspect_dataset(Dataset("d", (), annotations)))
-    assert "x and y go together (r = +1.00)" in text
+    assert "x and y are correlated (r = +1.00)" in text
     assert "z never varies" in text
 
 

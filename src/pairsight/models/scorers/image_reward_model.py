@@ -20,7 +20,7 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """What the authors' code standardises by: the reward's mean and standard deviation on their training data."""
 
 CAPTION_TOKENS = 35
-"""A caption is cut after so many tokens, its two special ones included (the authors' code)."""
+"""A caption is cut after this many tokens, its two special ones included (the authors' code)."""
 
 _HEAD_WIDTH = 64
 """Width of an attention head in BLIP, base and large, in both towers."""
