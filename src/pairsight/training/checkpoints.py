@@ -29,7 +29,7 @@ class Checkpoint:
 
     Args:
         folder: where it is.
-        step: optimizer steps that were done.
+        step: optimizer steps done.
         ended: whether the training took no step after it.
         loss_state: running numbers of coupled losses.
         held_out: state of the measurements on held-out examples; None without any.
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def save_weights(model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write all trained parameters under the model's own names, in the precision they are trained in."""
+    """Write all trained parameters under the model's own names, in the type they are trained in."""
     from safetensors.torch import save_file
 
     trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model).items()}
@@ -51,10 +51,10 @@ def save_weights(model: Any, path: Path, metadata: Mapping[str, str] | None = No
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Put trained parameters back, each under its own name.
+    """Restore trained parameters, each by its name.
 
     Raises:
-        TrainingError: a name, shape or precision that the model does not have, or one that is missing.
+        TrainingError: a name, shape or type that the model does not have, or a missing parameter.
     """
     import torch
     from safetensors import safe_open
@@ -65,7 +65,7 @@ def load_weights(model: Any, path: Path) -> None:
         if different := sorted(names ^ own.keys()):
             raise TrainingError(
                 f"{path} is of another model or of other versions of its libraries: {len(different)} of "
-                f"{len(names | own.keys())} tensors are only in one of both, first {different[0]}; use the "
+                f"{len(names | own.keys())} tensors are in only one of the two, first {different[0]}; use the "
                 "versions that wrote it, or remove the training's folder to start over"
             )
         with torch.no_grad():
@@ -82,7 +82,7 @@ def load_weights(model: Any, path: Path) -> None:
 def mark_complete(
     folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Mapping[str, object] | None
 ) -> None:
-    """Say that a checkpoint is complete, once all of its files are on disk.
+    """Mark a checkpoint as complete, once all of its files are on disk.
 
     Args:
         folder: named `checkpoint-STEP`.
@@ -120,8 +120,8 @@ def rotate(folder: Path, newest: int, keep: int) -> None:
 
     Args:
         folder: of all checkpoints.
-        newest: the step of the one just marked; any later one was passed over when the training went on.
-        keep: how many stay.
+        newest: the step of the one just marked; any later one was passed over when the training resumed.
+        keep: how many to keep.
     """
     marked = [path for path in _all(folder) if _step(path) <= newest and (path / COMPLETE).is_file()]
     kept = sorted(marked, key=_step)[-keep:]

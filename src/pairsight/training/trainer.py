@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("pairsight.training")
 
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-"""What a launcher sets that would shard the model behind the trainer's back."""
+"""Variables by which a launcher would shard the model without the trainer's knowledge."""
 
 
 class PreferenceTrainer:
-    """Trains an adapter, or a whole model, on preference pairs or demonstrations.
+    """Trains an adapter, or a full model, on preference pairs or demonstrations.
 
     Args:
         model: a model folder or hub name.
         loss: a loss by name, or several that are summed; None: the preset's or recipe's, else `dpo`.
         run: a run's folder; the adapter goes to `RUN/align/<name>` and reference log-probs to `RUN/references`.
-        out: a folder of its own instead.
-        images: where the examples' images are, when the examples do not say: a source, or a folder.
-        name: what the training is called inside the run; default: its losses.
+        out: the adapter's folder, if it is not in a run.
+        images: where the examples' images are, if the examples do not say: a source, or a folder.
+        name: the training's name inside the run; default: its losses.
         defaults: a recipe's `default_training`; the model's own preset and `options` come before it.
-        config: all options, used as they are, in place of `loss`, `defaults` and `options`.
+        config: all options, used as they are, instead of `loss`, `defaults` and `options`.
         progress: where to show progress.
         options: fields of `TrainingConfig`.
 
@@ -110,7 +110,7 @@ class PreferenceTrainer:
 
         Raises:
             DataError: nothing to train on, or data that cannot be used.
-            RunError: the folder holds another training, or the disk refuses to be written.
+            RunError: the folder holds another training, or it cannot be written.
             TrainingError: a loss that is not finite, or packed log-probs that differ from a separate computation.
         """
         from pairsight.models.folders import fingerprint
@@ -204,7 +204,7 @@ class PreferenceTrainer:
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"
     ) -> tuple[TrainingSummary, int | None]:
-        """Train; returns what it did, and the step whose weights were put back as the best, if not the last.
+        """Train; returns a summary, and the step whose weights were restored as the best, if not the last.
 
         `examples` are the records that the scorer's examples were made from, in the same order.
         """

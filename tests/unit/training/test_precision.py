@@ -156,7 +156,7 @@ def test_a_step_out_of_memory_is_taken_again_in_smaller_passes(small, tmp_path: 
 
 def test_one_example_that_memory_does_not_hold_is_said(small, tmp_path: Path, monkeypatch):
     short_of_memory(monkeypatch, 0, backward=False)
-    with pytest.raises(TrainingError, match=r"memory does not hold one example \(the largest has \d+ tokens\)"):
+    with pytest.raises(TrainingError, match=r"one example does not fit into memory \(the largest has \d+ tokens\)"):
         train(small, tmp_path / "a", max_steps=1)
 
 
