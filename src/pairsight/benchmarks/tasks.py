@@ -233,7 +233,7 @@ def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTas
 
     Args:
         task: the task.
-        limit: only the first so many groups.
+        limit: only this many groups, the first ones.
 
     Raises:
         DataError: the file is missing or bad, or two samples have one id.
@@ -256,7 +256,7 @@ def read_tasks(
     Args:
         tasks: the tasks.
         folder: what image names are relative to; None: the folder in which a task's file lies.
-        limit: only the first so many groups of each.
+        limit: only this many groups of each, the first ones.
         skip_bad: keep what is wrong with an image instead of raising.
 
     Raises:

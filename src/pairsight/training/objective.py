@@ -80,7 +80,7 @@ class Objective:
         self._average = config.average_log_prob
         named = {"beta": config.beta, "label_smoothing": config.label_smoothing}
         for name in named.keys() & config.loss_options.keys():
-            raise ConfigError(f"'{name}' is an option of its own: give it as {name}, not inside loss_options")
+            raise ConfigError(f"'{name}' is a separate option: give it as {name}, not inside loss_options")
         given = {**config.loss_options, **{name: value for name, value in named.items() if value is not None}}
         terms = []
         for name, weight in config.weights_by_loss.items():

@@ -163,7 +163,7 @@ def built(num_pairs: int, model: str) -> Built:
     return Built(Path("runs/x"), model, 3, num_pairs, "pairs", {("margin", "select"): 3}, {})
 
 
-def test_without_pairs_nothing_is_said_of_aligning_on_them(capsys):
+def test_without_pairs_nothing_is_said_about_aligning_on_them(capsys):
     print_build(built(0, "m"))
     printed = capsys.readouterr().out
     assert "pairsight align" not in printed
@@ -172,7 +172,7 @@ def test_without_pairs_nothing_is_said_of_aligning_on_them(capsys):
     assert "next: pairsight inspect runs/x; pairsight align runs/x --model org/name\n" in capsys.readouterr().out
 
 
-def test_of_an_adapter_that_answered_a_model_is_named_that_align_takes(capsys, tmp_path: Path):
+def test_for_an_adapter_that_answered_a_model_is_named_that_align_takes(capsys, tmp_path: Path):
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     for folder in (base, adapter, adapter / "merged"):
         folder.mkdir()

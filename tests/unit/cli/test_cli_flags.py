@@ -37,7 +37,7 @@ EVERYDAY = {
     "workers",
     "score": "answers out benchmark model parser seed",
 }
-"""The flags, as a person wrote them down."""
+"""The flags, written out by hand."""
 
 
 class Example(BaseConfig):
@@ -56,7 +56,7 @@ class Example(BaseConfig):
 
 @pytest.fixture
 def call():
-    """Calls a command made from `Example`, and gives what its body was given."""
+    """Calls a command made from `Example`, and returns what its body was given."""
     seen = []
 
     def body(values, loud: Annotated[bool, typer.Option("--loud")] = False):

@@ -1,4 +1,4 @@
-"""No option vanishes: a flag given twice, a name set twice, a required one left out, and losses that are several."""
+"""No option vanishes: a flag given twice, a name set twice, a required one left out, and several losses."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
 
 
 def commands() -> dict[str, object]:
-    """Every verb by what a user types, with its parameters; a group is also a verb of its own."""
+    """Every verb by what a user types, with its parameters; a group is a verb too."""
     found = {}
     for name, command in typer.main.get_command(app).commands.items():
         found[name] = command

@@ -126,7 +126,7 @@ def test_totals_need_all_three_attributes_and_average_annotators():
     assert totals(annotations) == {"1": 8.0}
 
 
-def test_one_model_in_two_parts_is_warned_of(tmp_path):
+def test_one_model_in_two_roles_gets_a_warning(tmp_path):
     benchmarks = {"mm_vet": {"judge": "gemini-pro", "metrics": {}}}
     (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "systems": {"s": {"benchmarks": benchmarks}}}))
     config = {"model": "m", "model_fingerprint": "sha256:1", "annotator": "gemini-pro"}

@@ -57,7 +57,7 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
     paths = small.pairs(1)[0]
     spans = 1 + len(paths.rejected)  # the prompt with the chosen completion, then each rejected one
     assert counts["_LoraLinearBackward"] == LAYERS * LINEAR
-    projector = 2 if "projector_learning_rate" in defaults else 0  # linear layers that are trained whole
+    projector = 2 if "projector_learning_rate" in defaults else 0  # linear layers that are trained in full
     assert counts["_NormBackward"] == 2 * LAYERS - (projector == 0)  # below the first norm nothing is trained then
     assert counts["_RotationBackward"] == 2 * LAYERS
     assert counts["_SeenBackward"] == 2 * LAYERS
@@ -68,6 +68,4 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
     assert kind == last_kind == torch.bfloat16
     example = step.scorer.examples[0]
     assert whole == example.num_tokens
-    assert short < whole - example.sequences[0].prompt_length + len(
-        example.sequences
-    )  # tokens that predict, and no more
+    assert short < whole - example.sequences[0].prompt_length + len(example.sequences)  # the predicting tokens only

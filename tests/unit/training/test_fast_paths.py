@@ -26,7 +26,7 @@ def test_spans_of_a_prompt_two_questions_and_their_completions():
     assert (mask == 0).tolist() == [[True, True, True, False], [True, True, True, True]]
 
 
-def test_a_forest_has_one_causal_span_a_tree():
+def test_a_forest_has_one_causal_span_per_tree():
     tree = merge([np.array(s, np.int64) for s in ([1, 2], [3, 4, 5])])
     spans = spans_of(tree.parent_S)
     assert spans == (Span(0, 2, ((0, 2),), 0), Span(2, 5, ((2, 5),), 0))

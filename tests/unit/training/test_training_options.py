@@ -74,7 +74,7 @@ def test_defaults_of_one_loss_do_not_reach_others(loss):
         ({"loss": "ipo", "loss_options": {"gamma": 1.0}}, "loss ipo has no option 'gamma'; it takes beta"),
         ({"loss": "simpo", "average_log_prob": True}, "average_log_prob changes nothing under loss simpo"),
         ({"loss": "orpo,sft", "average_log_prob": True}, r"average_log_prob changes nothing under loss orpo \+ sft"),
-        ({"loss_options": {"beta": 0.2}}, "'beta' is an option of its own: give it as beta, not inside loss_options"),
+        ({"loss_options": {"beta": 0.2}}, "'beta' is a separate option: give it as beta, not inside loss_options"),
         ({"loss": "dpo,sft", "loss_weights": [1, 2, 3]}, r"2 numbers, one per loss \(dpo, sft\), found 3"),
         ({"loss": "dpo,sft", "loss_weights": [1, 0]}, "a loss with weight 0 trains nothing"),
         ({"loss": "dpo,dop"}, "unknown loss 'dop'; did you mean 'dpo'"),
@@ -157,7 +157,7 @@ def test_an_option_that_does_nothing_beside_the_others_is_refused(options: dict,
         AlignSpec.parse({"data": "d", "model": "m", **options}, recipe=recipe)
     AlignSpec.parse(
         {"data": "d", "model": "m", "tuning": "full"}, recipe="seva"
-    )  # the recipe's own rank is no one's word
+    )  # the user did not give the recipe's rank
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_python_call_refuses_what_does_nothing_too(small, tmp_path: Path, opti
 @pytest.mark.parametrize(
     "options",
     [
-        {"lr_scheduler_type": "constant"},  # the warm-up is a default, which nobody asked for
+        {"lr_scheduler_type": "constant"},  # the user did not ask for the default warm-up
         {"lr_scheduler_type": "constant", "warmup_ratio": 0.0},
         {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1},
     ],
