@@ -110,7 +110,7 @@ def evaluate_models(
     or benchmarks merges. A sample that fails for any model leaves the comparison of all, is counted and listed.
 
     Args:
-        model: the base model's name.
+        model: the base model's reference.
         tasks: the benchmarks; see `make_tasks`.
         open_model: what opens the model that answers.
         out: the evaluation's folder.

@@ -20,7 +20,7 @@ _LOG = logging.getLogger("pairsight.benchmarks")
 class EvaluationSettings:
     """What decides the figures beside models and benchmarks; see `EvaluateOptions` for their meanings.
 
-    `model` is the base's name, by which published figures are found.
+    `model` is the base's reference, by which published figures are found.
     """
 
     parser: Parser = "official"

@@ -34,14 +34,14 @@ class NamedImages:
         self.names: dict[str, ImageRef] = {}
 
     def ref(self, name: str, *others: str) -> ImageRef:
-        """An `ImageRef` that only names the image; one object for all questions about it."""
+        """A reference that only names the image; one object for all questions about it."""
         for each in (name, *others):
             if each not in self.names:
                 self.names[each] = ImageRef(_UNSEEN + each)
         return self.names[name]
 
     def add(self, data: bytes, name: str) -> ImageRef:
-        """The `ImageRef` of these bytes, which are not kept."""
+        """The reference of these bytes, which are not kept."""
         return ImageRef(_UNSEEN + name)
 
 
@@ -49,9 +49,9 @@ class CheckedImages:
     """Images that were verified beforehand, and bytes that are verified and kept as the run's blobs.
 
     Args:
-        checked: name -> `ImageRef`, or what is wrong with the image.
+        checked: name -> reference, or what is wrong with the image.
         blobs: where embedded images are kept; None: they are only verified.
-        skip_bad: give an `ImageRef` that `is_seen` refuses instead of raising.
+        skip_bad: give a reference that `is_seen` refuses instead of raising.
     """
 
     def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: "BlobStore | None", skip_bad: bool) -> None:
@@ -178,7 +178,7 @@ class LoadedTask:
 
 @dataclass(frozen=True, slots=True)
 class ReadTask:
-    """A task whose file was read: its hash and length, and the images it names, each an `ImageRef` or what is wrong."""
+    """A task whose file was read: its hash and length, and the images it names, each a reference or what is wrong."""
 
     task: BenchmarkTask
     sha256: str
@@ -233,7 +233,7 @@ def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTas
 
     Args:
         task: the task.
-        limit: only this many groups, the first ones.
+        limit: only the first so many groups.
 
     Raises:
         DataError: the file is missing or bad, or two samples have one id.
@@ -256,7 +256,7 @@ def read_tasks(
     Args:
         tasks: the tasks.
         folder: what image names are relative to; None: the folder in which a task's file lies.
-        limit: only this many groups of each, the first ones.
+        limit: only the first so many groups of each.
         skip_bad: keep what is wrong with an image instead of raising.
 
     Raises:
