@@ -19,7 +19,7 @@ from pairsight.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What an option is beside its type, default and description: `Annotated[int, Option(flag="--seed")]`.
+    """What an option is besides its type, default and description: `Annotated[int, Option(flag="--seed")]`.
 
     Args:
         flag: its own flag on the command line; "": it is given by `--set` or a config file.

@@ -112,7 +112,7 @@ def image_key(ref: ImageRef) -> Json:
 
 
 def request_key(request: CompletionRequest) -> Mapping[str, Json]:
-    """What determines a completion beside the model and the sampling; names and paths are not part of it."""
+    """What determines a completion besides the model and the sampling; names and paths are not part of it."""
     return {
         "prompt": prompt_key(seen_prompt(request)),
         "sample_index": request.sample_index,

@@ -93,13 +93,13 @@ def is_finished(folder: Path) -> bool:
     return not damage
 
 
-def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str, bytes]) -> None:
+def write_adapter(policy: Any, folder: Path, origin: Origin, extra_files: Mapping[str, bytes]) -> None:
     """Write the weights with their files and, last, `pairsight.json`, which says that the training is finished.
 
     Full fine-tuning writes a complete model instead of an adapter, with the files of its base other than weights.
 
     Args:
-        beside: further files by name, including the model card.
+        extra_files: further files by name, including the model card.
     """
     from pairsight.models.load import quiet
 
@@ -109,7 +109,7 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str
         policy.save_pretrained(folder)
     if not adapter:
         copy_base_files(origin.model, folder)
-    for name, content in beside.items():
+    for name, content in extra_files.items():
         write_file(folder / name, content)
     about = {
         **(base_notes(origin.model) if not adapter else {}),

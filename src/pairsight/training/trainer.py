@@ -52,8 +52,8 @@ class PreferenceTrainer:
         options: fields of `TrainingConfig`.
 
     Raises:
-        ConfigError: an unknown option or loss, an option that changes nothing beside the others, neither `run` nor
-            `out`, or options beside a config.
+        ConfigError: an unknown option or loss, an option that changes nothing given the others, neither `run` nor
+            `out`, or options together with a config.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class PreferenceTrainer:
     def train(
         self,
         examples: "Sequence[PreferencePair | Demonstration]",
-        beside: Mapping[str, bytes] | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
     ) -> Path:
         """Train, or resume where an earlier call stopped.
 
         Args:
             examples: pairs or demonstrations, e.g. with their images as `WithImages`.
-            beside: further files of the adapter's folder by name, written before it counts as finished.
+            extra_files: further files of the adapter's folder by name, written before it counts as finished.
 
         Returns:
             The adapter's folder.
@@ -127,20 +127,20 @@ class PreferenceTrainer:
             digest.update(encode_record(example).encode())
         training = self.config.to_plain()
         origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), training)
-        beside = dict(beside or {})
-        with ExitStack() as held:
-            held.enter_context(written_by_a_library(self.out))
-            held.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
+        extra_files = dict(extra_files or {})
+        with ExitStack() as stack:
+            stack.enter_context(written_by_a_library(self.out))
+            stack.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
             if self._run is not None:
-                held.enter_context(self._run.lock(f"align-{self._name}"))
-                held.enter_context(self._run.log())
-            held.enter_context(self._progress)
+                stack.enter_context(self._run.lock(f"align-{self._name}"))
+                stack.enter_context(self._run.log())
+            stack.enter_context(self._progress)
             if claim(self.out, origin):
                 _LOG.info("%s is finished already", self.out)
-                for name in beside.keys() - {path.name for path in self.out.iterdir()}:
-                    write_file(self.out / name, beside[name])  # an earlier version wrote them after its mark
+                for name in extra_files.keys() - {path.name for path in self.out.iterdir()}:
+                    write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
                 return self.out
-            self._train(examples, images, objective, origin, beside)
+            self._train(examples, images, objective, origin, extra_files)
         release_memory()
         return self.out
 
@@ -150,7 +150,7 @@ class PreferenceTrainer:
         images: ImageSource,
         objective: "Objective",
         origin: Origin,
-        beside: Mapping[str, bytes],
+        extra_files: Mapping[str, bytes],
     ) -> None:
         import torch
 
@@ -198,8 +198,8 @@ class PreferenceTrainer:
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
         card = model_card(origin, config, counts, MetricsFile(self.out).last(), summary.sentences())
-        beside = {**beside, SUMMARY: summary.to_json(), "README.md": card.encode()}
-        write_adapter(policy, self.out, origin, beside)
+        extra_files = {**extra_files, SUMMARY: summary.to_json(), "README.md": card.encode()}
+        write_adapter(policy, self.out, origin, extra_files)
 
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"

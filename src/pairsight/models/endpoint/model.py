@@ -155,7 +155,7 @@ class EndpointCall(Call[In, Out]):
     Args:
         ask: the item as a completion request.
         read: the item's result in the model's completion; free and repeatable.
-        ids: what else is in the result beside what the model says, as JSON values, e.g. ids: part of the key.
+        ids: what else is in the result besides what the model says, as JSON values, e.g. ids: part of the key.
         schema: the JSON schema that the answer should follow.
     """
 

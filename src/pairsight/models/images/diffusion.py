@@ -139,7 +139,7 @@ def pipeline_folder(model_name: str | Path) -> Path:
 
 
 def call_options(folder: Path) -> dict[str, object]:
-    """What the pipeline is to be called with beside text, guidance and seed: `pipeline_options` in `pairsight.json`."""
+    """What the pipeline is called with besides text, guidance and seed: `pipeline_options` in `pairsight.json`."""
     note = folder / "pairsight.json"
     options = read_model_json(note).get("pipeline_options", {}) if note.is_file() else {}
     if not isinstance(options, dict):

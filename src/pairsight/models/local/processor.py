@@ -36,7 +36,7 @@ class EncodedPrompt:
 
     Attributes:
         input_ids: the L tokens, image placeholders written out.
-        tensors: what the model takes beside tokens and masks, e.g. `pixel_values`, `image_sizes`, `image_grid_thw`;
+        tensors: what the model takes besides tokens and masks, e.g. `pixel_values`, `image_sizes`, `image_grid_thw`;
             distortions of normalised pixels are applied.
         token_inputs: per-token inputs of length L by name, e.g. `mm_token_type_ids`; a completion's tokens are 0 in
             `mm_token_type_ids` and Gemma's `token_type_ids`, 1 in PaliGemma's when training, as its own suffixes are.

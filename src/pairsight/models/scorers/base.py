@@ -72,7 +72,7 @@ class Scorer(Model, Generic[ItemT]):
     fingerprint: str
     columns: tuple[str, ...]
     needs_images: ClassVar[bool] = False
-    """Whether it is itself shown the images, beside the text or the dialogue."""
+    """Whether it is itself shown the images, besides the text or the dialogue."""
     may_be_endpoint: ClassVar[bool] = False
     """Whether the model it asks may be behind an endpoint."""
 
