@@ -144,8 +144,8 @@ def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
         strangers = [name for name in file.keys() if name not in own]  # noqa: SIM118 - not a mapping
     if strangers:
         raise ModelError(
-            f"adapter {adapter} does not fit the model {model_name}: it has no place for {len(strangers)} of its "
-            f"tensors, first {strangers[0]}; give the model it was trained on"
+            f"adapter {adapter} does not fit the model {model_name}: {len(strangers)} of its tensors have no "
+            f"counterpart there, first {strangers[0]}; give the model it was trained on"
         )
     return wrapped
 
