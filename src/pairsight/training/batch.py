@@ -1,6 +1,6 @@
 """Examples packed into rows of prefix trees, and rows padded into the batch of one forward pass.
 
-Shapes: R rows, S tokens a row, A axes of positions, P predicted tokens, F image placeholders, Q sequences.
+Shapes: R rows, S tokens per row, A axes of positions, P predicted tokens, F image placeholders, Q sequences.
 """
 
 from collections.abc import Callable, Sequence

@@ -91,11 +91,11 @@ class TrainingConfig(BaseConfig):
 
     @property
     def global_batch(self) -> int:
-        """Prompts of an optimizer step, on one device."""
+        """Prompts per optimizer step, on one device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def for_examples(self, count: int) -> Self:
-        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps an epoch.
+        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps per epoch.
 
         With `max_steps` set, a smaller batch would only mean fewer examples, so the batch is kept.
         """

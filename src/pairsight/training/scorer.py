@@ -300,7 +300,7 @@ def pass_limits(
     """Tokens of one row and of one forward pass: as the user asked, else what fits into memory.
 
     A token holds about 12 vectors of the hidden size and 4 of the MLP's in each layer until the backward pass, or, with
-    gradient checkpointing, one vector a layer and one layer's share. On a CPU passes of a quarter GiB are as fast as
+    gradient checkpointing, one vector per layer and one layer's share. On a CPU passes of a quarter GiB are as fast as
     larger ones, and a row that shares a prefix may take twice that; on a GPU both take half of what is free once the
     gradients and optimizer of what is trained are allocated (ours).
 

@@ -8,7 +8,7 @@ What a layer must know about the rows is its argument `row_layout`.
 Norm and rotation take as few passes over memory as their arithmetic needs, forward and backward. Where states are in
 bfloat16, sums over the width are in float32, as in the modules of transformers.
 
-Shapes: R rows, S tokens a row, N predicting tokens a row (padded), H heads, E width of a head, D width, T tokens.
+Shapes: R rows, S tokens per row, N predicting tokens per row (padded), H heads, E width of a head, D width, T tokens.
 """
 
 from collections.abc import Callable, Mapping

@@ -33,7 +33,7 @@ class Features:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held."""
+        """Bytes of memory held."""
         return sum(t.numel() * t.element_size() for t in (self.embeddings, *self.deepstack))
 
 
@@ -78,7 +78,7 @@ class TowerOutput:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held."""
+        """Bytes of memory held."""
         tensors = [t for args, options in self.calls for t in (*args, *options.values()) if isinstance(t, Tensor)]
         return sum(t.untyped_storage().nbytes() for t in (*tensors, *self.inputs.values()))
 
