@@ -89,6 +89,10 @@ class BaseConfig(BaseModel):
         """The config as JSON-ready values; `parse` of it gives an equal config."""
         return self.model_dump(mode="json")
 
+    def given(self) -> dict[str, object]:
+        """The options that were given when the config was made, as `parse` takes them; the others have defaults."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
     def to_yaml(self) -> str:
         """The config as YAML, in field order."""
         return yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True)

@@ -5,15 +5,16 @@ whether it is part of a run's identity, ...) is in its `Option`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from pairsight.config import BaseConfig, Option
+from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.models.endpoint.messages import EndpointOptions
-from pairsight.registry import recipes
+from pairsight.registry import NamedPiece, recipes
 
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
@@ -247,3 +248,66 @@ def recipe_class(name: str) -> "type[Recipe]":
         )
     found: type[Recipe] = recipes.get(name)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """What a `run.yaml` says of a build; what it does not say, or not in the form that we know, is empty or None.
+
+    Attributes:
+        recipe: its name and its own options; the name is "" where there is none.
+        recipe_file: the `file.py:Class` that the recipe comes from; "" for ours.
+        strategy: how pairs were chosen.
+        strategy_file: the `file.py:Class` that the strategy comes from; "" for ours.
+        options: those of `BuildOptions` that are recorded under their own names, as plain values.
+        models: the names of the models that made the completions.
+        fingerprints: "model", "annotator" or "writer" -> what identifies each such model.
+        num_prompts: prompts given, also those that reading dropped.
+    """
+
+    recipe: NamedPiece
+    recipe_file: str
+    strategy: NamedPiece | None
+    strategy_file: str
+    options: Mapping[str, object]
+    models: tuple[str, ...]
+    fingerprints: Mapping[str, tuple[str, ...]]
+    num_prompts: int | None
+
+    @classmethod
+    def from_plain(cls, content: object) -> Self:
+        """The record in the content of a `run.yaml`."""
+        plain = _mapping(content)
+        strategy, num_prompts = _mapping(plain.get("strategy")), plain.get("num_prompts")
+        name, own = strategy.get("name"), {key: value for key, value in strategy.items() if key != "name"}
+        noted = [option for option, facts in option_facts(BuildOptions).items() if facts.recorded]
+        return cls(
+            recipe=NamedPiece(str(plain.get("recipe") or ""), _mapping(plain.get("options"))),
+            recipe_file=str(plain.get("recipe_file") or ""),
+            strategy=NamedPiece(name, own) if isinstance(name, str) else None,
+            strategy_file=str(plain.get("strategy_file") or ""),
+            options={option: plain[option] for option in noted if option in plain},
+            models=_texts(plain.get("model")),
+            fingerprints={role: _texts(plain.get(f"{role}_fingerprint")) for role in ("model", "annotator", "writer")},
+            num_prompts=num_prompts if isinstance(num_prompts, int) else None,
+        )
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe as the verbs take it: its name or `file.py:Class`; "" for none."""
+        return self.recipe_file or self.recipe.name
+
+    @property
+    def built_with(self) -> NamedPiece | None:
+        """The strategy as the verbs take it: its name or `file.py:Class`, and its options; None for none."""
+        if self.strategy is None:
+            return None
+        return NamedPiece(self.strategy_file or self.strategy.name, self.strategy.options)
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return {str(name): one for name, one in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),) if value else ()

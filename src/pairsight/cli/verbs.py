@@ -32,33 +32,33 @@ def build(
 ) -> None:
     """Build preference data: prompts -> completions -> pairs, in a run folder that resumes where it stopped."""
     from pairsight.cli.show import print_build
-    from pairsight.pipeline.build import build_from_options
+    from pairsight.pipeline.build import BuildSpec, build_run
 
-    print_build(build_from_options(values, update=update, quiet=quiet))
+    print_build(build_run(BuildSpec.parse(values), update=update, quiet=quiet))
 
 
 def align(values: Values, quiet: flags.Quiet = False) -> None:
     """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
     from pairsight.cli.show import print_align
-    from pairsight.pipeline.align import align_from_options
+    from pairsight.pipeline.align import AlignSpec, align_run
 
-    print_align(align_from_options(values, quiet=quiet))
+    print_align(align_run(AlignSpec.parse(values), quiet=quiet))
 
 
 def evaluate(values: Values, quiet: flags.Quiet = False) -> None:
     """Evaluate the base and its adapters on benchmarks, with intervals of the paired differences."""
     from pairsight.cli.show import print_results
-    from pairsight.pipeline.evaluate import evaluate_from_options
+    from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 
-    print_results(evaluate_from_options(values, quiet=quiet))
+    print_results(evaluate_run(EvaluateSpec.parse(values), quiet=quiet))
 
 
 def score(values: Values) -> None:
     """Score answers made elsewhere, by a benchmark's official rule."""
     from pairsight.cli.show import print_scores
-    from pairsight.pipeline.evaluate import score_from_options
+    from pairsight.pipeline.evaluate import ScoreSpec, score_run
 
-    print_scores(score_from_options(values))
+    print_scores(score_run(ScoreSpec.parse(values)))
 
 
 def run(

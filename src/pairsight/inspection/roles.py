@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.errors import DataError
+from pairsight.options import BuildRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,12 @@ class Roles:
     models: Mapping[str, tuple[str, str]]
 
 
-def read_roles(run: Path, config: Mapping[str, object]) -> Roles:
-    """The policy and the annotator from a run's config, the judges from its `results.json`."""
+def read_roles(run: Path, record: BuildRecord) -> Roles:
+    """The policy and the annotator from a run's record, the judges from its `results.json`."""
     models: dict[str, tuple[str, str]] = {}
-    for role in ("model", "annotator"):
-        names, fingerprints = _listed(config.get(role)), _listed(config.get(f"{role}_fingerprint"))
+    annotator = record.options.get("annotator")
+    for role, names in {"model": record.models, "annotator": (str(annotator),) if annotator else ()}.items():
+        fingerprints = record.fingerprints[role]
         for index, name in enumerate(names or fingerprints):
             own = fingerprints[index] if index < len(fingerprints) else name
             models[role if index == 0 else f"{role} {index + 1}"] = (name, own)
@@ -45,12 +46,6 @@ def roles_in_words(roles: Roles) -> list[str]:
         if role.startswith("model") and model[1] == annotator[1]:
             sentences.append(f"the annotator is the model that made the completions ({annotator[0]}): it rates its own")
     return sentences
-
-
-def _listed(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def _judges(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Models' names -> the objects that recipes and evaluations work with. Nothing loads until it is first used."""
+"""Models' names -> the objects that recipes and evaluations use. A model loads when it is first used."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +31,8 @@ def check_model_name(model_name: ModelName, adapter: ModelName | None = None) ->
         adapter: what is compared with it: an adapter's folder, or that of a full model trained from it.
 
     Raises:
-        ModelError: a folder that is no model, or an aligned model of another base, or an adapter on top of another.
-        ConfigError: a malformed endpoint, or an adapter for one.
+        ModelError: a folder that is not a model, an aligned model of another base, or an adapter on top of another.
+        ConfigError: a malformed endpoint, or an adapter for an endpoint.
     """
     if not is_endpoint(model_name):
         if adapter is not None and is_full_model(adapter):
@@ -68,7 +68,7 @@ def open_generator(
     """The model of a name: a folder (also an adapter's, which names its base), a hub name, or
     `endpoint:NAME@URL`.
 
-    A line that the adapter's folder (or, without one, the model's) wants below every question is put there.
+    The line that the adapter's folder (without an adapter, the model's) asks for is added below every question.
     """
     if is_endpoint(model_name):
         return EndpointModel(str(model_name), images, endpoint)
@@ -78,12 +78,12 @@ def open_generator(
 
 
 def _with_base(model_name: ModelName, adapter: ModelName | None) -> tuple[ModelName, ModelName | None]:
-    """The base and the adapter that are meant."""
+    """The base and the adapter, also where the model is itself an adapter."""
     base = base_of_adapter(model_name)
     if base is None:
         return model_name, adapter
     if adapter is not None:
-        raise ModelError(f"model {model_name} is an adapter itself: give its base as --model to evaluate {adapter}")
+        raise ModelError(f"model {model_name} is itself an adapter: give its base as --model to evaluate {adapter}")
     return base, model_name
 
 
@@ -96,15 +96,15 @@ def open_models(
     endpoint: EndpointOptions | None = None,
     trust_remote_code: bool = False,
 ) -> RecipeModels:
-    """The models of a recipe by role, each shown the run's own images.
+    """The models of a recipe by role; all of them see the run's own images.
 
     Args:
-        generators: who makes the completions.
+        generators: what makes the completions.
         blobs: the run's images.
-        annotator: who rates: an object, or the name of a model that is asked through the annotation prompt.
-        writer: who writes texts.
+        annotator: what rates: an object, or the name of a model that is asked with the annotation prompt.
+        writer: what writes texts.
         endpoint: how endpoints are asked.
-        trust_remote_code: for all of them.
+        trust_remote_code: whether code that comes with any of the models may run.
 
     Raises:
         ConfigError: an annotator that is neither.
@@ -138,7 +138,7 @@ def open_models(
 def model_opener(
     model: ModelName, batch_size: int, trust_remote_code: bool = False, endpoint: EndpointOptions | None = None
 ) -> Callable[[str | None, ImageSource], Generator]:
-    """What opens the model that answers benchmarks: the base (no adapter), an adapter on it, or a full model."""
+    """A function that opens the model which answers benchmarks: the base (None), an adapter on it, or a full model."""
 
     def open_one(adapter: str | None, images: ImageSource) -> Generator:
         full = adapter is not None and is_full_model(adapter)

@@ -44,6 +44,16 @@ class Selection:
     dropped: tuple[Dropped, ...]
 
 
+def make_strategy(name: str, /, **options: object) -> Strategy:
+    """The strategy called `name`, or at `file.py:Class`, with its own options.
+
+    Raises:
+        ConfigError: an unknown strategy, code that the user did not name in this call, or an option it does not have.
+    """
+    strategy: Strategy = strategies.get(name).parse(options, f"strategy '{name}'")
+    return strategy
+
+
 def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy | str, **options: object) -> Selection:
     """Choose from every prompt's candidates.
 

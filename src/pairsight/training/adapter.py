@@ -46,14 +46,18 @@ class Origin:
         base_fingerprint: the base's identity.
         data_sha256: of all examples and their order.
         num_examples: before any are skipped.
-        training: the config, as plain values.
+        training: all its options.
     """
 
     model: str
     base_fingerprint: str
     data_sha256: str
     num_examples: int
-    training: Mapping[str, Any]
+    training: TrainingConfig
+
+    def to_plain(self) -> dict[str, Any]:
+        """What `align.yaml` says."""
+        return asdict(self) | {"training": self.training.to_plain()}
 
 
 def claim(folder: Path, origin: Origin) -> bool:
@@ -69,7 +73,7 @@ def claim(folder: Path, origin: Origin) -> bool:
 
     file = folder / "align.yaml"
     if file.is_file():
-        differences = _differences(_read_origin(file), asdict(origin))
+        differences = _differences(_read_origin(file), origin.to_plain())
         if differences:
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
@@ -78,7 +82,7 @@ def claim(folder: Path, origin: Origin) -> bool:
         return is_finished(folder)
     if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no training (align.yaml); choose another --name or --out")
-    write_file(file, yaml.safe_dump(asdict(origin), sort_keys=False, allow_unicode=True).encode())
+    write_file(file, yaml.safe_dump(origin.to_plain(), sort_keys=False, allow_unicode=True).encode())
     return False
 
 
@@ -116,7 +120,7 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, extra_files: Mappin
         "kind": "adapter" if adapter else "model",
         "base": origin.model,
         "base_fingerprint": origin.base_fingerprint,
-        "loss": origin.training["loss"],
+        "loss": origin.training.to_plain()["loss"],
         "data_sha256": origin.data_sha256,
     }
     write_marker(folder / MARK, about, _own_files(folder))
@@ -218,7 +222,7 @@ def base_notes(model: str) -> dict[str, Any]:
 def model_card(
     origin: Origin,
     config: TrainingConfig,
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
     metrics: Mapping[str, float],
     notes: Sequence[str] = (),
 ) -> str:

@@ -1,7 +1,7 @@
 """The options of preference training, by the names that are common in the field."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -159,46 +159,39 @@ def loss_names(value: Any) -> tuple[str, ...]:
     return tuple(name.strip() for one in given if isinstance(one, str) for name in one.split(","))
 
 
-PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
     {
         # Measured on the embedded model: with pairs 1e-4 to 2e-4 works, 5e-4 collapses recall.
-        "tiny": MappingProxyType(
-            {
-                "learning_rate": 2e-4,
-                "lora_r": 16,
-                "lora_alpha": 32.0,
-                "beta": 0.1,
-                "per_device_train_batch_size": 32,
-                "gradient_accumulation_steps": 1,
-                "num_train_epochs": 2.0,
-            }
+        "tiny": TrainingConfig(
+            learning_rate=2e-4,
+            lora_r=16,
+            lora_alpha=32.0,
+            beta=0.1,
+            per_device_train_batch_size=32,
+            gradient_accumulation_steps=1,
+            num_train_epochs=2.0,
         ),
     }
 )
-"""A preset's options; those in `OF_THE_LOSS` are meant for `dpo`."""
-SFT_PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        "tiny": MappingProxyType({"learning_rate": 5e-4})
-    }  # measured: imitation alone needs and tolerates a higher rate than pairs
+"""The options that a preset gives; those in `OF_THE_LOSS` are meant for `dpo`."""
+SFT_PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
+    # measured: imitation alone needs and tolerates a higher rate than pairs
+    {"tiny": TrainingConfig(learning_rate=5e-4)}
 )
-"""A preset's options that differ when the loss is `sft` alone."""
+"""The options that a preset gives in place of those when the loss is `sft` alone."""
 OF_THE_LOSS = ("beta", "label_smoothing", "average_log_prob", "loss_options", "loss_weights")
 """Options that have another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss
 only; all others (learning rate, rank, batch size, epochs, ...) belong to the recipe and are kept whatever the loss."""
-
-USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
-"""The default loss."""
-
 
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 """Options that have no effect in full fine-tuning."""
 
 
-def refuse_unused(options: Mapping[str, object], config: TrainingConfig) -> None:
+def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
     """Refuse options that the user gave and that have no effect together with the others.
 
     Args:
-        options: what the user gave, without any defaults.
+        given: the names of the options that the user gave.
         config: the config made with them.
 
     Raises:
@@ -214,7 +207,7 @@ def refuse_unused(options: Mapping[str, object], config: TrainingConfig) -> None
     }
     for why, names in unused.items():
         for name in names:
-            if name in options:
+            if name in given:
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
@@ -223,17 +216,20 @@ def is_sft(loss: Any) -> bool:
     return loss_names(loss) == ("sft",)
 
 
-def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, object]:
-    """The options of the preset that a model folder's `pairsight.json` names, for a loss; empty without one."""
+def model_presets(model: str | Path | None, loss: Any = None) -> tuple[TrainingConfig, ...]:
+    """The presets that a model folder's `pairsight.json` names, for a loss; the later ones come over the earlier."""
     file = Path(model) / "pairsight.json" if model is not None else None
     if file is None or not file.is_file():
-        return {}
+        return ()
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("training_preset")
     except (ValueError, AttributeError):
         raise ModelError(f"{file} must hold a JSON object") from None
     if name is None:
-        return {}
+        return ()
     if name not in PRESETS:
         raise ModelError(f"{file}: unknown training_preset {name!r}{did_you_mean(str(name), list(PRESETS))}")
-    return {**PRESETS[name], **(SFT_PRESETS.get(name, {}) if is_sft(loss) else {})}
+    own = PRESETS[name]
+    if is_sft(loss) and name in SFT_PRESETS:
+        return own, SFT_PRESETS[name]
+    return (own,)

@@ -1,8 +1,8 @@
 """Examples on images held out from training: their margins say when to stop, and the best weights are kept."""
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,10 @@ import numpy as np
 
 from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path, written_by_a_library
-from pairsight.training.checkpoints import load_weights, save_weights
+from pairsight.training.checkpoints import Best, load_weights, save_weights
 from pairsight.training.examples import Record
 from pairsight.training.metrics import StepMetrics
 from pairsight.training.preference_step import PreferenceStep
-
-
-@dataclass(slots=True)
-class Best:
-    """The best measurement so far, and how many came after it."""
-
-    margin: float | None = None
-    step: int = 0
-    since: int = 0
 
 
 class HeldOut:
@@ -71,7 +62,7 @@ class HeldOut:
             if self._patience:
                 self._keep(model)
         else:
-            self.best.since += 1
+            self.best = replace(self.best, since=self.best.since + 1)
         return 0 < self._patience <= self.best.since
 
     def restore_best(self, model: Any) -> int | None:
@@ -81,18 +72,14 @@ class HeldOut:
         load_weights(model, self._weights)
         return self.best.step
 
-    def state(self) -> dict[str, object]:
-        """What a checkpoint keeps."""
-        return asdict(self.best)
-
     def keep_best_in(self, checkpoint: Path) -> None:
         """Copy the best weights into a checkpoint, which then depends on nothing outside it."""
         if self._weights.is_file():
             copy_file(self._weights, checkpoint / self._weights.name)
 
-    def load_state(self, state: Mapping[str, Any], checkpoint: Path) -> None:
-        """Restore a checkpoint's state, and the weights that were the best then."""
-        self.best = Best(**state)
+    def resume(self, best: Best, checkpoint: Path) -> None:
+        """Restore a checkpoint's best measurement, and the weights that were the best then."""
+        self.best = best
         if (kept := checkpoint / self._weights.name).is_file():
             copy_file(kept, self._weights)
 

@@ -75,7 +75,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if checkpoint is not None:
             self.loss_state = dict(checkpoint.loss_state)
             if self.held_out is not None and checkpoint.held_out is not None:
-                self.held_out.load_state(checkpoint.held_out, checkpoint.folder)
+                self.held_out.resume(checkpoint.held_out, checkpoint.folder)
         self.metrics_file.remove_after(0 if checkpoint is None else checkpoint.step)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -139,7 +139,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
                 folder,
                 ended=self.control.should_training_stop,
                 loss_state=self.loss_state,
-                held_out=None if self.held_out is None else self.held_out.state(),
+                held_out=None if self.held_out is None else self.held_out.best,
             )
             checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pairsight.errors import ConfigError
 from pairsight.registry import losses as loss_registry
-from pairsight.training.config import OF_THE_LOSS, USUAL_LOSS, TrainingConfig, loss_names, model_preset
+from pairsight.training.config import OF_THE_LOSS, TrainingConfig, loss_names, model_presets
 from pairsight.training.loss_grid import LossFunction, LossInputs, LossSpec, Running, per_token
 from pairsight.training.tokens import TokenExample
 
@@ -41,7 +41,7 @@ class StepLoss:
 def training_config(
     options: Mapping[str, object],
     model: str | Path | None = None,
-    recipe_defaults: Mapping[str, object] | None = None,
+    recipe_defaults: TrainingConfig | None = None,
 ) -> TrainingConfig:
     """The config of a training: `options` over the model's preset over the recipe's defaults over the general ones.
 
@@ -50,18 +50,18 @@ def training_config(
     Args:
         options: what the user asked for, option name -> value.
         model: a model folder; its `pairsight.json` may name a `training_preset`.
-        recipe_defaults: the recipe's `default_training`.
+        recipe_defaults: the recipe's `default_training`: the options that are given in it.
 
     Raises:
         ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
         ModelError: `pairsight.json` is damaged or names a preset that does not exist.
     """
-    recipe = recipe_defaults or {}
-    names = loss_names(options.get("loss", recipe.get("loss", USUAL_LOSS)))
+    recipe = recipe_defaults or TrainingConfig()
+    names = loss_names(options.get("loss", recipe.loss))
     merged: dict[str, object] = {}
-    for defaults in (recipe, model_preset(model, names)):
-        theirs = set(loss_names(defaults.get("loss", USUAL_LOSS))) == set(names)
-        merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
+    for defaults in (recipe, *model_presets(model, names)):
+        theirs = set(loss_names(defaults.loss)) == set(names)
+        merged |= {name: value for name, value in defaults.given().items() if theirs or name not in OF_THE_LOSS}
     if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
         merged["min_steps_per_epoch"] = 0  # a batch size that the user set is kept
     config = TrainingConfig.parse({**merged, **options}, "training")

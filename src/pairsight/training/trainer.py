@@ -20,10 +20,9 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
-from pairsight.training.config import refuse_unused
+from pairsight.training.config import TrainingConfig, refuse_unused
 
 if TYPE_CHECKING:
-    from pairsight.training.config import TrainingConfig
     from pairsight.training.examples import Prepared
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
@@ -46,7 +45,7 @@ class PreferenceTrainer:
         out: the adapter's folder, if it is not in a run.
         images: where the examples' images are, if the examples do not say: a source, or a folder.
         name: the training's name inside the run; default: its losses.
-        defaults: a recipe's `default_training`; the model's own preset and `options` come before it.
+        defaults: a recipe's `default_training`, or options by name; the model's preset and `options` come before it.
         config: all options, used as they are, instead of `loss`, `defaults` and `options`.
         progress: where to show progress.
         options: fields of `TrainingConfig`.
@@ -65,8 +64,8 @@ class PreferenceTrainer:
         out: str | Path | None = None,
         images: ImageSource | str | Path | None = None,
         name: str | None = None,
-        defaults: Mapping[str, object] | None = None,
-        config: "TrainingConfig | None" = None,
+        defaults: TrainingConfig | Mapping[str, object] | None = None,
+        config: TrainingConfig | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
@@ -79,8 +78,10 @@ class PreferenceTrainer:
         if config is None:
             from pairsight.training.objective import training_config
 
+            if isinstance(defaults, Mapping):
+                defaults = TrainingConfig.parse(defaults, "defaults")
             config = training_config(options, model, defaults)
-            refuse_unused(options, config)
+            refuse_unused(options.keys(), config)
         elif options or defaults is not None:
             given = ", ".join(options) or "defaults"
             raise ConfigError(f"config is used as it is; found {given} beside it: put them into the config")
@@ -125,8 +126,7 @@ class PreferenceTrainer:
         digest = hashlib.sha256()
         for example in examples:
             digest.update(encode_record(example).encode())
-        training = self.config.to_plain()
-        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), training)
+        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config)
         extra_files = dict(extra_files or {})
         with ExitStack() as stack:
             stack.enter_context(written_by_a_library(self.out))

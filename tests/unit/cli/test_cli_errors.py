@@ -90,13 +90,13 @@ def test_what_chooses_among_prompts_is_refused_where_completions_are_given(capsy
     status, error = run(capsys, *arguments, "--annotator", "org/other", *given)
     assert status == 1
     assert one_line(error)
-    assert "choose among --prompts FILE, and there is none" in error
+    assert "choose among prompts: give --prompts FILE as well" in error
 
 
 @pytest.mark.parametrize(
     ("recipe", "given", "message"),
     [
-        ("seva", "--annotator", "recipe 'seva' uses no annotator: leave --annotator out"),
+        ("seva", "--annotator", "recipe 'seva' uses no annotator; leave --annotator out"),
         ("seva", "--writer", "recipe 'seva' uses no writer"),
         ("feedback", "--writer", "recipe 'feedback' uses no writer"),
         ("seva", "--completions", "recipe 'seva' makes its own completions; --completions is for feedback"),

@@ -134,13 +134,10 @@ def test_a_part_missing_from_a_runs_config_is_named(capsys, tmp_path: Path):
 )
 def test_several_losses_are_all_trained(monkeypatch, tmp_path: Path, given):
     seen = []
-    monkeypatch.setattr("pairsight.pipeline.align.align_from_options", lambda values, quiet: seen.append(values))
+    monkeypatch.setattr("pairsight.pipeline.align.align_run", lambda spec, quiet: seen.append(spec))
     monkeypatch.setattr("pairsight.cli.show.print_align", lambda aligned: None)
     assert main(["align", "d.parquet", "--model", "m", "--out", str(tmp_path), *given]) == 0
-    from pairsight.pipeline.align import AlignSpec
-
-    training = AlignSpec.parse(seen[0]).training
-    assert training.loss_names == ("dpo", "sft")
+    assert seen[0].training.loss_names == ("dpo", "sft")
 
 
 def test_one_loss_is_noted_as_before(monkeypatch):

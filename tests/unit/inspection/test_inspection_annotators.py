@@ -18,6 +18,7 @@ from pairsight.inspection.measures import (
     totals,
 )
 from pairsight.inspection.roles import read_roles, roles_in_words
+from pairsight.options import BuildRecord
 from pairsight.records import Annotation, Completion, Message, PreferencePair, Prompt
 
 
@@ -130,11 +131,15 @@ def test_one_model_in_two_roles_gets_a_warning(tmp_path):
     benchmarks = {"mm_vet": {"judge": "gemini-pro", "metrics": {}}}
     (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "systems": {"s": {"benchmarks": benchmarks}}}))
     config = {"model": "m", "model_fingerprint": "sha256:1", "annotator": "gemini-pro"}
-    (warning,) = roles_in_words(read_roles(tmp_path, config))
+
+    def said(**config):
+        return roles_in_words(read_roles(tmp_path, BuildRecord.from_plain(config)))
+
+    (warning,) = said(**config)
     assert warning.startswith("warning: annotator and judge are one model (gemini-pro)")
-    assert roles_in_words(read_roles(tmp_path, {**config, "annotator": "gpt-4"})) == []
-    assert roles_in_words(read_roles(tmp_path, {"model": "m"})) == []
-    (note,) = roles_in_words(read_roles(tmp_path, {**config, "annotator": "n", "annotator_fingerprint": "sha256:1"}))
+    assert said(**{**config, "annotator": "gpt-4"}) == []
+    assert said(model="m") == []
+    (note,) = said(**{**config, "annotator": "n", "annotator_fingerprint": "sha256:1"})
     assert "it rates its own" in note
 
 

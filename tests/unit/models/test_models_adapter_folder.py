@@ -76,5 +76,5 @@ def test_a_base_that_is_not_there_is_said(made, tmp_path, named, match):
 
 
 def test_no_adapter_goes_on_top_of_another(made):
-    with pytest.raises(ModelError, match="is an adapter itself: give its base as --model"):
+    with pytest.raises(ModelError, match="is itself an adapter: give its base as --model"):
         check_model_name(made / "adapter", made / "adapter")

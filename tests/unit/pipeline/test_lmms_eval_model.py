@@ -119,7 +119,7 @@ def test_what_it_cannot_do_is_said(lmms):
     with pytest.raises(ModelError):
         model_with_documents(lmms, pretrained="/no/such/model")
     model = model_with_documents(lmms, pretrained=str(shipped_model("base")))
-    with pytest.raises(DataError, match="gives str to see"):
+    with pytest.raises(DataError, match="shows a str"):
         model.generate_until([Request("?", {}, ["video.mp4"])])
     with pytest.raises(ConfigError, match="seed_bench_likelihood"):
         model.loglikelihood([])

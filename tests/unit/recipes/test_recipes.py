@@ -24,7 +24,6 @@ from pairsight.records import (
 from pairsight.registry import recipes
 from pairsight.selection.strategy import choose
 from pairsight.store.ledger import Ledger
-from pairsight.training.config import TrainingConfig
 
 
 def prompts(*names, image="a"):
@@ -237,7 +236,7 @@ def test_recipes_are_found_by_name_and_their_training_defaults_exist(name):
     recipe = recipes.get(name)
     assert recipe.name == name
     assert recipe.parse(recipe().to_plain()) == recipe()
-    training = TrainingConfig.parse(recipe.default_training)
+    training = recipe.default_training
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
     assert training.lora_alpha == 2 * training.lora_r
 
@@ -269,6 +268,7 @@ def test_what_a_recipe_does_not_say_has_a_default(run):
         None,
         False,
     )
+    assert recipe.default_training.given() == {"loss": "dpo"}  # a plain mapping is parsed
     assert (recipe.check(), recipe.fingerprints()) == (None, {})
     with pytest.raises(ConfigError, match="'least' makes its own completions"):
         recipe.annotate((), RecipeModels(()), run)

@@ -225,9 +225,9 @@ def test_options_that_reach_no_strategy_are_refused():
     with pytest.raises(ConfigError, match="'preference_rule' is already made: give min_margin to it"):
         choose([scored(("a", 9), ("b", 1))], PreferenceRule(), min_margin=3)
     made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), built_with=PreferenceRule())
-    with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
+    with pytest.raises(ConfigError, match="options min_margin need the name of their strategy: strategy='NAME'"):
         select(made, min_margin=3)
-    with pytest.raises(ConfigError, match="say which strategy takes min_margin"):
+    with pytest.raises(ConfigError, match="options min_margin need the name"):
         select(WithImages(made.items, made.images), PreferenceRule(), min_margin=3)
 
 

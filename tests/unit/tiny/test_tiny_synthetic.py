@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pairsight.models.images.diffusion import DiffusersGenerator
-from pairsight.pipeline.select import load_candidates, make_strategy, select
+from pairsight.pipeline.select import load_candidates, select
+from pairsight.selection.strategy import make_strategy
 from pairsight.tiny.demo import GUIDANCE_SCALES, build_synthetic
 from pairsight.tiny.models.cards import shown
 from pairsight.tiny.models.shipped import shipped_pipeline
@@ -38,7 +39,7 @@ def test_a_run_on_the_shipped_weights_has_pairs_ranked_two_ways(tmp_path):
     by_looking, by_reading = (
         {
             pair.prompt.id: pair.chosen.text
-            for pair in select(candidates, make_strategy("best_over_worst", own))[0].items
+            for pair in select(candidates, make_strategy("best_over_worst", **own))[0].items
         }
         for own in ({}, {"scorer": "sequence"})
     )

@@ -122,5 +122,5 @@ def test_a_complete_merged_folder_is_left_alone_also_one_of_an_earlier_version(a
 
 
 def test_merging_a_full_fine_tuning_is_refused_before_it_begins():
-    with pytest.raises(ConfigError, match="merge: tuning=full leaves a whole model"):
+    with pytest.raises(ConfigError, match="merge: tuning=full trains a full model"):
         AlignSpec.parse({"data": "pairs", "model": "m", "out": "o", "merge": True, "tuning": "full"})

@@ -66,7 +66,9 @@ def test_a_batch_of_ones_own_is_kept(own: dict):
 
 def test_a_number_of_steps_of_ones_own_keeps_the_batch(small, tmp_path: Path):
     """Lowered, two steps would see 2 of 6 examples instead of all."""
-    folder, lines = train(small, tmp_path / "a", 6, max_steps=2, defaults={"per_device_train_batch_size": 32})
+    folder, lines = train(
+        small, tmp_path / "a", 6, max_steps=2, defaults=TrainingConfig(per_device_train_batch_size=32)
+    )
     assert len(lines) == 2
     summary = TrainingSummary.read(folder)
     assert (summary.global_batch, summary.asked_batch) == (32, 32)

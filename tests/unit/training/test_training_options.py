@@ -19,7 +19,7 @@ from pairsight.training.loss_grid import LossInputs
 from pairsight.training.objective import Objective, training_config
 from pairsight.training.trainer import PreferenceTrainer
 
-SHARP = {**SeVa.default_training, "beta": 0.3, "average_log_prob": True}
+SHARP = TrainingConfig.parse({**SeVa.default_training.given(), "beta": 0.3, "average_log_prob": True})
 """A recipe's defaults for dpo that are not dpo's own."""
 
 
@@ -39,8 +39,8 @@ def test_simpo_under_a_recipe_for_dpo_takes_its_own_beta(recipe):
     x = one_pair(-8.0, -12.0, length=4.0)
     by_hand = -torch.nn.functional.logsigmoid(torch.tensor(2.0 * (-2.0 - -3.0) - 1.0))  # β 2, γ 1, as in the paper
     assert loss_of(config, x) == pytest.approx(float(by_hand))
-    assert config.learning_rate == recipe.default_training["learning_rate"]
-    assert config.lora_r == recipe.default_training["lora_r"]
+    assert config.learning_rate == recipe.default_training.learning_rate
+    assert config.lora_r == recipe.default_training.lora_r
 
 
 def test_a_models_preset_for_dpo_leaves_other_losses_their_own_beta(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_a_plug_ins_adapter_has_a_plain_folder_and_another_of_that_name_is_refus
     with plugins(first, second):
         trainers = [PreferenceTrainer("owner/model", loss=loss, run=run) for loss in (first, second)]
     assert [trainer.out for trainer in trainers] == [run / "align" / "dpo"] * 2
-    origins = [Origin("m", "sha256:1", "2", 3, trainer.config.to_plain()) for trainer in trainers]
+    origins = [Origin("m", "sha256:1", "2", 3, trainer.config) for trainer in trainers]
     assert not claim(trainers[0].out, origins[0])
     found = r"holds another training \(loss '.*a/x\.py:dpo' here, '.*b/x\.py:dpo' asked\); choose another --name"
     with pytest.raises(RunError, match=found):
@@ -215,8 +215,8 @@ def test_what_is_not_a_list_is_one_plain_line(value: str, shown: str):
 
 
 def test_a_config_is_used_as_it_is(small, tmp_path: Path):
-    config = training_config({"tuning": "full", "beta": 0.3}, None, {"lora_r": 4, "learning_rate": 1e-3})
+    config = training_config({"tuning": "full", "beta": 0.3}, None, TrainingConfig(lora_r=4, learning_rate=1e-3))
     assert PreferenceTrainer(small.model, out=tmp_path, config=config).config is config
-    for beside in ({"beta": 0.2}, {"loss": "sft"}, {"defaults": {}}):
+    for beside in ({"beta": 0.2}, {"loss": "sft"}, {"defaults": TrainingConfig()}):
         with pytest.raises(ConfigError, match=f"config is used as it is; found {next(iter(beside))} beside it"):
             PreferenceTrainer(small.model, out=tmp_path, config=config, **beside)

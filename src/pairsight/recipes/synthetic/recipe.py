@@ -12,7 +12,6 @@ Deviations: the authors change the seed with the guidance scale; here it is shar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +21,7 @@ from pairsight.errors import ConfigError
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner
 from pairsight.recipes.synthetic.texts import TOPICS
 from pairsight.records import Candidates, Dropped, Prompt
+from pairsight.training.config import TrainingConfig
 
 
 class Synthetic(Recipe):
@@ -30,20 +30,18 @@ class Synthetic(Recipe):
     name: ClassVar[str] = "synthetic"
     default_strategy: ClassVar[str] = "best_over_worst"
     roles: ClassVar[tuple[str, ...]] = ("writer",)
-    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
-        {
-            "loss": "dpo",
-            "beta": 0.1,
-            "learning_rate": 1e-5,
-            "lora_r": 128,
-            "lora_alpha": 256.0,
-            "lora_dropout": 0.05,
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 8,
-            "num_train_epochs": 2.0,
-            "warmup_ratio": 0.03,
-            "weight_decay": 0.0,
-        }
+    default_training: ClassVar[TrainingConfig] = TrainingConfig(
+        loss="dpo",
+        beta=0.1,
+        learning_rate=1e-5,
+        lora_r=128,
+        lora_alpha=256.0,
+        lora_dropout=0.05,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=8,
+        num_train_epochs=2.0,
+        warmup_ratio=0.03,
+        weight_decay=0.0,
     )
     """§4.1 of the paper: 1e-5, two epochs, batch 1 × accumulation 4 × 2 GPUs; LoRA, β and warm-up from the code."""
 
@@ -115,7 +113,7 @@ class Synthetic(Recipe):
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)
 
-    def fingerprints(self) -> dict[str, object]:
+    def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
         from pairsight.models.images.diffusion import pipeline_fingerprint, pipeline_folder
         from pairsight.models.scorers.names import scorer_identity, scorer_kind
