@@ -10,7 +10,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.run_folder import RunFolder
+from pairsight.training.config import TrainingConfig
 
 COMPLETIONS = 4
 PROMPTS_AN_IMAGE = 2
@@ -53,7 +54,7 @@ class Four(Recipe):
 
     name: ClassVar[str] = "bench"
     default_strategy: ClassVar[str] = "clean_over_distorted"
-    default_training: ClassVar[Mapping[str, Any]] = {}
+    default_training: ClassVar[TrainingConfig] = TrainingConfig()
 
     def candidates(self, prompts: Sequence[Prompt], models: RecipeModels, run: Any) -> Iterator[Candidates | Dropped]:
         def of_prompt(prompt: Prompt) -> Iterator[CompletionRequest]:
@@ -109,7 +110,7 @@ def main() -> None:
         source = source_of(folder)
         mark("read_prompts_s")
         spec = building.BuildSpec(given, recipe, strategy, source)
-        run = RunFolder.create(folder / "run", spec.record(models, {}), free=spec.free({}))
+        run = RunFolder.create(folder / "run", spec.to_plain(models, {}), free=spec.free(()))
         mark("identity_s")
         building._keep_images(run, source, building.Progress("quiet"))
         mark("images_s")

@@ -86,7 +86,7 @@ def write_rows(path: Path, rows: Mapping[str, Row]) -> None:
 
 def merged(rows: Mapping[str, Row], measured: Mapping[str, Row], parts: Iterable[str]) -> dict[str, Row]:
     """`rows` with the measured ones replaced or added, in the order of `parts`."""
-    order = {part: place for place, part in enumerate(parts)}
+    order = {part: index for index, part in enumerate(parts)}
     return dict(sorted((dict(rows) | dict(measured)).items(), key=lambda entry: order[entry[1].part]))
 
 

@@ -55,11 +55,11 @@ def feedback() -> Settings:
 
     given = Feedback.default_training
     return Settings(
-        given["learning_rate"],
-        given["lora_r"],
-        given["lora_alpha"],
-        given["lora_dropout"],
-        given["projector_learning_rate"],
+        given.learning_rate,
+        given.lora_r,
+        given.lora_alpha,
+        given.lora_dropout,
+        given.projector_learning_rate,
         recipe=Feedback.name,
     )
 

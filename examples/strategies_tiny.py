@@ -17,9 +17,9 @@ from over_seeds import over_seeds
 
 import pairsight.tiny.world.benchmark
 from pairsight.formats.prompts import read_prompts
-from pairsight.pipeline.align import align_from_options
+from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import build as build_data
-from pairsight.pipeline.evaluate import evaluate_from_options
+from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 from pairsight.recipes.feedback import Feedback
 from pairsight.studies.strategies import StrategiesStudy
 from pairsight.tiny.models.shipped import shipped_model
@@ -108,15 +108,14 @@ def build(run: Path, world: Path, seed: int) -> Path:
 def compare_variants(out: Path, run: Path, world: Path, training: dict[str, Any]) -> Figures:
     common = {"data": str(run), "model": str(world / "model"), **training}
     adapters = {
-        name: str(align_from_options({**common, **options, "out": str(out / "align" / name)}).adapter)
+        name: str(align_run(AlignSpec.parse({**common, **options, "out": str(out / "align" / name)})).adapter)
         for name, options in VARIANTS.items()
     }
-    evaluated = evaluate_from_options(
-        {
-            "model": common["model"], "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
-            "images": str(world / "images"), "out": str(out / "variants"), "batch_size": 256,
-        }
-    )  # fmt: skip
+    evaluation = {
+        "model": common["model"], "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
+        "images": str(world / "images"), "out": str(out / "variants"), "batch_size": 256,
+    }  # fmt: skip
+    evaluated = evaluate_run(EvaluateSpec.parse(evaluation))
     found: Figures = {}
     for name, system in evaluated.to_plain()["systems"].items():
         metrics = system["benchmarks"]["tiny"]["metrics"]

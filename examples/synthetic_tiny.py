@@ -17,10 +17,11 @@ import numpy as np
 from over_seeds import over_seeds
 
 import pairsight.tiny.world.benchmark
-from pairsight.pipeline.align import align_from_options
-from pairsight.pipeline.evaluate import evaluate_from_options
-from pairsight.pipeline.select import load_candidates, make_strategy, select
+from pairsight.pipeline.align import AlignSpec, align_run
+from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
+from pairsight.pipeline.select import load_candidates, select
 from pairsight.records import Completion, PreferencePair
+from pairsight.selection.strategy import make_strategy
 from pairsight.studies.synthetic_run import analyse_run
 from pairsight.tiny.demo import build_synthetic
 from pairsight.tiny.world.captions import count_caption
@@ -64,15 +65,14 @@ def one_seed(out: Path, seed: int, asked: argparse.Namespace) -> Mapping[str, An
     model = str(world / "model")
     common = {"data": str(out / "run"), "model": model, "seed": seed, "max_steps": asked.max_steps}
     adapters = {
-        name: str(align_from_options({**common, **options, "out": str(out / "align" / name)}).adapter)
+        name: str(align_run(AlignSpec.parse({**common, **options, "out": str(out / "align" / name)})).adapter)
         for name, options in TRAININGS.items()
     }
-    found: Mapping[str, Any] = evaluate_from_options(
-        {
-            "model": model, "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
-            "images": str(world / "images"), "out": str(out / "evaluate"), "batch_size": 256, "seed": seed,
-        }
-    ).to_plain()["systems"]  # fmt: skip
+    evaluation = {
+        "model": model, "adapters": adapters, "benchmarks": {TINY: str(world / "truth.jsonl")},
+        "images": str(world / "images"), "out": str(out / "evaluate"), "batch_size": 256, "seed": seed,
+    }  # fmt: skip
+    found: Mapping[str, Any] = evaluate_run(EvaluateSpec.parse(evaluation)).to_plain()["systems"]
     print(f"\nseed {seed}: base, aligned, 95 % interval of the paired difference")
     print(f"| metric | base | {' | '.join(found)} |\n|{'---|' * (len(found) + 2)}")
     for metric in SHOWN:
@@ -88,7 +88,7 @@ def count_faults(run: Path) -> None:
     print("\n| pairs by | pairs | absent objects: chosen | rejected | objects left out: chosen | rejected | words | |")
     print("|---|---|---|---|---|---|---|---|")
     for name, options in TRAININGS.items():
-        chosen, _ = select(candidates, make_strategy("best_over_worst", options.get("strategy_options", {})))
+        chosen, _ = select(candidates, make_strategy("best_over_worst", **options.get("strategy_options", {})))
         pairs = [pair for pair in chosen.items if isinstance(pair, PreferencePair)]
         counts = []
         for pair in pairs:

@@ -39,7 +39,7 @@ LLAMA3_TEMPLATE = (
 
 
 def pictures(folder: Path) -> tuple[FileImages, list]:
-    """Three pictures of unlike sizes and colours, and their references."""
+    """Three pictures of unlike sizes and colours, and their `ImageRef`s."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (size, colour) in enumerate([((40, 30), "red"), ((20, 50), "navy"), ((33, 33), "olive")]):
         picture = Image.new("RGB", size, colour)
@@ -59,11 +59,11 @@ def completion(text: str) -> Completion:
 
 def bert_tokenizer() -> BertTokenizer:
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return BertTokenizer(vocab={word: place for place, word in enumerate(vocab)})
+    return BertTokenizer(vocab={word: index for index, word in enumerate(vocab)})
 
 
 def word_tokenizer(*special: str, **names: str) -> PreTrainedTokenizerFast:
-    vocab = {word: place for place, word in enumerate(["<unk>", *WORDS, "user", "assistant", "\n\n"])}
+    vocab = {word: index for index, word in enumerate(["<unk>", *WORDS, "user", "assistant", "\n\n"])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     tokenizer.decoder = decoders.Fuse()
@@ -159,7 +159,7 @@ def save_sequence_reward(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), t
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=48, initializer_range=0.5, num_labels=len(labels),
-        id2label=dict(enumerate(labels)), label2id={label: place for place, label in enumerate(labels)},
+        id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)},
     )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -28,7 +28,7 @@ CLIP_LENGTH = 16
 def clip_tokenizer() -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {piece: place for place, piece in enumerate(pieces)}
+    vocab = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=CLIP_LENGTH)
 
 

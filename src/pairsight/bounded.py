@@ -99,7 +99,7 @@ def read_tensors_header(path: Path) -> tuple[dict[str, Any], int]:
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         return tensors, 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     except (AttributeError, KeyError, TypeError, IndexError):
-        raise ValueError("a header without tensors' places") from None
+        raise ValueError("a header without tensors' offsets") from None
 
 
 def read_bounded(path: Path, most: int) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
 from pairsight.bounded import MOST_YAML_BYTES, DuplicateKeyError, load_yaml, read_bounded
@@ -18,7 +18,7 @@ from pairsight.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What an option is beside its type, default and description: `Annotated[int, Option(flag="--seed")]`.
+    """What an option is besides its type, default and description: `Annotated[int, Option(flag="--seed")]`.
 
     Args:
         flag: its own flag on the command line; "": it is given by `--set` or a config file.
@@ -52,9 +52,20 @@ class Option:
 
 
 class BaseConfig(BaseModel):
-    """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`."""
+    """A frozen set of options. Subclasses list fields with types, defaults and `Field(description=...)`.
+
+    A list option is also taken as one text with commas: `--set lora_target_modules=q_proj,v_proj`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: Any) -> Any:
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        if not isinstance(values, Mapping) or not lists & values.keys():
+            return values
+        return {name: _listed(value) if name in lists else value for name, value in values.items()}
 
     @classmethod
     def parse(cls, values: Mapping[str, object], where: str = "") -> Self:
@@ -76,6 +87,18 @@ class BaseConfig(BaseModel):
     def to_plain(self) -> dict[str, object]:
         """The config as JSON-ready values; `parse` of it gives an equal config."""
         return self.model_dump(mode="json")
+
+    def given(self) -> dict[str, object]:
+        """The options that were given when the config was made, as `parse` takes them; the others have defaults."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+def _listed(value: Any) -> Any:
+    """A text split at its commas, and a number as a list of one; anything else, also with an empty part, unchanged."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")]
+        return parts if all(parts) else value
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
@@ -167,6 +190,8 @@ def _validation_message(cls: type[BaseModel], error: ValidationError, where: str
         else:
             value = repr(problem.get("input"))[:80]
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "tuple_type":
+                message = "must be a list, or its values with commas between them"
             parts.append(f"option '{name}': {message} (found {value})" if name else message)
     prefix = f"{where}: " if where else ""
     return prefix + "; ".join(parts)

@@ -1,19 +1,20 @@
-"""The options of each verb, each said once: command line, config files, records, resume check and reports read these.
+"""The options of each verb, each declared once, for command line, config files, records, resume check and reports.
 
-An option's name is the same on the command line and in a config file. What a field does not say itself (its flag,
+An option's name is the same on the command line and in a config file. What is not in the field itself (its flag,
 whether it is part of a run's identity, ...) is in its `Option`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from pairsight.config import BaseConfig, Option
+from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.models.endpoint.messages import EndpointOptions
-from pairsight.registry import recipes
+from pairsight.registry import NamedPiece, recipes
 
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
@@ -24,20 +25,20 @@ Engine = Annotated[
     Option("--engine", results=False),
     Field(description="local, processes or ray"),
 ]
-Workers = Annotated[int, Option("--workers", results=False), Field(ge=1, description="how many workers the engine has")]
+Workers = Annotated[int, Option("--workers", results=False), Field(ge=1, description="number of workers of the engine")]
 Calls = Annotated[
-    CallOptions, Option(results=False), Field(description="rates, patience and budget of calls to endpoints")
+    CallOptions, Option(results=False), Field(description="rate limits, retries and budget of calls to endpoints")
 ]
-Endpoint = Annotated[EndpointOptions, Option(identity=False), Field(description="how endpoints are asked")]
+Endpoint = Annotated[EndpointOptions, Option(identity=False), Field(description="the form of requests to endpoints")]
 
 
 class BuildOptions(BaseConfig):
-    """What `build` needs beside the recipe's own options."""
+    """The options of `build`, apart from the recipe's own."""
 
     recipe: Annotated[str, Option(argument="recipe", recorded=False)] = Field(
         description="seva, feedback, synthetic, or file.py:Class"
     )
-    model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="REF")] = Field(
+    model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="MODEL")] = Field(
         description="what makes the completions: a folder, a hub name, or endpoint:NAME@URL; repeatable"
     )
     prompts: Annotated[str | None, Option("--prompts", identity=False, path=True)] = Field(
@@ -71,22 +72,22 @@ class BuildOptions(BaseConfig):
         None, description="the question for a folder of images"
     )
     sources: Annotated[tuple[str, ...], Option("--sources", needs="prompts")] = Field(
-        (), description="keep images whose path starts so; repeatable"
+        (), description="keep images whose path starts with this; repeatable"
     )
     questions_per_dialogue: Annotated[int | None, Option("--questions-per-dialogue", needs="prompts")] = Field(
-        None, ge=1, description="draw so many questions of each dialogue"
+        None, ge=1, description="draw this many questions from each dialogue"
     )
     per_source: Annotated[int | None, Option("--per-source", needs="prompts")] = Field(
-        None, ge=1, description="draw so many prompts of each source"
+        None, ge=1, description="draw this many prompts from each source"
     )
     strip_short_answer: Annotated[bool, Option(needs="prompts")] = Field(
         False, description="remove instructions such as 'Answer with a single word'"
     )
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many prompts, the first ones"
+        None, ge=1, description="use only this many prompts, the first ones"
     )
     seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: sampling, distortion and selection"
+        0, ge=0, description="the random seed of sampling, distortion and selection"
     )
     engine: Engine = "local"
     workers: Workers = 1
@@ -104,12 +105,12 @@ class BuildOptions(BaseConfig):
 
 
 class AlignOptions(BaseConfig):
-    """What `align` needs beside the trainer's own options."""
+    """The options of `align`, apart from the trainer's own."""
 
     data: Annotated[str, Option(argument="RUN|DATASET", path=True, identity=False)] = Field(
         description="a run folder, or preference pairs"
     )
-    model: Annotated[str, Option("--model", value="REF", identity=False, recorded=False)] = Field(
+    model: Annotated[str, Option("--model", value="MODEL", identity=False, recorded=False)] = Field(
         description="the model to align: a folder or a hub name"
     )
     format: Annotated[str | None, Option("--format", late=True)] = Field(
@@ -122,17 +123,17 @@ class AlignOptions(BaseConfig):
         None, description="the adapter's name inside the run; default: the loss, or a strategy without pairs"
     )
     strategy: Annotated[str | None, Option("--strategy", recorded=False)] = Field(
-        None, description="choose pairs anew from the candidates; default: as the run was built"
+        None, description="choose pairs from the candidates again, with this strategy; default: the run's pairs"
     )
     strategy_options: Annotated[dict[str, Any], Option(recorded=False)] = Field(
         {}, description="the strategy's own options, e.g. min_total"
     )
     max_length_difference: int | None = Field(
-        None, ge=0, description="keep pairs whose chosen and rejected differ by at most so many words (a control)"
+        None, ge=0, description="keep pairs whose chosen and rejected differ by at most this many words (a control)"
     )
     text_only_prompts: bool = Field(True, description="also learn from prompts without an image")
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many pairs, drawn by seed"
+        None, ge=1, description="use only this many pairs, drawn by seed"
     )
     merge: Annotated[bool, Option("--merge", results=False, recorded=False)] = Field(
         False, description="also write the full merged model, to OUT/merged"
@@ -140,12 +141,12 @@ class AlignOptions(BaseConfig):
 
 
 class EvaluateOptions(BaseConfig):
-    """What `evaluate` needs."""
+    """The options of `evaluate`."""
 
     run: Annotated[str | None, Option(argument="[RUN]", path=True, identity=False)] = Field(
-        None, description="the run whose adapters and results.json are meant"
+        None, description="the run whose adapters are evaluated and whose results.json is written"
     )
-    model: Annotated[str, Option("--model", value="REF")] = Field(
+    model: Annotated[str, Option("--model", value="MODEL")] = Field(
         description="the base model, always evaluated: a folder, a hub name, or endpoint:NAME@URL"
     )
     adapters: Annotated[dict[str, str], Option("--adapter", value="NAME=DIR", identity=False)] = Field(
@@ -175,10 +176,10 @@ class EvaluateOptions(BaseConfig):
     )
     batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")
     limit: Annotated[int | None, Option("--limit")] = Field(
-        None, ge=1, description="use only so many groups of each benchmark"
+        None, ge=1, description="use only this many groups of each benchmark"
     )
     seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: sampled answers and the bootstrap"
+        0, ge=0, description="the random seed of sampled answers and of the bootstrap"
     )
     engine: Engine = "local"
     workers: Workers = 1
@@ -193,7 +194,7 @@ class EvaluateOptions(BaseConfig):
 
 
 class ScoreOptions(BaseConfig):
-    """What `score` needs."""
+    """The options of `score`."""
 
     answers: Annotated[str, Option("--answers", value="FILE", path=True, required=True)] = Field(
         description="answers in the benchmark's official format"
@@ -203,13 +204,11 @@ class ScoreOptions(BaseConfig):
         description="one official file, or folder, of a benchmark"
     )
     benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")
-    model: Annotated[str, Option("--model")] = Field("model", description="whose answers they are")
+    model: Annotated[str, Option("--model")] = Field("model", description="the model that gave the answers")
     parser: Annotated[Literal["official", "robust"], Option("--parser")] = Field(
         "official", description="official (default) or robust"
     )
-    seed: Annotated[int, Option("--seed")] = Field(
-        0, ge=0, description="the seed of everything that is drawn: the bootstrap"
-    )
+    seed: Annotated[int, Option("--seed")] = Field(0, ge=0, description="the random seed of the bootstrap")
 
 
 def split(
@@ -220,12 +219,12 @@ def split(
     Args:
         values: option name -> value.
         own: the verb's options.
-        other: the recipe's or the trainer's; a name that both have goes to both.
-        where: what to call the verb in an error.
-        also: further names that are known, to offer in an error.
+        other: the recipe's or the trainer's class; a name that both have goes to both.
+        where: the verb's name, for errors.
+        also: further known names, to suggest in an error.
 
     Raises:
-        ConfigError: a name neither knows, with the nearest right one.
+        ConfigError: a name that neither has, with the nearest known one.
     """
     mine = {name: value for name, value in values.items() if name in own.model_fields}
     rest = {name: value for name, value in values.items() if name not in own.model_fields}
@@ -245,3 +244,66 @@ def recipe_class(name: str) -> "type[Recipe]":
         )
     found: type[Recipe] = recipes.get(name)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """What a `run.yaml` says of a build; what it does not say, or not in the form that we know, is empty or None.
+
+    Attributes:
+        recipe: its name and its own options; the name is "" where there is none.
+        recipe_file: the `file.py:Class` that the recipe comes from; "" for ours.
+        strategy: how pairs were chosen.
+        strategy_file: the `file.py:Class` that the strategy comes from; "" for ours.
+        options: those of `BuildOptions` that are recorded under their own names, as plain values.
+        models: the names of the models that made the completions.
+        fingerprints: "model", "annotator" or "writer" -> what identifies each such model.
+        num_prompts: prompts given, also those that reading dropped.
+    """
+
+    recipe: NamedPiece
+    recipe_file: str
+    strategy: NamedPiece | None
+    strategy_file: str
+    options: Mapping[str, object]
+    models: tuple[str, ...]
+    fingerprints: Mapping[str, tuple[str, ...]]
+    num_prompts: int | None
+
+    @classmethod
+    def from_plain(cls, content: object) -> Self:
+        """The record in the content of a `run.yaml`."""
+        plain = _mapping(content)
+        strategy, num_prompts = _mapping(plain.get("strategy")), plain.get("num_prompts")
+        name, own = strategy.get("name"), {key: value for key, value in strategy.items() if key != "name"}
+        noted = [option for option, facts in option_facts(BuildOptions).items() if facts.recorded]
+        return cls(
+            recipe=NamedPiece(str(plain.get("recipe") or ""), _mapping(plain.get("options"))),
+            recipe_file=str(plain.get("recipe_file") or ""),
+            strategy=NamedPiece(name, own) if isinstance(name, str) else None,
+            strategy_file=str(plain.get("strategy_file") or ""),
+            options={option: plain[option] for option in noted if option in plain},
+            models=_texts(plain.get("model")),
+            fingerprints={role: _texts(plain.get(f"{role}_fingerprint")) for role in ("model", "annotator", "writer")},
+            num_prompts=num_prompts if isinstance(num_prompts, int) else None,
+        )
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe as the verbs take it: its name or `file.py:Class`; "" for none."""
+        return self.recipe_file or self.recipe.name
+
+    @property
+    def built_with(self) -> NamedPiece | None:
+        """The strategy as the verbs take it: its name or `file.py:Class`, and its options; None for none."""
+        if self.strategy is None:
+            return None
+        return NamedPiece(self.strategy_file or self.strategy.name, self.strategy.options)
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return {str(name): one for name, one in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),) if value else ()

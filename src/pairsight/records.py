@@ -205,14 +205,14 @@ def to_json(record: object) -> str:
     return _adapter(type(record)).dump_json((record,)).decode()[1:-1]
 
 
-def from_json(cls: type[Record], text: str, place: str) -> Record:
-    """The record of class `cls` in `text`; DataError naming `place` when it holds none."""
+def from_json(cls: type[Record], text: str, location: str) -> Record:
+    """The record of class `cls` in `text`; DataError naming `location` when it holds none."""
     try:
         (record,) = _adapter(cls).validate_json(f"[{text}]")
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(piece) for piece in problem["loc"][1:])
-        raise DataError(f"{place} holds no {cls.__name__} ({where}: {problem['msg']})", "bad_record") from None
+        raise DataError(f"{location} holds no {cls.__name__} ({where}: {problem['msg']})", "bad_record") from None
     return record  # type: ignore[no-any-return]
 
 

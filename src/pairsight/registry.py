@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,14 @@ _NAMED: ContextVar[frozenset[Path]] = ContextVar("pairsight_plugins", default=fr
 _OF_A_WORKER: set[Path] = set()
 """In a worker process: the files that the process which started it has loaded."""
 _PYTHON_FILE = re.compile(r"\.py(?=:|\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPiece:
+    """A piece that is not made yet, such as a strategy: its name, or `file.py:Class`, and its own options."""
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Registry:

@@ -141,7 +141,7 @@ def test_a_benchmark_is_told_whole(browser, tmp_path):
     text = visit.page.locator("main").inner_text()
     for said in ("parser official rule with fallbacks", "words split by NLTK's rules", "p = 0.012", "p < 0.001",
                  "9 (1.0%), base's 45 (5.0%) unparsed", "+0.004 to +0.024", "robust parser", "structural: verify",
-                 "0.811", "0.620", "LLaVA-1.5, Table 3, 7B", "not the same settings: 900 questions instead of 12578",
+                 "0.811", "0.620", "LLaVA-1.5, Table 3, 7B", "different settings: 900 questions instead of 12578",
                  ):  # fmt: skip
         assert said in text, said
     assert visit.messages == []

@@ -10,10 +10,10 @@ import families
 from family_prompts import Pictures, ask, prompts_of
 from pairsight.errors import DataError
 from pairsight.images.distort import make_distortion
+from pairsight.models.folders import check_model
 from pairsight.models.load import load_model
 from pairsight.models.local.chat import tokenizer_of
 from pairsight.models.local.processor import completion_ids, encode, load_processor
-from pairsight.models.references import check_model
 from pairsight.records import ImageRef
 
 VIDEO = {

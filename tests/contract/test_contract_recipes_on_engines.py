@@ -9,7 +9,8 @@ import yaml
 
 import tiny_pipelines
 from pairsight.cli.main import main
-from pairsight.pipeline.align import recipe_name
+from pairsight.options import BuildRecord
+from pairsight.store.run_folder import RunFolder
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.truth.server import TruthServer
 from pairsight.tiny.world.world_files import write_world
@@ -90,7 +91,8 @@ def test_a_recipe_from_a_file_and_what_align_takes_from_it(world: Path, tmp_path
         engine, tmp_path, lambda out, name: build(world, f"{tmp_path / 'mine.py'}:Mine", out, name, *prompts(world))
     )
     assert yaml.safe_load((tmp_path / engine / "run.yaml").read_text())["recipe"] == "mine"
-    assert recipe_name(tmp_path / engine) == f"{tmp_path / 'mine.py'}:Mine"
+    record = BuildRecord.from_plain(RunFolder.open(tmp_path / engine).config)
+    assert record.recipe_name == f"{tmp_path / 'mine.py'}:Mine"
     given = ["align", str(tmp_path / engine), "--model", str(world / "model"), "--set", "max_steps=1", "--quiet"]
     assert main(given) == 1  # a run folder names no code that runs
     given += ["--plugin", str(tmp_path / "mine.py")]
@@ -110,7 +112,7 @@ def test_seva(world: Path, tmp_path: Path, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_feedback(world: Path, tmp_path: Path, engine: str) -> None:
     with TruthServer(world) as server:
-        more = [*prompts(world), "--set", "max_new_tokens=16", "--annotator", server.reference]
+        more = [*prompts(world), "--set", "max_new_tokens=16", "--annotator", server.model_name]
         same_on(engine, tmp_path, lambda out, name: build(world, "feedback", out, name, *more))
 
 
@@ -127,7 +129,7 @@ def test_synthetic(world: Path, tmp_path: Path, engine: str, monkeypatch: pytest
     }  # fmt: skip
     more = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
     with TruthServer(world) as server:
-        more += ["--model", str(shipped_model("second")), "--writer", server.reference]
+        more += ["--model", str(shipped_model("second")), "--writer", server.model_name]
         same_on(engine, tmp_path, lambda out, name: build(world, "synthetic", out, name, *more))
 
 

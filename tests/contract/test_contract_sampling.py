@@ -49,7 +49,7 @@ def generated(case, prompt):
             **prompt.tensors,
         )[0, ids.shape[1] :].tolist()
     stops = stop_rules(case.model, case.processor).stop_ids
-    end = next((place for place, token in enumerate(made) if token in stops), None)
+    end = next((index for index, token in enumerate(made) if token in stops), None)
     return tuple(made if end is None else made[:end]), "length" if end is None else "stop"
 
 

@@ -56,9 +56,9 @@ class Outcome:
 def weights_of(counts: list[int]) -> list[float]:
     """As a preference loss weighs log-probs: each chosen completion's for, its rejected ones' against."""
     return [
-        (1 + number / 4) * (1.0 if place == 0 else -1.0 / (count - 1))
+        (1 + number / 4) * (1.0 if index == 0 else -1.0 / (count - 1))
         for number, count in enumerate(counts)
-        for place in range(count)
+        for index in range(count)
     ]
 
 
@@ -73,7 +73,7 @@ def gradients_of(model: Any) -> dict[str, torch.Tensor]:
 class Draws:
     """Sets a model's weights by number, the same in every model of a family; gradients are dropped.
 
-    Adapters get values that do something; the language model's weights change places in their tensors. Tower and
+    Adapters get values that do something; the language model's weights are permuted in their tensors. Tower and
     projector stay, because what the tower gave is kept.
     """
 
@@ -89,8 +89,8 @@ class Draws:
                 scale = 0.3 if "lora_A" in name else 0.1
                 parameter.data = scale * torch.randn(parameter.shape, generator=generator)
             elif name in self.start and not re.search("vision|visual|projector|connector", name):
-                places = torch.randperm(parameter.numel(), generator=generator)
-                parameter.data = self.start[name].flatten()[places].view(parameter.shape)
+                indices = torch.randperm(parameter.numel(), generator=generator)
+                parameter.data = self.start[name].flatten()[indices].view(parameter.shape)
 
 
 class Plain:
@@ -195,8 +195,8 @@ class Ours:
             scores = self.scorer.score(self.policy, rows)
             numbers = [int(first[n]) + i for n in scores.examples for i in range(len(examples[n].sequences))]
             (scores.sums_Q * torch.tensor([weights[n] for n in numbers])).sum().backward()
-            for place, number in enumerate(numbers):
-                found[number] = scores.token_logps_T[scores.sequence_T == place].detach()
+            for index, number in enumerate(numbers):
+                found[number] = scores.token_logps_T[scores.sequence_T == index].detach()
         return Outcome(torch.cat([found[number] for number in sorted(found)]), gradients_of(self.policy))
 
 
@@ -296,7 +296,7 @@ def test_in_bf16_the_policy_is_as_close_to_fp32_as_plain_training_under_autocast
     taken = ways(name) if tuning == "lora" else ways(name)[-1:]
     policies = [ours(name, tmp_path, *way, tuning=tuning, bf16=True) for way in taken]
     ratios: dict[str, list[float]] = defaultdict(list)
-    for draw in range(8 if tuning == "lora" else 3):  # the same roundings in most places, and so fewer draws
+    for draw in range(8 if tuning == "lora" else 3):  # the same roundings in most of them, and so fewer draws
         got = policies[-1 - draw % len(policies)].outcome(draw)
         truth, theirs = plain.outcome(exact, draw), plain.outcome(rounded, draw)
         ratios["log-probs"].append(log_ratio(got.logps_T, theirs.logps_T, truth.logps_T))

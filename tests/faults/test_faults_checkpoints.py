@@ -88,8 +88,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_it_is_said(out
 def test_any_byte_of_the_mark_counts(out):
     mark = out / "checkpoints" / "checkpoint-3" / "complete.json"
     data = mark.read_bytes()
-    for place in range(0, len(data), 5):
-        mark.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for offset in range(0, len(data), 5):
+        mark.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         found = newest_complete(out / "checkpoints")
         assert found is not None
         # blanks between the values carry nothing

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.verify import verify_run
+from pairsight.training.config import TrainingConfig
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -62,7 +63,7 @@ class Painted(Recipe):
 
     name: ClassVar[str] = "painted"
     default_strategy: ClassVar[str] = "clean_over_distorted"
-    default_training: ClassVar[Mapping[str, Any]] = {}
+    default_training: ClassVar[TrainingConfig] = TrainingConfig()
 
     def candidates(self, prompts: Sequence[Prompt], models: RecipeModels, run: Any) -> Iterator[Candidates | Dropped]:
         assert models.blobs is not None

@@ -34,9 +34,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_world(tmp_path_factory.mktemp("truth") / "world", scenes=4, seed=6)
 
 
-def built(world: Path, out: Path, reference: str, *more: str) -> int:
+def built(world: Path, out: Path, annotator: str, *more: str) -> int:
     given = ["build", "feedback", "--model", str(world / "model"), "--prompts", str(world / "prompts.json")]
-    given += ["--images", str(world / "images"), "--out", str(out), "--annotator", reference, "--quiet"]
+    given += ["--images", str(world / "images"), "--out", str(out), "--annotator", annotator, "--quiet"]
     return main([*given, *OPTIONS, *more])
 
 
@@ -70,7 +70,7 @@ def test_the_pairs_are_those_of_the_truth_in_process(
 ) -> None:
     with TruthServer(world) as server:
         prices = ["--set", "calls.prices.truth.prompt=1", "--set", "calls.prices.truth.completion=2"]
-        assert built(world, tmp_path / "run", server.reference, *prices) == 0
+        assert built(world, tmp_path / "run", server.model_name, *prices) == 0
     assert pairs(tmp_path / "run") == expected
     (spent,) = [stage.spent for stage in run_status(tmp_path / "run").stages if stage.spent is not None]
     assert spent.calls == 14
@@ -85,7 +85,7 @@ def test_structured_answers_make_the_same_pairs(
     world: Path, tmp_path: Path, expected: list[tuple[str, str, list[str], list[dict[str, float]]]]
 ) -> None:
     with TruthServer(world) as server:
-        assert built(world, tmp_path / "run", server.reference, "--set", "endpoint.structured_output=true") == 0
+        assert built(world, tmp_path / "run", server.model_name, "--set", "endpoint.structured_output=true") == 0
     assert pairs(tmp_path / "run") == expected
     with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
         kept = [json.loads(json.loads(raw)["choices"][0]["message"]["content"]) for (raw,) in
@@ -125,7 +125,7 @@ def test_faults_in_half_of_all_calls_change_nothing_but_time(
 
 def test_the_annotators_own_answers_are_the_truth(world: Path, tmp_path: Path) -> None:
     with TruthServer(world) as server:
-        assert built(world, tmp_path / "run", server.reference, "--set", "annotator_answers=true",
+        assert built(world, tmp_path / "run", server.model_name, "--set", "annotator_answers=true",
                      "--set", "strategy=sft") == 0  # fmt: skip
     rows = {row["id"]: row for row in map(json.loads, (world / "truth.jsonl").read_text().splitlines())}
     (stage,) = [one for one in run_status(tmp_path / "run").stages if one.stage == "answer"]

@@ -27,10 +27,10 @@ edits = st.lists(st.tuples(st.floats(0, 0.9999), st.binary(min_size=0, max_size=
 
 
 def damaged(data: bytes, changes) -> bytes:
-    """Some bytes replaced by others, at places given as shares of the length; the text may shrink or grow."""
+    """Some bytes replaced by others, at offsets given as shares of the length; the text may shrink or grow."""
     for share, new, removed in changes:
-        place = int(share * len(data))
-        data = data[:place] + new + data[place + removed :]
+        offset = int(share * len(data))
+        data = data[:offset] + new + data[offset + removed :]
     return data
 
 

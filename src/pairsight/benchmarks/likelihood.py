@@ -68,7 +68,7 @@ class RankOptions:
         """Load the weights."""
         from pairsight.training.families import describe
 
-        processor, model = self.generator.loaded_anew()
+        processor, model = self.generator.loaded_copy()
         self._loaded = processor, model, describe(model)
 
     def process(self, items: Sequence[OptionRequest]) -> Iterable[Completion | ItemError]:

@@ -90,9 +90,9 @@ def published_cells() -> tuple[Published, ...]:
     return tuple(found)
 
 
-def known_model(reference: str) -> str:
-    """What the papers call the model of a reference (a folder or hub name); empty when they do not have it."""
-    name = reference.lower()
+def known_model(model_name: str) -> str:
+    """What the papers call a model, known by its folder or hub name; empty when they do not have it."""
+    name = model_name.lower()
     return next((model for pattern, model in _MODELS if pattern.search(name)), "")
 
 
@@ -108,7 +108,7 @@ def published_beside(
     """The printed figures of a model on a benchmark, one per printed cell.
 
     Args:
-        model: the base model's reference.
+        model: the base model's name.
         benchmark: the benchmark's name.
         own_suffix: the benchmark's own prompt suffix.
         settings: under which our figures were made.

@@ -23,7 +23,9 @@ def tiny(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option("--out", help="the folder to write")] = None,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="how many scenes")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="which scenes; none was trained on")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="the seed of the scenes; no model was trained on them")
+    ] = 0,
 ) -> None:
     """Write a rendered world with known truth and a tiny model, so that every verb can be tried on files."""
     if context.invoked_subcommand is not None:
@@ -38,13 +40,15 @@ def tiny(
 
 def serve(
     world: Annotated[Path, typer.Option("--world", help="the folder that `tiny --out` wrote")],
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="of 127.0.0.1; 0 takes a free one")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="the port on 127.0.0.1; 0 picks a free one")
+    ] = 0,
 ) -> None:
-    """Serve the world's truth as an endpoint, for --annotator and --writer; Ctrl-C ends it."""
+    """Serve the world's truth as an endpoint, for --annotator and --writer; Ctrl-C stops it."""
     from pairsight.tiny.truth.server import TruthServer
 
     server = TruthServer(world, port)
-    print(server.reference, flush=True)
+    print(server.model_name, flush=True)
     with suppress(KeyboardInterrupt):
         server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""Flags made from the verbs' options; how flags, --config and --set come together: flags over --set over the file."""
+"""Flags made from the verbs' options, and how options are merged: flags over `--set` over the config file."""
 
 import functools
 import importlib
@@ -20,7 +20,9 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file with th
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any option by name; repeatable")]
 Plugin = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="code that a config or a run names may run; repeatable"),
+    typer.Option(
+        "--plugin", metavar="FILE.py", help="a file whose code may run where a config or a run names it; repeatable"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
@@ -54,7 +56,7 @@ class Group(_Once, TyperGroup):
 def add_verb(app: typer.Typer, body: Callable[..., None], *classes: str) -> None:
     """Add a verb whose flags are options that classes declare.
 
-    The classes are imported when the verb's flags are asked for, so that the other verbs stay light.
+    The classes are imported when the verb's flags are needed, so that the other verbs start fast.
 
     Args:
         app: the command.
@@ -80,7 +82,7 @@ def add_verb(app: typer.Typer, body: Callable[..., None], *classes: str) -> None
 
 
 def _callback(body: Callable[..., None], classes: Sequence[str]) -> Callable[..., None]:
-    """The verb as a function of all its flags, by its signature."""
+    """The verb as a function with all its flags in its signature."""
     declared = _declared(classes)
     _, *own = signature(body).parameters.values()
 
@@ -98,7 +100,7 @@ def _callback(body: Callable[..., None], classes: Sequence[str]) -> Callable[...
 
 
 def _declared(classes: Sequence[str]) -> dict[str, "tuple[FieldInfo, Option]"]:
-    """The options that are flags or arguments by name."""
+    """The options that are flags or arguments, by name."""
     from pairsight.config import option_facts
 
     found: dict[str, tuple[FieldInfo, Option]] = {}
@@ -112,7 +114,7 @@ def _declared(classes: Sequence[str]) -> dict[str, "tuple[FieldInfo, Option]"]:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that an option's values may have, without what they hold."""
+    """The types that an option's values may have, without type arguments."""
     either = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kinds = {get_origin(one) or one for one in either if one is not NoneType}
     return {str if kind is Literal else kind for kind in kinds}
@@ -138,7 +140,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _given_value(field: "FieldInfo", facts: "Option", value: Any) -> Any:
-    """What was given as the option takes it: `NAME=PATH` by name, and one of several that may be one as itself."""
+    """A flag's value as the option takes it: `NAME=PATH` entries as a mapping, a single text as itself if allowed."""
     if isinstance(value, list):
         if not value:
             return None
@@ -155,52 +157,52 @@ def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[st
     from pairsight.config import read_yaml, with_settings
     from pairsight.registry import name_plugins
 
-    words = with_settings({}, settings or [])
-    name_plugins(words, flags)
+    typed = with_settings({}, settings or [])
+    name_plugins(typed, flags)
     values = with_settings(read_yaml(config) if config else {}, settings or [])
-    check_words(values, words, str(config))
+    check_config(values, typed, str(config))
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value
     return values
 
 
-def trust(plugins: Sequence[Path] | None, *words: Any) -> None:
-    """Let this call run the code in the files of `--plugin`, and in those that its own arguments name.
+def trust(plugins: Sequence[Path] | None, *typed: Any) -> None:
+    """Allow this call to run code from the files of `--plugin`, and from those that its own arguments name.
 
     Raises:
-        ConfigError: a `--plugin` that is no Python file.
+        ConfigError: a `--plugin` that is not a Python file.
     """
     from pairsight.errors import ConfigError
     from pairsight.registry import name_plugins
 
     for file in plugins or ():
         if file.suffix != ".py" or not file.is_file():
-            raise ConfigError(f"--plugin {file} must be a Python file (FILE.py) that is there")
-    name_plugins(list(plugins or ()), *words)
+            raise ConfigError(f"--plugin {file} must be an existing Python file (FILE.py)")
+    name_plugins(list(plugins or ()), *typed)
 
 
-def check_words(values: Mapping[str, object], words: Mapping[str, object], file: str) -> None:
-    """See that a config file alone, which may be a stranger's, sends no key to a host of its choice and runs no code.
+def check_config(values: Mapping[str, object], typed: Mapping[str, object], file: str) -> None:
+    """Check that a config file alone, which may be a stranger's, sends no key to a host of its choice and runs no code.
 
     Args:
-        values: the file's options with `--set` laid over them, parts within parts.
-        words: what `--set` alone says.
-        file: the file, for the error.
+        values: the file's options merged with those of `--set`, with nested parts.
+        typed: the options of `--set` alone.
+        file: the file's name, for the error.
 
     Raises:
-        ConfigError: `trust_remote_code`, or a variable that `key_env` sends to another host than this machine or the
-            service that it belongs to, is said by the file only.
+        ConfigError: the file alone sets `trust_remote_code`, or lets `key_env` send a variable to a host other than
+            this machine or the service that it belongs to.
     """
     from pairsight.engine.calls.options import KEY_OF_HOST
     from pairsight.engine.calls.receive import LOOPBACK_HOSTS
     from pairsight.errors import ConfigError
 
-    def check(values: Mapping[str, object], words: Any, path: tuple[str, ...]) -> None:
-        words = words if isinstance(words, Mapping) else {}
+    def check(values: Mapping[str, object], typed: Any, path: tuple[str, ...]) -> None:
+        typed = typed if isinstance(typed, Mapping) else {}
         for name, value in values.items():
             where = ".".join([*path, str(name)])
-            own = words.get(name)
+            own = typed.get(name)
             if name == "trust_remote_code" and value and own is None:
                 raise ConfigError(
                     f"config {file}: {where} lets a model's own code run, which a file alone may not; if you trust the "
@@ -221,7 +223,7 @@ def check_words(values: Mapping[str, object], words: Mapping[str, object], file:
             elif isinstance(value, Mapping):
                 check(value, own, (*path, str(name)))
 
-    check(values, words, ())
+    check(values, typed, ())
 
 
 def named_paths(entries: Sequence[str], flag: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, let failures be tried again, repair damage."""
+"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, retry failures, repair damage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(run: Run, plugin: flags.Plugin = None) -> None:
-    """Write RUN/report.html: what changed, with intervals, controls, curves and pairs to look at."""
+    """Write RUN/report.html: what changed, with intervals, controls, curves and example pairs."""
     from pairsight.reporting.report import write_report
 
     flags.trust(plugin)
@@ -31,10 +31,10 @@ def inspect(
     data: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="a run folder, or preference pairs")],
     benchmark_images: Annotated[
         list[Path] | None,
-        typer.Option("--benchmark-images", help="warn of images that a benchmark has too; repeatable"),
+        typer.Option("--benchmark-images", help="warn about images that a benchmark also has; repeatable"),
     ] = None,
 ) -> None:
-    """Say what a person should know of the pairs before training on them; writes RUN/inspection.html."""
+    """Print what to know about the pairs before training on them; writes RUN/inspection.html."""
     from pairsight.inspection.inspect import describe, inspect_run
     from pairsight.reporting.inspection_page import write_inspection
 
@@ -51,7 +51,7 @@ def status(
     run: Run,
     verify: Annotated[bool, typer.Option("--verify", help="check every file and record against its hash")] = False,
 ) -> None:
-    """Say how far a run is: per stage what is done, failed and waiting; works while it is going."""
+    """Print the progress of a run: per stage what is done, failed and pending; also while it is running."""
     from pairsight.cli.show import print_status, print_verification
     from pairsight.errors import RunError
     from pairsight.store.run_folder import RunFolder
@@ -64,7 +64,7 @@ def status(
     RunFolder.open(run)
     try:
         print_status(run_status(run))
-    except RunError as error:  # a damaged ledger has no status, but is among what is found
+    except RunError as error:  # a damaged ledger has no status; the verification reports it
         print(error)
     print_verification(verify_run(run))
 
@@ -74,15 +74,15 @@ def retry(
     stage: Annotated[str | None, typer.Option("--stage", help="only failures of this stage")] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="only failures for this reason")] = None,
 ) -> None:
-    """Let failed items be tried again by the next build or evaluate of this run."""
+    """Let the next build or evaluate of this run retry failed items."""
     from pairsight.store.repair import retry_run
 
     count = retry_run(run, stage, reason)
-    print(f"{count} failed items will be tried again: run the same build or evaluate command")
+    print(f"{count} failed items will be retried: run the same build or evaluate command")
 
 
 def salvage(run: Run) -> None:
-    """Rebuild lost or damaged ledgers from their journals and what can still be read; damaged files are kept aside."""
+    """Rebuild lost or damaged ledgers from their journals and what can still be read; damaged files are kept."""
     from pairsight.store.repair import salvage_run
 
     salvaged = salvage_run(run)
@@ -91,16 +91,16 @@ def salvage(run: Run) -> None:
         if one.what != "rebuilt":
             print(f"{one.ledger}: {one.what}, {kept}")
             continue
-        print(f"{one.ledger}: rebuilt, {kept} kept, {one.num_lost} to be made again")
+        print(f"{one.ledger}: rebuilt, {kept} kept, {one.num_lost} to be computed again")
         if one.unreadable:
             print(f"nothing of the damaged ledger could be read ({one.unreadable}); all of this is from its journal")
         if one.damaged is not None:
             print(f"the damaged ledger is kept as {one.damaged}")
         if not one.num_kept and not one.num_answers:
-            print("nothing was left to rebuild it from, so that going on makes, and pays for, everything again: if you")
-            print("have a backup of the ledger or its journal, restore that first")
+            print("nothing was left to rebuild it from, so the next run computes, and pays for, everything again:")
+            print("if you have a backup of the ledger or its journal, restore that first")
     if any(one.what == "rebuilt" for one in salvaged):
-        print("run the same build or evaluate command to go on")
+        print("run the same build or evaluate command to continue")
     elif all(one.what == "intact" for one in salvaged):
         print(
             f"no ledger is damaged, nothing was changed; `pairsight status {run} --verify` checks images and tables too"

@@ -25,7 +25,7 @@ for verbs_of in (verbs, look, embedded):
     verbs_of.register(app)
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, by the convention of shells."""
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 """What wrong usage raises; typer carries its own copy of click, whose name is private."""
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about their own next version
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        with registry.plugins():  # what one call names is not named in the next
+        with registry.plugins():  # files named in one call are not trusted in the next
             status = app(args=given or ["--help"], prog_name="pairsight", standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into its status
             raise KeyboardInterrupt
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print("interrupted: finished work is kept; run the same command to continue", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def print_build(built: "Built") -> None:
     """Counts of a finished build, what was dropped and why, and what to do next."""
-    prompts = f"{built.num_prompts} prompts → " if built.num_prompts else ""  # none were given: the writer wrote them
+    prompts = f"{built.num_prompts} prompts → " if built.num_prompts else ""  # without prompts the writer wrote them
     print(f"{built.run}: {prompts}{built.num_pairs} {built.examples}")
     for (stage, reason), count in sorted(built.dropped.items(), key=lambda item: -item[1]):
         print(f"  dropped {count}: {reason} ({stage})")
@@ -34,15 +34,15 @@ def print_build(built: "Built") -> None:
         )
 
 
-def _to_align(reference: str) -> str:
-    """What `align` can take of the model that made the completions: of an adapter the merged model, or its base."""
-    from pairsight.models.references import base_of_adapter
+def _to_align(model_name: str) -> str:
+    """What `align` takes for the model that made the completions: for an adapter, its merged model or its base."""
+    from pairsight.models.folders import base_of_adapter
 
-    if reference.startswith("endpoint:"):
+    if model_name.startswith("endpoint:"):
         return "MODEL"
-    base = base_of_adapter(reference)
-    merged = Path(reference) / "merged"
-    return reference if base is None else str(merged) if (merged / "config.json").is_file() else base
+    base = base_of_adapter(model_name)
+    merged = Path(model_name) / "merged"
+    return model_name if base is None else str(merged) if (merged / "config.json").is_file() else base
 
 
 def print_align(aligned: "Aligned") -> None:
@@ -83,12 +83,12 @@ def print_scores(results: "Results") -> None:
 
 
 def _print_unanswered(section: "Section") -> None:
-    """What is in no figure because a model gave no answer."""
+    """The questions left out of all figures because a model gave no answer."""
     for model, count in section.failed.items():
         first = next(iter(section.failed_items.get(model, ())), "")
         if count:
             what = "question has" if count == 1 else "questions have"
-            print(f"{count} {what} no answer by {model} and {'is' if count == 1 else 'are'} in no figure: {first}")
+            print(f"{count} {what} no answer by {model} and {'is' if count == 1 else 'are'} left out: {first}")
 
 
 def _ruled(section: "Section") -> str:
@@ -127,7 +127,7 @@ def side_by_side(results: "Results") -> Table:
 
 
 def print_status(status: "RunStatus") -> None:
-    """Per stage: done, failed by reason, pending, speed and time left; who is at work; finished tables."""
+    """Per stage: done, failed by reason, pending, speed and time left; running processes; finished tables."""
     console = _console()
     table = Table(title=str(status.path), title_justify="left")
     for column in ("phase", "stage", "done", "failed", "pending", "items/s", "time left"):
@@ -143,13 +143,13 @@ def print_status(status: "RunStatus") -> None:
         if stage.spent is not None:
             print_spent(stage.stage, stage.spent)
     for phase, pid in status.running.items():
-        print(f"at work: {phase} (process {pid})")
+        print(f"running: {phase} (process {pid})")
     for name, rows in status.tables.items():
         print(f"sealed: {name}, {rows} rows")
 
 
 def print_spent(stage: str, spent: "Spent") -> None:
-    """What a paid stage has used, over all times the run was started."""
+    """What a paid stage has used, over all starts of the run."""
     tokens = f"{spent.prompt_tokens} prompt and {spent.completion_tokens} completion tokens"
     print(f"{stage}: {spent.calls} calls, {tokens}, cost {spent.cost:.4f}")
     if spent.unknown_outcomes:
@@ -157,11 +157,11 @@ def print_spent(stage: str, spent: "Spent") -> None:
     if spent.echoed_keys:
         print(f"  {spent.echoed_keys} answers held the key and were not kept")
     if spent.replaced_texts:
-        print(f"  {spent.replaced_texts} answers were not all Unicode: U+FFFD stands for what is no character")
+        print(f"  {spent.replaced_texts} answers held invalid Unicode, replaced by U+FFFD")
 
 
 def print_verification(found: "Verification") -> None:
-    """How much was checked and every problem.
+    """How much was checked, and every problem.
 
     Raises:
         RunError: there are problems, so that the exit status says so.
@@ -203,7 +203,7 @@ def _signed(value: float | None) -> str:
 
 
 def _short(value: float | None) -> str:
-    """A signed number in as few characters as may be: -.061, +2.36"""
+    """A signed number in as few characters as possible: -.061, +2.36"""
     if value is None:
         return "–"
     return f"{value:+.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.2f}"

@@ -26,39 +26,39 @@ def register(app: typer.Typer) -> None:
 def build(
     values: Values,
     update: Annotated[
-        bool, typer.Option("--update", help="change a run's options: computes only what is then missing")
+        bool, typer.Option("--update", help="change a run's options; only what is missing is computed")
     ] = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Build preference data: prompts -> completions -> pairs, in a run folder that resumes where it stopped."""
     from pairsight.cli.show import print_build
-    from pairsight.pipeline.build import build_from_options
+    from pairsight.pipeline.build import BuildSpec, build_run
 
-    print_build(build_from_options(values, update=update, quiet=quiet))
+    print_build(build_run(BuildSpec.parse(values), update=update, quiet=quiet))
 
 
 def align(values: Values, quiet: flags.Quiet = False) -> None:
     """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
     from pairsight.cli.show import print_align
-    from pairsight.pipeline.align import align_from_options
+    from pairsight.pipeline.align import AlignSpec, align_run
 
-    print_align(align_from_options(values, quiet=quiet))
+    print_align(align_run(AlignSpec.parse(values), quiet=quiet))
 
 
 def evaluate(values: Values, quiet: flags.Quiet = False) -> None:
     """Evaluate the base and its adapters on benchmarks, with intervals of the paired differences."""
     from pairsight.cli.show import print_results
-    from pairsight.pipeline.evaluate import evaluate_from_options
+    from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 
-    print_results(evaluate_from_options(values, quiet=quiet))
+    print_results(evaluate_run(EvaluateSpec.parse(values), quiet=quiet))
 
 
 def score(values: Values) -> None:
-    """Score answers made elsewhere by a benchmark's official rule."""
+    """Score answers made elsewhere, by a benchmark's official rule."""
     from pairsight.cli.show import print_scores
-    from pairsight.pipeline.evaluate import score_from_options
+    from pairsight.pipeline.evaluate import ScoreSpec, score_run
 
-    print_scores(score_from_options(values))
+    print_scores(score_run(ScoreSpec.parse(values)))
 
 
 def run(
@@ -74,9 +74,9 @@ def run(
     from pairsight.config import read_yaml, with_settings
     from pairsight.pipeline.run import RunConfig, plan, run_all
 
-    words = with_settings({}, settings or [])
-    flags.trust(plugin, words)
-    flags.check_words(with_settings(read_yaml(config), settings or []), words, str(config))
+    typed = with_settings({}, settings or [])
+    flags.trust(plugin, typed)
+    flags.check_config(with_settings(read_yaml(config), settings or []), typed, str(config))
     parsed = RunConfig.read(config, settings or [])
     print(plan(parsed))
     if not dry_run:
@@ -87,7 +87,7 @@ def run(
 
 def study(
     name: Annotated[str, typer.Argument(help="which study, or file.py:Class")],
-    run: Annotated[Path | None, typer.Option("--run", help="the run it looks at, where it looks at one")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="the run to study, for a study of one run")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="where to write")] = None,
     plugin: flags.Plugin = None,
     config: flags.Config = None,

@@ -118,7 +118,7 @@ class ProcessPool:
         self._send_stage(worker)
 
     def end(self, seconds: float = SECONDS_TO_CLOSE) -> None:
-        """Let idle workers end; end those that are still at work after so many seconds."""
+        """Let idle workers end; end those that are still working after this many seconds."""
         for pipe in self._pipes:
             with suppress(OSError):
                 pipe.send(None)

@@ -50,7 +50,7 @@ class Stage(Protocol[In, Out]):
         ...
 
     def key(self, item: In) -> Mapping[str, Json]:
-        """All that determines the item's result, beside the stage's name and version: what its hash is made of."""
+        """All that determines the item's result, besides the stage's name and version: what its hash is made of."""
         ...
 
     def item_id(self, item: In) -> str:

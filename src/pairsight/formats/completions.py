@@ -60,7 +60,7 @@ def read_completions(
         images: the folder that image names are relative to; default: the file's. Parquet holds its images itself.
         format: how the file is read, where it is another one; its dialogues are `AnsweredDialogue`s.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
-        limit: only the first so many.
+        limit: only this many, the first ones.
 
     Raises:
         DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
@@ -89,9 +89,9 @@ class CompletionRows(RowFormat):
     def dialogue(self, row: Row) -> AnsweredDialogue:
         """One row's prompt and completions; DataError when one is empty."""
         prompt = (Llava() if "conversations" in row.values else Jsonl()).dialogue(row)
-        completions = tuple(_completions(row, prompt.place))
+        completions = tuple(_completions(row, prompt.location))
         return AnsweredDialogue(
-            prompt.id, prompt.place, prompt.questions[:1], prompt.source, prompt.system, completions
+            prompt.id, prompt.location, prompt.questions[:1], prompt.source, prompt.system, completions
         )
 
 
@@ -125,38 +125,38 @@ def _given_pair(candidates: Candidates, path: str | Path) -> PreferencePair:
 
 
 def _with_completions(rows: Iterable[Dialogue | DataError]) -> Iterator[Dialogue | DataError]:
-    """The rows, with an error in the place of one without two completions."""
+    """The rows, with an error instead of one without two completions."""
     for row in rows:
         given = row.completions if isinstance(row, AnsweredDialogue) else ()
         if isinstance(row, Dialogue) and len(given) < 2:
-            message = f"{row.place}: two completions are needed, found {len(given)}"
+            message = f"{row.location}: two completions are needed, found {len(given)}"
             yield DataError(message, reason="too_few_completions")
         else:
             yield row
 
 
-def _completions(row: Row, place: str) -> Iterator[GivenCompletion]:
+def _completions(row: Row, location: str) -> Iterator[GivenCompletion]:
     if "completions" in row.values:
         found = row.values["completions"]
         if not isinstance(found, list):
-            raise DataError(f"{place}: 'completions' must be a list, found {found!r:.60}", reason="wrong_type")
+            raise DataError(f"{location}: 'completions' must be a list, found {found!r:.60}", reason="wrong_type")
         for number, one in enumerate(found, start=1):
             parts: Mapping[str, object] = one if isinstance(one, dict) else {"text": one}
-            where = f"{place}: completion {number}"
+            where = f"{location}: completion {number}"
             yield GivenCompletion(_said(parts.get("text"), where), checked_text(parts.get("model", ""), where))
     elif "chosen" in row.values and "rejected" in row.values:
         worse = row.values["rejected"]
-        yield GivenCompletion(_said(row.values["chosen"], f"{place}: 'chosen'"), preferred=True)
+        yield GivenCompletion(_said(row.values["chosen"], f"{location}: 'chosen'"), preferred=True)
         for one in worse if isinstance(worse, list) else [worse]:
-            yield GivenCompletion(_said(one, f"{place}: 'rejected'"), preferred=False)
+            yield GivenCompletion(_said(one, f"{location}: 'rejected'"), preferred=False)
     else:
-        raise DataError(f"{place}: 'completions', or 'chosen' and 'rejected', are needed", reason="missing_field")
+        raise DataError(f"{location}: 'completions', or 'chosen' and 'rejected', are needed", reason="missing_field")
 
 
-def _said(value: object, place: str) -> str:
-    text = checked_text(value, place)
+def _said(value: object, location: str) -> str:
+    text = checked_text(value, location)
     if not text:
-        raise DataError(f"{place} is empty", reason="empty_completion")
+        raise DataError(f"{location} is empty", reason="empty_completion")
     return text
 
 

@@ -25,10 +25,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """The questions of one row. `place` is what messages call it, `source` where it comes from."""
+    """The questions of one row. `location` is what messages call it, `source` where it comes from."""
 
     id: str
-    place: str
+    location: str
     questions: tuple[Question, ...]
     source: str = ""
     system: str = ""
@@ -57,15 +57,15 @@ class RowFormat(PromptFormat):
     """The base of formats whose file is rows, each a dialogue. A subclass is one file: `dialogue`, and `rows`."""
 
     def rows(self, path: Path) -> Iterator[Row | DataError]:
-        """The rows of a file, with an error in the place of a bad one; here, of a JSON list or of JSON Lines."""
+        """The rows of a file, with an error instead of a bad one; here, of a JSON list or of JSON Lines."""
         return read_rows(path)
 
     @abstractmethod
     def dialogue(self, row: Row) -> Dialogue:
-        """What one row asks; DataError, with the row's `place`, where it is not in order."""
+        """What one row asks; DataError, with the row's `location`, where it is not in order."""
 
     def read(self, path: Path, question: str | None = None) -> Iterator[Dialogue | DataError]:
-        """Every row through `dialogue`, with the error that a bad row makes in its place."""
+        """Every row through `dialogue`, with an error instead of a bad one."""
         if question is not None:
             raise DataError(f"{path} has its own questions: leave out the one for a folder of images")
         for row in self.rows(path):
@@ -78,26 +78,30 @@ class RowFormat(PromptFormat):
 _NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
 
 
-def images_of(row: Row, place: str) -> tuple[str, ...]:
+def images_of(row: Row, location: str) -> tuple[str, ...]:
     """The names in `image` or `images`: none, one or several; DataError for both, or images under another name."""
     given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
     if len(given) == 2:
-        raise DataError(f"{place} has both 'image' and 'images': keep one", reason="image_marks")
+        raise DataError(f"{location} has both 'image' and 'images': keep one", reason="image_marks")
     if not given:
         for name, value in row.values.items():
             if name not in _NO_IMAGE_FIELDS and names_image(value):
-                message = f"{place}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
+                message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
                 raise DataError(message, reason="unread_image")
         return ()
     (value,) = given
-    names = tuple(checked_text(name, f"{place}: 'image'") for name in (value if isinstance(value, list) else [value]))
+    names = tuple(
+        checked_text(name, f"{location}: 'image'") for name in (value if isinstance(value, list) else [value])
+    )
     if "" in names:
-        raise DataError(f"{place}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image")
+        raise DataError(
+            f"{location}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image"
+        )
     return names
 
 
 def questions_about(
-    images: Sequence[str], turns: Sequence[tuple[str, str]], place: str, *, marks_needed: bool
+    images: Sequence[str], turns: Sequence[tuple[str, str]], location: str, *, marks_needed: bool
 ) -> list[Question]:
     """Divide a dialogue's images among its questions and check the `<image>` marks.
 
@@ -115,7 +119,7 @@ def questions_about(
     marks = [turn.count(IMAGE_MARK) for turn, _ in turns]
     num_marks = sum(marks)
     if num_marks != len(images) and (num_marks > 0 or marks_needed):
-        raise DataError(f"{place}: {_mark_problem(num_marks, len(images))}", reason="image_marks")
+        raise DataError(f"{location}: {_mark_problem(num_marks, len(images))}", reason="image_marks")
     questions, seen = [], 0
     for number, ((turn, answer), own) in enumerate(zip(turns, marks, strict=True), start=1):
         seen = seen + own if num_marks > 0 else len(images)
@@ -123,7 +127,7 @@ def questions_about(
         text = turn.strip() if keeps_marks else turn.replace(IMAGE_MARK, "").strip()
         if not text.replace(IMAGE_MARK, "").strip():
             which = f" (human turn {number})" if len(turns) > 1 else ""
-            raise DataError(f"{place}: the question is empty{which}", reason="empty_question")
+            raise DataError(f"{location}: the question is empty{which}", reason="empty_question")
         questions.append(Question(text, tuple(images[:seen]), answer))
     return questions
 

@@ -28,15 +28,18 @@ class Folder(PromptFormat):
         if not names:
             raise DataError(f"{path} holds no images; names may end in {', '.join(SUFFIXES)}", reason="missing_image")
         for name in names:
-            place = str(path / name)
+            location = str(path / name)
             if any(
                 unicodedata.category(character) in ("Cc", "Cs") for character in name
             ):  # Cs: a byte that is not UTF-8
                 yield DataError(
-                    f"{place!r:.200}: the name must be UTF-8 without control characters: rename the file",
+                    f"{location!r:.200}: the name must be UTF-8 without control characters: rename the file",
                     reason="bad_text",
                 )
                 continue
             yield Dialogue(
-                name, place, tuple(questions_about([name], [(text, "")], place, marks_needed=False)), source_of([name])
+                name,
+                location,
+                tuple(questions_about([name], [(text, "")], location, marks_needed=False)),
+                source_of([name]),
             )

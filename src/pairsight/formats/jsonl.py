@@ -18,9 +18,9 @@ class Jsonl(RowFormat):
     def dialogue(self, row: Row) -> Dialogue:
         """One row's question; DataError when it is empty or its marks do not fit its images."""
         identity = row.identity("id", "question_id")
-        place = f"{row.place} id '{identity}'"
-        images = images_of(row, place)
+        location = f"{row.location} id '{identity}'"
+        images = images_of(row, location)
         answer = row.text("answer") if "answer" in row.values else ""
-        questions = questions_about(images, [(row.text("question"), answer)], place, marks_needed=False)
+        questions = questions_about(images, [(row.text("question"), answer)], location, marks_needed=False)
         source = row.text("source") if "source" in row.values else source_of(images)
-        return Dialogue(identity, place, tuple(questions), source)
+        return Dialogue(identity, location, tuple(questions), source)

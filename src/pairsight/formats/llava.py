@@ -22,21 +22,21 @@ class Llava(RowFormat):
     def dialogue(self, row: Row) -> Dialogue:
         """One row's questions; DataError when its turns, images or marks are not in order."""
         identity = row.identity("id", "question_id")
-        place = f"{row.place} id '{identity}'"
-        images = images_of(row, place)
-        system, turns = _turns(row, place)
-        questions = questions_about(images, turns, place, marks_needed=True)
-        return Dialogue(identity, place, tuple(questions), source_of(images), system)
+        location = f"{row.location} id '{identity}'"
+        images = images_of(row, location)
+        system, turns = _turns(row, location)
+        questions = questions_about(images, turns, location, marks_needed=True)
+        return Dialogue(identity, location, tuple(questions), source_of(images), system)
 
 
-def _turns(row: Row, place: str) -> tuple[str, list[tuple[str, str]]]:
+def _turns(row: Row, location: str) -> tuple[str, list[tuple[str, str]]]:
     """The system text and (human turn, its answer) in order; consecutive turns of one role are joined."""
     found = row.values.get("conversations")
     if not isinstance(found, list) or not found:
-        raise DataError(f"{place}: 'conversations' must be a list of turns, found {found!r:.60}", reason="no_turns")
+        raise DataError(f"{location}: 'conversations' must be a list of turns, found {found!r:.60}", reason="no_turns")
     system, turns, previous = "", list[tuple[str, str]](), ""
     for number, turn in enumerate(found, start=1):
-        where = f"{place}: turn {number}"
+        where = f"{location}: turn {number}"
         if not isinstance(turn, dict):
             raise DataError(f"{where} must be an object with 'from' and 'value'", reason="wrong_type")
         name = turn.get("from", turn.get("role"))
@@ -55,5 +55,5 @@ def _turns(row: Row, place: str) -> tuple[str, list[tuple[str, str]]]:
             turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{text}".strip())
         previous = role
     if not turns:
-        raise DataError(f"{place}: no turn is from 'human'", reason="no_turns")
+        raise DataError(f"{location}: no turn is from 'human'", reason="no_turns")
     return system, turns

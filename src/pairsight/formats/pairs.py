@@ -43,12 +43,12 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
     pairs: list[PreferencePair] = []
     for file in pair_files(Path(path)):
         for number, row in _rows(file, with_images=images is None):
-            place = f"{file} row {number} (id '{row.get('id', '')}')"
-            unpacked = _unpack(row, source, file, place) if isinstance(source, UnpackedImages) else ()
+            location = f"{file} row {number} (id '{row.get('id', '')}')"
+            unpacked = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
             if "record" not in row:
-                pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, place))
+                pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, location))
             elif row["record"] is not None:
-                pairs.append(from_json(PreferencePair, row["record"], place))
+                pairs.append(from_json(PreferencePair, row["record"], location))
     if not pairs:
         raise DataError(f"{path} holds no preference pairs", "empty_file")
     repeated, count = Counter(pair.id for pair in pairs).most_common(1)[0]
@@ -118,33 +118,33 @@ def _check_image_columns(file: Path, schema: pa.Schema, first: pa.RecordBatch, w
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Whether values of an Arrow type are bytes, or have them inside."""
     if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+        return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def _unpack(row: Mapping[str, object], images: UnpackedImages, file: Path, place: str) -> tuple[ImageRef, ...]:
+def _unpack(row: Mapping[str, object], images: UnpackedImages, file: Path, location: str) -> tuple[ImageRef, ...]:
     given = {name: row[name] for name in _IMAGES if row.get(name) is not None}
     if len(given) == 2:
-        raise DataError(f"{place} has both 'image' and 'images': keep one", "image_marks")
+        raise DataError(f"{location} has both 'image' and 'images': keep one", "image_marks")
     refs = []
     for column, value in given.items():
         if column == "images" and not isinstance(value, list):
             raise DataError(
-                f"{place}: 'images' must be a list, found {value!r:.60}; a single one is 'image'", "wrong_type"
+                f"{location}: 'images' must be a list, found {value!r:.60}; a single one is 'image'", "wrong_type"
             )
         for one in value if isinstance(value, list) else [value]:
-            data, name = _bytes_and_name(one, f"{place}: '{column}'")
+            data, name = _bytes_and_name(one, f"{location}: '{column}'")
             try:
                 if data is None:
                     beside = FileImages(file.parent)
                     data = read_bytes(beside.path(beside.ref(name)))
                 refs.append(images.put(data, name or "without a name"))
             except DataError as error:
-                raise DataError(f"{place}: {error}", error.reason) from None
+                raise DataError(f"{location}: {error}", error.reason) from None
     return tuple(refs)
 
 
-def _bytes_and_name(value: object, place: str) -> tuple[bytes | None, str]:
+def _bytes_and_name(value: object, location: str) -> tuple[bytes | None, str]:
     """An image's bytes, if they are in the table, and its file's name, if it has one."""
     if isinstance(value, bytes):
         return value, ""
@@ -152,27 +152,29 @@ def _bytes_and_name(value: object, place: str) -> tuple[bytes | None, str]:
         return None, value
     if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
         return value.get("bytes"), str(value.get("path") or "")
-    raise DataError(f"{place} must hold bytes, file names or {{bytes, path}}, found {value!r:.60}", "wrong_type")
+    raise DataError(f"{location} must hold bytes, file names or {{bytes, path}}, found {value!r:.60}", "wrong_type")
 
 
-def _from_trl(row: Mapping[str, object], name: str, images: tuple[ImageRef, ...], place: str) -> PreferencePair:
+def _from_trl(row: Mapping[str, object], name: str, images: tuple[ImageRef, ...], location: str) -> PreferencePair:
     identity = str(row["id"]) if row.get("id") is not None else name
-    prompt = Prompt(identity, from_plain(row["prompt"], images, f"{place}: 'prompt'"))
+    prompt = Prompt(identity, from_plain(row["prompt"], images, f"{location}: 'prompt'"))
     chosen, rejected = (
-        Completion(f"{identity}:{index}", identity, _completion_text(row[name], f"{place}: '{name}'"), "", "", 0, index)
+        Completion(
+            f"{identity}:{index}", identity, _completion_text(row[name], f"{location}: '{name}'"), "", "", 0, index
+        )
         for index, name in enumerate(("chosen", "rejected"))
     )
     return PreferencePair(identity, prompt, chosen, (rejected,), GIVEN)
 
 
-def _completion_text(value: object, place: str) -> str:
+def _completion_text(value: object, location: str) -> str:
     if isinstance(value, str):
         text = value.strip()
     else:
-        messages = from_plain(value, (), place)
+        messages = from_plain(value, (), location)
         if len(messages) != 1:
-            raise DataError(f"{place} must be one assistant message, found {len(messages)}", "wrong_type")
+            raise DataError(f"{location} must be one assistant message, found {len(messages)}", "wrong_type")
         text = messages[0].text
     if not text:
-        raise DataError(f"{place} is empty", "empty_completion")
+        raise DataError(f"{location} is empty", "empty_completion")
     return text

@@ -39,13 +39,13 @@ class Checking:
 
     def unique(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
         """The first dialogue of every id."""
-        places: dict[str, str] = {}
+        locations: dict[str, str] = {}
         for one in dialogues:
-            if one.id not in places:
-                places[one.id] = one.place
+            if one.id not in locations:
+                locations[one.id] = one.location
                 yield one
                 continue
-            message = f"{one.place} is used before, at {places[one.id]}: ids must be unique"
+            message = f"{one.location} is used before, at {locations[one.id]}: ids must be unique"
             self.bad(DataError(message, reason="duplicate_id"), one.id)
 
     def images(self, folder: str | Path | None) -> FileImages:
@@ -90,11 +90,13 @@ def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_
     for name in question.images:
         ref = refs[name]
         if isinstance(ref, DataError):
-            raise DataError(f"{dialogue.place}: {ref}", reason=ref.reason)
+            raise DataError(f"{dialogue.location}: {ref}", reason=ref.reason)
         found.append(ref)
     text = without_short_answer(question.text) if strip_short_answer else question.text
     if not text:
-        raise DataError(f"{dialogue.place}: nothing is left of the question {question.text!r}", reason="empty_question")
+        raise DataError(
+            f"{dialogue.location}: nothing is left of the question {question.text!r}", reason="empty_question"
+        )
     system = (Message("system", dialogue.system),) if dialogue.system else ()
     return Prompt(drawn.id, (*system, Message("user", text, tuple(found))), dialogue.source)
 
@@ -133,10 +135,10 @@ def read_prompts(
         question: what is asked of every image of a folder; only there.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         sources: keep rows with an image whose name starts with one of these.
-        questions_per_dialogue: draw so many questions of each dialogue; default: its first.
-        per_source: draw so many prompts of each source.
+        questions_per_dialogue: draw this many questions from each dialogue; default: its first.
+        per_source: draw this many prompts from each source.
         strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase".
-        limit: only the first so many of what was drawn.
+        limit: only this many of what was drawn, the first ones.
         seed: the draws follow from it.
 
     Returns:
@@ -202,4 +204,4 @@ def detect_format(path: Path) -> str:
         fields += [f"'{found.field}'"] if found.field else []
     known = " or ".join(fields)
     there = ", ".join(f"'{name}'" for name in list(first.values)[:8]) or "no fields"
-    raise DataError(f"{first.place}: rows need {known}, found {there}", reason="unknown_format")
+    raise DataError(f"{first.location}: rows need {known}, found {there}", reason="unknown_format")

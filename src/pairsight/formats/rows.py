@@ -1,4 +1,4 @@
-"""Rows of a JSON list or of a JSON Lines file, each with its place, so that every complaint can name file and line."""
+"""Rows of a JSON list or of a JSON Lines file, each with its location, so that errors can name file and line."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,9 @@ _SPACE = " \t\n\r"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object of a file: its place for messages, its 1-based number among the rows, its values."""
+    """One object of a file: its location for messages, its 1-based number among the rows, its values."""
 
-    place: str
+    location: str
     number: int
     values: Mapping[str, object]
 
@@ -27,31 +27,33 @@ class Row:
             DataError: the field is missing, no string, or holds characters that cannot be written as UTF-8.
         """
         if name not in self.values:
-            raise DataError(f"{self.place}: no '{name}' (found {_found(self.values)})", reason="missing_field")
-        return checked_text(self.values[name], f"{self.place}: '{name}'")
+            raise DataError(f"{self.location}: no '{name}' (found {_found(self.values)})", reason="missing_field")
+        return checked_text(self.values[name], f"{self.location}: '{name}'")
 
     def identity(self, *names: str) -> str:
         """The id in the first of these fields that is there, else `row-<number>`."""
         for name in names:
             value = self.values.get(name)
             if value is not None:
-                text = str(value) if isinstance(value, int) else checked_text(value, f"{self.place}: '{name}'")
+                text = str(value) if isinstance(value, int) else checked_text(value, f"{self.location}: '{name}'")
                 if not text.isprintable():
-                    message = f"{self.place}: '{name}' {text!r:.60} must be one line of printable characters"
+                    message = f"{self.location}: '{name}' {text!r:.60} must be one line of printable characters"
                     raise DataError(message, reason="bad_text")
                 if text:
                     return text
         return f"row-{self.number}"
 
 
-def checked_text(value: object, place: str) -> str:
+def checked_text(value: object, location: str) -> str:
     """A value that must be text, stripped; DataError otherwise or when UTF-8 cannot hold it (lone surrogates)."""
     if not isinstance(value, str):
-        raise DataError(f"{place} must be text, found {type(value).__name__} {value!r:.60}", reason="wrong_type")
+        raise DataError(f"{location} must be text, found {type(value).__name__} {value!r:.60}", reason="wrong_type")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{place} holds half a surrogate pair, which is not a character", reason="bad_text") from None
+        raise DataError(
+            f"{location} holds half a surrogate pair, which is not a character", reason="bad_text"
+        ) from None
     return value.strip()
 
 
@@ -63,7 +65,7 @@ def names_image(value: object) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[Row | DataError]:
-    """Every row of a `[…]` JSON file or of a JSON Lines file, lazily; a DataError in the place of a bad line or row.
+    """Every row of a `[…]` JSON file or of a JSON Lines file, lazily; a DataError instead of a bad line or row.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, is empty, or is a JSON list that breaks off (with line and
@@ -99,16 +101,16 @@ def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError
     while True:
         line, counted = line + text.count("\n", counted, position), position
         number += 1
-        place = f"{path} line {line} (row {number})"
+        location = f"{path} line {line} (row {number})"
         try:
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise _syntax(path, error) from None
         except DuplicateKeyError as error:
-            raise DataError(f"{place} has {error}", reason="duplicate_key") from None
+            raise DataError(f"{location} has {error}", reason="duplicate_key") from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: {_why(error)}", reason="bad_json") from None
-        yield _row(place, number, value)
+            raise DataError(f"{location}: {_why(error)}", reason="bad_json") from None
+        yield _row(location, number, value)
         position = _skip_space(text, position)
         if text[position : position + 1] == "]":
             break
@@ -125,22 +127,22 @@ def _line_rows(path: Path, text: str) -> Iterator[Row | DataError]:
         if not line.strip():
             continue
         number += 1
-        place = f"{path} line {index}"
+        location = f"{path} line {index}"
         try:
-            yield _row(place, number, json.loads(line, object_pairs_hook=unique))
+            yield _row(location, number, json.loads(line, object_pairs_hook=unique))
         except json.JSONDecodeError as error:
             hint = "; one JSON object a line is needed" if number == 1 else ""
-            yield DataError(f"{place}: not JSON at column {error.colno}: {error.msg}{hint}", reason="bad_json")
+            yield DataError(f"{location}: not JSON at column {error.colno}: {error.msg}{hint}", reason="bad_json")
         except DuplicateKeyError as error:
-            yield DataError(f"{place} has {error}", reason="duplicate_key")
+            yield DataError(f"{location} has {error}", reason="duplicate_key")
         except (ValueError, RecursionError) as error:
-            yield DataError(f"{place}: {_why(error)}", reason="bad_json")
+            yield DataError(f"{location}: {_why(error)}", reason="bad_json")
 
 
-def _row(place: str, number: int, value: object) -> Row | DataError:
+def _row(location: str, number: int, value: object) -> Row | DataError:
     if isinstance(value, dict):
-        return Row(place, number, value)
-    return DataError(f"{place}: a row must be an object {{…}}, found {type(value).__name__}", reason="wrong_type")
+        return Row(location, number, value)
+    return DataError(f"{location}: a row must be an object {{…}}, found {type(value).__name__}", reason="wrong_type")
 
 
 def _syntax(path: Path, error: json.JSONDecodeError) -> DataError:

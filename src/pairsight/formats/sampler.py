@@ -1,4 +1,4 @@
-"""Which questions of a large set are asked: by source, so many of each dialogue, so many of each source. All seeded.
+"""Which questions of a large set are asked: by source, a number of each dialogue, a number of each source. All seeded.
 
 Every draw ranks by a hash of the seed and the prompt's id, so that it depends on no order and rows added later change
 only their own share. Source: SeVa (2404.10501, §4.1) draws 2 questions a dialogue, 8k of each source; the ranking is
@@ -55,10 +55,10 @@ def draw(
 
     Args:
         dialogues: what was read.
-        questions_per_dialogue: None takes the first question, its prompt's id the dialogue's; a number draws so many
+        questions_per_dialogue: None takes the first question, its prompt's id the dialogue's; a number draws this many
             different ones, with ids `<dialogue>#<which, from 1>`.
-        per_source: at most so many prompts of each source, drawn.
-        limit: then only the first so many.
+        per_source: at most this many prompts of each source, drawn.
+        limit: then only this many, the first ones.
         seed: what is drawn follows from it and the ids.
     """
     drawn = [one for dialogue in dialogues for one in _of_dialogue(dialogue, questions_per_dialogue, seed)]

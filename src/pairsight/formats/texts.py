@@ -15,9 +15,9 @@ class Texts(RowFormat):
     def dialogue(self, row: Row) -> Dialogue:
         """One row's text; DataError when it is empty, has image marks, or comes with an image."""
         identity = row.identity("id")
-        place = f"{row.place} id '{identity}'"
+        location = f"{row.location} id '{identity}'"
         if row.values.get("image", row.values.get("images")) is not None:
-            message = f"{place}: 'prompt' is a text to make pictures from; to ask about an image, call it 'question'"
+            message = f"{location}: 'prompt' is a text to make pictures from; to ask about an image, call it 'question'"
             raise DataError(message, reason="unread_image")
-        questions = questions_about((), [(row.text("prompt"), "")], place, marks_needed=True)
-        return Dialogue(identity, place, tuple(questions), row.text("topic") if "topic" in row.values else "")
+        questions = questions_about((), [(row.text("prompt"), "")], location, marks_needed=True)
+        return Dialogue(identity, location, tuple(questions), row.text("topic") if "topic" in row.values else "")

@@ -136,7 +136,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _MAX_COMPARED = 2_000
-"""A missing name is compared with at most so many others (difflib takes about 10 µs a name)."""
+"""A missing name is compared with at most this many others (difflib takes about 10 µs a name)."""
 
 
 class _Located(NamedTuple):

@@ -1,1 +1,1 @@
-"""What a person should know of a dataset before training on it."""
+"""What to know about a dataset before training on it."""

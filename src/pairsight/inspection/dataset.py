@@ -1,4 +1,4 @@
-"""What a run folder or a pairs file holds, read for people: records, counts, and where the images are."""
+"""What a run folder or a pairs file holds, read for inspection: records, counts, and where the images are."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,6 +10,7 @@ from pairsight.errors import RunError
 from pairsight.images.source import ImageSource
 from pairsight.inspection.measures import CompletionFacts, facts_of_pairs
 from pairsight.inspection.roles import Roles, read_roles
+from pairsight.options import BuildRecord
 from pairsight.records import Annotation, Dropped, PreferencePair
 
 
@@ -60,23 +61,22 @@ def _read_run(run: Path) -> Dataset:
     from pairsight.store.sealed import table_rows
 
     check_links(run)
-    config = read_yaml(run / "run.yaml")
+    record = BuildRecord.from_plain(read_yaml(run / "run.yaml"))
     data = run / "data"
     tables = table_rows(data)
     if "pairs" not in tables and "demonstrations" not in tables:
         raise RunError(f"{run} is not built yet: it has no finished table of pairs; run the same build command again")
-    num_prompts = config.get("num_prompts")
     return Dataset(
         name=run.name,
         pairs=_pairs(run) if tables.get("pairs") else (),
         annotations=_annotations(data) if tables.get("annotations") else (),
         dropped=_dropped(data) if tables.get("dropped") else (),
         completions=_completions(data) if tables.get("annotations") else (),
-        num_prompts=num_prompts if isinstance(num_prompts, int) else tables.get("candidates", 0),
+        num_prompts=tables.get("candidates", 0) if record.num_prompts is None else record.num_prompts,
         num_completions=tables.get("completions", 0),
         num_demonstrations=tables.get("demonstrations", 0),
         images=BlobStore(run),
-        roles=read_roles(run, config),
+        roles=read_roles(run, record),
     )
 
 

@@ -37,11 +37,11 @@ _LENGTH_BIAS = 0.5
 """Words explain more than a quarter (r²) of the differences in total: worth a warning (ours)."""
 
 _UNEVEN = 0.01
-"""The p-value below which places are called unequal (ours)."""
+"""The p-value below which positions are called unequal (ours)."""
 
 
 def describe(inspection: Inspection) -> str:
-    """The whole inspection as plain text, one finding a line."""
+    """The full inspection as plain text, one finding per line."""
     parts = [inspection.name, f"  {counts_in_words(inspection.counts)}"]
     for title, sentences in topics(inspection).items():
         parts += [title, *(f"  {sentence}" for sentence in sentences)]
@@ -49,7 +49,7 @@ def describe(inspection: Inspection) -> str:
 
 
 def topics(inspection: Inspection) -> dict[str, list[str]]:
-    """Title -> sentences, for what there is something to say on, in reading order."""
+    """Title -> sentences, for the topics with something to report, in reading order."""
     found = {
         "Dropped": [", ".join(f"{reason} {count:,}" for reason, count in inspection.dropped.items()) or "nothing"],
         "Length": lengths_in_words(inspection.lengths),
@@ -70,7 +70,7 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
 
 
 def lengths_in_words(lengths: Lengths | None) -> list[str]:
-    """Who is longer, by how much, and a warning where pairs would teach length."""
+    """Which side is longer, by how much, and a warning where pairs would teach length."""
     if lengths is None:
         return []
     drift = lengths.mean_chosen - lengths.mean_rejected
@@ -115,23 +115,23 @@ def correlations_in_words(correlations: Correlations | None) -> list[str]:
     names = correlations.attributes
     for i, first in enumerate(names):
         if correlations.values[i][i] is None:
-            sentences.append(f"{first} never varies: it tells no completions apart")
+            sentences.append(f"{first} never varies: it does not distinguish completions")
         for j in range(i):
             r = correlations.values[i][j]
             if r is not None and abs(r) > _STRONG:
                 what = "nearly one attribute" if r > 0 else "nearly each other's opposite"
-                sentences.append(f"{names[j]} and {first} go together (r = {signed(r, 2)}): {what}")
+                sentences.append(f"{names[j]} and {first} are correlated (r = {signed(r, 2)}): {what}")
     return sentences or [f"no two of {len(names)} attributes say the same thing (all |r| ≤ {_STRONG})"]
 
 
 def bias_in_words(bias: Bias) -> list[str]:
-    """Whether an annotator rates longer completions, or those at one place, higher."""
+    """Whether an annotator rates longer completions, or those at one position, higher."""
     who = annotator_in_words(bias.annotator)
     sentences = []
     if bias.length_correlation is not None:
         r = bias.length_correlation
         sentences.append(
-            f"{who}, length: differences in words and in total go together with r = {signed(r, 2)}, "
+            f"{who}, length: r = {signed(r, 2)} between differences in words and in total, "
             f"over {bias.num_comparisons:,} comparisons within prompts"
         )
         if abs(r) > _LENGTH_BIAS:
@@ -140,16 +140,16 @@ def bias_in_words(bias: Bias) -> list[str]:
         total = sum(bias.best_at)
         shares = ", ".join(f"{count / total:.0%}" for count in bias.best_at)
         sentences.append(
-            f"{who}, place: the best completion was shown first, second … in {shares} of {total:,} prompts "
-            f"(p = {bias.p_value:.2g} if places are alike)"
+            f"{who}, position: the best completion was shown first, second … in {shares} of {total:,} prompts "
+            f"(p = {bias.p_value:.2g} if all are equally likely)"
         )
         if bias.p_value < _UNEVEN:
-            sentences.append(f"warning: {who} rates completions by the place at which they are shown")
+            sentences.append(f"warning: {who} rates completions by the position at which they are shown")
     return sentences
 
 
 def annotator_in_words(name: str) -> str:
-    """An annotator's name, a long fingerprint cut short."""
+    """An annotator's name; a long fingerprint is shortened."""
     return name if len(name) <= 40 else f"{name[:20]}…"
 
 
@@ -169,7 +169,7 @@ def agreement_in_words(agreement: Agreement) -> list[str]:
 
 
 def repetition_in_words(repetition: Repetition) -> list[str]:
-    """What repeats, what contradicts, and how images are used."""
+    """What is repeated, what contradicts, and how images are used."""
     sentences = [
         f"{repetition.repeated_pairs:,} repeated pairs, {repetition.repeated_questions:,} repeated questions",
         f"{repetition.images_used_more_than_once:,} of {repetition.num_images:,} images are used by more than one pair",

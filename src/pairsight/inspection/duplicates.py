@@ -1,4 +1,4 @@
-"""What a dataset says more than once: equal pairs, equal questions, images that carry many pairs."""
+"""What a dataset repeats: equal pairs, equal questions, images with many pairs; and images of benchmarks in it."""
 
 import os
 from collections import Counter
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """Counts of what repeats, each `repeated_*` the copies beyond the first; and of pairs without image or end."""
+    """Counts of repetitions (`repeated_*`: copies beyond the first), pairs without an image, and cut completions."""
 
     repeated_pairs: int
     repeated_questions: int
@@ -69,7 +69,7 @@ def question_key(prompt: Prompt) -> tuple[tuple[str, ...], ...]:
 
 
 def image_key(image: ImageRef) -> str:
-    """What tells two images apart: the file's hash and the distortion."""
+    """What distinguishes two images: the file's hash and the distortion."""
     return image.sha256 if image.distortion is None else f"{image.sha256} {image.distortion}"
 
 
@@ -81,14 +81,14 @@ def squeeze(text: str) -> str:
 NUM_BITS = 256
 SIDE = 64
 NEAR = 24
-"""Two pictures that differ in at most so many of the 256 bits are called near copies (ours).
+"""Two pictures that differ in at most this many of the 256 bits are called near copies (ours).
 
 Measured on 600 rendered scenes and 46 pictures of all sorts: different ones differ in 26 bits or more, copies after
 JPEG at quality 60 or resizing by up to 7 in fewer than 24 in 87–98 of 100 cases. Crops are not found.
 """
 
 _FLAT = 2.0
-"""Pictures whose grey values vary by less (standard deviation, of 255) have nothing to be known by."""
+"""Pictures whose grey values vary by less (standard deviation, of 255) have nothing to be recognised by."""
 
 Hash = NDArray[np.uint64]
 
@@ -122,8 +122,8 @@ def stacked(hashes: Sequence[Hash]) -> Hash:
 @cache
 def _cosines() -> NDArray[np.float64]:
     """The 16 lowest rows of the cosine transform of 64 points."""
-    frequency, place = np.arange(16)[:, None], np.arange(SIDE)[None, :]
-    cosines: NDArray[np.float64] = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE))
+    frequency, point = np.arange(16)[:, None], np.arange(SIDE)[None, :]
+    cosines: NDArray[np.float64] = np.cos(np.pi * frequency * (2 * point + 1) / (2 * SIDE))
     return cosines
 
 
@@ -142,7 +142,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """The data's images that a benchmark's folder holds too, each with the benchmark's nearest file."""
+    """The data's images that are also in a benchmark's folder, each with the benchmark's nearest file."""
 
     folder: str
     num_images: int

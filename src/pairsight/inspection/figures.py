@@ -14,7 +14,7 @@ Figures = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One subject: what is said of it, and its figures."""
+    """One subject: its sentences and its figures."""
 
     title: str
     sentences: tuple[str, ...]
@@ -22,7 +22,7 @@ class Section:
 
 
 def sections(inspection: Inspection) -> list[Section]:
-    """The subjects on which there is something to say, in reading order; drops belong to the funnel."""
+    """The subjects with something to report, in reading order; drops are in the funnel."""
     figures: dict[str, Figures] = {
         "Length": _length(inspection.lengths),
         "Margins": _margins(inspection.margins),
@@ -47,7 +47,7 @@ def _length(lengths: Lengths | None) -> Figures:
     return (
         ("Words of the completions", plots.histogram(both, x_label="words", y_label="comparisons", alt=alt)),
         (
-            "Words of chosen minus rejected; level pairs stand at zero",
+            "Words of chosen minus rejected; pairs of equal length are at zero",
             plots.histogram({"": drift}, x_label="words", y_label="comparisons", alt="Length differences", level=0.0),
         ),
     )
@@ -83,9 +83,9 @@ def _heatmap(correlations: Correlations | None) -> Figures:
 def _bias(bias: Bias) -> Figures:
     if bias.p_value is None:
         return ()
-    places = [f"place {place + 1}" for place in range(len(bias.best_at))]
-    caption = f"{annotator_in_words(bias.annotator)}: how often the best completion was shown at each place"
-    return ((caption, plots.bars(places, {"prompts": bias.best_at}, x_label="prompts", alt=caption)),)
+    positions = [f"position {index + 1}" for index in range(len(bias.best_at))]
+    caption = f"{annotator_in_words(bias.annotator)}: how often the best completion was shown at each position"
+    return ((caption, plots.bars(positions, {"prompts": bias.best_at}, x_label="prompts", alt=caption)),)
 
 
 def _agreement(agreement: Agreement) -> Figures:

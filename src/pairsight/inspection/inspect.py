@@ -18,7 +18,7 @@ def inspect_run(path: Path, benchmark_images: Sequence[Path] = ()) -> Inspection
 
     Args:
         path: a run folder, or a Parquet file of pairs (a folder of them).
-        benchmark_images: folders of benchmarks' images that the data should not hold.
+        benchmark_images: folders of benchmarks' images that the data should not contain.
 
     Raises:
         RunError: a run folder that is damaged.
@@ -28,7 +28,7 @@ def inspect_run(path: Path, benchmark_images: Sequence[Path] = ()) -> Inspection
 
 
 def inspect_dataset(dataset: Dataset, benchmark_images: Sequence[Path] = ()) -> Inspection:
-    """Inspect what was read already; see `inspect_run`."""
+    """Inspect a dataset that was read already; see `inspect_run`."""
     pairs = dataset.pairs
     images = {image.sha256: image for pair in pairs for image in pair.prompt.images}
     contamination = [

@@ -1,4 +1,4 @@
-"""What inspections need of completions beside their scores: which prompt and how long; and their totals."""
+"""The measures of an inspection: lengths, margins, correlations of attributes, and annotators' biases."""
 
 import math
 from collections import defaultdict
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Lengths:
     """Words of the chosen and the rejected completion of every comparison, in the same order.
 
-    `interval` bounds the mean of chosen − rejected at 95 %, prompts with one image taken together.
+    `interval` bounds the mean of chosen − rejected at 95 %, clustered by image.
     """
 
     chosen: tuple[int, ...]
@@ -100,7 +100,7 @@ class Correlations:
 
 
 def measure_margins(pairs: Sequence[PreferencePair], annotations: Sequence[Annotation]) -> Margins | None:
-    """Margins of all comparisons whose two sides were annotated, or None when none were."""
+    """Margins of all comparisons whose two sides were annotated, or None without any."""
     margins: dict[str, list[float]] = {}
     totals: list[float] = []
     scores = mean_scores(annotations)
@@ -120,7 +120,7 @@ def measure_margins(pairs: Sequence[PreferencePair], annotations: Sequence[Annot
 
 
 def measure_correlations(annotations: Sequence[Annotation]) -> Correlations | None:
-    """How the attributes' scores of single completions go together, or None with fewer than two attributes."""
+    """Correlations between the attributes' scores of single completions, or None with fewer than two attributes."""
     attributes = attributes_in_order(annotations)
     if len(attributes) < 2 or len(annotations) < 3:
         return None
@@ -165,7 +165,7 @@ class CompletionFacts:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two completions of one prompt, in an order drawn by seed, so that neither side stands for the better one."""
+    """Two completions of one prompt, in an order drawn by seed, so that neither side is always the better one."""
 
     first: CompletionFacts
     second: CompletionFacts
@@ -203,11 +203,11 @@ def totals(annotations: Sequence[Annotation]) -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """How one annotator's totals go with length and with place.
+    """How one annotator's totals depend on length and on position.
 
     `length_correlation` is Pearson's r between the differences in words and in total of two completions of one
-    prompt. `best_at[p]` counts the prompts whose best completion was shown at place p (prompts with a single best and
-    all places filled only; empty when the annotator saw no order); `p_value` is that of χ² against equal counts.
+    prompt. `best_at[p]` counts the prompts whose best completion was shown at position p (only prompts with a single
+    best and all positions filled; empty when the annotator saw no order); `p_value` is that of χ² against equal counts.
     """
 
     annotator: str
@@ -236,16 +236,16 @@ def _bias(completions: Sequence[CompletionFacts], annotator: str, annotations: S
         [float(one.words - other.words) for one, other in pairs],
         [total_of[one.id] - total_of[other.id] for one, other in pairs],
     )
-    places = {a.completion_id: a.position for a in annotations if a.position is not None}
-    best_at = _best_at([one for one in scored if one.id in places], total_of, places)
+    positions = {a.completion_id: a.position for a in annotations if a.position is not None}
+    best_at = _best_at([one for one in scored if one.id in positions], total_of, positions)
     return Bias(annotator, None if math.isnan(r) else r, len(pairs), best_at, chi_square_p(best_at))
 
 
 def chi_square_p(counts: Sequence[int]) -> float | None:
-    """The probability of counts at least as uneven when all places are equally likely; None for too few counts.
+    """The probability of counts at least as uneven when all positions are equally likely; None for too few counts.
 
     χ² = Σ (n_p − n̄)² / n̄ with k − 1 degrees of freedom; its tail by Wilson and Hilferty's cube-root approximation
-    (1931), good to about 0.01 where n̄ ≥ 5, which is asked for.
+    (1931), accurate to about 0.01 where n̄ ≥ 5, which is required.
     """
     freedom = len(counts) - 1
     if freedom < 1 or sum(counts) < 5 * len(counts):
@@ -258,15 +258,15 @@ def chi_square_p(counts: Sequence[int]) -> float | None:
 
 
 def _best_at(
-    scored: Sequence[CompletionFacts], total_of: Mapping[str, float], places: Mapping[str, int]
+    scored: Sequence[CompletionFacts], total_of: Mapping[str, float], positions: Mapping[str, int]
 ) -> tuple[int, ...]:
     by_prompt: dict[str, list[str]] = {}
     for completion in scored:
         by_prompt.setdefault(completion.prompt_id, []).append(completion.id)
-    best_at = [0] * (1 + max((places[completion.id] for completion in scored), default=-1))
+    best_at = [0] * (1 + max((positions[completion.id] for completion in scored), default=-1))
     for members in by_prompt.values():
         highest = max(total_of[member] for member in members)
         best = [member for member in members if total_of[member] == highest]
         if len(best) == 1 and len(members) == len(best_at):
-            best_at[places[best[0]]] += 1
+            best_at[positions[best[0]]] += 1
     return tuple(best_at)

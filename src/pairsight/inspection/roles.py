@@ -1,12 +1,12 @@
-"""Which model plays which part in a run, and a warning where one plays two that should be apart."""
+"""Which model has which role in a run, and a warning where one model has two roles that should be separate."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.errors import DataError
+from pairsight.options import BuildRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,21 +16,22 @@ class Roles:
     models: Mapping[str, tuple[str, str]]
 
 
-def read_roles(run: Path, config: Mapping[str, object]) -> Roles:
-    """The policy and the annotator from a run's config, the judges from its `results.json`."""
+def read_roles(run: Path, record: BuildRecord) -> Roles:
+    """The policy and the annotator from a run's record, the judges from its `results.json`."""
     models: dict[str, tuple[str, str]] = {}
-    for role in ("model", "annotator"):
-        names, fingerprints = _listed(config.get(role)), _listed(config.get(f"{role}_fingerprint"))
-        for place, name in enumerate(names or fingerprints):
-            own = fingerprints[place] if place < len(fingerprints) else name
-            models[role if place == 0 else f"{role} {place + 1}"] = (name, own)
+    annotator = record.options.get("annotator")
+    for role, names in {"model": record.models, "annotator": (str(annotator),) if annotator else ()}.items():
+        fingerprints = record.fingerprints[role]
+        for index, name in enumerate(names or fingerprints):
+            own = fingerprints[index] if index < len(fingerprints) else name
+            models[role if index == 0 else f"{role} {index + 1}"] = (name, own)
     for name in sorted(set(_judges(run / "results.json"))):
         models[f"judge {name}" if "judge" in models else "judge"] = (name, name)
     return Roles(models)
 
 
 def roles_in_words(roles: Roles) -> list[str]:
-    """Warnings; none where every part has a model of its own."""
+    """Warnings; none where every role has a model of its own."""
     sentences = []
     annotator = roles.models.get("annotator")
     if annotator is None:
@@ -38,19 +39,13 @@ def roles_in_words(roles: Roles) -> list[str]:
     for role, judge in roles.models.items():
         if role.startswith("judge") and set(judge) & set(annotator):
             sentences.append(
-                f"warning: annotator and judge are one model ({judge[0]}): what it prefers was trained on, so its "
+                f"warning: annotator and judge are one model ({judge[0]}): training followed its preferences, so its "
                 "verdicts are not independent; judge with another model"
             )
     for role, model in roles.models.items():
         if role.startswith("model") and model[1] == annotator[1]:
             sentences.append(f"the annotator is the model that made the completions ({annotator[0]}): it rates its own")
     return sentences
-
-
-def _listed(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def _judges(path: Path) -> Iterator[str]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import ModelError, one_line
+from pairsight.models.folders import PICKLES, check_adapter, check_model, read_model_json, resolve
 from pairsight.models.protocols import Model
-from pairsight.models.references import PICKLES, check_adapter, check_model, read_model_json, resolve
 
 if TYPE_CHECKING:
     import torch
 
 
 def load_model(
-    reference: str | Path,
+    model_name: str | Path,
     *,
     adapter: str | Path | None = None,
     dtype: "torch.dtype | str | None" = None,
@@ -27,7 +27,7 @@ def load_model(
     """A model ready to run (`eval`, no gradients asked for), as `AutoModelForImageTextToText` or, text-only, causal.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         adapter: a PEFT adapter's folder; its layers come on top, unmerged.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
@@ -36,12 +36,12 @@ def load_model(
     Raises:
         ModelError: the folder lacks something, its weights do not fit its config, or the adapter is another model's.
     """
-    check_model(reference)
-    folder = resolve(reference)
-    place = pick_device(device)
-    options: dict[str, object] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
-    if place.type != "cpu":
-        options["device_map"] = {"": place}  # straight to the device, without a copy in main memory
+    check_model(model_name)
+    folder = resolve(model_name)
+    chosen = pick_device(device)
+    options: dict[str, object] = {"dtype": pick_dtype(dtype, chosen), "trust_remote_code": trust_remote_code}
+    if chosen.type != "cpu":
+        options["device_map"] = {"": chosen}  # straight to the device, without a copy in main memory
     with quiet(), _kept_in_float32(float32_modules):
         try:
             model, info = _auto_class(folder, trust_remote_code).from_pretrained(
@@ -50,17 +50,17 @@ def load_model(
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
-            raise ModelError(f"model {reference} cannot be loaded: {one_line(error)}") from None
+            raise ModelError(f"model {model_name} cannot be loaded: {one_line(error)}") from None
     lacking = _lacking(info)
     if lacking:
         raise ModelError(
-            f"model {reference}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
+            f"model {model_name}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
             f"another shape, first {lacking[0]}; copy the folder again"
         )
     if adapter is not None:
-        check_adapter(adapter, reference)
-        model = _with_adapter(model, Path(adapter).expanduser(), reference)
-    return model.to(place).eval()
+        check_adapter(adapter, model_name)
+        model = _with_adapter(model, Path(adapter).expanduser(), model_name)
+    return model.to(chosen).eval()
 
 
 @contextmanager
@@ -118,8 +118,8 @@ def _auto_class(folder: Path, trust_remote_code: bool) -> Any:
     return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
-def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
-    """The model under its adapter, every tensor of which must have found its place."""
+def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
+    """The model under its adapter, every tensor of which must fit."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -128,14 +128,14 @@ def _with_adapter(model: Any, adapter: Path, reference: str | Path) -> Any:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
             own = set(get_peft_model_state_dict(wrapped))
         except Exception as error:  # noqa: BLE001 - peft raises many classes for adapters that do not fit
-            message = f"adapter {adapter} does not fit the model {reference}: {one_line(error)}"
+            message = f"adapter {adapter} does not fit the model {model_name}: {one_line(error)}"
             raise ModelError(message) from None
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
         strangers = [name for name in file.keys() if name not in own]  # noqa: SIM118 - not a mapping
     if strangers:
         raise ModelError(
-            f"adapter {adapter} does not fit the model {reference}: it has no place for {len(strangers)} of its "
-            f"tensors, first {strangers[0]}; give the model it was trained on"
+            f"adapter {adapter} does not fit the model {model_name}: {len(strangers)} of its tensors have no "
+            f"counterpart there, first {strangers[0]}; give the model it was trained on"
         )
     return wrapped
 
@@ -196,25 +196,25 @@ def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:
     return f'python -c "{code}"'
 
 
-def weights_folder(reference: str | Path, published_as: str = "pytorch_model.bin") -> Path:
+def weights_folder(model_name: str | Path, published_as: str = "pytorch_model.bin") -> Path:
     """The local folder of a model, made sure to hold safetensors.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         published_as: the pickle's usual name, for the message when there is nothing else.
 
     Raises:
         ModelError: no such model, or none of its weights are safetensors; the message has the conversion command.
     """
-    path = Path(reference).expanduser()
+    path = Path(model_name).expanduser()
     if path.is_file() and path.suffix in PICKLES:
         raise ModelError(f"{path} is a pickle, which can run code and is not read; convert it: {convert_command(path)}")
-    folder = resolve(reference)
+    folder = resolve(model_name)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
         found = f"only the pickle {pickles[0].name}, which can run code and is not read" if pickles else "no weights"
         command = convert_command(pickles[0] if pickles else folder / published_as)
-        raise ModelError(f"model {reference} holds no *.safetensors but {found}; convert a pickle by: {command}")
+        raise ModelError(f"model {model_name} holds no *.safetensors but {found}; convert a pickle by: {command}")
     return folder
 
 
@@ -245,7 +245,7 @@ def load_or_reuse(key: Hashable, load: Callable[[], ModelT], kept: bool) -> Mode
     """The model under `key`: one that was kept, else loaded, and kept from now on if `kept`.
 
     Args:
-        key: what distinguishes models, e.g. class, reference and device.
+        key: what distinguishes models, e.g. class, model_name and device.
         load: makes it.
         kept: whether it stays loaded.
     """

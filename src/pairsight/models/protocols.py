@@ -79,7 +79,7 @@ class Annotator(Model):
 
 
 def seen_prompt(request: CompletionRequest) -> Prompt:
-    """The request's prompt with the images the model is to see: its own, or the request's in their places.
+    """The request's prompt with the images the model is to see: its own, or the request's instead.
 
     Raises:
         DataError: the request has another number of images than the prompt.
@@ -110,7 +110,7 @@ def image_key(ref: ImageRef) -> Json:
 
 
 def request_key(request: CompletionRequest) -> Mapping[str, Json]:
-    """What determines a completion beside the model and the sampling; names and paths are not part of it."""
+    """What determines a completion besides the model and the sampling; names and paths are not part of it."""
     return {
         "prompt": prompt_key(seen_prompt(request)),
         "sample_index": request.sample_index,

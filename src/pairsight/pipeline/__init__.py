@@ -1,1 +1,1 @@
-"""A whole run from one config: recipe -> strategy -> training -> benchmarks."""
+"""A complete run from one config: recipe -> strategy -> training -> benchmarks."""

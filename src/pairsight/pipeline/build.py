@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pairsight.config import option_facts, recorded
 from pairsight.engine.progress import Progress
@@ -16,7 +16,7 @@ from pairsight.formats.prompts import PromptSet, make_format, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.options import BuildOptions, recipe_class, split
-from pairsight.pipeline.models import Reference, check_reference, open_models
+from pairsight.pipeline.models import ModelName, check_model_name, open_models
 from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner, with_answers
 from pairsight.records import Candidates, Dropped, ImageCandidate, Prompt
@@ -28,14 +28,16 @@ from pairsight.store.encoding import decode, encode
 from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
 
-Made = Callable[[Recipe, RecipeModels, StageRunner], Iterable[Candidates | Dropped]]
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Prompts (or candidates) with images, what reading dropped, and the dataset's own answers by prompt id.
+    """What a recipe starts from.
 
-    `is_read` says that options name the files it was read from; else it was given in Python.
+    Attributes:
+        given: prompts, or candidates whose completions exist already, with their images.
+        dropped: what reading the files dropped.
+        answers: the dataset's own answers by prompt id, where they are kept.
+        is_read: whether it was read from the files that the options name; False where it was given in Python.
     """
 
     given: WithImages[Prompt] | WithImages[Candidates]
@@ -45,7 +47,7 @@ class Source:
 
     @property
     def sha256(self) -> str:
-        """What identifies the content, in order."""
+        """The hash of everything given, in order."""
         digest = hashlib.sha256()
         for one in self.given:
             digest.update(encode(one).encode() + b"\n")
@@ -56,10 +58,10 @@ class Source:
         return (one.prompt if isinstance(one, Candidates) else one for one in self.given)
 
     def candidates(self, recipe: Recipe, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
-        """What the recipe makes of it, without what reading dropped; given completions go straight to its annotator.
+        """What the recipe makes of it, without what reading dropped; given completions are annotated only.
 
         Raises:
-            ConfigError: given completions and a recipe that makes its own.
+            ConfigError: completions are given and the recipe makes its own.
         """
         prompts = [one for one in self.given if isinstance(one, Prompt)]
         given = [one for one in self.given if isinstance(one, Candidates)]
@@ -70,20 +72,20 @@ class Source:
 
 
 def read_source(options: BuildOptions) -> Source:
-    """Read what the options name, every row and image checked.
+    """Read the files that the options name; every row and image is checked.
 
     Raises:
         DataError: a bad file, row or image.
-        ConfigError: both prompts and completions, or an option of reading prompts without prompts.
+        ConfigError: both prompts and completions, or an option that chooses among prompts where there are none.
     """
     if options.prompts is None:
         fields, facts = BuildOptions.model_fields, option_facts(BuildOptions)
         of_prompts = [name for name, option in facts.items() if option.needs == "prompts"]
         unused = [name for name in of_prompts if getattr(options, name) != fields[name].default]
         if unused:
-            raise ConfigError(f"{' and '.join(map(repr, unused))} choose among --prompts FILE, and there is none")
+            raise ConfigError(f"{' and '.join(map(repr, unused))} choose among prompts: give --prompts FILE as well")
         if options.format is not None and options.completions is None:
-            raise ConfigError("--format says how --prompts or --completions is read, and neither is given")
+            raise ConfigError("--format says how --prompts or --completions is read; give one of them as well")
     form = None if options.format is None else make_format(options.format)
     if options.completions is not None:
         if options.prompts is not None:
@@ -117,7 +119,7 @@ _LOG = logging.getLogger("pairsight.run")
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:
-    """A build, complete: everything parsed and read before anything is written or loaded."""
+    """All of a build: everything is parsed and read before anything is written or any model loads."""
 
     options: BuildOptions
     recipe: Recipe
@@ -126,15 +128,17 @@ class BuildSpec:
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
-        """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for; its models are
-        looked at, not loaded.
+        """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for.
+
+        Models are checked, not loaded.
 
         Raises:
-            PairsightError: an unknown option, bad prompts, a model that cannot be used.
+            PairsightError: an unknown option, bad prompts, or a model that cannot be used.
         """
-        recipe_type: Any = recipe_class(str(values.get("recipe", "")))
-        strategy = build_strategy(values)
-        known = type(strategy).model_fields
+        recipe_type = recipe_class(str(values.get("recipe", "")))
+        name = str(values.get("strategy") or recipe_type.default_strategy)
+        known = strategies.get(name).model_fields
+        strategy = make_strategy(name, **{option: value for option, value in values.items() if option in known})
         others = {
             name: value for name, value in values.items() if name not in known or name in recipe_type.model_fields
         }
@@ -147,9 +151,9 @@ class BuildSpec:
         _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
         if options.completions is not None and not recipe.takes_completions:
             raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
-        for reference in [*options.models, options.annotator, options.writer]:
-            if reference is not None:
-                check_reference(reference)
+        for model_name in [*options.models, options.annotator, options.writer]:
+            if model_name is not None:
+                check_model_name(model_name)
         recipe.check()
         source = read_source(options)
         if not source.given.items and options.writer is None:
@@ -158,17 +162,23 @@ class BuildSpec:
 
     @property
     def num_prompts(self) -> int:
-        """Prompts given, also those that reading dropped."""
+        """How many prompts were given, also those that reading dropped."""
         return len(self.source.given) + len(self.source.dropped)
 
     @property
     def files(self) -> dict[str, str]:
-        """`recipe_file` and `strategy_file`: the `file.py:Class` of those that come from one."""
+        """`recipe_file` and `strategy_file`: the `file.py:Class` of a recipe or strategy that comes from a file."""
         named = {"recipe_file": self.options.recipe, "strategy_file": self.options.strategy or ""}
         return {name: str(Path(given).resolve()) for name, given in named.items() if is_file_name(given)}
 
-    def record(self, models: RecipeModels, own: Mapping[str, object]) -> dict[str, object]:
-        """What `run.yaml` says of the build, as plain values; `own` are the fingerprints of the recipe's models."""
+    def to_plain(self, models: RecipeModels, own: Mapping[str, str | list[str]]) -> dict[str, object]:
+        """What `run.yaml` says of the build; `own` are the fingerprints of models that the recipe's options name."""
+        plain = recorded(self.options)
+        if not self.source.is_read:  # made in Python: only the options that say how it was made
+            answers = {"dataset_answers": True} if self.options.dataset_answers else {}
+            plain = {name: plain[name] for name in ("model", "engine", "workers")} | answers
+        elif is_file_name(form := str(plain.get("format", ""))):
+            plain["format"] = str(Path(form).resolve())
         fingerprints = [generator.fingerprint for generator in models.generators]
         return {
             "recipe": self.recipe.name,
@@ -180,22 +190,18 @@ class BuildSpec:
             "num_prompts": self.num_prompts,
             "prompts_sha256": self.source.sha256,
             **{f"{option}_fingerprint": found for option, found in own.items()},
-            **self._recorded(),
+            **plain,
             **self.files,
         }
 
-    def _recorded(self) -> dict[str, object]:
-        """The options under their own names; of a build made in Python those that say how it was made."""
-        plain = recorded(self.options)
-        if not self.source.is_read:
-            answers = {"dataset_answers": True} if self.options.dataset_answers else {}
-            return {name: plain[name] for name in ("model", "engine", "workers")} | answers
-        if is_file_name(form := str(plain.get("format", ""))):
-            plain["format"] = str(Path(form).resolve())
-        return plain
+    def free(self, own: Collection[str]) -> tuple[str, ...]:
+        """The names in `run.yaml` whose values may differ when a run is resumed.
 
-    def free(self, own: Mapping[str, object]) -> tuple[str, ...]:
-        """What of the record may differ when a run is resumed; models and files are distinguished by their content."""
+        Models and files are among them: they are compared by their content.
+
+        Args:
+            own: the recipe's options that name models.
+        """
         free = [name for name, option in option_facts(BuildOptions).items() if not option.compared]
         return (*free, "recipe_file", "strategy_file", *(f"options.{option}" for option in own))
 
@@ -212,17 +218,17 @@ class Built:
     dropped: Mapping[tuple[str, str], int]
     spent: Mapping[str, Spent]
     plugins: tuple[str, ...] = ()
-    """Files that the recipe and the strategy came from."""
+    """The Python files that the recipe and the strategy come from."""
 
 
 def build(
     recipe: Recipe,
     prompts: WithImages[Prompt],
     *,
-    model: Reference | Sequence[Reference],
+    model: ModelName | Sequence[ModelName],
     run: str | Path,
-    annotator: Annotator | Reference | None = None,
-    writer: Reference | None = None,
+    annotator: Annotator | ModelName | None = None,
+    writer: ModelName | None = None,
     strategy: str | Strategy | None = None,
     dataset_answers: bool = False,
     engine: str = "local",
@@ -235,15 +241,15 @@ def build(
     Args:
         recipe: e.g. `SeVa(noise_step=500)`.
         prompts: from `read_prompts`.
-        model: what makes the completions: a folder, a hub name or `endpoint:NAME@URL`; several where the recipe may.
-        run: the run's folder; an unfinished or finished run of the same recipe, prompts and models is resumed.
-        annotator: who rates completions, where the recipe needs one: a reference, or an `Annotator`.
-        writer: who writes texts, where the recipe needs one.
+        model: what makes the completions: a folder, a hub name or `endpoint:NAME@URL`; several where the recipe allows.
+        run: the run's folder; an existing run of the same recipe, prompts and models is resumed.
+        annotator: what rates the completions, where the recipe needs it: a model's name, or an `Annotator`.
+        writer: the model that writes texts, where the recipe needs one.
         strategy: how pairs are chosen; default: the recipe's own.
         dataset_answers: keep the prompts' own answers as completions, for the strategy `sft`.
         engine: "local", "processes" or "ray".
-        workers: workers of the engine.
-        update: let an existing run go on with other options; only what is then missing is computed.
+        workers: how many workers the engine has.
+        update: change the options of an existing run; only what is then missing is computed.
         quiet: show no progress.
 
     Returns:
@@ -251,17 +257,17 @@ def build(
 
     Raises:
         RunError: the folder belongs to another run.
-        ConfigError, ModelError: something that cannot work, found before any model loads.
+        ConfigError, ModelError: options or models that cannot work, found before any model loads.
     """
     _refuse_unused_models(recipe, annotator=annotator, writer=writer)
-    references = [model] if isinstance(model, (str, Path)) else list(model)
-    for reference in [*references, annotator, writer]:
-        if isinstance(reference, (str, Path)):
-            check_reference(reference)
-    models = open_models(references, BlobStore(run), annotator=annotator, writer=writer)
+    model_names = [model] if isinstance(model, (str, Path)) else list(model)
+    for model_name in [*model_names, annotator, writer]:
+        if isinstance(model_name, (str, Path)):
+            check_model_name(model_name)
+    models = open_models(model_names, BlobStore(run), annotator=annotator, writer=writer)
     with plugins(strategy):
         chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
-    named = [str(one) for one in references]
+    named = [str(one) for one in model_names]
     values = {
         "recipe": recipe.name, "model": named[0] if len(named) == 1 else named, "out": str(run),
         "dataset_answers": dataset_answers, "engine": engine, "workers": workers,
@@ -274,54 +280,42 @@ def build(
     return replace(load_candidates(run), built_with=chosen)
 
 
-def build_from_options(values: Mapping[str, object], update: bool = False, quiet: bool = False) -> Built:
-    """Build with the flat options of `BuildOptions`, of the recipe and of the strategy.
+def build_run(
+    spec: BuildSpec, models: RecipeModels | None = None, *, update: bool = False, quiet: bool = False
+) -> Built:
+    """Do what a spec says, in a run folder that resumes where it stopped.
+
+    Args:
+        spec: the build.
+        models: the models by role; None: those that the spec's options name.
+        update: change the options of an existing run; only what is then missing is computed.
+        quiet: show no progress.
 
     Raises:
-        PairsightError: an unknown option, bad prompts, a model that cannot be used, a folder of another run.
+        PairsightError: a model that cannot be used, or a folder of another run.
     """
-    spec = BuildSpec.parse(values)
-    options = spec.options
-    models = open_models(
-        options.models,
-        BlobStore(options.out),
-        annotator=options.annotator,
-        writer=options.writer,
-        endpoint=options.endpoint,
-        trust_remote_code=options.trust_remote_code,
-    )
-    return build_run(spec, models, update=update, quiet=quiet)
-
-
-def build_strategy(values: Mapping[str, object]) -> Strategy:
-    """The strategy that flat options of `build` ask for, with its own options among them."""
-    recipe_type: Any = recipe_class(str(values.get("recipe", "")))
-    name = str(values.get("strategy") or recipe_type.default_strategy)
-    known = strategies.get(name).model_fields
-    return make_strategy(name, {option: value for option, value in values.items() if option in known})
-
-
-def check_build(values: Mapping[str, object]) -> str:
-    """Check all that can be checked without loading a model; says what would be built."""
-    spec = BuildSpec.parse(values)
-    return f"build: {spec.recipe.name}, {len(spec.source.given)} prompts, strategy {spec.strategy.name}"
-
-
-def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, quiet: bool = False) -> Built:
-    """The build itself, once everything is parsed."""
     from pairsight.engine.calls.calls import Caller
     from pairsight.engine.runner import Runner, open_engine
 
     options, source, strategy = spec.options, spec.source, spec.strategy
+    if models is None:
+        models = open_models(
+            options.models,
+            BlobStore(options.out),
+            annotator=options.annotator,
+            writer=options.writer,
+            endpoint=options.endpoint,
+            trust_remote_code=options.trust_remote_code,
+        )
     own = spec.recipe.fingerprints()
-    folder = RunFolder.create(options.out, spec.record(models, own), free=spec.free(own), update=update)
+    folder = RunFolder.create(options.out, spec.to_plain(models, own), free=spec.free(own), update=update)
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
             runner = Runner(ledger, engine, progress, caller=Caller(options.calls))
             made = source.candidates(spec.recipe, models, runner)
-            first = list(islice(made, 1))  # the stages do all their work before the first candidates come
+            first = list(islice(made, 1))  # all stages do their work before they return the first candidates
             with progress.task("select") as task:
                 kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
             spent = Attempts(ledger).spent_by_stage()
@@ -340,7 +334,7 @@ def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, qu
 
 
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:
-    """Copy every image into the run, so that it needs the user's folder no more."""
+    """Copy every image into the run, which then no longer needs the user's folder."""
     refs = {ref.sha256: ref for prompt in source.prompts() for ref in prompt.images}
     lost = folder.blobs.lost(refs.values())
     if lost:
@@ -353,7 +347,7 @@ def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:
 
 
 def _forget_lost_images(ledger: Ledger, blobs: BlobStore) -> None:
-    """Let generated images be made again that are no longer among the blobs, or are damaged."""
+    """Forget the generated images whose blobs are missing or damaged, so that they are made again."""
     rows = ledger.read(
         "SELECT i.id, l.payload FROM payloads l JOIN items i ON i.id = l.item JOIN stages s ON s.id = i.stage "
         "WHERE s.name = 'generate_images'",
@@ -368,7 +362,7 @@ def _forget_lost_images(ledger: Ledger, blobs: BlobStore) -> None:
 
 
 def _refuse_unused_models(recipe: Recipe, **given: object) -> None:
-    """ConfigError for an annotator or a writer that the recipe would leave aside."""
+    """ConfigError for an annotator or a writer that the recipe does not use."""
     for role, model in given.items():
         if model is not None and role not in recipe.roles:
-            raise ConfigError(f"recipe '{recipe.name}' uses no {role}: leave --{role} out")
+            raise ConfigError(f"recipe '{recipe.name}' uses no {role}; leave --{role} out")

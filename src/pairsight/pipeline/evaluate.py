@@ -10,8 +10,8 @@ from pairsight.benchmarks.results import DataCounts, Results, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
-from pairsight.options import EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_reference, model_opener
+from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
+from pairsight.pipeline.models import check_model_name, model_opener
 from pairsight.registry import plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
@@ -25,7 +25,7 @@ _LOG = logging.getLogger("pairsight.evaluate")
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSpec:
-    """An evaluation, complete: its options and its benchmarks, whose files are there."""
+    """All of an evaluation: its options and its benchmarks, whose files exist."""
 
     options: EvaluateOptions
     tasks: "tuple[BenchmarkTask, ...]"
@@ -35,7 +35,7 @@ class EvaluateSpec:
         """The evaluation that flat options of `EvaluateOptions` ask for.
 
         Raises:
-            ConfigError: an unknown option or benchmark, or a file that is not there.
+            ConfigError: an unknown option or benchmark, or a file that does not exist.
         """
         from pairsight.benchmarks.tasks import make_tasks
 
@@ -43,11 +43,11 @@ class EvaluateSpec:
         tasks = make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature)
         for task in tasks:
             if not task.path.exists():
-                raise ConfigError(f"benchmark {task.name}: there is no {task.path}")
+                raise ConfigError(f"benchmark {task.name}: {task.path} does not exist")
         return cls(options, tasks)
 
     def settings(self) -> "EvaluationSettings":
-        """What decides the figures beside models and benchmarks."""
+        """What besides models and benchmarks changes the figures."""
         from pairsight.benchmarks.sections import EvaluationSettings
 
         options = self.options
@@ -83,25 +83,26 @@ class ScoreSpec:
         return cls(options, name, path)
 
 
-def evaluate_from_options(values: Mapping[str, object], quiet: bool = False) -> Results:
-    """Evaluate with the flat options of `EvaluateOptions`.
+def evaluate_run(spec: EvaluateSpec, *, quiet: bool = False) -> Results:
+    """Evaluate the base and its adapters, as the spec says.
 
     Returns:
-        The run's results with what was evaluated now; without a run, only that.
+        The run's results, updated with this evaluation; without a run, this evaluation's only.
 
     Raises:
-        PairsightError: an unknown option, a bad file, or a folder that cannot be used.
+        PairsightError: a bad file, or a folder that cannot be used.
     """
-    spec = EvaluateSpec.parse(values)
     options = spec.options
     if options.run is None:
-        return _evaluate(spec, options.adapters, Path(_required_out(options)), quiet)
+        if options.out is None:
+            raise ConfigError("say where the results go: a RUN, or --out DIR")
+        return _evaluate(spec, options.adapters, Path(options.out), quiet)
     run = RunFolder.open(options.run)
-    results_at(run.path / "results.json")  # one that cannot be read is said before hours of answers, not after
+    results_at(run.path / "results.json")  # an unreadable file is found before hours of work, not after
     adapters = _distinct(options.adapters) or run_adapters(run, options.model)
     out = Path(options.out) if options.out is not None else run.evaluate(options.name)
     found = _evaluate(spec, adapters, out, quiet)
-    name = options.name if options.out is None else _seen_from(run, out)
+    name = options.name if options.out is None else _relative_to(run, out)
     return publish(run, found, name)
 
 
@@ -123,13 +124,13 @@ def evaluate(
         adapters: name -> the folder of an adapter or of a full model.
         benchmarks: benchmark name -> its official file or folder.
         images: the folder that image names refer to.
-        out: where answers and results go; default: RUN/evaluate/held-out, or `evaluate` beside the first adapter.
+        out: where answers and results go; default: RUN/evaluate/held-out, or `evaluate` in the first adapter's folder.
         run: the run that `results.json` belongs to.
         quiet: show no progress.
         options: further fields of `EvaluateOptions`.
 
     Returns:
-        The content of `results.json`; see docs/dataflow.md.
+        The content of `results.json` as plain values; see docs/dataflow.md.
     """
     named = {name: str(path) for name, path in (adapters or {}).items()}
     if out is None and run is None and named:
@@ -140,20 +141,19 @@ def evaluate(
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
     with plugins(given):
-        return evaluate_from_options(given, quiet).to_plain()
+        return evaluate_run(EvaluateSpec.parse(given), quiet=quiet).to_plain()
 
 
-def score_from_options(values: Mapping[str, object]) -> Results:
-    """Score answers made elsewhere, with the flat options of `ScoreOptions`.
+def score_run(spec: ScoreSpec) -> Results:
+    """Score answers made elsewhere, as the spec says.
 
     Raises:
-        ConfigError: an unknown option, or not exactly one benchmark.
-        DataError: a bad file, or an id that is wrong, missing or there twice.
+        ConfigError: an unknown option of the benchmark.
+        DataError: a bad file, or an id that is unknown, missing or repeated.
     """
     from pairsight.benchmarks.score import score_answers
     from pairsight.benchmarks.sections import EvaluationSettings
 
-    spec = ScoreSpec.parse(values)
     options = spec.options
     return score_answers(
         spec.benchmark,
@@ -167,7 +167,7 @@ def score_from_options(values: Mapping[str, object]) -> Results:
 
 
 def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
-    """The finished trainings of a run by name, adapters and full models; what cannot be evaluated is named in the log.
+    """Name -> folder of a run's finished trainings (adapters and full models); the log names what is left out, and why.
 
     Args:
         run: the run.
@@ -175,19 +175,19 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
 
     Raises:
         ModelError: the base cannot be used.
-        RunError: there is none that can be evaluated.
+        RunError: no training can be evaluated.
     """
     from pairsight.benchmarks.evaluate import is_system_name
 
-    check_reference(model)
+    check_model_name(model)
     found, left_out = {}, []
     for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
             if not (folder / "pairsight.json").is_file():
                 raise RunError(_unfinished(folder))
             if not is_system_name(folder.name):
-                raise RunError("its name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
-            check_reference(model, folder)
+                raise RunError("a name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
+            check_model_name(model, folder)
         except PairsightError as error:
             left_out.append(f"{folder} is left out: {error}")
         else:
@@ -203,10 +203,10 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
 
 
 def _unfinished(folder: Path) -> str:
-    """Why a folder beside the trainings is none that is finished; one may be in it, named by a plug-in's file."""
+    """Why a folder is not a finished training; older versions put a plug-in's training into a folder inside it."""
     inside = [] if (folder / "align.yaml").exists() else sorted(folder.rglob("pairsight.json"))
     if inside:
-        return f"its finished training {inside[0].parent} is named by a plug-in's file; give it as --adapter NAME=DIR"
+        return f"the training inside, {inside[0].parent}, is named after a file; give it as --adapter NAME=DIR"
     return "it is not finished (no pairsight.json)"
 
 
@@ -217,7 +217,7 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
 
     options = spec.options
     for adapter in [None, *adapters.values()]:
-        check_reference(options.model, adapter)
+        check_model_name(options.model, adapter)
     progress = Progress("quiet" if quiet else "auto")
     with open_engine(options.engine, options.workers) as engine, progress:
         return evaluate_models(
@@ -236,64 +236,64 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
 
 
 def _distinct(adapters: Mapping[str, str]) -> Mapping[str, str]:
-    """The adapters, each of which has one name."""
+    """The same adapters; ConfigError where one folder is given under two names."""
     names: dict[Path, str] = {}
     for name, folder in adapters.items():
         first = names.setdefault(Path(folder).expanduser().resolve(), name)
         if first != name:
-            raise ConfigError(f"adapters '{first}' and '{name}' are the same folder {folder}: give it one name")
+            raise ConfigError(f"adapters '{first}' and '{name}' are the same folder {folder}; give it one name")
     return adapters
 
 
 def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
     """Merge an evaluation into the run's `results.json`.
 
-    A system is an adapter: it is called as the run's recipe where it is the only one, else `recipe:adapter`.
+    Each adapter is a system, named after the run's recipe where it is the only one, else `recipe:adapter`.
 
     Args:
         run: the run.
         found: what was evaluated: systems by their adapters' names.
-        evaluation: its name inside the run.
+        evaluation: the evaluation's name inside the run.
 
     Returns:
         All results of the run.
     """
-    recipe, path = str(run.config.get("recipe", "run")), run.path / "results.json"
+    recipe, path = BuildRecord.from_plain(run.config).recipe.name or "run", run.path / "results.json"
     data = data_counts(run)
     systems = {}
     for system in found.systems.values():
         sections = tuple(replace(section, evaluation=evaluation) for section in system.sections)
-        name, aligned = f"{recipe}:{system.adapter}", _seen_from(run, Path(system.aligned))
+        name, aligned = f"{recipe}:{system.adapter}", _relative_to(run, Path(system.aligned))
         systems[name] = replace(system, name=name, sections=sections, aligned=aligned, data=data)
     with folder_lock(run.path):
         old = _by_adapter(results_at(path), run, recipe)
-        whole, removed = merged(old, Results(systems=systems, run=run.path.name))
-        whole = replace(whole, primary=whole.primary or next(iter(whole.systems)))
-        if len(whole.systems) == 1:
-            (only,) = whole.systems.values()
-            whole = replace(whole, systems={recipe: replace(only, name=recipe)}, primary=recipe)
-        write_results(path, whole)
+        results, removed = merged(old, Results(systems=systems, run=run.path.name))
+        results = replace(results, primary=results.primary or next(iter(results.systems)))
+        if len(results.systems) == 1:
+            (only,) = results.systems.values()
+            results = replace(results, systems={recipe: replace(only, name=recipe)}, primary=recipe)
+        write_results(path, results)
     for line in removed:
         _LOG.warning("%s", line)
-    return whole
+    return results
 
 
 def _by_adapter(results: Results, run: RunFolder, recipe: str) -> Results:
-    """Results with each system of the recipe called `recipe:adapter`, and its folder as seen from the run's."""
+    """Results with each system of the recipe named `recipe:adapter`, and its folder relative to the run's."""
     names: dict[str, str] = {}
     systems: dict[str, System] = {}
     for name, system in results.systems.items():
         adapter = system.adapter or Path(system.aligned).name
         own = names[name] = f"{recipe}:{adapter}" if name == recipe and adapter else name
-        beside = systems[own].sections if own in systems else ()  # an older Pairsight gave one adapter two names
-        sections = tuple(one for one in beside if not any(one.same_place(section) for section in system.sections))
-        aligned = _seen_from(run, Path(system.aligned)) if system.aligned else ""
+        others = systems[own].sections if own in systems else ()  # older versions gave one adapter two names
+        sections = tuple(one for one in others if not any(one.same_place(section) for section in system.sections))
+        aligned = _relative_to(run, Path(system.aligned)) if system.aligned else ""
         systems[own] = replace(system, name=own, sections=(*system.sections, *sections), aligned=aligned)
     return replace(results, systems=systems, primary=names.get(results.primary, ""))
 
 
-def _seen_from(run: RunFolder, folder: Path) -> str:
-    """A folder seen from the run's where it lies inside, else in full; the run may have been moved since."""
+def _relative_to(run: RunFolder, folder: Path) -> str:
+    """A folder's path relative to the run's where it is inside, else its full path; the run may have been moved."""
     full, root = folder.expanduser().resolve(), run.path.resolve()
     if full.is_relative_to(root):
         return full.relative_to(root).as_posix()
@@ -304,7 +304,7 @@ def _seen_from(run: RunFolder, folder: Path) -> str:
 
 
 def data_counts(run: RunFolder) -> DataCounts:
-    """How many prompts and pairs a run has, and what was dropped by reason."""
+    """How many prompts and pairs a run has, and how many items were dropped by reason."""
     from collections import Counter
 
     from pairsight.store.sealed import read_sealed, table_rows
@@ -313,15 +313,9 @@ def data_counts(run: RunFolder) -> DataCounts:
     dropped: Counter[str] = Counter()
     if "dropped" in rows:
         dropped.update(read_sealed(run.data, "dropped").column("reason").to_pylist())
-    num_prompts = run.config.get("num_prompts")
+    num_prompts = BuildRecord.from_plain(run.config).num_prompts
     return DataCounts(
-        prompts=num_prompts if isinstance(num_prompts, int) else rows.get("candidates", 0),
+        prompts=rows.get("candidates", 0) if num_prompts is None else num_prompts,
         pairs=rows.get("pairs", rows.get("demonstrations", 0)),
         dropped=dict(sorted(dropped.items())),
     )
-
-
-def _required_out(options: EvaluateOptions) -> str:
-    if options.out is None:
-        raise ConfigError("say where the results go: a RUN, or --out DIR")
-    return options.out

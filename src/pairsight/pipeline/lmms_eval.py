@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ConfigError, DataError, ModelError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.pipeline.models import check_reference, open_generator
+from pairsight.pipeline.models import check_model_name, open_generator
 from pairsight.records import IMAGE_MARK, CompletionRequest, ImageRef, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -39,32 +39,32 @@ def __getattr__(name: str) -> Any:
 
 
 class HeldImages:
-    """The pictures of the requests at hand, an `ImageSource` without files."""
+    """The images of the current requests, an `ImageSource` without files."""
 
     def __init__(self) -> None:
         self._pictures: dict[str, Image] = {}
 
     def add(self, picture: Any) -> ImageRef:
-        """Hold a picture; DataError for what is none (a video, a sound)."""
+        """Hold an image; DataError for anything else (a video, audio)."""
         from PIL.Image import Image
 
         if not isinstance(picture, Image):
-            raise DataError(f"lmms-eval gives {type(picture).__name__} to see; this model sees pictures only")
+            raise DataError(f"lmms-eval shows a {type(picture).__name__}; this model takes images only")
         rgb = picture.convert("RGB")
         sha256 = hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
         self._pictures[sha256] = rgb
         return ImageRef(sha256)
 
     def clear(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self._pictures.clear()
 
     def open(self, ref: ImageRef) -> "Image":
-        """The picture."""
+        """The image."""
         return self._pictures[ref.sha256].copy()
 
     def path(self, ref: ImageRef) -> Path:
-        """There is none."""
+        """Held images have no file: always a DataError."""
         raise DataError(f"image {ref.sha256[:12]}… is held in memory and has no file", reason="missing_image")
 
 
@@ -74,15 +74,15 @@ def answers(
     """The completion of each request of lmms-eval, cut at the strings it must stop at.
 
     Args:
-        requests: equal in their generation settings; `args` is (context, settings, doc to pictures, id, task, split).
+        requests: with equal generation settings; `args` is (context, settings, doc to images, id, task, split).
         documents: task -> split -> documents.
-        generator: what answers, seeing `images`.
-        images: emptied again at the end.
+        generator: what answers; it sees `images`.
+        images: emptied at the end.
         seed: of sampled answers.
 
     Raises:
-        ConfigError: a setting that we do not have.
-        DataError: something to see that is no picture.
+        ConfigError: a setting that is not supported.
+        DataError: something to see that is not an image.
         ModelError: a request that could not be answered.
     """
     settings = requests[0].args[1]
@@ -107,7 +107,7 @@ def answers(
 def read_settings(settings: Mapping[str, Any]) -> tuple[Sampling, list[str]]:
     """lmms-eval's generation settings as ours, and the strings that end an answer."""
     if int(settings.get("num_beams") or 1) != 1:
-        raise ConfigError(f"num_beams {settings['num_beams']} is not to be had: completions are greedy or sampled")
+        raise ConfigError(f"num_beams {settings['num_beams']} is not supported: completions are greedy or sampled")
     temperature = float(settings.get("temperature") or 0) if settings.get("do_sample", True) else 0.0
     until = settings.get("until") or []
     sampling = Sampling(
@@ -126,9 +126,9 @@ def _model_class() -> type:
         """A base model, with or without an adapter, in one process.
 
         Args:
-            pretrained: the base's reference: a folder, a hub name or `endpoint:NAME@URL`.
+            pretrained: the base: a folder, a hub name or `endpoint:NAME@URL`.
             adapter: an adapter's folder.
-            batch_size: how many requests are answered together.
+            batch_size: how many requests are answered together; 8 for anything that is not a number.
             seed: of sampled answers.
         """
 
@@ -138,7 +138,7 @@ def _model_class() -> type:
             self, pretrained: str, adapter: str | None = None, batch_size: int | str = 1, seed: int = 0
         ) -> None:
             super().__init__()
-            check_reference(pretrained, adapter)
+            check_model_name(pretrained, adapter)
             self._size = max(1, int(batch_size)) if str(batch_size).isdigit() else 8
             self._seed = seed
             self._images = HeldImages()
@@ -147,25 +147,25 @@ def _model_class() -> type:
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """One answer per request, in order."""
             groups: dict[str, list[int]] = {}
-            for place, request in enumerate(requests):
-                groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(place)
+            for index, request in enumerate(requests):
+                groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(index)
             found = [""] * len(requests)
-            for places in groups.values():
-                for start in range(0, len(places), self._size):
-                    chunk = places[start : start + self._size]
+            for indexes in groups.values():
+                for start in range(0, len(indexes), self._size):
+                    chunk = indexes[start : start + self._size]
                     texts = answers(
                         [requests[k] for k in chunk], self.task_dict, self._generator, self._images, self._seed
                     )
-                    for place, text in zip(chunk, texts, strict=True):
-                        found[place] = text
+                    for index, text in zip(chunk, texts, strict=True):
+                        found[index] = text
             return found
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            """Not to be had here."""
-            raise ConfigError("this model generates; for choices by likelihood use pairsight's seed_bench_likelihood")
+            """Not supported."""
+            raise ConfigError("this model only generates; for choices by likelihood use our seed_bench_likelihood")
 
         def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-            """Not to be had here."""
-            raise ConfigError("tasks of several rounds are not to be had with the model pairsight")
+            """Not supported."""
+            raise ConfigError("tasks of several rounds are not supported by the model pairsight")
 
     return PairsightModel

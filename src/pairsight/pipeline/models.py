@@ -1,4 +1,4 @@
-"""Model references -> the objects that recipes and evaluations work with. Nothing loads until it is first used."""
+"""Models' names -> the objects that recipes and evaluations use. A model loads when it is first used."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,9 +7,7 @@ from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
-from pairsight.models.local.local_vlm import LocalVLM
-from pairsight.models.protocols import Annotator, Generator
-from pairsight.models.references import (
+from pairsight.models.folders import (
     base_of_adapter,
     check_model,
     fingerprint,
@@ -18,45 +16,47 @@ from pairsight.models.references import (
     read_prompt_suffix,
     trained_from,
 )
+from pairsight.models.local.local_vlm import LocalVLM
+from pairsight.models.protocols import Annotator, Generator
 from pairsight.recipes.recipe import RecipeModels
 from pairsight.store.blobs import BlobStore
 
-Reference = str | Path
+ModelName = str | Path
 
 
-def check_reference(reference: Reference, adapter: Reference | None = None) -> None:
-    """Refuse a reference that cannot work, without loading or calling anything.
+def check_model_name(model_name: ModelName, adapter: ModelName | None = None) -> None:
+    """Refuse a model that cannot work, without loading or calling anything.
 
     Args:
-        reference: the model.
+        model_name: the model.
         adapter: what is compared with it: an adapter's folder, or that of a full model trained from it.
 
     Raises:
-        ModelError: a folder that is no model, or an aligned model of another base, or an adapter on top of another.
-        ConfigError: a malformed endpoint, or an adapter for one.
+        ModelError: a folder that is not a model, an aligned model of another base, or an adapter on top of another.
+        ConfigError: a malformed endpoint, or an adapter for an endpoint.
     """
-    if not is_endpoint(reference):
+    if not is_endpoint(model_name):
         if adapter is not None and is_full_model(adapter):
-            _check_full(reference, adapter)
+            _check_full(model_name, adapter)
             return
-        base, layers = _with_base(reference, adapter)
+        base, layers = _with_base(model_name, adapter)
         check_model(base, layers)
         return
-    parse_endpoint(str(reference))
+    parse_endpoint(str(model_name))
     if adapter is not None:
-        raise ConfigError(f"{reference} is an endpoint: adapter {adapter} needs its base model's folder as --model")
+        raise ConfigError(f"{model_name} is an endpoint: adapter {adapter} needs its base model's folder as --model")
 
 
-def _check_full(reference: Reference, model: Reference) -> None:
-    check_reference(reference)
+def _check_full(base: ModelName, model: ModelName) -> None:
+    check_model_name(base)
     check_model(model)
-    base = trained_from(model)
-    if base and local_folder(reference) is not None and fingerprint(reference) != base:
-        raise ModelError(f"model {model} was trained from another model than {reference}: give that as --model")
+    noted = trained_from(model)
+    if noted and local_folder(base) is not None and fingerprint(base) != noted:
+        raise ModelError(f"model {model} was trained from another model than {base}: give that as --model")
 
 
 def open_generator(
-    reference: Reference,
+    model_name: ModelName,
     images: ImageSource,
     *,
     adapter: str | None = None,
@@ -64,53 +64,53 @@ def open_generator(
     endpoint: EndpointOptions | None = None,
     trust_remote_code: bool = False,
 ) -> Generator:
-    """The model behind a reference: a folder (also an adapter's, which names its base), a hub name, or
+    """The model of a name: a folder (also an adapter's, which names its base), a hub name, or
     `endpoint:NAME@URL`.
 
-    A line that the adapter's folder (or, without one, the model's) wants below every question is put there.
+    The line that the adapter's folder (without an adapter, the model's) asks for is added below every question.
     """
-    if is_endpoint(reference):
-        return EndpointModel(str(reference), images, endpoint)
-    base, layers = _with_base(reference, adapter)
-    line = read_prompt_suffix(reference if adapter is None else adapter)
+    if is_endpoint(model_name):
+        return EndpointModel(str(model_name), images, endpoint)
+    base, layers = _with_base(model_name, adapter)
+    line = read_prompt_suffix(model_name if adapter is None else adapter)
     return LocalVLM(base, images, layers, batch_size, trust_remote_code=trust_remote_code, prompt_suffix=line)
 
 
-def _with_base(reference: Reference, adapter: Reference | None) -> tuple[Reference, Reference | None]:
-    """The base and the adapter that are meant."""
-    base = base_of_adapter(reference)
+def _with_base(model_name: ModelName, adapter: ModelName | None) -> tuple[ModelName, ModelName | None]:
+    """The base and the adapter, also where the model is itself an adapter."""
+    base = base_of_adapter(model_name)
     if base is None:
-        return reference, adapter
+        return model_name, adapter
     if adapter is not None:
-        raise ModelError(f"model {reference} is an adapter itself: give its base as --model to evaluate {adapter}")
-    return base, reference
+        raise ModelError(f"model {model_name} is itself an adapter: give its base as --model to evaluate {adapter}")
+    return base, model_name
 
 
 def open_models(
-    generators: Sequence[Reference],
+    generators: Sequence[ModelName],
     blobs: BlobStore,
     *,
-    annotator: Annotator | Reference | None = None,
-    writer: Reference | None = None,
+    annotator: Annotator | ModelName | None = None,
+    writer: ModelName | None = None,
     endpoint: EndpointOptions | None = None,
     trust_remote_code: bool = False,
 ) -> RecipeModels:
-    """The models of a recipe by role, each shown the run's own images.
+    """The models of a recipe by role; all of them see the run's own images.
 
     Args:
-        generators: who makes the completions.
+        generators: what makes the completions.
         blobs: the run's images.
-        annotator: who rates: an object, or a reference that is asked through the annotation prompt.
-        writer: who writes texts.
+        annotator: what rates: an object, or the name of a model that is asked with the annotation prompt.
+        writer: what writes texts.
         endpoint: how endpoints are asked.
-        trust_remote_code: for all of them.
+        trust_remote_code: whether code that comes with any of the models may run.
 
     Raises:
         ConfigError: an annotator that is neither.
     """
 
-    def generator(reference: Reference) -> Generator:
-        return open_generator(reference, blobs, endpoint=endpoint, trust_remote_code=trust_remote_code)
+    def generator(model_name: ModelName) -> Generator:
+        return open_generator(model_name, blobs, endpoint=endpoint, trust_remote_code=trust_remote_code)
 
     answerer = None
     if isinstance(annotator, (str, Path)):
@@ -121,11 +121,11 @@ def open_models(
         annotator = VlmAnnotator(answerer, form="json" if structured else "text")
     elif annotator is not None and not isinstance(annotator, Annotator):
         raise ConfigError(
-            f"annotator: found a {type(annotator).__name__}; give a model reference, or an object of a class derived "
+            f"annotator: found a {type(annotator).__name__}; give a model model_name, or an object of a class derived "
             "from pairsight.models.protocols.Annotator"
         )
     return RecipeModels(
-        generators=tuple(generator(reference) for reference in generators),
+        generators=tuple(generator(model_name) for model_name in generators),
         annotator=annotator,
         writer=None if writer is None else generator(writer),
         answerer=answerer,
@@ -135,9 +135,9 @@ def open_models(
 
 
 def model_opener(
-    model: Reference, batch_size: int, trust_remote_code: bool = False, endpoint: EndpointOptions | None = None
+    model: ModelName, batch_size: int, trust_remote_code: bool = False, endpoint: EndpointOptions | None = None
 ) -> Callable[[str | None, ImageSource], Generator]:
-    """What opens the model that answers benchmarks: the base (no adapter), an adapter on it, or a full model."""
+    """A function that opens the model which answers benchmarks: the base (None), an adapter on it, or a full model."""
 
     def open_one(adapter: str | None, images: ImageSource) -> Generator:
         full = adapter is not None and is_full_model(adapter)

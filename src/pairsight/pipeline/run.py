@@ -9,10 +9,13 @@ from pydantic import Field
 from pairsight.benchmarks.results import Results
 from pairsight.config import BaseConfig, read_yaml, with_settings
 from pairsight.errors import ConfigError
+from pairsight.pipeline.align import AlignSpec, align_run
+from pairsight.pipeline.build import BuildSpec, build_run
+from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 
 
 class RunConfig(BaseConfig):
-    """A whole run: where it goes and the options of its parts, each with the names its verb has."""
+    """A complete run: where it goes and the options of its parts, under the names that each verb has for them."""
 
     out: str = Field(description="the run folder")
     model: str = Field(description="the model of all parts: a folder or a hub name")
@@ -22,48 +25,53 @@ class RunConfig(BaseConfig):
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> Self:
-        """The config in a YAML file, with `--set build.noise_step=300` and the like laid over it.
+        """The config in a YAML file, with settings such as `build.noise_step=300` over it.
 
         Raises:
-            ConfigError: no file, no YAML, an unknown or missing option.
+            ConfigError: no file, not YAML, or an unknown or missing option.
         """
         return cls.parse(with_settings(read_yaml(path), settings), where=str(path))
 
-    def build_values(self) -> dict[str, Any]:
-        """The flat options of `build`."""
-        return {"model": self.model, "out": self.out, **self.build}
+    def build_spec(self) -> BuildSpec:
+        """The build; its prompts are read here."""
+        return BuildSpec.parse({"model": self.model, "out": self.out, **self.build})
 
-    def align_values(self) -> dict[str, Any]:
-        """The flat options of `align`; an empty `align:` part means all defaults."""
-        return {"model": self.model, "data": self.out, **(self.align or {})}
+    def align_spec(self, build: BuildSpec | None = None) -> AlignSpec:
+        """The training; an empty `align:` part means all defaults.
 
-    def evaluate_values(self) -> dict[str, Any]:
-        """The flat options of `evaluate`."""
-        return {"model": self.model, "run": self.out, **(self.evaluate or {})}
+        Args:
+            build: the build that the run will have; None: the run exists and is read.
+        """
+        values = {"model": self.model, "data": self.out, **(self.align or {})}
+        if build is None:
+            return AlignSpec.parse(values)
+        return AlignSpec.parse(values, build.options.recipe, build.strategy)
+
+    def evaluate_spec(self) -> EvaluateSpec:
+        """The evaluation."""
+        return EvaluateSpec.parse({"model": self.model, "run": self.out, **(self.evaluate or {})})
 
 
 def plan(config: RunConfig) -> str:
-    """Check every option, file and model folder that can be checked without loading a model; say what will be done.
+    """Check every option, file and model folder that can be checked without loading a model.
+
+    Returns:
+        What will be done, a part a line.
 
     Raises:
         PairsightError: the first thing that is wrong.
     """
-    from pairsight.pipeline.align import AlignSpec
-    from pairsight.pipeline.build import build_strategy, check_build
-    from pairsight.pipeline.evaluate import EvaluateSpec
-
-    lines = [check_build(config.build_values())]
+    build = config.build_spec()
+    lines = [f"build: {build.recipe.name}, {len(build.source.given)} prompts, strategy {build.strategy.name}"]
     if config.align is not None:
-        recipe = str(config.build.get("recipe", ""))
-        align = AlignSpec.parse(config.align_values(), recipe, built_with=build_strategy(config.build))
+        align = config.align_spec(build)
         training = align.training
         name = align.options.name or training.training_name
         lines.append(f"align: {name}, learning rate {training.learning_rate:g}, {training.num_train_epochs:g} epochs")
     if config.evaluate is not None:
         if config.align is None and not config.evaluate.get("adapters"):
-            raise ConfigError("evaluate needs an align part, or adapters of its own, to compare the base with")
-        evaluation = EvaluateSpec.parse(config.evaluate_values())
-        lines.append(f"evaluate: {', '.join(evaluation.options.benchmarks)}")
+            raise ConfigError("evaluate needs an align part, or adapters of its own, to compare with the base")
+        lines.append(f"evaluate: {', '.join(config.evaluate_spec().options.benchmarks)}")
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 
@@ -73,14 +81,11 @@ def run_all(config: RunConfig, quiet: bool = False) -> Results:
     Returns:
         The run's results; empty when nothing was evaluated.
     """
-    from pairsight.pipeline.align import align_from_options
-    from pairsight.pipeline.build import build_from_options
-    from pairsight.pipeline.evaluate import evaluate_from_options
     from pairsight.reporting.report import write_report
 
-    build_from_options(config.build_values(), quiet=quiet)
+    build_run(config.build_spec(), quiet=quiet)
     if config.align is not None:
-        align_from_options(config.align_values(), quiet=quiet)
-    results = evaluate_from_options(config.evaluate_values(), quiet=quiet) if config.evaluate is not None else Results()
+        align_run(config.align_spec(), quiet=quiet)
+    results = evaluate_run(config.evaluate_spec(), quiet=quiet) if config.evaluate is not None else Results()
     write_report(Path(config.out))
     return results

@@ -1,4 +1,4 @@
-"""Candidates of a finished build -> pairs, again and with another strategy if wanted; nothing is computed anew."""
+"""Candidates of a finished build -> pairs, with the build's own strategy or another; no model is asked again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.tables import ROWS_PER_BATCH
 from pairsight.images.source import WithImages
+from pairsight.options import BuildRecord
 from pairsight.records import Candidates, Dropped
-from pairsight.registry import plugins, strategies
+from pairsight.registry import NamedPiece, plugins, strategies
 from pairsight.selection.strategy import Selection, Strategy, choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
@@ -29,26 +30,26 @@ Examples = WithImages[Any]
 class CandidateSet(WithImages[Candidates]):
     """A finished build's candidates, with its run, its own strategy and what the recipe dropped.
 
-    `built_with` is the strategy or, as a run folder says it, its name and options.
+    `built_with` is the strategy itself after `build`; read from a run folder, it is the strategy's name and options.
     """
 
     run: Path = Path()
-    built_with: Strategy | Mapping[str, object] | None = None
+    built_with: Strategy | NamedPiece | None = None
     dropped: tuple[Dropped, ...] = ()
 
     @property
     def strategy(self) -> Strategy | None:
-        """The build's own strategy; ConfigError where it is code that the user does not name."""
-        if not isinstance(self.built_with, Mapping):
+        """The build's own strategy; ConfigError where it is code that the user did not name in this call."""
+        if not isinstance(self.built_with, NamedPiece):
             return self.built_with
-        return make_strategy(str(self.built_with["name"]), {k: v for k, v in self.built_with.items() if k != "name"})
+        return make_strategy(self.built_with.name, **self.built_with.options)
 
 
 def load_candidates(run: str | Path) -> CandidateSet:
     """The candidates that a finished build left in a run folder.
 
     Raises:
-        RunError: no run, or its build is not finished.
+        RunError: there is no run, or its build is not finished.
     """
     import pyarrow.parquet as pq
 
@@ -60,21 +61,19 @@ def load_candidates(run: str | Path) -> CandidateSet:
     for file in verified_files(folder.data, "dropped"):
         dropped += [Dropped(**row) for row in pq.read_table(file).to_pylist()]
     made = tuple(one for one in dropped if not one.stage.startswith("select"))
-    return CandidateSet(items, folder.blobs, folder.path, built_with(folder), made)
+    return CandidateSet(items, folder.blobs, folder.path, strategy_of_run(folder), made)
 
 
-def built_with(folder: RunFolder) -> dict[str, object] | None:
+def strategy_of_run(folder: RunFolder) -> NamedPiece | None:
     """The name (or `file.py:Class`) and the options of the strategy that a run was built with; None for none.
 
     Raises:
-        RunError: `run.yaml` says something else there.
+        RunError: `strategy` in `run.yaml` is something else.
     """
-    found = folder.config.get("strategy")
-    if not found:
-        return None
-    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+    strategy, found = BuildRecord.from_plain(folder.config).built_with, folder.config.get("strategy")
+    if strategy is None and found:
         raise RunError(f"{folder.path / 'run.yaml'}: 'strategy' must have a name and options, found {found!r:.60}")
-    return {**found, "name": str(folder.config.get("strategy_file") or found["name"])}
+    return strategy
 
 
 def select(
@@ -85,22 +84,22 @@ def select(
     """Choose what to learn from.
 
     Args:
-        candidates: what `build` returned.
-        strategy: a strategy or its name; default: the recipe's own, as the run says.
+        candidates: what `build` or `load_candidates` returned.
+        strategy: a strategy or its name; default: the one that the run was built with.
         options: the strategy's options, when a name is given.
 
     Returns:
         Pairs (or demonstrations, as the strategy says) with their images, and everything dropped with its reason.
 
     Raises:
-        ConfigError: an unknown strategy or option, options without a strategy's name, or no strategy and the candidates
-            know no run.
+        ConfigError: an unknown strategy or option, options without a strategy's name, or no strategy for candidates
+            that come from no run.
     """
     if options and not isinstance(strategy, str):
-        raise ConfigError(f"say which strategy takes {', '.join(options)}: strategy='NAME'")
+        raise ConfigError(f"options {', '.join(options)} need the name of their strategy: strategy='NAME'")
     if isinstance(strategy, str):
         with plugins(strategy):
-            strategy = make_strategy(strategy, options)
+            strategy = make_strategy(strategy, **options)
     own = candidates.strategy if strategy is None and isinstance(candidates, CandidateSet) else None
     chosen = strategy or own
     if chosen is None:
@@ -120,7 +119,7 @@ def _with_drops(candidates: Iterable[Candidates], dropped: Iterable[Dropped]) ->
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What a build came to: pairs (or demonstrations), and what was dropped by stage and reason."""
+    """What a build wrote: how many pairs (or demonstrations), and how many items were dropped by (stage, reason)."""
 
     num_examples: int
     dropped: Mapping[tuple[str, str], int]
@@ -135,14 +134,14 @@ def seal_build(
     """Write candidates, completions, annotations, pairs (or demonstrations) and drops; all are published at the end.
 
     Args:
-        run: its folder.
+        run: the run's folder.
         made: what the recipe made and dropped, in order; read once.
         strategy: what chooses.
-        advance: told how many more of `made` are written.
+        advance: called with the number of items of `made` that were written since the last call.
 
     Raises:
-        RunError: the disk is full or the folder read-only; earlier tables then stay.
-        ConfigError: the strategy chooses something else than it says.
+        RunError: the disk is full or the folder read-only; earlier tables are then kept.
+        ConfigError: the strategy returns pairs where it declares demonstrations, or the reverse.
     """
     from pairsight.formats import tables, trl
 
@@ -174,7 +173,7 @@ def seal_build(
 def _rows(
     part: list[Candidates | Dropped], selection: Selection, demonstrates: bool, images: BlobStore
 ) -> "dict[str, Iterator[pa.RecordBatch]]":
-    """Table -> its rows of this part."""
+    """Name of a table -> its rows for this part of what was made."""
     from pairsight.formats import tables, trl
 
     candidates = [one for one in part if isinstance(one, Candidates)]

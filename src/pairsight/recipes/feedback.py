@@ -8,10 +8,9 @@ What it does: N sampled completions of each prompt; one annotation of all of the
 Deviations: temperature 0.7 is the paper's (its code has 1.2); warm-up 0.03 is the code's (the paper prints 0.003).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
-from types import MappingProxyType
 from typing import ClassVar
 
 from pydantic import Field
@@ -31,6 +30,7 @@ from pairsight.recipes.recipe import (
 )
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.seeds import derived_seed
+from pairsight.training.config import TrainingConfig
 
 
 class Feedback(Recipe):
@@ -40,27 +40,25 @@ class Feedback(Recipe):
     default_strategy: ClassVar[str] = "preference_rule"
     roles: ClassVar[tuple[str, ...]] = ("annotator",)
     takes_completions: ClassVar[bool] = True
-    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
-        {
-            "loss": "dpo",
-            "beta": 0.1,
-            "learning_rate": 5e-5,
-            "projector_learning_rate": 2e-5,
-            "lora_r": 128,
-            "lora_alpha": 256.0,
-            "lora_dropout": 0.05,
-            "per_device_train_batch_size": 8,
-            "gradient_accumulation_steps": 16,
-            "num_train_epochs": 3.0,
-            "warmup_ratio": 0.03,
-            "weight_decay": 0.0,
-            "max_length": 3000,
-        }
+    default_training: ClassVar[TrainingConfig] = TrainingConfig(
+        loss="dpo",
+        beta=0.1,
+        learning_rate=5e-5,
+        projector_learning_rate=2e-5,
+        lora_r=128,
+        lora_alpha=256.0,
+        lora_dropout=0.05,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=16,
+        num_train_epochs=3.0,
+        warmup_ratio=0.03,
+        weight_decay=0.0,
+        max_length=3000,
     )
     """Table 3 of the paper for DPO; epochs, dropout, projector, warm-up from the code. 8 × 16 is its batch of 128."""
-    default_sft_training: ClassVar[Mapping[str, object] | None] = MappingProxyType(
+    default_sft_training: ClassVar[TrainingConfig | None] = TrainingConfig.parse(
         {
-            **{name: value for name, value in default_training.items() if name != "beta"},
+            **{name: value for name, value in default_training.given().items() if name != "beta"},
             "loss": "sft",
             "learning_rate": 4e-4,
             "max_length": 2048,
@@ -128,7 +126,7 @@ class Feedback(Recipe):
 
     def _check(self, models: RecipeModels) -> Annotator:
         if models.annotator is None:
-            raise ConfigError(f"recipe '{self.name}' needs an annotator: --annotator REF")
+            raise ConfigError(f"recipe '{self.name}' needs an annotator: --annotator MODEL")
         if self.annotator_answers and models.answerer is None:
             raise ConfigError("annotator_answers needs an annotator that can answer prompts; this one only rates")
         return models.annotator

@@ -13,6 +13,7 @@ from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator, named_for
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.store.blobs import BlobStore
+from pairsight.training.config import TrainingConfig
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -65,14 +66,22 @@ class Recipe(BaseConfig, ABC):
 
     name: ClassVar[str]
     default_strategy: ClassVar[str]
-    default_training: ClassVar[Mapping[str, object]]
-    """The trainer's options, as the paper trains."""
-    default_sft_training: ClassVar[Mapping[str, object] | None] = None
+    default_training: ClassVar[TrainingConfig]
+    """How the paper trains: the options that are given here go before the trainer's own defaults."""
+    default_sft_training: ClassVar[TrainingConfig | None] = None
     """The same for strategies that make demonstrations; None: `default_training`."""
     roles: ClassVar[tuple[str, ...]] = ("annotator", "writer")
     """The models it uses beside those that make completions; another one that is given is refused."""
     takes_completions: ClassVar[bool] = False
     """Whether it can start from completions that are there already: `annotate`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Parse training options that a subclass gives as a plain mapping."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in ("default_training", "default_sft_training"):
+            if isinstance(given := vars(cls).get(name), Mapping):
+                setattr(cls, name, TrainingConfig.parse(given, f"{cls.__name__}.{name}"))
 
     @abstractmethod
     def candidates(
@@ -91,7 +100,7 @@ class Recipe(BaseConfig, ABC):
     def check(self) -> None:
         """Refuse what the options name and is not there, before anything is loaded."""
 
-    def fingerprints(self) -> dict[str, object]:
+    def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the models that options name, by option: such an option may differ when a run is resumed."""
         return {}
 

@@ -9,9 +9,8 @@ Deviations: the distortion follows from each prompt's id and a seed (the authors
     authors' code, which the paper does not say.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +20,7 @@ from pairsight.models.protocols import Sampling
 from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests, StageRunner
 from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, Prompt
 from pairsight.seeds import derived_seed
+from pairsight.training.config import TrainingConfig
 
 
 class SeVa(Recipe):
@@ -29,20 +29,18 @@ class SeVa(Recipe):
     name: ClassVar[str] = "seva"
     default_strategy: ClassVar[str] = "clean_over_distorted"
     roles: ClassVar[tuple[str, ...]] = ()
-    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
-        {
-            "loss": "dpo",
-            "beta": 0.1,
-            "learning_rate": 2e-6,
-            "projector_learning_rate": 2e-6,
-            "lora_r": 1024,
-            "lora_alpha": 2048.0,
-            "lora_dropout": 0.0,
-            "per_device_train_batch_size": 8,
-            "gradient_accumulation_steps": 16,
-            "num_train_epochs": 1.0,
-            "weight_decay": 0.0,
-        }
+    default_training: ClassVar[TrainingConfig] = TrainingConfig(
+        loss="dpo",
+        beta=0.1,
+        learning_rate=2e-6,
+        projector_learning_rate=2e-6,
+        lora_r=1024,
+        lora_alpha=2048.0,
+        lora_dropout=0.0,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=16,
+        num_train_epochs=1.0,
+        weight_decay=0.0,
     )
     """§4.1 of the paper: LoRA 1024/2048, β 0.1, 2e-6, global batch 128 (8 × 16 on one device), one epoch."""
 

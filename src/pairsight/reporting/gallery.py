@@ -1,4 +1,4 @@
-"""Pairs to look at: evenly spaced through the data, so that nobody picked them."""
+"""Example pairs, evenly spaced through the data so that nobody picked them, and the curves of trainings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pairsight.training.adapter import TrainingSummary
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What one annotator said of a completion."""
+    """One annotator's scores and critique of a completion."""
 
     annotator: str
     scores: tuple[tuple[str, str], ...]
@@ -99,7 +99,7 @@ QUANTITIES = {
     "drift/chosen": (0.0, "log-probability of the chosen completions, policy minus reference"),
     "drift/length": (0.0, "change of the expected length in tokens, the pairs' completions reweighted by the policy"),
 }
-"""Quantity -> (a level to mark, what it is)."""
+"""Quantity -> (a level to mark, a description)."""
 
 _MOST_POINTS = 300
 
@@ -114,13 +114,13 @@ class Training:
     summary: TrainingSummary | None = None
 
     def sentences(self) -> tuple[str, ...]:
-        """What it was trained on and how far, and what is worth knowing of it."""
+        """What it was trained on and for how many steps, with warnings."""
         return () if self.summary is None else (f"{self.name}: {self.summary}", *self.summary.sentences())
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One figure with its caption and where each line began and ended."""
+    """One figure with its caption, and the first and last value of each line."""
 
     quantity: str
     caption: str
@@ -129,10 +129,9 @@ class Curve:
 
 
 def read_trainings(run: Path) -> list[Training]:
-    """All trainings of a run, by name.
+    """All trainings of a run, sorted by name.
 
-    A line that was cut short by a crash is passed over; of a step that was logged again after resuming, the last
-    line counts.
+    A line that a crash cut short is skipped; of a step that was logged again after resuming, the last line is used.
     """
     trainings = []
     for folder in sorted(path for path in (run / "align").glob("*") if path.is_dir()):
@@ -143,7 +142,7 @@ def read_trainings(run: Path) -> list[Training]:
 
 
 def draw_curves(trainings: Sequence[Training]) -> list[Curve]:
-    """The figures of what was logged."""
+    """One figure for each logged quantity."""
     curves = []
     for quantity, (level, what) in QUANTITIES.items():
         lines = {t.name: t.series[quantity] for t in trainings if quantity in t.series}
@@ -175,7 +174,7 @@ def _series(path: Path) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _figure(value: float) -> str:
-    """Three digits; what is nothing but rounding is 0."""
+    """A value with three digits; 0 for rounding errors."""
     return "0" if abs(value) < 1e-5 else f"{value:.3g}".replace("-", "−")
 
 

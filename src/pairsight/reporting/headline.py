@@ -1,4 +1,4 @@
-"""What changed, in words: only what an interval supports is called better or worse."""
+"""What changed, in sentences: better or worse is said only where an interval supports it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pairsight.benchmarks.results import Metric, Section, System, Verdict
 from pairsight.reporting.words import CONTROLS, control_title, interval, label, number, section_title, system_title
 
 _UNREADABLE = 0.05
-"""More unreadable answers than this share deserve a word of caution (ours)."""
+"""A larger share of unreadable answers gets a warning (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """What to know of one system first: the first benchmark's measures, and a sentence on each further one."""
+    """The summary of one system: the first benchmark's measures, and a sentence on each further benchmark."""
 
     system: str
     sentence: str
@@ -35,7 +35,7 @@ class Headline:
 
 
 def headline(system: System) -> Headline:
-    """What the intervals of one system support."""
+    """The summary of one system, as far as its intervals support it."""
     compared = [one for one in system.sections if any(m.aligned is not None for m in one.metrics.values())]
     if not compared:
         sentence = "Not evaluated yet: the aligned model has no measures."
@@ -52,7 +52,7 @@ def headline(system: System) -> Headline:
 
 
 def control_sentences(system: System) -> list[str]:
-    """For each control, which gains of the first benchmark it shares and which stand beside it."""
+    """For each control, which gains on the first benchmark it shares with the system."""
     if not system.sections:
         return []
     first = system.sections[0]
@@ -73,18 +73,18 @@ def _control_sentence(name: str, shared: Sequence[str], absent: Sequence[str], a
     title = control_title(name).capitalize()
     title += f" ({CONTROLS[name][1]})" if name in CONTROLS else ""
     if not any_gain:
-        return f"{title}: there is no gain of the system to hold against it."
+        return f"{title}: the system has no gain to compare it with."
     if not shared and not absent:
         return f"{title}: nothing to compare."
     if name == "length_matched":
         kept = (
             f"still better at matched length: {', '.join(shared)}" if shared else "no gain is shown at matched length"
         )
-        lost = f"; not shown any more: {', '.join(absent)}" if absent and shared else ""
+        lost = f"; no longer shown: {', '.join(absent)}" if absent and shared else ""
         return f"{title}: {kept}{lost}."
     if shared:
         rest = f"; not on {', '.join(absent)}" if absent else ""
-        return f"{title}: it gains too on {', '.join(shared)}, so that gain is not the method's alone{rest}."
+        return f"{title}: it also gains on {', '.join(shared)}, so the method alone does not explain that gain{rest}."
     return f"{title}: none of the system's gains is shown in the control."
 
 
@@ -97,20 +97,20 @@ def _sentence(section: Section) -> str:
     better, worse = verdicts.count("better"), verdicts.count("worse")
     of = f" of {section_title(section)}" if section.file else ""
     if not better and not worse:
-        return f"No gain and no loss is shown on any of {len(verdicts)} measures{of}."
+        return f"Neither a gain nor a loss is shown on any of {len(verdicts)} measures{of}."
     found = f"better on {better or 'none'} and worse on {worse or 'none'}"
     return f"Of {len(verdicts)} measures{of}, {found}: there the 95 % interval of the difference excludes zero."
 
 
 def _caution(sections: Sequence[Section]) -> str:
-    """Benchmarks many of whose answers could not be read: their figures say little about the model."""
+    """A warning about benchmarks with many unreadable answers: their figures say little about the model."""
     named = []
     for section in sections:
         shares = [_share(metric.unparsed, metric.num_items) for metric in section.metrics.values()]
         shares += [_share(metric.unparsed_base, metric.num_items) for metric in section.metrics.values()]
         if max(shares, default=0.0) > _UNREADABLE:
             named.append(f"{max(shares):.0%} of the answers{f' to {section_title(section)}' if section.name else ''}")
-    return f"Could not be read by the scoring rule: {', '.join(named)}. See by the other parser." if named else ""
+    return f"The scoring rule could not read {', '.join(named)}. See the other parser's values." if named else ""
 
 
 def _share(count: int | None, of: int | None) -> float:
@@ -118,7 +118,7 @@ def _share(count: int | None, of: int | None) -> float:
 
 
 def _short(section: Section) -> str:
-    """Names of what is better and worse, with differences."""
+    """The measures that are better and worse, with differences."""
     parts = []
     for verdict in ("better", "worse"):
         named = [
@@ -127,7 +127,7 @@ def _short(section: Section) -> str:
             if metric.verdict == verdict
         ]
         parts += [f"{verdict} on {', '.join(named)}"] if named else []
-    return "; ".join(parts) or "no gain and no loss is shown"
+    return "; ".join(parts) or "neither a gain nor a loss is shown"
 
 
 def _finding(system: System, section: Section, metric: Metric) -> Finding:

@@ -1,4 +1,4 @@
-"""`inspection.html`: a dataset before training, in words, figures and a dozen pairs."""
+"""`inspection.html`: a dataset before training, in sentences, figures and a dozen pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class _View:
 
 
 def write_inspection(path: Path, out: Path, benchmark_images: Sequence[Path] = ()) -> Inspection:
-    """Inspect a run folder or a preference dataset and write what was found as one self-contained page.
+    """Inspect a run folder or a preference dataset and write the findings as one self-contained page.
 
     Args:
-        path: a run folder, or a Parquet file of pairs (a folder of them).
+        path: a run folder, or a Parquet file of pairs (or a folder of such files).
         out: the page's file.
-        benchmark_images: folders of benchmarks' images that the data should not hold.
+        benchmark_images: folders of benchmark images that the data should not contain.
 
     Returns:
         The inspection, for `describe`.
@@ -52,15 +52,13 @@ def _html(dataset: Dataset, inspection: Inspection) -> str:
     cards = pair_cards(evenly_spaced(dataset.pairs, _NUM_CARDS), dataset.images)
     steps = [(name, count) for name, count in inspection.counts.items() if name != "images"]
     view = _View((), tuple(steps), tuple(inspection.dropped.items()), tuple(found), tuple(cards))
-    mark = "warning: "
-    warnings = [s.removeprefix(mark) for section in found for s in section.sentences if s.startswith(mark)]
+    prefix = "warning: "
+    warnings = [s.removeprefix(prefix) for section in found for s in section.sentences if s.startswith(prefix)]
     return render(
         "inspection.html",
-        {
-            "title": visible(dataset.name, 80),
-            "warnings": warnings,
-            "run": view,
-            "any_approximate": any(image.approximate for card in cards for image in card.images),
-            "pairsight_version": __version__,
-        },
+        title=visible(dataset.name, 80),
+        warnings=warnings,
+        run=view,
+        any_approximate=any(image.approximate for card in cards for image in card.images),
+        pairsight_version=__version__,
     )

@@ -1,4 +1,4 @@
-"""The tables and the forest plot of the measures: base, aligned, difference with its interval, controls beside them."""
+"""Tables and the forest plot of the measures: base, aligned, the difference with its interval, and the controls."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ _MOST_DETAILS = 60
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A difference as shown: its value, its interval with the p-value, and what it says."""
+    """A difference as shown: its value, its interval with the p-value, and its verdict."""
 
     aligned: str
     difference: str
@@ -35,8 +35,8 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One measure: its name, what it means, the base's value and one cell per column."""
+class MeasureRow:
+    """One measure: its name, its meaning, the base's value and one cell per column."""
 
     label: str
     meaning: str
@@ -47,10 +47,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The rows of one benchmark, with what all of them share said in its title."""
+    """The rows of one benchmark; notes that all rows share are in its title."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[MeasureRow, ...]
     file: str = ""
 
 
@@ -58,8 +58,8 @@ class Part:
 class Table:
     """Measures as rows; columns are systems, or one system and its controls.
 
-    `repeats` are parts with the measures of the first one on the same file, taken otherwise (at another temperature):
-    folded away.
+    `repeats` are parts with the first part's measures on the same file under other settings, such as another
+    temperature; the page shows them collapsed.
     """
 
     columns: tuple[str, ...]
@@ -76,43 +76,43 @@ class GroupSettings:
 
 
 def side_by_side(systems: Sequence[System]) -> Table | None:
-    """All systems beside the base they share; None for a single one, or when their bases differ."""
+    """All systems compared with the base they share; None for a single system, or when their bases differ."""
     if len(systems) < 2:
         return None
-    places: list[Section] = []
+    asked: list[Section] = []
     for section in (one for system in systems for one in system.sections):
-        if not any(place.same_place(section) for place in places):
-            places.append(section)
+        if not any(one.same_place(section) for one in asked):
+            asked.append(section)
     parts = []
-    for place in places:
-        beside = [_section(system, place) for system in systems]
+    for first in asked:
+        same = [_section(system, first) for system in systems]
         rows = []
-        for name in dict.fromkeys(name for section in beside if section is not None for name in section.metrics):
-            found = [section.metrics.get(name) if section is not None else None for section in beside]
+        for name in dict.fromkeys(name for section in same if section is not None for name in section.metrics):
+            found = [section.metrics.get(name) if section is not None else None for section in same]
             known = [metric for metric in found if metric is not None]
             if len({number(metric.base) for metric in known}) > 1:
                 return None
             rows.append(_row(known[0], [_cell(metric) for metric in found]))
-        parts.append(_part(section_title(place), rows, place))
+        parts.append(_part(section_title(first), rows, first))
     return _table([system_title(system.name) for system in systems], parts)
 
 
 def system_table(system: System) -> Table | None:
-    """One system and its controls; None without measures."""
+    """One system and its controls; None where it has no measures."""
     parts = []
     for section in system.sections:
         rows = []
         for metric in section.metrics.values():
-            beside = [system.control(name, section, metric.name) for name in system.controls]
-            rows.append(_row(metric, [_cell(metric), *map(_cell, beside)]))
+            controls = [system.control(name, section, metric.name) for name in system.controls]
+            rows.append(_row(metric, [_cell(metric), *map(_cell, controls)]))
         parts.append(_part(section_title(section), rows, section))
     return _table(["aligned", *map(control_title, system.controls)], parts)
 
 
 def detail_tables(system: System) -> list[tuple[str, Table]]:
-    """Per benchmark, its measures by the other parser and by category, as (benchmark, table).
+    """Each benchmark's measures by the other parser and by category, as (benchmark, table).
 
-    A model that was scored alone has no columns: each measure's interval stands in its notes.
+    A model that was scored alone has no columns: each measure's interval is in its notes.
     """
     tables = []
     for section in system.sections:
@@ -132,7 +132,7 @@ def detail_tables(system: System) -> list[tuple[str, Table]]:
 
 
 def forest_plot(system: System) -> str:
-    """Differences with intervals of the first fractions, the system and its controls; empty when there are none."""
+    """A plot of the first fractions' differences with intervals, of a system and its controls; "" without any."""
     all_shown = [(s, m) for s, m in system.figures if _is_fraction(m) and estimate(m) is not None]
     if not all_shown:
         return ""
@@ -146,21 +146,21 @@ def forest_plot(system: System) -> str:
         label(metric.name, metric.better) if section is first else f"{section_title(section)} {label(metric.name)}"
         for section, metric in shown
     ]
-    alt = "Differences to the base with 95 % intervals: " + "; ".join(
+    alt = "Differences from the base with 95 % intervals: " + "; ".join(
         f"{text} {number(metric.difference, signed=True)} ({interval(metric.low, metric.high)})"
         for text, (_, metric) in zip(labels, shown, strict=True)
     )
-    return plots.intervals(labels, series, x_label="difference to the base", alt=alt)
+    return plots.intervals(labels, series, x_label="difference from the base", alt=alt)
 
 
 def group_settings(system: System) -> list[GroupSettings]:
-    """The settings of each benchmark that are plain values, and what failed."""
+    """The settings of each benchmark, and how many questions have no answer."""
     found = []
     for section in system.sections:
         values = [("file", visible(section.file, 200))] if section.file else []
         values += [(visible(name, 40).replace("_", " "), _setting(name, v)) for name, v in section.settings.items()]
         if section.fallbacks:
-            values.append(("stands in for the original's tools", visible("; ".join(section.fallbacks), 300)))
+            values.append(("in place of the original's tools", visible("; ".join(section.fallbacks), 300)))
         for model, count in section.failed.items():
             values += [(f"unanswered by the {visible(model, 40)} model", str(count))] if count else []
         found += [GroupSettings(section_title(section), tuple(values))] if values else []
@@ -168,13 +168,14 @@ def group_settings(system: System) -> list[GroupSettings]:
 
 
 def unparsed(metric: Metric) -> str:
-    """How many answers the scoring rule could not read, the base's too where it was compared."""
+    """How many answers the scoring rule could not read, with the base's where it was compared."""
     own, base = share(metric.unparsed, metric.num_items), share(metric.unparsed_base, metric.num_items)
     return f"{own or 0}, base's {base}" if base else own
 
 
-def _section(system: System, place: Section) -> Section | None:
-    return next((section for section in system.sections if section.same_place(place)), None)
+def _section(system: System, other: Section) -> Section | None:
+    """The system's section that asked the same questions in the same way."""
+    return next((section for section in system.sections if section.same_place(other)), None)
 
 
 def _table(columns: Sequence[str], parts: Sequence[Part]) -> Table | None:
@@ -187,7 +188,7 @@ def _table(columns: Sequence[str], parts: Sequence[Part]) -> Table | None:
     return Table(tuple(columns), tuple(part for part in kept if part not in repeats), tuple(repeats))
 
 
-def _part(title: str, rows: Iterable[Row], section: Section | None = None) -> Part:
+def _part(title: str, rows: Iterable[MeasureRow], section: Section | None = None) -> Part:
     kept = tuple(rows)
     notes = {row.notes for row in kept}
     shared = notes.pop() if len(notes) == 1 else ""
@@ -204,14 +205,14 @@ def _setting(name: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else visible(value, 80)
 
 
-def _row(metric: Metric, cells: Sequence[Cell | None]) -> Row:
+def _row(metric: Metric, cells: Sequence[Cell | None]) -> MeasureRow:
     notes = []
     if metric.num_items is not None:
         notes.append(f"{metric.num_items} items")
     notes += [f"{text} unparsed" for text in [unparsed(metric)] if text]
     if metric.temperature is not None:
         notes.append(f"temperature {metric.temperature:g}")
-    return Row(
+    return MeasureRow(
         label=label(metric.name, metric.better),
         meaning=MEANINGS.get(metric.name, ""),
         base=number(metric.base),
@@ -220,7 +221,7 @@ def _row(metric: Metric, cells: Sequence[Cell | None]) -> Row:
     )
 
 
-def _alone(metric: Metric) -> Row:
+def _alone(metric: Metric) -> MeasureRow:
     row = _row(metric, ())
     return replace(row, notes=f"{between(metric.low, metric.high)}, {row.notes}".strip(", "))
 

@@ -1,10 +1,10 @@
-"""A self-contained page from a template: everything escaped, no script, no request, one file."""
+"""A self-contained page from a template: one file, everything escaped, no scripts, no requests."""
 
 import base64
 import difflib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 LONGEST = 2_000
-"""Characters of one text on a page; the whole is in the run (ours, so that a page stays small)."""
+"""Characters of one text on a page; the run has the complete text (ours, so that a page stays small)."""
 
 _HIDDEN = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f"
@@ -26,20 +26,20 @@ _HIDDEN = re.compile(
 
 
 def visible(text: object, longest: int = LONGEST) -> str:
-    """The text with control and direction marks written out, such as ⟨U+202E⟩, and cut at `longest` characters."""
-    whole = str(text).encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    return uncovered(whole if len(whole) <= longest else f"{whole[:longest]} … (cut: {len(whole):,} characters)")
+    """The text with invisible control and direction characters shown, such as ⟨U+202E⟩, cut at `longest` characters."""
+    full = str(text).encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return uncovered(full if len(full) <= longest else f"{full[:longest]} … (cut: {len(full):,} characters)")
 
 
 def uncovered(text: str) -> str:
-    """The text with control and direction marks written out; a page's every value goes through this."""
+    """The text with invisible control and direction characters shown; applied to every value of a page."""
     return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def marked_differences(text: str, other: str) -> list[tuple[str, bool]]:
-    """`text` in pieces, each with whether its words are missing from `other` at that place.
+    """`text` in pieces, each with whether its words differ from `other` there.
 
-    Nothing is marked when fewer than a quarter of the words are shared: then everything differs (ours).
+    Nothing is marked when fewer than a quarter of the words are shared: marks would cover almost everything (ours).
     """
     mine, theirs = _pieces(visible(text)), _pieces(visible(other))
     matcher = difflib.SequenceMatcher(None, mine, theirs, autojunk=False)
@@ -58,7 +58,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _joined(pieces: Sequence[str], marks: Sequence[bool]) -> list[tuple[str, bool]]:
-    """Neighbours with the same mark as one piece; white space is marked only between marked words."""
+    """Adjacent pieces with the same mark joined; white space is marked only between marked words."""
     joined: list[tuple[str, bool]] = []
     for index, (piece, mark) in enumerate(zip(pieces, marks, strict=True)):
         marked = mark
@@ -81,11 +81,11 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "form-action 'none'",
     )
 )
-"""What the browser is told: pictures inside the page, its own style, nothing else from anywhere."""
+"""What the browser may use: images and styles inside the page, and nothing else."""
 
 
-def render(template: str, values: Mapping[str, object]) -> str:
-    """The page's HTML. Figures made by `plots` are inserted as they are; all other values are escaped."""
+def render(template: str, **values: object) -> str:
+    """The page's HTML. Figures made by `plots` are inserted unchanged; all other values are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -97,21 +97,21 @@ def render(template: str, values: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = Markup  # only ever given the SVG of `plots`, which escapes its labels
+    environment.filters["figure"] = Markup  # applied only to the SVG of `plots`, which escapes its labels
     environment.filters["thousands"] = lambda count: f"{count:,}"
-    return environment.get_template(template).render(values, content_security_policy=CONTENT_SECURITY_POLICY)
+    return environment.get_template(template).render(**values, content_security_policy=CONTENT_SECURITY_POLICY)
 
 
 LONGEST_SIDE = 320
-"""Pixels of a thumbnail's longer side: sharp at the size shown, about 15 kB (ours)."""
+"""Pixels of a thumbnail's longer side: sharp at the displayed size, about 15 kB (ours)."""
 
 _TINY = 96
-"""Pictures up to this side stay as they are, as PNG, and are shown with their pixels visible."""
+"""Images up to this side are embedded unchanged as PNG, and are scaled without smoothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A picture for the page; `source` is empty when the image cannot be shown, and the caption says why."""
+    """An image for the page; `source` is empty when it cannot be shown, and the caption says why."""
 
     source: str
     caption: str
@@ -122,7 +122,7 @@ class Thumbnail:
 
 
 def thumbnail(ref: ImageRef, images: ImageSource | None) -> Thumbnail:
-    """The thumbnail of an image with its distortion applied; never raises for an image that is lost or damaged."""
+    """The thumbnail of an image with its distortion applied; a missing or damaged image gives one without a source."""
     caption = _caption(ref.distortion)
     if images is None:
         return Thumbnail("", "the image is not in this folder")
@@ -158,7 +158,7 @@ def _data_uri(picture: "Image") -> tuple[str, bool]:
 
 
 def _shown_size(picture: "Image") -> tuple[int, int]:
-    """Width and height in the page's pixels, the longer side being 160."""
+    """Width and height in CSS pixels; the longer side is 160."""
     longer = max(picture.size)
     return max(1, round(160 * picture.width / longer)), max(1, round(160 * picture.height / longer))
 

@@ -1,4 +1,4 @@
-"""What papers printed of the same model, beside our figures, with a warning where our settings are not theirs."""
+"""Figures that papers printed of the same model, next to ours, with a warning where the settings differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PAPERS = {"seva": "SeVa", "pds_dpo": "PDS-DPO", "li2024": "Li et al. 2024"}
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """One figure of a paper and ours of the base model."""
+    """One figure of a paper, and ours of the base model."""
 
     measure: str
     ours: str
@@ -23,7 +23,7 @@ class Printed:
 
 
 def printed_beside(system: System) -> tuple[Printed, ...]:
-    """All figures that papers printed of the system's base."""
+    """All figures that papers printed of the system's base model."""
     return tuple(row for section in system.sections for row in _of_section(section))
 
 

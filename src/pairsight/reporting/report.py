@@ -55,17 +55,17 @@ class SystemView:
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder, from nothing but what lies there.
+    """Write `report.html` into a run folder, from the files in that folder alone.
 
     Args:
-        run: a run folder, or a folder that holds several systems' run folders and one `results.json`. A folder
-            `SYSTEM-CONTROL` beside `SYSTEM` is shown as that system's control.
+        run: a run folder, or a folder with several systems' run folders and one `results.json`. A folder
+            `SYSTEM-CONTROL` next to `SYSTEM` is shown as that system's control.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: there is no run in that folder, or it cannot be written.
+        RunError: the folder has no run, or cannot be written.
     """
     path = run / "report.html"
     write_file(path, report_html(run).encode("utf-8", "replace"))
@@ -79,27 +79,25 @@ def report_html(run: Path) -> str:
     runs = _views(find_runs(run), systems)
     compared = [system for system in systems if any(metric.aligned is not None for _, metric in system.figures)]
     if systems and not compared:
-        notes.append("One model was scored alone: its values stand below, and nothing is compared.")
+        notes.append("One model was scored alone: its values are below, and nothing is compared.")
     overview = side_by_side(compared)
     return render(
         "report.html",
-        {
-            "title": visible(run.resolve().name, 80),
-            "subtitle": _subtitle(runs, systems, compared),
-            "pairsight_version": __version__,
-            "notes": notes,
-            "headlines": [headline(system) for system in compared],
-            "overview": overview,
-            "systems": [_view_system(system, overview is not None) for system in systems],
-            "runs": runs,
-            "any_approximate": any(image.approximate for view in runs for card in view.cards for image in card.images),
-            "versions": sorted({pair for view in runs for pair in view.versions.items()}),
-        },
+        title=visible(run.resolve().name, 80),
+        subtitle=_subtitle(runs, systems, compared),
+        pairsight_version=__version__,
+        notes=notes,
+        headlines=[headline(system) for system in compared],
+        overview=overview,
+        systems=[_view_system(system, overview is not None) for system in systems],
+        runs=runs,
+        any_approximate=any(image.approximate for view in runs for card in view.cards for image in card.images),
+        versions=sorted({pair for view in runs for pair in view.versions.items()}),
     )
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder itself when it is a run, else the runs directly in it; none where only results are.
+    """The folder itself when it is a run, else the runs directly in it; an empty list where it has only results.
 
     Raises:
         RunError: there are neither runs nor results.
@@ -108,12 +106,12 @@ def find_runs(folder: Path) -> list[Path]:
         return [folder]
     runs = sorted(path.parent for path in folder.glob("*/run.yaml") if _is_run(path.parent))
     if not runs and not (folder / "results.json").is_file():
-        raise RunError(f"{folder} is no run folder: it has neither run.yaml nor results.json, nor has a folder in it")
+        raise RunError(f"{folder} is not a run folder: neither it nor a folder in it has run.yaml or results.json")
     return runs
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether pairs are built here; evaluations have a run.yaml too, which says so."""
+    """Whether it is a build's folder; an evaluation has a run.yaml too, with its kind."""
     if not (folder / "run.yaml").is_file():
         return False
     try:
@@ -123,11 +121,11 @@ def _is_run(folder: Path) -> bool:
 
 
 def _views(folders: Sequence[Path], systems: Sequence[System]) -> list[RunView]:
-    """One view a system, in the systems' order, each with its controls."""
+    """One view for each system, in the systems' order, with its controls."""
     names = [folder.name for folder in folders]
-    place = {system.name: index for index, system in enumerate(systems)}
+    order = {system.name: index for index, system in enumerate(systems)}
     owner = {name: next((other for other in names if name.startswith(f"{other}-")), "") for name in names}
-    main = sorted((f for f in folders if not owner[f.name]), key=lambda f: (place.get(f.name, len(place)), f.name))
+    main = sorted((f for f in folders if not owner[f.name]), key=lambda f: (order.get(f.name, len(order)), f.name))
     num_cards = max(4, _NUM_CARDS // max(1, len(main)))
     return [
         view_run(
@@ -142,7 +140,7 @@ def _views(folders: Sequence[Path], systems: Sequence[System]) -> list[RunView]:
 def _systems(run: Path) -> tuple[tuple[System, ...], list[str]]:
     path = run / "results.json"
     if not path.is_file():
-        return (), ["Not evaluated yet: nothing can be said about what changed."]
+        return (), ["Not evaluated yet: it is not known what changed."]
     try:
         results = read_results(path)
         alone = System(visible(results.run or run.resolve().name, 80), results.sections)
@@ -152,7 +150,7 @@ def _systems(run: Path) -> tuple[tuple[System, ...], list[str]]:
 
 
 def _view_system(system: System, shared: bool) -> SystemView:
-    """`shared`: the measures stand side by side already, so that only controls need a table of their own."""
+    """`shared`: a table of all systems already has the measures, so that only controls need a table of their own."""
     alone = all(metric.aligned is None for _, metric in system.figures)
     single = [
         SingleRow(

@@ -1,104 +1,116 @@
-"""The commands that make a run again, from what its folder says."""
+"""The commands that make a run again, written from what its folder records."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pairsight.config import option_facts, plain_defaults
 from pairsight.errors import PairsightError
-from pairsight.options import AlignOptions, BuildOptions
-from pairsight.registry import Registry, is_file_name, recipes, strategies
+from pairsight.options import AlignOptions, BuildOptions, BuildRecord
+from pairsight.registry import NamedPiece, Registry, is_file_name, recipes, strategies
 from pairsight.reporting.page import visible
 from pairsight.training.config import OF_ADAPTERS, PRESETS, TrainingConfig
 
+Settings = list[tuple[str, object]]
+"""Options with their plain values, in order."""
 
-def build_command(run: Path, config: Mapping[str, object]) -> list[str]:
-    """What built the run: `pairsight build …` or, where it was made in Python, the call; all that is not a default."""
-    recipe = recipe_of(config)
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What the files of a training say of it.
+
+    Attributes:
+        training: its name in the run, and the trainer's options in `align.yaml`.
+        model: the base's name in `align.yaml`; "" where that file is missing or damaged.
+        strategy: what chose the examples, in `selection.yaml`; its name is "" where it says none.
+        selection: the options in `selection.yaml` that are not defaults.
+    """
+
+    training: NamedPiece
+    model: str
+    strategy: NamedPiece
+    selection: tuple[tuple[str, object], ...]
+
+    @classmethod
+    def from_plain(cls, name: str, align: object, selection: object) -> Self:
+        """The record in the contents of `align.yaml` and `selection.yaml`; what they do not say is empty."""
+        trained = align if isinstance(align, Mapping) and isinstance(align.get("training"), Mapping) else {}
+        chosen = selection if isinstance(selection, Mapping) else {}
+        usual = plain_defaults(AlignOptions)
+        noted = [option for option, facts in option_facts(AlignOptions).items() if facts.recorded and option in usual]
+        return cls(
+            training=NamedPiece(name, dict(_changes(trained.get("training"), None))),
+            model=str(trained.get("model") or ""),
+            strategy=NamedPiece(
+                str(chosen.get("strategy") or ""), dict(_changes(chosen.get("strategy_options"), None))
+            ),
+            selection=tuple(_changes({option: chosen[option] for option in noted if option in chosen}, usual)),
+        )
+
+
+def build_command(run: Path, record: BuildRecord) -> list[str]:
+    """What built the run, with all that is not a default: `pairsight build …` or, of a build in Python, the call."""
+    recipe = record.recipe_name
     if not recipe:
         return []
-    options = _different(config.get("options"), _defaults(recipes, recipe))
-    if config.get("prompts") is None and config.get("completions") is None:
-        return [_python_call(run, recipe, options, config)]
+    options = list(_changes(record.recipe.options, _defaults(recipes, recipe)))
+    if record.options.get("prompts") is None and record.options.get("completions") is None:
+        return [_python_call(run, record, options)]
     words = ["pairsight", "build", recipe]
-    for model in _models(config):
+    for model in record.models:
         words += ["--model", model]
-    reading = _reading(config)
-    facts = option_facts(BuildOptions)
-    for name in [name for name in reading if facts[name].flag]:
-        words += _flag(facts[name].flag, reading.pop(name))
-    options = {name: value for name, value in options.items() if name not in BuildOptions.model_fields}
-    for name, value in {**reading, **options, **_strategy(config)}.items():
+    facts, reading = option_facts(BuildOptions), _reading(record)
+    for name, value in reading:
+        if facts[name].flag:
+            words += _flag(facts[name].flag, value)
+    settings = [(name, value) for name, value in reading if not facts[name].flag]
+    settings += [(name, value) for name, value in options if name not in BuildOptions.model_fields]
+    for name, value in dict([*settings, *_strategy(record.built_with)]).items():
         words += ["--set", f"{name}={_yaml(value)}"]
     return [_line([*words, "--out", run.name])]
 
 
-def recipe_of(config: Mapping[str, object]) -> str:
-    """The recipe as the verbs take it: `file.py:Class` where it came from a file; "" for none."""
-    return str(config.get("recipe_file") or config.get("recipe") or "")
-
-
-def strategy_of(config: Mapping[str, object]) -> dict[str, object] | None:
-    """The run's strategy as its name (`file.py:Class` where it came from a file) and its options; None for none."""
-    strategy = config.get("strategy")
-    if not isinstance(strategy, Mapping) or "name" not in strategy:
-        return None
-    return {**strategy, "name": str(config.get("strategy_file") or strategy["name"])}
-
-
-def align_command(
-    run: Path,
-    name: str,
-    config: Mapping[str, object],
-    recipe: str,
-    *,
-    selection: Mapping[str, object] | None = None,
-    built_with: Mapping[str, object] | None = None,
-) -> list[str]:
+def align_command(run: Path, record: TrainingRecord, build: BuildRecord) -> list[str]:
     """`pairsight align …` with every option that is not the recipe's default, or that a model's preset may set.
 
     Args:
         run: the run's folder.
-        name: the training's.
-        config: its `align.yaml`.
-        recipe: the run's recipe.
-        selection: its `selection.yaml`: how the examples were chosen.
-        built_with: the strategy in `run.yaml`, its name `file.py:Class` where it came from a file.
+        record: the training.
+        build: the run's build.
     """
-    training = config.get("training")
-    if not isinstance(training, Mapping) or "model" not in config:
+    training, recipe = record.training, build.recipe_name
+    if not record.model:
         return []
     try:
-        given = dict(recipes.get(recipe).default_training) if recipe else {}
+        given: TrainingConfig = recipes.get(recipe).default_training if recipe else TrainingConfig()
     except PairsightError:
-        given = {}
-    defaults = TrainingConfig.parse(given).to_plain()
-    preset = {option for options in PRESETS.values() for option in options} | {"min_steps_per_epoch"}
-    defaults = {option: value for option, value in defaults.items() if option not in preset}
-    words = ["pairsight", "align", run.name, "--model", str(config["model"]), "--name", name]
-    chosen = _selection(selection or {}, built_with)
-    for option, value in {**chosen, **_different(training, defaults)}.items():
-        if option in OF_ADAPTERS and training.get("tuning") == "full":
+        given = TrainingConfig()
+    preset = {option for options in PRESETS.values() for option in options.given()} | {"min_steps_per_epoch"}
+    usual = {option: value for option, value in given.to_plain().items() if option not in preset}
+    words = ["pairsight", "align", run.name, "--model", record.model, "--name", training.name]
+    chosen = _selection(record, build.built_with)
+    for option, value in dict([*chosen, *_changes(training.options, usual)]).items():
+        if option in OF_ADAPTERS and training.options.get("tuning") == "full":
             continue
         words += ["--set", f"{option}={_yaml(value)}"]
-    own = "" if "strategy" in chosen or not isinstance(built_with, Mapping) else str(built_with.get("name", ""))
+    own = "" if "strategy" in dict(chosen) or build.built_with is None else build.built_with.name
     return [_line([*words, *plugin_flags(recipe, own)])]
 
 
 def plugin_flags(*names: str) -> list[str]:
-    """`--plugin FILE` for each file that a run's own recipe or strategy comes from, once."""
+    """`--plugin FILE`, once for each file that a run's own recipe or strategy comes from."""
     files = dict.fromkeys(name.rpartition(":")[0] for name in names if is_file_name(name))
     return [word for file in files for word in ("--plugin", file)]
 
 
-def _python_call(run: Path, recipe: str, options: Mapping[str, object], config: Mapping[str, object]) -> str:
-    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    models = _models(config)
-    model = repr(models[0] if len(models) == 1 else models)
-    rated = ", annotator=…" if config.get("annotator_fingerprint") else ""
-    text = f"ps.build({_class_name(recipe)}({arguments}), prompts, model={model}{rated}, run={run.name!r})"
-    return visible(text, 2_000)
+def _python_call(run: Path, record: BuildRecord, options: Settings) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options)
+    model = repr(record.models[0] if len(record.models) == 1 else list(record.models))
+    rated = ", annotator=…" if record.fingerprints["annotator"] else ""
+    made = f"{_class_name(record.recipe_name)}({arguments})"
+    return visible(f"ps.build({made}, prompts, model={model}{rated}, run={run.name!r})", 2_000)
 
 
 def _class_name(recipe: str) -> str:
@@ -108,32 +120,25 @@ def _class_name(recipe: str) -> str:
         return recipe
 
 
-def _models(config: Mapping[str, object]) -> list[str]:
-    model = config.get("model")
-    return [str(one) for one in model] if isinstance(model, list) else [str(model)] if model else []
-
-
-def _strategy(config: Mapping[str, object]) -> dict[str, object]:
-    strategy = strategy_of(config)
+def _strategy(strategy: NamedPiece | None) -> Settings:
     if strategy is None:
-        return {}
-    name = strategy.pop("name")
-    return {"strategy": name, **_different(strategy, _defaults(strategies, str(name)))}
+        return []
+    return [("strategy", strategy.name), *_changes(strategy.options, _defaults(strategies, strategy.name))]
 
 
-def _reading(config: Mapping[str, object]) -> dict[str, object]:
-    """The options of `build` in a `run.yaml` that can change a result and are no defaults; the seed is always said."""
-    found = {}
+def _reading(record: BuildRecord) -> Settings:
+    """The recorded options of `build` that can change a result and are not defaults; the seed is always included."""
+    found: Settings = []
     usual = plain_defaults(BuildOptions)
     for name, option in option_facts(BuildOptions).items():
-        value = config.get(name)
+        value = record.options.get(name)
         if value is None or name == "model" or not (option.recorded and option.results):
             continue
         default = usual[name]
         if isinstance(default, Mapping):
-            value = _different(value, default)
+            value = dict(_changes(value, default))
         if name == "seed" or value not in ({}, default):
-            found[name] = value
+            found.append((name, value))
     return found
 
 
@@ -143,31 +148,31 @@ def _flag(flag: str, value: Any) -> list[str]:
     return [word for one in values for word in (flag, str(one))]
 
 
-def _selection(selection: Mapping[str, object], built_with: Mapping[str, object] | None) -> dict[str, object]:
+def _selection(record: TrainingRecord, built_with: NamedPiece | None) -> Settings:
     """What of the choice of examples differs from the build's own."""
-    facts, defaults = option_facts(AlignOptions), plain_defaults(AlignOptions)
-    plain = {option: usual for option, usual in defaults.items() if facts[option].recorded}
-    found = {option: selection[option] for option, usual in plain.items() if selection.get(option, usual) != usual}
-    name = str(selection.get("strategy", ""))
-    built = built_with if isinstance(built_with, Mapping) and built_with.get("name") == name else None
-    if name and built is None:
-        found["strategy"] = name
-    own = _different(selection.get("strategy_options"), _defaults(strategies, name) if built is None else built)
-    return {**found, "strategy_options": own} if own else found
+    strategy = record.strategy
+    same = built_with is not None and built_with.name == strategy.name
+    usual = built_with.options if built_with is not None and same else _defaults(strategies, strategy.name)
+    named = [("strategy", strategy.name)] if strategy.name and not same else []
+    own = dict(_changes(strategy.options, usual))
+    return [*record.selection, *named, *([("strategy_options", own)] if own else [])]
 
 
-def _defaults(registry: Registry, name: str) -> Mapping[str, object]:
+def _defaults(registry: Registry, name: str) -> object:
+    """The defaults of a recipe's or strategy's options as plain values; None where they cannot be found."""
     try:
-        defaults: Mapping[str, object] = registry.get(name)().to_plain()
+        found: object = registry.get(name)().to_plain()
     except (PairsightError, ValueError):
-        return {}
-    return defaults
+        return None
+    return found
 
 
-def _different(values: object, defaults: Mapping[str, object]) -> dict[str, object]:
-    if not isinstance(values, Mapping):
-        return {}
-    return {str(name): value for name, value in values.items() if defaults.get(name, ...) != value}
+def _changes(values: object, usual: object) -> Iterator[tuple[str, object]]:
+    """The options in a mapping of plain values that another one does not have, or has with another value."""
+    given, defaults = (one if isinstance(one, Mapping) else {} for one in (values, usual))
+    for name, value in given.items():
+        if defaults.get(name, ...) != value:
+            yield str(name), value
 
 
 def _yaml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One run folder as the page shows it: its data, trainings, settings, and what is missing in plain words."""
+"""One run folder as the page shows it: its data, trainings and settings, and a sentence on each missing part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from pairsight.inspection.describe import lengths_in_words
 from pairsight.inspection.figures import Section, sections
 from pairsight.inspection.inspect import inspect_dataset
 from pairsight.inspection.measures import measure_lengths
+from pairsight.options import BuildRecord
 from pairsight.reporting.gallery import (
     Curve,
     PairCard,
@@ -21,12 +22,11 @@ from pairsight.reporting.gallery import (
     read_trainings,
 )
 from pairsight.reporting.page import visible
-from pairsight.reporting.reproduce import align_command, build_command, recipe_of, strategy_of
+from pairsight.reporting.reproduce import TrainingRecord, align_command, build_command
 from pairsight.reporting.words import control_title, system_title
 
 _FACTS = ("recipe", "model", "annotator", "writer", "strategy", "prompts", "num_prompts", "images", "seed", "limit")
-"""Options of a run that stand in sight; the whole file is one click away."""
-
+"""What the page says of a run's settings; the complete file is one click away."""
 
 _MOST_REASONS = 30
 
@@ -52,19 +52,19 @@ class RunView:
 
 
 def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = None) -> RunView:
-    """Read one run folder; every part that is missing or damaged becomes a sentence instead.
+    """Read one run folder; each missing or damaged part is replaced by a sentence.
 
     Args:
         run: the run folder.
         num_cards: how many pairs to show.
-        controls: name -> run folder of runs that this one is held against; their trainings join its curves.
+        controls: name -> run folder of the runs that this one is compared with; their trainings join its curves.
     """
     dataset, problem = _dataset(run)
     inspection = inspect_dataset(dataset) if dataset else None
     own = read_trainings(run)
     beside = {name: read_trainings(path) for name, path in (controls or {}).items()}
     text = text_start(run / "run.yaml", MOST_YAML_BYTES)
-    config = _mapping(text)
+    build = BuildRecord.from_plain(_content(text))
     pairs = dataset.pairs if dataset else ()
     found = sections(inspection) if inspection and pairs else []
     return RunView(
@@ -77,9 +77,9 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
         trained=tuple(sentence for training in own for sentence in training.sentences()),
         no_training=_no_training(own),
         cards=tuple(pair_cards(evenly_spaced(pairs, num_cards), dataset.images if dataset else None)),
-        no_pairs=problem or "No pair was made from these prompts; see what was left out above.",
-        facts=tuple(_facts(config)),
-        commands=tuple(_commands(run, config, own)),
+        no_pairs=problem or "No pair was made from these prompts; what was left out is listed above.",
+        facts=tuple(_facts(build)),
+        commands=tuple(_commands(run, build, own)),
         files=tuple(_files(text, own)),
         versions=_versions(run / "versions.json"),
     )
@@ -93,7 +93,7 @@ def _dataset(run: Path) -> tuple[Dataset | None, str]:
 
 
 def _control_sections(controls: Mapping[str, Path]) -> list[Section]:
-    """A control's data in a few sentences, to be held against the system's own."""
+    """A control's data in a few sentences, for comparison with the system's own."""
     found = []
     for name, path in controls.items():
         dataset, problem = _dataset(path)
@@ -125,22 +125,22 @@ def _funnel(dataset: Dataset | None) -> tuple[tuple[str, int], ...]:
 
 
 def _dropped(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """The commonest reasons; a reason is a short word, so that there are few."""
+    """The most frequent reasons, each a short word."""
     return tuple((visible(reason, 120), count) for reason, count in list(counts.items())[:_MOST_REASONS])
 
 
 def _no_training(trainings: Sequence[Training]) -> str:
     if trainings:
-        return "A training was begun, but it has logged nothing yet."
-    return "Not aligned yet: there is no training in this folder. `pairsight align` makes one."
+        return "A training was started and has logged nothing yet."
+    return "Not aligned yet: this folder has no training. `pairsight align` makes one."
 
 
-def _facts(config: Mapping[str, object]) -> list[tuple[str, str]]:
+def _facts(build: BuildRecord) -> list[tuple[str, str]]:
     facts = []
+    strategy = build.strategy.name if build.strategy is not None else ""
+    other = {"recipe": build.recipe.name, "strategy": strategy, "num_prompts": build.num_prompts}
     for name in _FACTS:
-        value = config.get(name)
-        if isinstance(value, Mapping):
-            value = value.get("name")
+        value = other[name] if name in other else build.options.get(name)
         if isinstance(value, list):
             value = ", ".join(str(one) for one in value)
         if value not in (None, "", []):
@@ -148,17 +148,12 @@ def _facts(config: Mapping[str, object]) -> list[tuple[str, str]]:
     return facts
 
 
-def _commands(run: Path, config: Mapping[str, object], trainings: Sequence[Training]) -> list[str]:
-    commands = build_command(run, config)
+def _commands(run: Path, build: BuildRecord, trainings: Sequence[Training]) -> list[str]:
+    commands = build_command(run, build)
     for training in trainings:
-        commands += align_command(
-            run,
-            training.name,
-            _mapping(training.settings),
-            recipe_of(config),
-            selection=_mapping(text_start(run / "align" / training.name / "selection.yaml", MOST_YAML_BYTES)),
-            built_with=strategy_of(config),
-        )
+        selection = text_start(run / "align" / training.name / "selection.yaml", MOST_YAML_BYTES)
+        record = TrainingRecord.from_plain(training.name, _content(training.settings), _content(selection))
+        commands += align_command(run, record, build)
     return commands
 
 
@@ -178,11 +173,10 @@ def _versions(path: Path) -> dict[str, str]:
     return {visible(name, 60): visible(value, 120) for name, value in packages.items()}
 
 
-def _mapping(text: str) -> Mapping[str, object]:
+def _content(text: str) -> object:
+    """What a YAML text says; None where it is not YAML."""
     try:
-        content = load_yaml(text)
+        content: object = load_yaml(text)
     except ValueError:
-        return {}
-    return (
-        {name: value for name, value in content.items() if isinstance(name, str)} if isinstance(content, dict) else {}
-    )
+        return None
+    return content

@@ -27,7 +27,7 @@ class BestOverWorst(Strategy):
     min_chosen: float | None = Field(None, description="lowest score a chosen completion may have")
     max_rejected: float | None = Field(None, description="highest score a rejected completion may have")
     max_length_difference: int | None = Field(
-        None, ge=0, description="pair only completions that differ by at most so many words (a control)"
+        None, ge=0, description="pair only completions that differ by at most this many words (a control)"
     )
 
     def __call__(self, candidates: Candidates) -> Chosen:

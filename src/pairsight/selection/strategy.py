@@ -53,11 +53,11 @@ class Selection:
     dropped: tuple[Dropped, ...]
 
 
-def make_strategy(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Strategy:
-    """The strategy called `name`, with options.
+def make_strategy(name: str, /, **options: object) -> Strategy:
+    """The strategy called `name`, or at `file.py:Class`, with its own options.
 
     Raises:
-        ConfigError: an unknown strategy, one that is code the user does not name, or an option it does not have.
+        ConfigError: an unknown strategy, code that the user did not name in this call, or an option it does not have.
     """
     strategy: Strategy = strategies.get(name).parse(options, f"strategy '{name}'")
     return strategy

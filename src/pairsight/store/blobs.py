@@ -33,7 +33,7 @@ class BlobStore:
         return {"folder": self.folder, "_verified": set(), "_hashes": None}
 
     def add_bytes(self, data: bytes, extension: str) -> ImageRef:
-        """Keep an image file's bytes; returns its reference.
+        """Keep an image file's bytes; returns its `ImageRef`.
 
         Args:
             data: the file's bytes, not decoded.
@@ -47,7 +47,7 @@ class BlobStore:
         return ImageRef(sha256)
 
     def add_file(self, path: str | Path) -> ImageRef:
-        """Keep a copy of an image file; returns its reference."""
+        """Keep a copy of an image file; returns its `ImageRef`."""
         file = Path(path)
         try:
             data = file.read_bytes()

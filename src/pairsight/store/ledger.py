@@ -366,10 +366,10 @@ class Results(Generic[Out]):
         while start < length:
             page = self._ledger.page(self._plan, start, min(ROWS_PER_PAGE, length - start))
             if not page:
-                raise RunError("results are missing from the ledger; run the same command again to go on")
+                raise RunError("results are missing from the ledger; run the same command again to continue")
             for row in page:
                 if row.status == "pending":
-                    raise RunError(f"item '{row.name}' has no result yet; run the same command again to go on")
+                    raise RunError(f"item '{row.name}' has no result yet; run the same command again to continue")
                 if row.status == "done":
                     yield decode(self._output, row.payload)
                 else:

@@ -66,7 +66,7 @@ class RunFolder:
                 if not update:
                     raise RunError(
                         f"{folder} belongs to another run ({'; '.join(differences)}); choose another --out, "
-                        f"the same options to go on with it, or --update to change it"
+                        f"the same options to continue it, or --update to change it"
                     )
                 with run.lock("build"):
                     _LOG.info("run changed: %s", "; ".join(differences))

@@ -12,13 +12,15 @@ from pydantic import Field
 from pairsight.benchmarks.results import Metric
 from pairsight.benchmarks.sections import difference_metric
 from pairsight.errors import ConfigError
-from pairsight.pipeline.align import recipe_name
-from pairsight.pipeline.evaluate import evaluate_from_options
+from pairsight.pipeline.align import AlignSpec
+from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
 from pairsight.reporting.measures import estimate
+from pairsight.selection.strategy import make_strategy
 from pairsight.studies.result import Cell, Study, StudyResult, compare_scores
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
+from pairsight.training.config import OF_THE_LOSS
 
 Rows = Mapping[str, Metric]
 """`BENCHMARK.METRIC` -> the system beside the base."""
@@ -101,30 +103,31 @@ def train_all(config: StrategiesStudy, out: Path, quiet: bool = False) -> list[T
     from pairsight.models.local.chat import tokenizer_of
     from pairsight.models.local.processor import load_processor
 
-    trainer = Trainer(
-        load_candidates(config.run),
-        recipe_name(Path(config.run)),
-        config.model,
-        out / "align",
-        config.training,
-        tokenizer_of(load_processor(config.model)),
-        quiet,
-    )
+    candidates, tokenizer = load_candidates(config.run), tokenizer_of(load_processor(config.model))
+    trainer = Trainer(candidates, out / "align", tokenizer, quiet)
     first = config.strategies[0]
-    budget = trainer.tokens(first, config.strategy_options.get(first, {}))
+    budget = trainer.tokens(_training(config, first))
     trained = []
     for strategy in config.strategies:
-        options = config.strategy_options.get(strategy, {})
-        default = trainer.default_rate(strategy, options)
+        spec = _training(config, strategy)
         settings = [PAPER]
         settings += [MATCHED] if config.match_tokens and strategy != first else []
         settings += [IMAGES_ONLY] if config.without_text_only else []
         for setting in settings:
             for factor in config.rate_factors:
                 limit = budget if setting == MATCHED else None
-                rate = float(f"{default * factor:.3g}")
-                trained.append(trainer.train(strategy, setting, rate, options=options, budget=limit))
+                rate = float(f"{spec.training.learning_rate * factor:.3g}")
+                trained.append(trainer.train(spec, setting, rate, budget=limit))
     return trained
+
+
+def _training(config: StrategiesStudy, strategy: str) -> AlignSpec:
+    """A strategy's training in its default setting; it has no options of the loss of pairs where it imitates."""
+    own = config.strategy_options.get(strategy, {})
+    imitates = make_strategy(strategy, **own).makes_demonstrations
+    training = {name: value for name, value in config.training.items() if not imitates or name not in OF_THE_LOSS}
+    choice = {"data": config.run, "model": config.model, "strategy": strategy, "strategy_options": own}
+    return AlignSpec.parse({**training, **choice})
 
 
 def best_by_setting(trained: Sequence[Training], tried: Mapping[str, Rows], choose_by: str) -> list[Training]:
@@ -167,8 +170,7 @@ def _evaluate(
     config: StrategiesStudy, adapters: Mapping[str, str], benchmarks: Mapping[str, str], out: Path, quiet: bool
 ) -> dict[str, Rows]:
     """System -> its figures beside the base's, all on the same items."""
-    values = _evaluation(config, config.model, benchmarks, out) | {"adapters": dict(adapters)}
-    systems = evaluate_from_options(values, quiet).systems
+    systems = evaluate_run(_evaluation(config, config.model, benchmarks, out, adapters), quiet=quiet).systems
     return {
         name: {f"{section.name}.{metric.name}": metric for section, metric in system.figures}
         for name, system in systems.items()
@@ -179,14 +181,12 @@ def _other_model(
     config: StrategiesStudy, name: str, model: str, benchmarks: Sequence[str], out: Path, *, quiet: bool
 ) -> Rows:
     """A whole other model's figures, paired with the base's on the items that both could answer."""
-    from pairsight.benchmarks.tasks import make_tasks
-
     asked = {benchmark: config.benchmarks[benchmark] for benchmark in benchmarks}
     folder = out / f"held-out-{name}"
-    evaluate_from_options(_evaluation(config, model, asked, folder), quiet)
+    spec = _evaluation(config, model, asked, folder)
+    evaluate_run(spec, quiet=quiet)
     found: dict[str, Metric] = {}
-    options = {key: value for key, value in config.benchmark_options.items() if key in asked}
-    for task in make_tasks(asked, options):
+    for task in spec.tasks:
         differences = compare_scores(
             out / "held-out" / "scores-base.parquet", folder / "scores-base.parquet", task.name, task.benchmark
         )
@@ -196,12 +196,20 @@ def _other_model(
     return found
 
 
-def _evaluation(config: StrategiesStudy, model: str, benchmarks: Mapping[str, str], out: Path) -> dict[str, object]:
+def _evaluation(
+    config: StrategiesStudy,
+    model: str,
+    benchmarks: Mapping[str, str],
+    out: Path,
+    adapters: Mapping[str, str] | None = None,
+) -> EvaluateSpec:
     options = {name: value for name, value in config.benchmark_options.items() if name in benchmarks}
-    values: dict[str, object] = {**config.evaluation, "model": model, "benchmarks": dict(benchmarks), "out": str(out)}
+    values = {**config.evaluation, "model": model, "benchmarks": dict(benchmarks), "out": str(out)}
     if options:
         values["benchmark_options"] = options
-    return values | ({"images": config.images} if config.images is not None else {})
+    if config.images is not None:
+        values["images"] = config.images
+    return EvaluateSpec.parse(values | ({} if adapters is None else {"adapters": dict(adapters)}))
 
 
 def _comparison(named: Mapping[str, Training], compared: Mapping[str, Rows]) -> StudyResult:

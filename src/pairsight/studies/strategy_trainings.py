@@ -1,16 +1,15 @@
 """The trainings that a comparison of strategies needs: each strategy, setting and rate, with what each one costs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pairsight.pipeline.align import AlignSpec, align, limited
-from pairsight.pipeline.select import CandidateSet, select
+from pairsight.pipeline.select import CandidateSet, Examples, select
 from pairsight.records import Demonstration, PreferencePair
-from pairsight.selection.strategy import make_strategy
-from pairsight.training.config import OF_THE_LOSS
+from pairsight.training.config import TrainingConfig
 
 PAPER, MATCHED, IMAGES_ONLY = "paper", "token-matched", "images-only"
 
@@ -66,80 +65,48 @@ def completion_tokens(tokenizer: Any, example: PreferencePair | Demonstration) -
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains a strategy on a run's candidates into a study's folder; what is finished is not trained again."""
+    """Trains strategies on a run's candidates into a study's folder; what is finished is not trained again."""
 
     candidates: CandidateSet
-    recipe: str
-    model: str
     out: Path
-    options: Mapping[str, object]
     tokenizer: Any
     quiet: bool
 
-    def default_rate(self, strategy: str, options: Mapping[str, object]) -> float:
-        """The peak learning rate of the recipe or the model's preset."""
-        return self._spec(self._values(strategy, options)).training.learning_rate
-
-    def tokens(self, strategy: str, options: Mapping[str, object]) -> float:
-        """Completion tokens that the strategy sees under the default settings."""
-        spec = self._spec(self._values(strategy, options))
+    def tokens(self, spec: AlignSpec) -> float:
+        """Completion tokens that a training sees, repetitions counted."""
         training = spec.training
-        examples, _ = select(self.candidates, spec.strategy)
-        kept = limited(examples, spec)
-        counts = [completion_tokens(self.tokenizer, example) for example in kept]
+        counts = [completion_tokens(self.tokenizer, example) for example in self._examples(spec)]
         if training.max_steps > 0:
-            batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-            return training.max_steps * batch * sum(counts) / len(counts)
+            return training.max_steps * training.global_batch * sum(counts) / len(counts)
         return training.num_train_epochs * sum(counts)
 
-    def train(
-        self,
-        strategy: str,
-        setting: str,
-        learning_rate: float,
-        *,
-        options: Mapping[str, object],
-        budget: float | None = None,
-    ) -> Training:
-        """One training.
+    def train(self, spec: AlignSpec, setting: str, learning_rate: float, *, budget: float | None = None) -> Training:
+        """One training of the strategy that the spec names.
 
         Args:
-            strategy: its name.
+            spec: the training in its default setting.
             setting: the setting's name; IMAGES_ONLY leaves text-only prompts out.
             learning_rate: the peak.
-            options: the strategy's own options.
             budget: completion tokens to see, instead of the defaults' epochs.
         """
+        strategy = str(spec.options.strategy)
         name = training_name(strategy, setting, learning_rate)
-        values = {**self._values(strategy, options), "learning_rate": learning_rate, "name": name}
-        values |= {"out": str(self.out / name), "text_only_prompts": setting != IMAGES_ONLY}
-        spec = self._spec(values)
-        training = spec.training
-        examples, _ = select(self.candidates, spec.strategy)
-        kept = limited(examples, spec)
-        mean = sum(completion_tokens(self.tokenizer, example) for example in kept) / len(kept)
-        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        own = {"name": name, "out": str(self.out / name), "text_only_prompts": setting != IMAGES_ONLY}
+        training = TrainingConfig.parse({**spec.training.to_plain(), "learning_rate": learning_rate}, name)
+        spec = replace(spec, options=spec.options.model_copy(update=own), training=training)
+        examples = self._examples(spec)
+        mean = sum(completion_tokens(self.tokenizer, example) for example in examples) / len(examples)
         if budget is not None:
-            training = training.model_copy(update={"max_steps": matched_steps(budget, mean, batch)})
-        adapter = align(kept, replace(spec, training=training), self.candidates.run, quiet=self.quiet).adapter
+            steps = matched_steps(budget, mean, training.global_batch)
+            training = training.model_copy(update={"max_steps": steps})
+        adapter = align(examples, replace(spec, training=training), self.candidates.run, quiet=self.quiet).adapter
         steps = last_step(adapter)
-        seen = steps * batch if training.max_steps > 0 else training.num_train_epochs * len(kept)
+        seen = steps * training.global_batch if training.max_steps > 0 else training.num_train_epochs * len(examples)
         return Training(strategy, setting, learning_rate, steps, seen * mean / 1000, adapter)
 
-    def _spec(self, values: Mapping[str, object]) -> AlignSpec:
-        return AlignSpec.parse(values, self.recipe, self.candidates.built_with)
-
-    def _values(self, strategy: str, options: Mapping[str, object]) -> dict[str, object]:
-        """Flat options of `align`; what is said of the loss of pairs is left out for strategies that imitate."""
-        imitates = make_strategy(strategy, dict(options)).makes_demonstrations
-        training = {name: value for name, value in self.options.items() if not imitates or name not in OF_THE_LOSS}
-        return {
-            **training,
-            "data": str(self.candidates.run),
-            "model": self.model,
-            "strategy": strategy,
-            "strategy_options": dict(options),
-        }
+    def _examples(self, spec: AlignSpec) -> Examples:
+        examples, _ = select(self.candidates, spec.strategy)
+        return limited(examples, spec)
 
 
 def last_step(adapter: Path) -> int:

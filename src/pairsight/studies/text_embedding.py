@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pairsight.models.folders import fingerprint, read_model_json
 from pairsight.models.load import load_part, pick_device, weights_folder
-from pairsight.models.references import fingerprint, read_model_json
 
 if TYPE_CHECKING:
     import torch
@@ -22,16 +22,16 @@ class TextEmbedder:
     A text longer than the encoder's context is cut.
 
     Args:
-        reference: a folder, or a hub name, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
+        model_name: a folder, or a hub name, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
         device: default: the GPU where there is one.
 
     Raises:
         ModelError: no such model, or pickled weights.
     """
 
-    def __init__(self, reference: str | Path, device: "torch.device | str | None" = None) -> None:
-        folder = weights_folder(reference)
-        self.name = Path(reference).name
+    def __init__(self, model_name: str | Path, device: "torch.device | str | None" = None) -> None:
+        folder = weights_folder(model_name)
+        self.name = Path(model_name).name
         self.fingerprint = fingerprint(folder)
         self.device = pick_device(device)
         model_type = str(read_model_json(folder / "config.json").get("model_type"))

@@ -9,7 +9,7 @@ from pairsight.benchmarks.results import Results, System
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.formats.prompts import read_prompts
-from pairsight.pipeline.align import align_from_options
+from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import data_counts
 from pairsight.recipes.synthetic.recipe import Synthetic
@@ -91,7 +91,8 @@ def _build(recipe: Any, world: Path, run: Path, quiet: bool) -> None:
 
 
 def _align(run: Path, world: Path, quiet: bool, **options: Any) -> Path:
-    return align_from_options({"data": str(run), "model": str(world / "model"), **options}, quiet).adapter
+    spec = AlignSpec.parse({"data": str(run), "model": str(world / "model"), **options})
+    return align_run(spec, quiet=quiet).adapter
 
 
 def _evaluate(adapters: Mapping[str, Path], world: Path, out: Path, quiet: bool) -> Results:

@@ -1,4 +1,4 @@
-"""The folder a training leaves: weights that plain `peft` or `transformers` load, and how they were made."""
+"""The folder that a training writes: weights that plain `peft` or `transformers` load, and how they were made."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from typing import Any, Self
 from pairsight.bounded import read_json
 from pairsight.config import option_facts, read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
-from pairsight.models.references import (
+from pairsight.models.folders import (
     NO_PART,
     PROMPT_SUFFIX_FILE,
     check_model,
@@ -45,25 +45,29 @@ _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a training is made from: stored before it starts, compared when the folder is used again.
+    """What a training starts from: stored before it starts, compared when the folder is used again.
 
     Args:
-        model: the base, as it was named.
+        model: the base, as the user named it.
         base_fingerprint: the base's identity.
         data_sha256: of all examples and their order.
-        num_examples: given, before any are skipped.
-        training: the config, as plain values.
+        num_examples: before any are skipped.
+        training: all its options.
     """
 
     model: str
     base_fingerprint: str
     data_sha256: str
     num_examples: int
-    training: Mapping[str, Any]
+    training: TrainingConfig
+
+    def to_plain(self) -> dict[str, Any]:
+        """What `align.yaml` says."""
+        return asdict(self) | {"training": self.training.to_plain()}
 
 
 def claim(folder: Path, origin: Origin) -> bool:
-    """Make `folder` this training's own, or recognise it.
+    """Claim `folder` for this training, or recognise it as its own.
 
     Returns:
         Whether the training in it is finished.
@@ -75,7 +79,7 @@ def claim(folder: Path, origin: Origin) -> bool:
 
     file = folder / "align.yaml"
     if file.is_file():
-        differences = _differences(_read_origin(file), asdict(origin))
+        differences = _differences(_read_origin(file), origin.to_plain())
         if differences:
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
@@ -84,12 +88,12 @@ def claim(folder: Path, origin: Origin) -> bool:
         return is_finished(folder)
     if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no training (align.yaml); choose another --name or --out")
-    write_file(file, yaml.safe_dump(asdict(origin), sort_keys=False, allow_unicode=True).encode())
+    write_file(file, yaml.safe_dump(origin.to_plain(), sort_keys=False, allow_unicode=True).encode())
     return False
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a training is finished and its weights are those it left; says so where they are not any more."""
+    """Whether a training is finished and its files are intact; logs a warning where they are damaged."""
     if not (folder / MARK).exists():
         return False
     if damage := _damage(folder):
@@ -99,13 +103,13 @@ def is_finished(folder: Path) -> bool:
     return not damage
 
 
-def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str, bytes]) -> None:
-    """Write weights and all that belongs to them and, last, `pairsight.json`, which says that the training is finished.
+def write_adapter(policy: Any, folder: Path, origin: Origin, extra_files: Mapping[str, bytes]) -> None:
+    """Write the weights with their files and, last, `pairsight.json`, which says that the training is finished.
 
-    A full fine-tuning leaves a whole model instead of an adapter, with the files of its base that are no weights.
+    Full fine-tuning writes a complete model instead of an adapter, with the files of its base other than weights.
 
     Args:
-        beside: further files by name, among them the model card.
+        extra_files: further files by name, including the model card.
     """
     from pairsight.models.load import quiet
 
@@ -115,21 +119,21 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, beside: Mapping[str
         policy.save_pretrained(folder)
     if not adapter:
         copy_base_files(origin.model, folder)
-    for name, content in beside.items():
+    for name, content in extra_files.items():
         write_file(folder / name, content)
     about = {
         **(base_notes(origin.model) if not adapter else {}),
         "kind": "adapter" if adapter else "model",
         "base": origin.model,
         "base_fingerprint": origin.base_fingerprint,
-        "loss": origin.training["loss"],
+        "loss": origin.training.to_plain()["loss"],
         "data_sha256": origin.data_sha256,
     }
     write_marker(folder / MARK, about, _own_files(folder))
 
 
 def merged_model(adapter: Path, model: str | Path | None = None) -> Path:
-    """The adapter's `merged/` folder: as it is when it is complete, else written (again).
+    """The adapter's `merged/` folder: as it is if complete, else written (again).
 
     Args:
         adapter: an adapter's folder.
@@ -166,7 +170,7 @@ def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None)
         raise RunError(f"{folder} is not empty; choose another folder for the merged model")
     config_file = Path(adapter) / "adapter_config.json"
     if not config_file.is_file():
-        raise ModelError(f"adapter {adapter} has no adapter_config.json; it is no PEFT adapter")
+        raise ModelError(f"adapter {adapter} has no adapter_config.json; it is not a PEFT adapter")
     base = str(model or read_model_json(config_file)["base_model_name_or_path"])
     draft = folder.with_name(f".{folder.name}.draft")
     with exclusive_lock(folder.with_name(f".{folder.name}.lock"), f"merging into {folder}"):
@@ -183,7 +187,7 @@ def merge(adapter: str | Path, out: str | Path, model: str | Path | None = None)
 
 
 def _write_merged(base: str, adapter: Path, folder: Path) -> None:
-    """The model with its adapter merged exactly, in float32, then kept as small as the base; all else is the base's."""
+    """Merge an adapter in float32 and save the model in the base's type; all other files are the base's."""
     import torch
     from transformers import AutoConfig
 
@@ -199,9 +203,9 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
 
 
 def copy_base_files(model: str, folder: Path) -> None:
-    """Copy what a model has beside weights and config, unchanged: processor, tokenizer, template, generation settings.
+    """Copy a model's files other than weights and config: processor, tokenizer, template, generation settings.
 
-    What is loaded here may lack a part that others need, e.g. the video processor where torchvision is missing.
+    The loaded processor may lack a part that others need, e.g. the video processor where torchvision is missing.
 
     Args:
         model: the base: a folder or a hub name.
@@ -215,7 +219,7 @@ def copy_base_files(model: str, folder: Path) -> None:
 
 
 def base_notes(model: str) -> dict[str, Any]:
-    """What the base's own `pairsight.json` says of how it wants to be used."""
+    """The notes in the base's own `pairsight.json` on how to use it."""
     file = Path(model) / MARK
     notes = read_model_json(file) if file.is_file() else {}
     return {name: value for name, value in notes.items() if name not in _OF_ONE_FOLDER}
@@ -224,7 +228,7 @@ def base_notes(model: str) -> dict[str, Any]:
 def model_card(
     origin: Origin,
     config: TrainingConfig,
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
     metrics: Mapping[str, float],
     notes: Sequence[str] = (),
 ) -> str:
@@ -283,7 +287,7 @@ def _damage(folder: Path) -> str:
 
 
 def _merged_damage(folder: Path) -> str:
-    """As `_damage`; a merged model of an earlier version, which has no mark, must be one that loads."""
+    """As `_damage`; a merged model of an earlier version, which has no mark, must load."""
     if (folder / MARK).exists():
         return _damage(folder)
     try:
@@ -298,7 +302,7 @@ def _has_bytes(path: Path) -> bool:
 
 
 def _own_files(folder: Path) -> list[str]:
-    """The files that a mark lists: not people's text, nor what still changes."""
+    """The files that a mark lists: without those for people to read, and those that still change."""
     paths = [*folder.iterdir(), *folder.glob("*templates/*")]
     names = [str(path.relative_to(folder)) for path in paths if path.is_file() and not path.name.startswith(".")]
     return [name for name in names if name not in (MARK, "README.md", "metrics.jsonl")]
@@ -318,7 +322,7 @@ def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
 SUMMARY = "training.json"
 FEW_STEPS = 10
-"""With fewer optimizer steps than about this the training says how many it took (ours)."""
+"""With fewer optimizer steps than this, the training says how many it took (ours)."""
 
 _UNSEEN = "no example has an image, or "
 _CALLED = {
@@ -326,7 +330,7 @@ _CALLED = {
     "projector": ("projector", _UNSEEN),
     "vision": ("vision tower", _UNSEEN),
 }
-"""What a part is called, and why it may not have changed."""
+"""Name of a part in messages, and why it may not have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,11 +338,11 @@ class TrainingSummary:
     """Counts of a finished training.
 
     Args:
-        num_examples: trained on, held-out ones aside.
+        num_examples: trained on, without held-out ones.
         num_steps: optimizer steps taken.
-        global_batch: prompts of a step.
-        asked_batch: prompts of a step before it was lowered for a small dataset.
-        unchanged: parts ("language", "projector", "vision") that were trained and of which no weight changed.
+        global_batch: prompts per step.
+        asked_batch: prompts per step before it was lowered for a small dataset.
+        unchanged: trained parts ("language", "projector", "vision") of which no weight changed.
     """
 
     num_examples: int
@@ -352,7 +356,7 @@ class TrainingSummary:
         return f"{self.num_examples} examples in {self.num_steps} {steps} of up to {self.global_batch}"
 
     def sentences(self) -> list[str]:
-        """What a person should know: few steps, a lowered batch, parts that did not move."""
+        """What the user should know: few steps, a lowered batch, parts that did not change."""
         found = []
         if self.global_batch < self.asked_batch:
             found.append(
@@ -371,12 +375,12 @@ class TrainingSummary:
         return found
 
     def to_json(self) -> bytes:
-        """As the file beside the weights."""
+        """The content of the file beside the weights."""
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The summary that a training left in its folder; None where there is none, or none that can be read."""
+        """The summary in a training's folder; None where it is missing or cannot be read."""
         try:
             plain = read_json(folder / SUMMARY)
             counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}

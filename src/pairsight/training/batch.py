@@ -1,6 +1,6 @@
 """Examples packed into rows of prefix trees, and rows padded into the batch of one forward pass.
 
-Shapes: R rows, S tokens a row, A axes of positions, P predicted tokens, F image placeholders, Q sequences.
+Shapes: R rows, S tokens per row, A axes of positions, P predicted tokens, F image placeholders, Q sequences.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from pairsight.training.tokens import Ints, PrefixTree, TokenExample, TokenSeque
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Prefix-merged sequences of some examples, one after the other.
+    """Sequences of some examples, merged on their prefixes.
 
     Args:
         sequences: the merged sequences, in the examples' order.
         tree: how they are merged.
-        predicted_P: indexes of tokens that belong to some completion, ascending.
-        completions: per sequence, the indexes of its completion's tokens in `predicted_P`.
+        predicted_P: indices of tokens that belong to some completion, ascending.
+        completions: per sequence, the indices of its completion's tokens in `predicted_P`.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -32,15 +32,15 @@ class PackedRow:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """What one forward pass needs. A flat index counts through all rows: row * S + index in the row.
+    """The input of one forward pass. A flat index counts through all rows: row * S + index in the row.
 
     Args:
         input_ids_RS: tokens; padding is 0 and sees only itself.
         positions_ARS: positions along each token's own path.
-        parent_RS, depth_RS, end_RS, block_RS: what attention masks are made of; parent -1: a root, block -1: none.
+        parent_RS, depth_RS, end_RS, block_RS: from which attention masks are built; parent -1: a root, block -1: none.
         units, placeholders_F: image units in use, and for each placeholder its row in their joined features.
         predictor_P, target_P: flat index of the token that predicts, and the token id that is predicted.
-        needed_RN: indexes in their rows of all tokens that predict, padded with 0; N is the most of any row.
+        needed_RN: indices in their rows of all predicting tokens, padded with 0; N is the largest number in a row.
         needed_P: flat index of each predicting token in `needed_RN`.
         token_T, sequence_T: for each completion token of each sequence, its index in P and the sequence's number.
         examples: numbers of the examples, in the order of the sequences.
@@ -79,7 +79,7 @@ class PassLimits:
 
     Args:
         row: tokens of a row that holds several examples; a single larger example is a row of its own.
-        joined: tokens of a pass of several rows, padding included; a single larger row goes alone.
+        joined: tokens of a pass of several rows, padding included; a single larger row is a pass of its own.
     """
 
     row: int
@@ -89,13 +89,13 @@ class PassLimits:
 def plan_passes(
     examples: Sequence[TokenExample], numbers: Sequence[int], limits: PassLimits, *, share: bool
 ) -> list[list[tuple[int, ...]]]:
-    """Which examples go through the model together: passes of rows of example numbers.
+    """Group examples into forward passes: each pass is a list of rows, each row the numbers of its examples.
 
-    Examples whose prompts begin alike for at least half the shorter prompt share a row (below that, attention over
-    each other's masked tokens costs more than the prefix). Rows of like length share a pass.
+    Examples whose prompts share a prefix of at least half the shorter prompt share a row (below that, attention over
+    each other's masked tokens costs more than the prefix saves). Rows of similar length share a pass.
 
     Args:
-        examples: the whole dataset.
+        examples: the full dataset.
         numbers: the examples of this batch.
         limits: tokens of a row and of a pass.
         share: whether different prompts may share a row at all.
@@ -197,14 +197,14 @@ def _placeholders(unit_F: Ints, index_F: Ints, unit_length: Callable[[int], int]
 
 
 def _row_blocks(block_S: Ints, parent_S: Ints) -> Ints:
-    """Blocks numbered within the row: blocks of siblings are apart, and no branch cuts a block."""
+    """Blocks numbered within the row: siblings have different blocks, and no branch cuts a block."""
     index_S = np.arange(len(block_S))
     starts_S = (block_S >= 0) & ((np.roll(block_S, 1) != block_S) | (parent_S != index_S - 1))
     return np.where(block_S >= 0, np.cumsum(starts_S), -1)
 
 
 def _needed(predictors: list[Ints]) -> tuple[Tensor, Tensor]:
-    """Each row's predicting tokens once, padded, and where among them each predicted token finds its own."""
+    """Each row's distinct predicting tokens, padded, and the flat index of each predicted token's own among them."""
     distinct = [np.unique(p) for p in predictors]
     width = max(len(d) for d in distinct)
     needed = np.zeros((len(predictors), width), np.int64)

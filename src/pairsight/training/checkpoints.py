@@ -7,7 +7,7 @@ hashes. A checkpoint without it was cut short, and one that differs from it is d
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +24,35 @@ WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The best measurement on held-out examples so far, and how many measurements came after it."""
+
+    margin: float | None = None
+    step: int = 0
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint.
 
     Args:
         folder: where it is.
-        step: optimizer steps that were done.
+        step: optimizer steps done.
         ended: whether the training took no step after it.
         loss_state: running numbers of coupled losses.
-        held_out: state of the measurements on held-out examples; None without any.
+        held_out: the best measurement on held-out examples; None without any.
     """
 
     folder: Path
     step: int
     ended: bool
     loss_state: Mapping[str, float]
-    held_out: Mapping[str, object] | None
+    held_out: Best | None
 
 
 def save_weights(model: Any, path: Path) -> None:
-    """Write all trained parameters under the model's own names, in the precision they are trained in."""
+    """Write all trained parameters under the model's own names, in the type they are trained in."""
     from safetensors.torch import save_file
 
     trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model).items()}
@@ -51,10 +60,10 @@ def save_weights(model: Any, path: Path) -> None:
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Put trained parameters back, each under its own name.
+    """Restore trained parameters, each by its name.
 
     Raises:
-        TrainingError: a name, shape or precision that the model does not have, or one that is missing.
+        TrainingError: a name, shape or type that the model does not have, or a missing parameter.
     """
     import torch
     from safetensors import safe_open
@@ -65,7 +74,7 @@ def load_weights(model: Any, path: Path) -> None:
         if different := sorted(names ^ own.keys()):
             raise TrainingError(
                 f"{path} is of another model or of other versions of its libraries: {len(different)} of "
-                f"{len(names | own.keys())} tensors are only in one of both, first {different[0]}; use the "
+                f"{len(names | own.keys())} tensors are in only one of the two, first {different[0]}; use the "
                 "versions that wrote it, or remove the training's folder to start over"
             )
         with torch.no_grad():
@@ -79,21 +88,20 @@ def load_weights(model: Any, path: Path) -> None:
                 parameter.copy_(kept)
 
 
-def mark_complete(
-    folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Mapping[str, object] | None
-) -> None:
-    """Say that a checkpoint is complete, once all of its files are on disk.
+def mark_complete(folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Best | None) -> None:
+    """Mark a checkpoint as complete, once all of its files are on disk.
 
     Args:
         folder: named `checkpoint-STEP`.
         ended: whether the training takes no further step.
         loss_state: running numbers of coupled losses.
-        held_out: state of the measurements on held-out examples.
+        held_out: the best measurement on held-out examples.
 
     Raises:
         RunError: the disk is full or failed.
     """
-    values = {"schema": 2, "step": _step(folder), "ended": ended, "loss_state": dict(loss_state), "held_out": held_out}
+    best = None if held_out is None else asdict(held_out)
+    values = {"schema": 2, "step": _step(folder), "ended": ended, "loss_state": dict(loss_state), "held_out": best}
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE]
     write_marker(folder / COMPLETE, values, names, checksum=True)
 
@@ -120,8 +128,8 @@ def rotate(folder: Path, newest: int, keep: int) -> None:
 
     Args:
         folder: of all checkpoints.
-        newest: the step of the one just marked; any later one was passed over when the training went on.
-        keep: how many stay.
+        newest: the step of the one just marked; any later one was passed over when the training resumed.
+        keep: how many to keep.
     """
     marked = [path for path in _all(folder) if _step(path) <= newest and (path / COMPLETE).is_file()]
     kept = sorted(marked, key=_step)[-keep:]
@@ -138,7 +146,8 @@ def _read(path: Path) -> Checkpoint:
         raise RunError(f"it is damaged: {damage}")
     if content["step"] != _step(path):
         raise RunError(f"it is of step {content['step']}")
-    return Checkpoint(path, content["step"], content["ended"], content["loss_state"], content["held_out"])
+    best = None if content["held_out"] is None else Best(**content["held_out"])
+    return Checkpoint(path, content["step"], content["ended"], content["loss_state"], best)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""How a preference training run goes: every option of `align`, by the names the field knows."""
+"""The options of preference training, by the names that are common in the field."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -9,19 +9,19 @@ from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig, Option
 from pairsight.errors import ConfigError, ModelError, did_you_mean
-from pairsight.models.references import read_model_json
+from pairsight.models.folders import read_model_json
 from pairsight.registry import plain_name
 
 
 class TrainingConfig(BaseConfig):
-    """All options of a training run; stored beside the adapter, so that a run says what it was."""
+    """All options of a training, stored beside the adapter as its record."""
 
     loss: Annotated[str | tuple[str, ...], Option("--loss")] = Field(
         "dpo", description="e.g. dpo; several, repeated or with commas, are summed"
     )
     loss_weights: tuple[float, ...] = Field((), description="one weight per loss; empty: 1 each")
     beta: Annotated[float | None, Option("--beta")] = Field(
-        None, gt=0, description="how strongly the reference holds; default: the loss's own"
+        None, gt=0, description="strength of the pull to the reference; default: the loss's own"
     )
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs assumed to be flipped")
     average_log_prob: bool = Field(False, description="divide log-probs by the completion's length")
@@ -36,36 +36,38 @@ class TrainingConfig(BaseConfig):
     lora_r: int = Field(128, ge=1, description="rank of the adapters")
     lora_alpha: float = Field(256.0, gt=0, description="the adapters' scale is lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="one draw serves a prefix that completions share")
-    lora_target_modules: tuple[str, ...] = Field((), description="layer names; empty: all linear ones of the language")
+    lora_target_modules: tuple[str, ...] = Field(
+        (), description="names of linear layers; empty: all of the language model"
+    )
 
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
     min_steps_per_epoch: int = Field(
         10,
         ge=0,
-        description="the batch is lowered until an epoch has so many, unless you set it or max_steps; 0: never",
+        description="lower the batch size until an epoch has this many steps, unless you set it or max_steps; 0: never",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps in place of epochs; -1: as many as the epochs have")
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps, instead of epochs; -1: by epochs")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
-    ] = Field("cosine", description="how the learning rate goes, by transformers' names; a warm-up starts above zero")
+    ] = Field("cosine", description="the learning rate's schedule, by transformers' names; a warm-up starts above zero")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     max_length: int = Field(2048, ge=8, description="tokens of prompt and completion; longer completions are cut")
     overlong: Literal["skip", "fail"] = Field("skip", description="what to do with a prompt longer than max_length")
     seed: Annotated[int, Option("--seed")] = Field(
-        42, ge=0, description="the seed of everything that is drawn: order of the data, adapters' first values, dropout"
+        42, ge=0, description="the random seed of the order of the data, initial adapter weights and dropout"
     )
     bf16: bool | None = Field(None, description="arithmetic in bfloat16; None: where a GPU can")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
     max_tokens_per_pass: int | None = Field(
         None, ge=64, description="tokens in one forward pass; None: by memory, on a CPU twice that for shared prefixes"
     )
     image_cache_mb: int = Field(1024, ge=0, description="memory for image features, or pixels, between epochs")
     group_by_image: bool = Field(
-        False, description="draw prompts on one image together, so that a batch computes the image once"
+        False, description="put prompts on one image into the same batch, which computes the image once"
     )
     share_prefixes: bool = Field(True, description="compute what sequences share once; false: one sequence at a time")
     check_first_batch: bool = Field(True, description="compare packed log-probs with a separate computation first")
@@ -73,7 +75,7 @@ class TrainingConfig(BaseConfig):
     eval_fraction: float = Field(0.0, ge=0, lt=1, description="share of the examples, by image, held out to measure on")
     eval_steps: int = Field(20, ge=1, description="optimizer steps between measurements on held-out examples")
     early_stopping_patience: int = Field(
-        0, ge=0, description="stop after so many measurements without a better margin, keep the best; 0: never"
+        0, ge=0, description="stop after this many measurements without a better margin, keep the best; 0: never"
     )
 
     save_steps: Annotated[int, Option(results=False)] = Field(
@@ -84,18 +86,18 @@ class TrainingConfig(BaseConfig):
         1, ge=1, description="optimizer steps between lines of metrics"
     )
     report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Option(results=False)] = Field(
-        ("tensorboard",), description="where metrics go beside metrics.jsonl"
+        ("tensorboard",), description="where metrics go besides metrics.jsonl"
     )
 
     @property
     def global_batch(self) -> int:
-        """Prompts of an optimizer step, on one device."""
+        """Prompts per optimizer step, on one device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def for_examples(self, count: int) -> Self:
-        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps an epoch.
+        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps per epoch.
 
-        Where `max_steps` says how many steps there are, a smaller batch would only show them fewer examples: it stays.
+        With `max_steps` set, a smaller batch would only mean fewer examples, so the batch is kept.
         """
         if not self.min_steps_per_epoch or self.max_steps > 0:
             return self
@@ -106,12 +108,12 @@ class TrainingConfig(BaseConfig):
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """The losses' names, also where one was given as plain text."""
+        """The losses' names as a tuple, also for a single one."""
         return (self.loss,) if isinstance(self.loss, str) else self.loss
 
     @property
     def training_name(self) -> str:
-        """What the training is called where the user does not say: its losses' names, joined by `+`."""
+        """The training's default name: its losses' names, joined by `+`."""
         return "+".join(plain_name(name) for name in self.loss_names)
 
     @property
@@ -140,7 +142,7 @@ class TrainingConfig(BaseConfig):
         return self
 
     @model_validator(mode="after")
-    def _one_weight_a_loss(self) -> Self:
+    def _one_weight_per_loss(self) -> Self:
         if not self.loss_names or len(set(self.loss_names)) != len(self.loss_names):
             raise ValueError("name each loss once, and at least one")
         if self.loss_weights and len(self.loss_weights) != len(self.loss_names):
@@ -152,59 +154,60 @@ class TrainingConfig(BaseConfig):
 
 
 def loss_names(value: Any) -> tuple[str, ...]:
-    """The names in what a user gives as `loss`: a text, with commas between several, or a list; () for other things."""
+    """The names in a user's value of `loss`: a text, with commas between several, or a list; () for anything else."""
     given = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
     return tuple(name.strip() for one in given if isinstance(one, str) for name in one.split(","))
 
 
-PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
     {
         # Measured on the embedded model: with pairs 1e-4 to 2e-4 works, 5e-4 collapses recall.
-        "tiny": MappingProxyType(
-            {
-                "learning_rate": 2e-4,
-                "lora_r": 16,
-                "lora_alpha": 32.0,
-                "beta": 0.1,
-                "per_device_train_batch_size": 32,
-                "gradient_accumulation_steps": 1,
-                "num_train_epochs": 2.0,
-            }
+        "tiny": TrainingConfig(
+            learning_rate=2e-4,
+            lora_r=16,
+            lora_alpha=32.0,
+            beta=0.1,
+            per_device_train_batch_size=32,
+            gradient_accumulation_steps=1,
+            num_train_epochs=2.0,
         ),
     }
 )
-"""A preset's options; those in `OF_THE_LOSS` are meant for `dpo`."""
-SFT_PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {"tiny": MappingProxyType({"learning_rate": 5e-4})}  # measured: imitation alone needs and bears more than pairs
+"""The options that a preset gives; those in `OF_THE_LOSS` are meant for `dpo`."""
+SFT_PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
+    # measured: imitation alone needs and tolerates a higher rate than pairs
+    {"tiny": TrainingConfig(learning_rate=5e-4)}
 )
-"""A preset's options that differ when the loss is `sft` alone."""
+"""The options that a preset gives in place of those when the loss is `sft` alone."""
 OF_THE_LOSS = ("beta", "label_smoothing", "average_log_prob", "loss_options", "loss_weights")
-"""What has another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss only; all
-else (learning rate, rank, batch size, epochs, ...) belongs to the recipe and is kept whatever the loss."""
-
-USUAL_LOSS = str(TrainingConfig.model_fields["loss"].default)
-"""The loss where nobody names one."""
-
+"""Options that have another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss
+only; all others (learning rate, rank, batch size, epochs, ...) belong to the recipe and are kept whatever the loss."""
 
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-"""What changes nothing where the weights themselves are trained."""
+"""Options that have no effect in full fine-tuning."""
 
 
-def refuse_unused(options: Mapping[str, object], config: TrainingConfig) -> None:
-    """ConfigError for an option that the user gave and that changes nothing beside the others.
+def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
+    """Refuse options that the user gave and that have no effect together with the others.
 
     Args:
-        options: what the user gave, without any defaults.
+        given: the names of the options that the user gave.
         config: the config made with them.
+
+    Raises:
+        ConfigError: names the first such option.
     """
     unused = {
         "tuning=full trains no adapters": OF_ADAPTERS if config.tuning == "full" else (),
         "nothing is held out: set eval_fraction": ("eval_steps",) if not config.eval_fraction else (),
+        "lr_scheduler_type=constant has no warm-up, but constant_with_warmup has one": (
+            ("warmup_ratio",) if config.lr_scheduler_type == "constant" and config.warmup_ratio else ()
+        ),
         "share_prefixes=false takes one sequence a pass": () if config.share_prefixes else ("max_tokens_per_pass",),
     }
     for why, names in unused.items():
         for name in names:
-            if name in options:
+            if name in given:
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
@@ -213,14 +216,17 @@ def is_sft(loss: Any) -> bool:
     return loss_names(loss) == ("sft",)
 
 
-def model_preset(model: str | Path | None, loss: Any = None) -> Mapping[str, object]:
-    """The options a model folder asks for in its `pairsight.json`, for a loss; none for other models."""
+def model_presets(model: str | Path | None, loss: Any = None) -> tuple[TrainingConfig, ...]:
+    """The presets that a model folder's `pairsight.json` names, for a loss; the later ones come over the earlier."""
     file = Path(model) / "pairsight.json" if model is not None else None
     if file is None or not file.is_file():
-        return {}
+        return ()
     name = read_model_json(file).get("training_preset")
     if name is None:
-        return {}
+        return ()
     if name not in PRESETS:
         raise ModelError(f"{file}: unknown training_preset {name!r}{did_you_mean(str(name), list(PRESETS))}")
-    return {**PRESETS[name], **(SFT_PRESETS.get(name, {}) if is_sft(loss) else {})}
+    own = PRESETS[name]
+    if is_sft(loss) and name in SFT_PRESETS:
+        return own, SFT_PRESETS[name]
+    return (own,)

@@ -1,4 +1,4 @@
-"""Pairs and demonstrations into training examples; what cannot be trained on is left out and counted."""
+"""Turns pairs and demonstrations into training examples; those that cannot be trained on are skipped and counted."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ class Tokeniser:
 
     Args:
         processor: from `load_processor`.
-        model: the loaded model, asked for positions only.
+        model: the loaded model, used for positions only.
         family: from `describe(model)`.
         images: where the images are.
         cache_mb: memory for pixels and image features.
@@ -76,7 +76,7 @@ class Tokeniser:
         return np.array(ids, np.int64)
 
     def separate_inputs(self, sequence: TokenSequence, padding: int = 0) -> dict[str, Tensor]:
-        """What the model's own forward takes for one sequence alone, a batch of one, with masked tokens behind it."""
+        """Inputs of the model's own forward for one sequence, a batch of one, followed by masked tokens."""
         encoded = encode(self._processor, self._prompts[sequence.prompt], self._images)
         count = len(sequence) - sequence.prompt_length
         inputs = {"input_ids": torch.from_numpy(sequence.input_ids_T)[None], **encoded.tensors}
@@ -105,7 +105,7 @@ class Tokeniser:
 def _units(
     encoded: EncodedPrompt, parts: Sequence[tuple[int, list[int]]], ids: Ints, placeholder: int | None
 ) -> tuple[Ints, Ints]:
-    """For each token the image unit it is a placeholder of, and its index among the unit's placeholders."""
+    """For each token, the image unit of which it is a placeholder and its index among the unit's placeholders."""
     unit, index = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
     for number, covered in parts:
         where = np.concatenate([np.arange(*encoded.image_spans[image]) for image in covered])
@@ -115,7 +115,7 @@ def _units(
 
 
 def _blocks(token_types: list[int] | None, family: Family) -> Ints | None:
-    """Numbers of the bidirectional blocks: runs of image tokens, or the whole prompt."""
+    """Numbers of the bidirectional blocks: runs of image tokens, or the full prompt."""
     if token_types is None or family.bidirectional == "none":
         return None
     types = np.array(token_types, np.int64)
@@ -137,7 +137,7 @@ Record = PreferencePair | Demonstration
 
 @dataclass(slots=True)
 class Prepared:
-    """Examples ready for training, and what happened to the rest.
+    """Examples ready for training, and counts of what was skipped or cut.
 
     Args:
         examples: in the order of the records.
@@ -164,17 +164,17 @@ def prepare(
     """Tokenise records.
 
     A completion that does not fit is cut at its end; a prompt that leaves no room for one token is skipped or an
-    error. Empty completions and rejected ones equal to the chosen are left out, with them pairs that lose all.
+    error. Empty completions and rejected ones equal to the chosen are dropped; a pair that loses all is skipped.
 
     Args:
         records: pairs, demonstrations, or both.
         tokeniser: of the model.
         max_length: tokens of prompt and completion.
-        fail_on_overlong: raise for a prompt that is too long.
+        fail_on_overlong: raise an error for a prompt that is too long, instead of skipping it.
         min_completions: what the losses need of an example.
         num_images: image sets the losses need: the prompt's own and `contrast_images`.
-        contrast: the distortion that makes contrast images for records without; seeded by the record's id.
-        advance: called once a record.
+        contrast: the distortion that makes contrast images for records without any; seeded by the record's id.
+        advance: called once per record.
 
     Raises:
         DataError: a prompt too long, ids used twice, or too few contrast images.

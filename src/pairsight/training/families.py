@@ -1,4 +1,4 @@
-"""What prefix sharing must know of a model family, read from the loaded model itself."""
+"""What prefix sharing must know about a model family, read from the loaded model itself."""
 
 import inspect
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Bidirectional = Literal["none", "image", "prompt"]
 
 PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
 TOWERS = ("vision_tower", "vision_model", "visual")
-"""What families call the parts between pixels and language model."""
+"""Names that families give to the parts between pixels and language model."""
 
 _MASKED_BY_US = {"full_attention", "sliding_attention"}
 
@@ -22,7 +22,7 @@ class Family:
 
     Args:
         placeholder: the token id of a piece of an image; None for text-only models.
-        bidirectional: what else than the past a token sees: its own image's tokens, or all of the prompt.
+        bidirectional: what a token sees besides the past: its own image's tokens, or all of the prompt.
         window: tokens of the past that a sliding layer sees, along the path; None without such layers.
         layer_kinds: the kinds of attention layers, one mask each.
         first_position: the position of a sequence's first token.
@@ -53,10 +53,10 @@ def describe(model: Any) -> Family:
     if strange := [kind for kind in kinds if kind not in _MASKED_BY_US]:
         obstacle = f"layers of kind {', '.join(strange)} carry a state along the sequence"
     elif placeholder is not None and "mm_encoder_outputs" not in inspect.signature(inner.forward).parameters:
-        obstacle = "its forward takes no ready image features (mm_encoder_outputs)"
+        obstacle = "its forward does not take image features (mm_encoder_outputs)"
     name = config.model_type
     if name == "paligemma" and window is not None and len(kinds) > 1:
-        obstacle = "its sliding layers and its bidirectional prompt cannot be given together"
+        obstacle = "its sliding layers and its bidirectional prompt cannot be combined"
     return Family(
         placeholder=placeholder,
         bidirectional="prompt" if name == "paligemma" else "image" if name == "gemma3" else "none",
@@ -88,7 +88,7 @@ def language_model(model: Any) -> Any:
 
 
 def prompt_positions(model: Any, family: Family, input_ids: Tensor, extra: dict[str, Tensor]) -> Tensor | None:
-    """Positions of a prompt's tokens and of the token after it, [axes, T + 1]; None where they are just depths.
+    """Positions of a prompt's tokens and of the next one, [axes, T + 1]; None where they only count tokens.
 
     Args:
         input_ids: the prompt's tokens, [T].

@@ -1,8 +1,8 @@
-"""Examples on images kept from training: their margins say when to stop, and the best weights seen are kept."""
+"""Examples on images held out from training: their margins say when to stop, and the best weights are kept."""
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,10 @@ import numpy as np
 
 from pairsight.errors import DataError
 from pairsight.store.durable import copy_file, make_folder, publish, temporary_path, written_by_a_library
-from pairsight.training.checkpoints import load_weights, save_weights
+from pairsight.training.checkpoints import Best, load_weights, save_weights
 from pairsight.training.examples import Record
 from pairsight.training.metrics import StepMetrics
 from pairsight.training.preference_step import PreferenceStep
-
-
-@dataclass(slots=True)
-class Best:
-    """The best measurement so far, and how many came after it."""
-
-    margin: float | None = None
-    step: int = 0
-    since: int = 0
 
 
 class HeldOut:
@@ -30,7 +21,7 @@ class HeldOut:
 
     Args:
         numbers: the held-out examples.
-        step: what training does with a pass.
+        step: the preference step that training also uses.
         patience: measurements without a better margin before training stops; 0: never.
         folder: where the best weights are kept.
     """
@@ -71,7 +62,7 @@ class HeldOut:
             if self._patience:
                 self._keep(model)
         else:
-            self.best.since += 1
+            self.best = replace(self.best, since=self.best.since + 1)
         return 0 < self._patience <= self.best.since
 
     def restore_best(self, model: Any) -> int | None:
@@ -81,18 +72,14 @@ class HeldOut:
         load_weights(model, self._weights)
         return self.best.step
 
-    def state(self) -> dict[str, object]:
-        """What a checkpoint keeps."""
-        return asdict(self.best)
-
     def keep_best_in(self, checkpoint: Path) -> None:
         """Copy the best weights into a checkpoint, which then depends on nothing outside it."""
         if self._weights.is_file():
             copy_file(self._weights, checkpoint / self._weights.name)
 
-    def load_state(self, state: Mapping[str, Any], checkpoint: Path) -> None:
-        """Back to a checkpoint: its state, and the weights that were the best then."""
-        self.best = Best(**state)
+    def resume(self, best: Best, checkpoint: Path) -> None:
+        """Restore a checkpoint's best measurement, and the weights that were the best then."""
+        self.best = best
         if (kept := checkpoint / self._weights.name).is_file():
             copy_file(kept, self._weights)
 
@@ -105,13 +92,13 @@ class HeldOut:
 
 
 def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers to train on and numbers held out, so that no image (without images: no prompt) is on both sides.
+    """Numbers of the examples to train on and to hold out; no image (without images: no prompt) is on both sides.
 
     Args:
-        examples: examples that share an image, also by way of others, stay together.
-        fraction: share of the examples to hold out, in [0, 1); met as closely as the groups allow, and at least one
-            group is on each side.
-        seed: which groups are held out follows from it.
+        examples: those that share an image, directly or through others, stay together.
+        fraction: share of the examples to hold out, in [0, 1); met as closely as the groups allow, with at least one
+            group on each side.
+        seed: determines which groups are held out.
 
     Raises:
         DataError: all examples are on one image (or share one prompt), and some are to be held out.
@@ -133,13 +120,13 @@ def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tu
 
 
 def _sources(example: Record) -> list[Hashable]:
-    """What an example must not share with held-out ones: its images, or its prompt's words where it has none."""
+    """What an example must not share with held-out ones: its images, or its prompt's text if it has none."""
     images: list[Hashable] = [image.sha256 for image in example.prompt.images]
     return images or [tuple((message.role, " ".join(message.text.split())) for message in example.prompt.messages)]
 
 
 def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
-    """Numbers of the entries that share a source, also by way of others, in the order of their first."""
+    """Groups of entries that share a source, directly or through others, ordered by their first."""
     parents = list(range(len(sources)))
 
     def root(number: int) -> int:
@@ -159,7 +146,7 @@ def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
 
 def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
-    """Indexes of some sizes, not none and not all, whose sum is nearest to `wanted`; early ones are preferred.
+    """Indices of some sizes, at least one and not all, whose sum is nearest to `wanted`; early ones are preferred.
 
     `last[total]` is the index at which that total was first reached, so that what came before is reached earlier.
     """

@@ -16,10 +16,10 @@ class Loop(LoopBase):
     """Trains on examples named by number.
 
     Args:
-        model: the policy, trainable parts marked.
+        model: the policy, with its trainable parts marked.
         args: from `training_arguments`.
-        step: from a pass to its loss.
-        options: of `LoopBase`.
+        step: computes the loss of a pass.
+        options: those of `LoopBase`.
     """
 
     def __init__(self, model: Any, args: TrainingArguments, step: PreferenceStep, **options: Any) -> None:
@@ -27,7 +27,7 @@ class Loop(LoopBase):
         super().__init__(model, args, examples=step.scorer.examples, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Prompts, and chosen completion tokens, of the whole global batch."""
+        """Prompts, and chosen completion tokens, of the full global batch."""
         numbers = torch.cat([batch["examples"] for batch in batch_samples]).tolist()
         tokens = sum(self._examples[n].chosen_length for n in numbers)
         return self.accelerator.reduce(torch.tensor([float(len(numbers)), float(tokens)], device=device))  # type: ignore[no-any-return]
@@ -35,8 +35,8 @@ class Loop(LoopBase):
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor) -> Tensor:
         """Forward and backward of all passes of a batch; the gradient is that of the global batch's mean loss.
 
-        Where memory does not hold a pass, the gradients of the global batch so far are dropped, for they may be those
-        of half a pass, and computed again in smaller passes.
+        If a pass does not fit into memory, the gradients of the global batch so far are dropped, because they may
+        include half a pass, and computed again in smaller passes.
         """
         model.train()
         num_prompts, num_tokens = num_items_in_batch.tolist()
@@ -52,7 +52,7 @@ class Loop(LoopBase):
         return total
 
     def _backward(self, model: Any, numbers: list[int], num_prompts: float, num_tokens: float) -> Tensor | None:
-        """Gradients of a batch, and its part of the loss; None where memory was short."""
+        """Gradients of a batch, and its part of the loss; None if memory ran out."""
         total = torch.zeros((), device=self.args.device)
         try:
             for rows in self._step.scorer.passes(numbers):
@@ -67,7 +67,7 @@ class Loop(LoopBase):
         return total
 
     def finish_step(self) -> None:
-        """After an optimizer step: running numbers of coupled losses move on."""
+        """After an optimizer step: update the running numbers of coupled losses."""
         done = self.state.global_step - 1
         for name, mean in self._global_batch.state_means().items():
             before = self.loss_state.get(name, 0.0)
@@ -88,14 +88,14 @@ class Loop(LoopBase):
 
 @dataclass(slots=True)
 class _GlobalBatch:
-    """The global batch at work: its batches of examples, and what their passes gave."""
+    """The current global batch: its batches of examples, and the results of their passes."""
 
     batches: list[list[int]] = field(default_factory=list)
     results: list[StepResult] = field(default_factory=list)
 
     @property
     def ids(self) -> list[str]:
-        """Of all examples so far."""
+        """The ids of all examples so far."""
         return [name for result in self.results for name in result.ids]
 
     def state_means(self) -> dict[str, float]:

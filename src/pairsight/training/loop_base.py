@@ -1,6 +1,6 @@
 """What surrounds the steps of a training: options, optimizer, schedule, order of examples, checkpoints and metrics.
 
-Underneath is `transformers.Trainer`.
+Built on `transformers.Trainer`.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -22,16 +22,16 @@ from pairsight.training.tokens import TokenExample
 
 
 class LoopBase(Trainer):  # type: ignore[misc]
-    """A training without its step, which a subclass gives.
+    """A training without its step, which a subclass defines.
 
     Args:
-        model: the policy, trainable parts marked.
+        model: the policy, with its trainable parts marked.
         args: from `training_arguments`.
-        config: the options args were made from.
-        examples: the whole dataset.
-        train_numbers: the examples trained on.
-        metrics_file: what logged steps are added to.
-        held_out: measures on the others.
+        config: the options from which args were made.
+        examples: the full dataset.
+        train_numbers: the examples to train on.
+        metrics_file: where logged steps are added.
+        held_out: measures on the other examples.
         on_step: called after each step with (step, its metrics).
     """
 
@@ -71,15 +71,15 @@ class LoopBase(Trainer):  # type: ignore[misc]
         raise NotImplementedError
 
     def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
-        """Bring running numbers back to a checkpoint, and remove lines of metrics written after it."""
+        """Restore running numbers from a checkpoint, and remove lines of metrics written after it."""
         if checkpoint is not None:
             self.loss_state = dict(checkpoint.loss_state)
             if self.held_out is not None and checkpoint.held_out is not None:
-                self.held_out.load_state(checkpoint.held_out, checkpoint.folder)
+                self.held_out.resume(checkpoint.held_out, checkpoint.folder)
         self.metrics_file.remove_after(0 if checkpoint is None else checkpoint.step)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate for each part that is trained."""
+        """AdamW with a learning rate for each trained part."""
         if self.optimizer is None:
             groups = parameter_groups(self.model if model is None else model, self.config)
             self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
@@ -88,11 +88,11 @@ class LoopBase(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1).
 
-        At least the last step is no warm-up.
+        The last step is never part of the warm-up.
         """
         warmup = min(self.args.get_warmup_steps(num_training_steps), num_training_steps - 1)
         kind, options = self.args.lr_scheduler_type, {}
-        if kind == "polynomial" and self.args.learning_rate <= 1e-7:  # the end that transformers has
+        if kind == "polynomial" and self.args.learning_rate <= 1e-7:  # transformers' own final rate
             options["lr_end"] = self.args.learning_rate / 10
         optimizer = optimizer or self.optimizer
         scheduler = get_scheduler(kind, optimizer, warmup, num_training_steps, scheduler_specific_kwargs=options)
@@ -114,11 +114,11 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if not self.config.group_by_image:
             return super()._get_train_sampler(train_dataset)
         units = [self._examples[number].first_unit for number in self.train_dataset]
-        keys = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
-        return ImageGroups(keys, self.config.per_device_train_batch_size, self.config.seed)
+        image_ids = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
+        return ImageGroups(image_ids, self.config.per_device_train_batch_size, self.config.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a checkpoint's weights: what is trained, by the model's own names."""
+        """Write a checkpoint's weights: the trained ones, under the model's own names."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
@@ -139,7 +139,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
                 folder,
                 ended=self.control.should_training_stop,
                 loss_state=self.loss_state,
-                held_out=None if self.held_out is None else self.held_out.state(),
+                held_out=None if self.held_out is None else self.held_out.best,
             )
             checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
 
@@ -171,26 +171,26 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
 
 
 class ImageGroups(Sampler[int]):
-    """Groups in random order, their members in random order; another order each epoch, the same for the same seed.
+    """Images in random order, their examples together and in random order; the order depends on seed and epoch.
 
-    A group larger than a batch comes in several runs of a batch's size, each with its own position in the order.
+    An image with more examples than a batch comes in several runs of a batch's size, each at its own position.
 
     Args:
-        keys: one per example, the same for examples on one image.
-        batch_size: the longest run of one group.
+        image_ids: one per example, the same for examples on one image.
+        batch_size: the longest run of one image.
         seed: of the order.
 
     Source: ours.
     """
 
-    def __init__(self, keys: Sequence[Hashable], batch_size: int, seed: int) -> None:
+    def __init__(self, image_ids: Sequence[Hashable], batch_size: int, seed: int) -> None:
         self._groups: dict[Hashable, list[int]] = {}
-        for index, key in enumerate(keys):
-            self._groups.setdefault(key, []).append(index)
-        self._num_examples, self._batch_size, self._seed, self._epoch = len(keys), batch_size, seed, 0
+        for index, image_id in enumerate(image_ids):
+            self._groups.setdefault(image_id, []).append(index)
+        self._num_examples, self._batch_size, self._seed, self._epoch = len(image_ids), batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch whose order comes next."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -207,7 +207,7 @@ class ImageGroups(Sampler[int]):
 
 
 def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool) -> TrainingArguments:
-    """Our options as `transformers` takes them; checkpoints go to `folder`."""
+    """Our options as those of `transformers`; checkpoints go to `folder`."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -237,7 +237,7 @@ def training_arguments(config: TrainingConfig, folder: Path, *, use_cpu: bool) -
 
 
 def _rising(rule: Callable[[int], float], warmup: int) -> Callable[[int], float]:
-    """A schedule's factor by step; a warm-up that starts at zero is replaced by one that does not."""
+    """A schedule's factor by step, with a warm-up that starts above zero."""
     if rule(0) > 0:
         return rule
     return lambda step: (step + 1) / (warmup + 1) if step < warmup else rule(step)

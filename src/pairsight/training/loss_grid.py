@@ -1,4 +1,4 @@
-"""What a loss sees and gives, and how it says what it needs.
+"""The inputs and outputs of a loss, and how it declares what it needs.
 
 Shapes: B prompts, N image sets (0: the prompt's own), K completions (0: chosen, then the rejected).
 """
@@ -18,7 +18,7 @@ Running = Literal["last", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What a loss may look at.
+    """What a loss may use.
 
     Args:
         policy_logps_BNK: log-probs of completions (sums over tokens) under the policy; 0 where the mask is False.
@@ -39,7 +39,7 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True)
 class LossOutputs:
-    """What a loss gives: its value per prompt, implicit rewards, and per-prompt numbers for the running state."""
+    """What a loss returns: its value per prompt, implicit rewards, and per-prompt numbers for the running state."""
 
     loss_B: Tensor
     rewards_BK: Tensor
@@ -51,13 +51,13 @@ class LossSpec:
     """What a loss needs of the grid of (images x completions) log-probs.
 
     Args:
-        reference: whether it looks at reference log-probs.
+        reference: whether it uses reference log-probs.
         images: image sets: the prompt's own, and contrast images; under those only the chosen completion is scored.
         min_completions: completions an example must have.
         per: what the sum over a batch is divided by: prompts, or tokens of chosen completions.
-        running: numbers of its `state` that go from step to step: the last step's mean, or the mean of all steps.
-        contrast: the distortion that makes contrast images where the data bring none.
-        takes_average: whether `average_log_prob` gives it means per token in place of sums.
+        running: numbers of its `state` kept from step to step: the last step's mean, or the mean of all steps.
+        contrast: the distortion that makes contrast images where the data has none.
+        takes_average: whether `average_log_prob` gives it means per token instead of sums.
     """
 
     reference: bool
@@ -82,16 +82,16 @@ def loss(
     contrast: str = "",
     takes_average: bool = True,
 ) -> Callable[[LossFunction], LossFunction]:
-    """Mark a function as a loss, called as the function is, and say what it needs (see `LossSpec`).
+    """Mark a function as a loss of the same name, and declare what it needs (see `LossSpec`).
 
     The trainer reads it from the function's `spec`. `takes_average` is False for a loss that divides by the lengths
-    itself, or does not look at log-probs; a loss per token never takes averages.
+    itself, or does not use log-probs; a loss per token never takes averages.
 
     Raises:
         ConfigError: a name is given.
     """
     if name:
-        raise ConfigError(f"@loss takes no name, found {name[0]!r:.60}: the function's is the loss's; leave it out")
+        raise ConfigError(f"@loss takes no name, found {name[0]!r:.60}: a loss has its function's name; leave it out")
 
     def mark(function: LossFunction) -> LossFunction:
         averages = takes_average and per == "prompt"

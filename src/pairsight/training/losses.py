@@ -1,7 +1,7 @@
 """The losses: pure functions of log-probs, each a few lines and its equation.
 
 Shapes: B prompts, N image sets (0: the prompt's own), K completions (0: chosen, then the rejected).
-Δ = log π_θ(y|x) − log π_ref(y|x); r = βΔ; m = r_chosen − r_rejected, one a rejected completion. Several rejected
+Δ = log π_θ(y|x) − log π_ref(y|x); r = βΔ; m = r_chosen − r_rejected, one per rejected completion. Several rejected
 completions are several pairs, whose mean is a prompt's loss, unless a loss says otherwise.
 """
 
@@ -30,7 +30,7 @@ def dpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Lo
 
 @loss(reference=True)
 def cdpo(x: LossInputs, *, beta: float = 0.1, label_smoothing: float = 0.1) -> LossOutputs:
-    """Conservative DPO: `dpo` that takes a tenth of the pairs to be flipped.
+    """Conservative DPO: `dpo` that assumes a tenth of the pairs to be flipped.
 
     Source: Mitchell 2023, a note on DPO with noisy preferences; the default ε is ours.
     """
@@ -75,7 +75,7 @@ def hinge(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
 
     Args:
         x: log-probs of policy and reference.
-        beta: the reciprocal of the margin that is asked for, in nats.
+        beta: the reciprocal of the required margin, in nats.
 
     Source: Liu et al. 2023 (2309.06657, RSO), eq. 8, after SLiC (2305.10425).
     """
@@ -106,7 +106,7 @@ def simpo(x: LossInputs, *, beta: float = 2.0, gamma: float = 1.0) -> LossOutput
     Args:
         x: log-probs of the policy, and lengths.
         beta: scale of the reward.
-        gamma: the margin asked for.
+        gamma: the target margin.
 
     Source: Meng et al. 2024 (2405.14734), eq. 6; defaults within its ranges (β 2–2.5, γ 0.3–1.6).
     """
@@ -197,7 +197,7 @@ def mpo(
 
 @loss(reference=True, images=2, contrast="small_crop")
 def mdpo(x: LossInputs, *, beta: float = 0.1) -> LossOutputs:
-    """DPO that must look at the image: −log σ(m) − log σ(r(v,c) − r(v⁻,c)) − log σ(r(v,c)).
+    """DPO that must use the image: −log σ(m) − log σ(r(v,c) − r(v⁻,c)) − log σ(r(v,c)).
 
     v⁻ is a contrast image (the paper: a crop of 1–20 % of the image), c the chosen completion; the last term anchors
     its reward above zero.
@@ -240,7 +240,7 @@ def bradley_terry(x: LossInputs) -> LossOutputs:
 
 @loss(reference=False, min_completions=1, per="token")
 def sft(x: LossInputs) -> LossOutputs:
-    """Imitate the chosen completion: −log π_θ(y), averaged over completion tokens of the whole batch.
+    """Imitate the chosen completion: −log π_θ(y), averaged over completion tokens of the full batch.
 
     Rewards are the policy's own means per token, so that margins stay readable. Source: maximum likelihood.
     """

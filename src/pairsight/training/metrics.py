@@ -16,14 +16,14 @@ from pairsight.training.loss_grid import LossInputs
 
 
 class StepMetrics:
-    """Gathers per-prompt numbers and gives their means."""
+    """Collects per-prompt numbers and returns their means."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, values_B: Mapping[str, Tensor]) -> None:
-        """Take in numbers of B prompts, metric -> [B]; NaN means that a prompt has none."""
+        """Add numbers of B prompts, metric -> [B]; NaN means that a prompt has none."""
         for name, value_B in values_B.items():
             known_B = ~torch.isnan(value_B)
             self._sums[name] = self._sums.get(name, 0.0) + float(value_B[known_B].sum())
@@ -38,7 +38,7 @@ class StepMetrics:
 
 
 def preference_metrics(x: LossInputs, rewards_BK: Tensor) -> dict[str, Tensor]:
-    """Metrics of B prompts from what their losses saw, each [B].
+    """Metrics of B prompts from the inputs of their losses, each [B].
 
     `rewards/*` and `logps/*` by the field's names; rejected ones are means over a prompt's rejected completions, and
     `rewards/accuracies` the share of them below the chosen. `drift/chosen` is log π_θ − log π_ref of the chosen
@@ -73,7 +73,7 @@ def _mean(values_BK: Tensor, mask_BK: Tensor) -> Tensor:
 
 
 class MetricsFile:
-    """A training's `metrics.jsonl`: one line a logged step.
+    """A training's `metrics.jsonl`: one line per logged step.
 
     Args:
         folder: of the training; the file need not exist.

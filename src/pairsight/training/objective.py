@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pairsight.errors import ConfigError
 from pairsight.registry import losses as loss_registry
-from pairsight.training.config import OF_THE_LOSS, USUAL_LOSS, TrainingConfig, loss_names, model_preset
+from pairsight.training.config import OF_THE_LOSS, TrainingConfig, loss_names, model_presets
 from pairsight.training.loss_grid import LossFunction, LossInputs, LossSpec, Running, per_token
 from pairsight.training.tokens import TokenExample
 
@@ -41,31 +41,31 @@ class StepLoss:
 def training_config(
     options: Mapping[str, object],
     model: str | Path | None = None,
-    recipe_defaults: Mapping[str, object] | None = None,
+    recipe_defaults: TrainingConfig | None = None,
 ) -> TrainingConfig:
-    """The config of a run: `options` over the model's preset over the recipe's defaults over those of a bare dataset.
+    """The config of a training: `options` over the model's preset over the recipe's defaults over the general ones.
 
-    With another loss than the recipe's, or the preset's, their `OF_THE_LOSS` are left out: the loss's own hold.
+    With another loss than the recipe's, or the preset's, their `OF_THE_LOSS` are left out: its own defaults hold.
 
     Args:
         options: what the user asked for, option name -> value.
         model: a model folder; its `pairsight.json` may name a `training_preset`.
-        recipe_defaults: the recipe's `default_training`.
+        recipe_defaults: the recipe's `default_training`: the options that are given in it.
 
     Raises:
         ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
         ModelError: `pairsight.json` is damaged or names a preset that does not exist.
     """
-    recipe = recipe_defaults or {}
-    names = loss_names(options.get("loss", recipe.get("loss", USUAL_LOSS)))
+    recipe = recipe_defaults or TrainingConfig()
+    names = loss_names(options.get("loss", recipe.loss))
     merged: dict[str, object] = {}
-    for defaults in (recipe, model_preset(model, names)):
-        theirs = set(loss_names(defaults.get("loss", USUAL_LOSS))) == set(names)
-        merged |= {name: value for name, value in defaults.items() if theirs or name not in OF_THE_LOSS}
+    for defaults in (recipe, *model_presets(model, names)):
+        theirs = set(loss_names(defaults.loss)) == set(names)
+        merged |= {name: value for name, value in defaults.given().items() if theirs or name not in OF_THE_LOSS}
     if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
-        merged["min_steps_per_epoch"] = 0  # a batch size of one's own is kept
+        merged["min_steps_per_epoch"] = 0  # a batch size that the user set is kept
     config = TrainingConfig.parse({**merged, **options}, "training")
-    Objective(config)  # so that an option which no loss takes is found before any data is read
+    Objective(config)  # finds an option that no loss takes before any data is read
     return config
 
 
@@ -80,7 +80,7 @@ class Objective:
         self._average = config.average_log_prob
         named = {"beta": config.beta, "label_smoothing": config.label_smoothing}
         for name in named.keys() & config.loss_options.keys():
-            raise ConfigError(f"'{name}' is an option of its own: give it as {name}, not inside loss_options")
+            raise ConfigError(f"'{name}' is a separate option: give it as {name}, not inside loss_options")
         given = {**config.loss_options, **{name: value for name, value in named.items() if value is not None}}
         terms = []
         for name, weight in config.weights_by_loss.items():
@@ -92,22 +92,22 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any loss looks at reference log-probs."""
+        """Whether any loss uses reference log-probs."""
         return any(term.spec.reference for term in self.terms)
 
     @property
     def num_images(self) -> int:
-        """Image sets the losses look at."""
+        """Image sets that the losses use."""
         return max(term.spec.images for term in self.terms)
 
     @property
     def contrast(self) -> str:
-        """The distortion that makes contrast images where the data bring none."""
+        """The distortion that makes contrast images where the data has none."""
         return next((term.spec.contrast for term in self.terms if term.spec.contrast), "")
 
     @property
     def running(self) -> dict[str, Running]:
-        """How the losses' running numbers go from step to step."""
+        """How the losses' running numbers are kept from step to step."""
         return {name: how for term in self.terms for name, how in term.spec.running.items()}
 
     @property
@@ -146,7 +146,7 @@ def loss_inputs(
     reference_Q: Tensor | None,
     state: Mapping[str, float],
 ) -> LossInputs:
-    """Sequence log-probs as the grid a loss sees.
+    """Sequence log-probs as the inputs of a loss.
 
     Args:
         examples: B examples, whose sequences follow each other in the order of Q.
@@ -178,7 +178,7 @@ def loss_inputs(
 
 
 def _refuse_what_no_loss_takes(config: TrainingConfig, terms: Sequence[Term], given: set[str]) -> None:
-    """ConfigError for an option that changes nothing under these losses; it lists what they take."""
+    """Raise ConfigError for an option that changes nothing under these losses; it lists what they take."""
     which = " + ".join(config.loss_names)
     allowed = {option: None for term in terms for option in _options(term.function)}
     for name in sorted(given):

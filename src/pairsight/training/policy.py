@@ -1,4 +1,4 @@
-"""The model in training: which parts move, and at which learning rate."""
+"""The model in training: which parts are trained, and at which learning rate."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from pairsight.training.precision import keep_trained_in_float32
 
 
 def make_policy(model: Any, config: TrainingConfig) -> Any:
-    """Freeze all, then open what the config trains: adapters or the language model, projector, vision tower.
+    """Freeze all, then unfreeze what the config trains: adapters or the language model, projector, vision tower.
 
     Raises:
         ConfigError: adapter targets that match no linear layer, or a part that this model does not have.
@@ -47,7 +47,7 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
 
 
 def lora_targets(model: Any, asked: tuple[str, ...]) -> str:
-    """A pattern of the language model's linear layers that get adapters: all, or those with the names asked for.
+    """A pattern of the language model's linear layers that get adapters: all, or those with the given names.
 
     Raises:
         ConfigError: a name that no linear layer of the language model has.
@@ -84,12 +84,12 @@ def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, obje
 
 
 def num_trained(policy: Any) -> int:
-    """How many numbers are trained."""
+    """The number of trained parameters."""
     return sum(p.numel() for p in policy.parameters() if p.requires_grad)
 
 
 def weight_sums(policy: Any) -> dict[str, int]:
-    """A number of each trained tensor's bits, by name: another one when any of its values changed (but for chance)."""
+    """A checksum of each trained tensor, by name; it changes when any of the tensor's values does, but for chance."""
     return {
         name: int(p.detach().view(torch.int32).sum(dtype=torch.int64))
         for name, p in policy.named_parameters()
@@ -114,7 +114,7 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
 def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
     """Names of modules outside the language model that a config keeps in float32, as families call them.
 
-    Those it trains in full, and the projector behind a trained tower: its norms take what the tower gives, in float32.
+    Those it trains in full, and the projector behind a trained tower: its norms take the tower's float32 output.
     """
     if config.vision_learning_rate is not None:
         return (*PROJECTORS, *TOWERS)
@@ -147,7 +147,7 @@ def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
 
 
 def _members(name: str, module: nn.Module) -> list[str]:
-    """A list of modules cannot be trained as one: its members are."""
+    """The module itself, or the members of a list of modules, which cannot be trained as one."""
     return [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
 
 

@@ -1,4 +1,4 @@
-"""How numbers are kept and multiplied in a training: one policy for step, reference and held-out examples.
+"""How weights are kept and products computed in training: the same for step, reference and held-out examples.
 
 | | frozen weights | trained weights | products | log-probs and losses |
 |---|---|---|---|---|
@@ -6,7 +6,7 @@
 | bf16, adapters | bfloat16 | float32 | bfloat16 | float32 |
 | bf16, full | float32 | float32 | bfloat16 | float32 |
 
-What is trained is never kept in bfloat16: with 8 bits, AdamW's steps at the papers' rates round away.
+What is trained is never kept in bfloat16: with its 8 significant bits, AdamW's steps at the papers' rates round away.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -21,11 +21,11 @@ from pairsight.training.config import TrainingConfig
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What weights are kept in and what products are computed in.
+    """The types of weights and of products.
 
     Args:
-        weights: type of the weights as loaded; those trained are float32 in every case.
-        products: type of matrix products; autocast makes it so where weights have another.
+        weights: type of the weights as loaded; trained ones are always float32.
+        products: type of matrix products, by autocast where weights have another.
     """
 
     weights: torch.dtype = torch.float32
@@ -48,7 +48,7 @@ class Precision:
 
     @property
     def key(self) -> str:
-        """What log-probs of a reference depend on, beside its weights."""
+        """What log-probs of a reference depend on besides its weights."""
         names = [str(dtype).removeprefix("torch.") for dtype in (self.weights, self.products)]
         return names[0] if names[0] == names[1] else "+".join(names)
 
@@ -57,13 +57,13 @@ FLOAT32 = Precision()
 
 
 def keep_trained_in_float32(model: Any) -> None:
-    """Make every trained parameter a float32 master, e.g. where a library keeps a copy in the base's type."""
+    """Make every trained parameter float32, e.g. where a library keeps a copy in the base's type."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The type in which products of a tensor are made where it is used: autocast's, else its own."""
+    """The type in which products of a tensor are computed: autocast's, else its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,4 +1,4 @@
-"""One preference step: log-probs of some examples and their reference, as losses. The same in training and held out.
+"""One preference step: from log-probs of some examples to losses. The same for training and held-out examples.
 
 Shapes: B prompts, K completions, Q sequences.
 """
@@ -17,20 +17,20 @@ from pairsight.training.reference import ReferenceStore, reference_sums
 from pairsight.training.scorer import Pass, Scores, SequenceScorer
 
 _EXPLODED = 1e4
-"""How many times its own scale (at least 1) a loss may reach."""
+"""A loss may reach this many times its own scale, which is at least 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a pass gives.
+    """The result of a pass.
 
     Args:
         total: its part of the batch's loss; the only part with gradients.
         loss_B: per prompt, to name the examples that cause an error.
-        ids: the examples'.
+        ids: of the examples.
         metrics_B: numbers to log, by name.
         state: running numbers of losses that couple prompts, by name, each [B].
-        at_reference: gives the largest loss that the same pass has while the policy is the reference.
+        at_reference: returns the largest loss of the same pass while the policy is the reference.
     """
 
     total: Tensor
@@ -68,14 +68,14 @@ class PreferenceStep:
             model: the policy; differentiable where gradients are on.
             rows: the pass.
             state: running numbers of losses that couple prompts.
-            num_prompts, num_tokens: of the whole global batch.
+            num_prompts, num_tokens: of the full global batch.
         """
         return self.of_scores(self.scorer.score(model, rows), state, num_prompts, num_tokens)
 
     def of_scores(
         self, scores: Scores, state: Mapping[str, float], num_prompts: float, num_tokens: float
     ) -> StepResult:
-        """The same from log-probs that are there already."""
+        """The same from log-probs that were computed already."""
         examples = [self.scorer.examples[n] for n in scores.examples]
         reference_Q = None if self.reference is None else reference_sums(self.reference, examples)
         x = loss_inputs(examples, scores.sums_Q, reference_Q, state)
@@ -86,7 +86,7 @@ class PreferenceStep:
         return StepResult(loss.total, loss.loss_B, ids, metrics, moved, lambda: self.objective.at_reference(x))
 
     def check(self, result: StepResult, step: int) -> None:
-        """Stop where a loss is not finite or has exploded.
+        """Stop the training if a loss is not finite or has exploded.
 
         Raises:
             TrainingError: with the ids of the examples that caused it.

@@ -1,8 +1,8 @@
 """Reference log-probs, per token, computed once and kept: they belong to sequences, whatever is trained on them.
 
-One file a reference model: `references/<key>.safetensors`, the key being of weights, adapter, processor and template.
+One file per reference model: `references/<key>.safetensors`, the key made of weights, adapter, processor and template.
 Inside, sequences are found by the hash of their content, so that a flipped pair, a new beta, another loss or a
-resumed run computes nothing, and changed data exactly what changed.
+resumed run computes nothing again, and changed data only what changed.
 
 Shapes: M sequences kept, T tokens of one sequence, Z tokens of all.
 """
@@ -28,7 +28,7 @@ _LOG = logging.getLogger("pairsight.training")
 
 _SCHEMA = 1
 _CHUNK = 256
-"""Passes are planned inside chunks of examples and chunks are never split, so that a resumed run repeats every bit."""
+"""Passes are planned inside chunks of examples and chunks are never split, so that a resumed run is bit-identical."""
 _SECONDS_BETWEEN_WRITES = 20.0
 
 Floats = NDArray[np.float32]
@@ -40,7 +40,7 @@ class ReferenceStore:
 
     Args:
         folder: the run's `references/`.
-        model_key: all that determines log-probs apart from the sequence: the model's fingerprint and its precision.
+        model_key: what determines log-probs apart from the sequence: the model's fingerprint and its precision.
 
     Raises:
         RunError: the file belongs to another model.
@@ -70,7 +70,7 @@ class ReferenceStore:
         self._logps[key] = logps_T.astype(np.float32)
 
     def save(self) -> None:
-        """Write all to disk, replacing the file in one step."""
+        """Write all to disk, replacing the file atomically."""
         from safetensors.numpy import save
 
         keys = sorted(self._logps)
@@ -110,8 +110,8 @@ def compute_reference(
     Args:
         model: the reference.
         scorer: the dataset and how to score it.
-        store: what is known already; written every few seconds and at the end.
-        advance: called with (examples computed, examples that were known).
+        store: the log-probs known already; written every 20 seconds and at the end.
+        advance: called with (examples computed, examples known already).
 
     Returns:
         How many examples were computed.

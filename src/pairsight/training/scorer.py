@@ -24,14 +24,14 @@ from pairsight.training.vision.units import encoder_outputs
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What every scoring of sequences uses.
+    """What all ways to score sequences use.
 
     Args:
         family: how the model sees a sequence.
-        tokeniser: its inputs.
-        vision_frozen: image features cannot change.
+        tokeniser: makes its inputs.
+        vision_frozen: whether image features cannot change.
         trained_projectors: full names of the projector's modules, where they are trained and the tower is not.
-        precision: what weights are kept in and products computed in.
+        precision: the types of weights and products.
     """
 
     family: Family
@@ -90,7 +90,7 @@ def separate_logits(model: Any, sequence: TokenSequence, scoring: Scoring, paddi
     """Logits of each completion token of one sequence by the model's own plain forward, [T, V], float32.
 
     Args:
-        padding: masked tokens behind the sequence, which change nothing but the order of sums.
+        padding: masked tokens after the sequence, which change only the order of sums.
     """
     base = base_model(model)
     inputs = scoring.tokeniser.separate_inputs(sequence, padding)
@@ -127,16 +127,16 @@ Pass = list[tuple[int, ...]]
 """Rows of one forward pass, each the numbers of its examples."""
 
 _ROUNDING = 2e-3
-"""Differences of a token's log-prob that are rounding in float32; a prefix seen wrongly gives some of order one."""
+"""Differences of a token's log-prob that are rounding in float32; a wrongly seen prefix makes them of order one."""
 _PADDINGS, _NOISE_FACTOR = (1, 3, 8, 17, 33), 4.0
-"""In bfloat16 rounding is measured: by plain computations of the same tokens at these paddings (ours)."""
+"""In bfloat16, rounding is measured by plain computations of the same tokens at these paddings (ours)."""
 
 _CPU_JOINED, _CPU_ROW = 2**28, 2**29
-"""Bytes of activations: more small rows at once are no faster, but a row saves the prefix that its examples share."""
+"""Bytes of activations: more small rows at once are not faster, but a longer row shares prefixes."""
 _GPU_SHARE = 0.5
-"""Of the memory that weights, gradients and optimizer leave free, what a pass's activations may take (ours)."""
+"""The share of memory, left free by weights, gradients and optimizer, that a pass's activations may take (ours)."""
 _TRAINED_BYTES = 12
-"""A trained number's gradient and AdamW's two means, float32."""
+"""A trained parameter's gradient and AdamW's two moments, float32."""
 _SMALLEST_PASS = 64
 
 
@@ -155,10 +155,10 @@ class SequenceScorer:
     """A dataset and how to score it.
 
     Args:
-        examples: the whole dataset; passes name examples by number.
+        examples: the full dataset; passes name examples by number.
         scoring: family and inputs of the model.
         limits: tokens of one row and of one pass.
-        shares: whether prefixes are shared; the fallback scores one sequence at a time.
+        shares: whether prefixes are shared; if not, one sequence is scored at a time.
     """
 
     examples: Sequence[TokenExample]
@@ -168,13 +168,13 @@ class SequenceScorer:
     _rows: dict[tuple[int, ...], PackedRow] = field(default_factory=dict)
 
     def passes(self, numbers: Sequence[int]) -> list[Pass]:
-        """How some examples go through the model."""
+        """The forward passes that some examples take."""
         if not self.shares:
             return [[(number,)] for number in numbers]
         return plan_passes(self.examples, numbers, self.limits, share=self.scoring.family.bidirectional != "prompt")
 
     def scored(self, model: Any, numbers: Sequence[int]) -> Iterator[Scores]:
-        """Log-probs of some examples, pass by pass, without gradients; in smaller passes where memory is short."""
+        """Log-probs of some examples, pass by pass, without gradients; in smaller passes when memory runs out."""
         waiting = dict.fromkeys(numbers)
         while waiting:
             try:
@@ -186,19 +186,19 @@ class SequenceScorer:
                     yield scores
                 return
             except torch.OutOfMemoryError:
-                pass  # what the error holds is free only outside
+                pass  # memory that the error holds is free only outside
             self.use_smaller_passes()
 
     def use_smaller_passes(self) -> None:
-        """Halve the limits, because memory did not hold a pass.
+        """Halve the limits, because a pass did not fit into memory.
 
         Raises:
-            TrainingError: passes are as small as can be.
+            TrainingError: passes cannot be smaller.
         """
         largest = max(example.num_tokens for example in self.examples)
         if max(self.limits.row, self.limits.joined) <= _SMALLEST_PASS:
             raise TrainingError(
-                f"memory does not hold one example (the largest has {largest} tokens); set "
+                f"one example does not fit into memory (the largest has {largest} tokens); set "
                 "gradient_checkpointing=true, a smaller max_length or lora_r, or use a larger device"
             )
         bound = min(max(self.limits.row, self.limits.joined), 2 * largest) // 2
@@ -227,7 +227,7 @@ class SequenceScorer:
         """Compare packed and separate log-probs of a short example, one with images if there is any, no gradients.
 
         The last sequence of the row is compared, of those under the prompt's own images and of those under
-        contrast images: it comes behind all that it must not see.
+        contrast images: it comes after all that it must not see.
 
         Returns:
             The largest difference of a token's log-prob.
@@ -252,15 +252,15 @@ class SequenceScorer:
         model.train(training)
         if not worst <= allowed:
             raise TrainingError(
-                f"packed log-probs differ from a separate computation by {worst:.3g} a token at '{example.id}' "
-                f"(allowed {allowed:.3g}): this model sees prefixes in a way Pairsight does not know; please report "
+                f"packed log-probs differ from a separate computation by {worst:.3g} per token at '{example.id}' "
+                f"(allowed {allowed:.3g}): Pairsight does not know how this model handles prefixes; please report "
                 "it, and train with share_prefixes=false meanwhile"
             )
         _LOG.info("packed log-probs agree with the separate computation: largest difference %.1e", worst)
         return worst
 
     def _alone(self, model: Any, sequence: TokenSequence) -> tuple[Tensor, float]:
-        """Log-probs of a sequence computed alone, [T], and what rounding may make of them in another order of sums.
+        """Log-probs of a sequence computed alone, [T], and how much rounding may change them in another order of sums.
 
         In bfloat16 that is four times the largest difference that padding makes, or two units in the last bit of the
         largest logit, whichever is larger.
@@ -275,7 +275,7 @@ class SequenceScorer:
         return alone_T, max(_NOISE_FACTOR * noise, 2 * last_bit)
 
     def _last_in_row(self, number: int) -> list[int]:
-        """Which sequence of an example is last in its row: under its own images, and under contrast images."""
+        """The sequence of an example that is last in its row: under its own images, and under contrast images."""
         paths, count = self._row((number,)).tree.paths, self.examples[number].num_completions
         sides = [range(count), range(count, len(paths))]
         return [max(side, key=lambda index: int(paths[index][-1])) for side in sides if side]
@@ -297,10 +297,10 @@ def pass_limits(
     num_trained: int = 0,
     checkpointing: bool = False,
 ) -> PassLimits:
-    """Tokens of one row and of one forward pass: what was asked for, else what fits into memory.
+    """Tokens of one row and of one forward pass: as the user asked, else what fits into memory.
 
     A token holds about 12 vectors of the hidden size and 4 of the MLP's in each layer until the backward pass, or, with
-    gradient checkpointing, one vector a layer and one layer's share. On a CPU passes of a quarter GiB are as fast as
+    gradient checkpointing, one vector per layer and one layer's share. On a CPU passes of a quarter GiB are as fast as
     larger ones, and a row that shares a prefix may take twice that; on a GPU both take half of what is free once the
     gradients and optimizer of what is trained are allocated (ours).
 
@@ -308,8 +308,8 @@ def pass_limits(
         model: with all its weights on their device.
         asked: tokens; None: by memory.
         precision: of the activations.
-        num_trained: numbers whose gradients and optimizer state are not allocated yet.
-        checkpointing: activations are computed twice.
+        num_trained: parameters whose gradients and optimizer state are not allocated yet.
+        checkpointing: whether activations are recomputed in the backward pass.
     """
     if asked is not None:
         return PassLimits(asked, asked)

@@ -1,4 +1,4 @@
-"""Training examples as tokens: what a sequence is made of, and when two tokens may be one.
+"""Training examples as tokens: what a sequence is made of, and which tokens are merged.
 
 Shapes: T tokens of a sequence, A axes of positions.
 """
@@ -23,7 +23,7 @@ class PrefixTree:
         depth_S: the token's index in that sequence.
         parent_S: the token before it on its path; -1 for a root.
         end_S: one past the last token of its subtree: token q sees token k when k <= q < end_S[k].
-        paths: per sequence, in the order given, the indexes of its tokens, [T].
+        paths: per sequence, in the order given, the indices of its tokens, [T].
     """
 
     source_S: Ints
@@ -40,7 +40,7 @@ def merge(sequences: Sequence[Ints]) -> PrefixTree:
     """Merge sequences on their longest common prefixes.
 
     Args:
-        sequences: symbols of each sequence, [T]; equal symbols after equal prefixes are one token. A symbol says
+        sequences: symbols of each sequence, [T]; equal symbols after equal prefixes are one token. A symbol holds
             all that a token's embedding depends on: the token id, or which part of which image it is.
 
     Source: ours (neighbours in lexicographic order share the longest prefixes).
@@ -77,7 +77,7 @@ def common_prefix(a: Ints, b: Ints) -> int:
 
 
 _SHIFT = 2**24
-"""Room for the indexes inside one image or block in a symbol; text symbols are the token ids themselves."""
+"""Room for the indices inside one image or block in a symbol; text symbols are the token ids themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class TokenSequence:
         unit_T, unit_index_T: the image unit of a placeholder and its index among the unit's; -1 elsewhere.
         prompt_length: tokens before the completion.
         prompt: the tokeniser's number of the prompt.
-        key: SHA-256 of all that determines the completion's log-probs apart from the model.
+        key: SHA-256 of what determines the completion's log-probs apart from the model.
     """
 
     symbols_T: Ints
@@ -180,7 +180,7 @@ class TokenExample:
 
     @property
     def cells(self) -> list[tuple[int, int]]:
-        """Each sequence's indexes in the grid of (image set, completion)."""
+        """Each sequence's indices in the grid of (image set, completion)."""
         return [(0, k) for k in range(self.num_completions)] + [(n, 0) for n in range(1, self.num_images)]
 
     @property
@@ -200,7 +200,7 @@ def token_example(id: str, prompts: list[TokenPrompt], completions: list[Ints], 
 
 
 class Symbols:
-    """Numbers for what is indivisible: images, and blocks of tokens that see each other both ways."""
+    """Numbers for what is indivisible: images, and blocks of tokens that see each other in both directions."""
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
@@ -224,7 +224,7 @@ def _runs(block_T: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Queries [start, end) see the ranges `keys` in order: the first query `seen` + 1 keys, each next one more."""
+    """Queries [start, end) see the ranges `keys` in order: the first query `seen` + 1 keys, each later one more."""
 
     start: int
     end: int
@@ -252,7 +252,7 @@ def spans_of(parent_S: Ints) -> tuple[Span, ...]:
 
 
 def spans_of_some(spans: Sequence[Span], queries_N: Ints) -> tuple[Span, ...]:
-    """The spans of some queries alone, renumbered without gaps; keys keep their indexes.
+    """The spans of some queries alone, renumbered without gaps; keys keep their indices.
 
     Args:
         spans: of all queries of the row.

@@ -20,10 +20,9 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
-from pairsight.training.config import refuse_unused
+from pairsight.training.config import TrainingConfig, refuse_unused
 
 if TYPE_CHECKING:
-    from pairsight.training.config import TrainingConfig
     from pairsight.training.examples import Prepared
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
@@ -33,27 +32,27 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("pairsight.training")
 
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-"""What a launcher sets that would shard the model behind the trainer's back."""
+"""Variables by which a launcher would shard the model without the trainer's knowledge."""
 
 
 class PreferenceTrainer:
-    """Trains an adapter, or a whole model, on preference pairs or demonstrations.
+    """Trains an adapter, or a full model, on preference pairs or demonstrations.
 
     Args:
         model: a model folder or hub name.
         loss: a loss by name, or several that are summed; None: the preset's or recipe's, else `dpo`.
         run: a run's folder; the adapter goes to `RUN/align/<name>` and reference log-probs to `RUN/references`.
-        out: a folder of its own instead.
-        images: where the examples' images are, when the examples do not say: a source, or a folder.
-        name: what the training is called inside the run; default: its losses.
-        defaults: a recipe's `default_training`; the model's own preset and `options` come before it.
-        config: all options, used as they are, in place of `loss`, `defaults` and `options`.
+        out: the adapter's folder, if it is not in a run.
+        images: where the examples' images are, if the examples do not say: a source, or a folder.
+        name: the training's name inside the run; default: its losses.
+        defaults: a recipe's `default_training`, or options by name; the model's preset and `options` come before it.
+        config: all options, used as they are, instead of `loss`, `defaults` and `options`.
         progress: where to show progress.
         options: fields of `TrainingConfig`.
 
     Raises:
-        ConfigError: an unknown option or loss, an option that changes nothing beside the others, neither `run` nor
-            `out`, or options beside a config.
+        ConfigError: an unknown option or loss, an option that changes nothing given the others, neither `run` nor
+            `out`, or options together with a config.
     """
 
     def __init__(
@@ -65,8 +64,8 @@ class PreferenceTrainer:
         out: str | Path | None = None,
         images: ImageSource | str | Path | None = None,
         name: str | None = None,
-        defaults: Mapping[str, object] | None = None,
-        config: "TrainingConfig | None" = None,
+        defaults: TrainingConfig | Mapping[str, object] | None = None,
+        config: TrainingConfig | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
@@ -79,8 +78,10 @@ class PreferenceTrainer:
         if config is None:
             from pairsight.training.objective import training_config
 
+            if isinstance(defaults, Mapping):
+                defaults = TrainingConfig.parse(defaults, "defaults")
             config = training_config(options, model, defaults)
-            refuse_unused(options, config)
+            refuse_unused(options.keys(), config)
         elif options or defaults is not None:
             given = ", ".join(options) or "defaults"
             raise ConfigError(f"config is used as it is; found {given} beside it: put them into the config")
@@ -97,24 +98,24 @@ class PreferenceTrainer:
     def train(
         self,
         examples: "Sequence[PreferencePair | Demonstration]",
-        beside: Mapping[str, bytes] | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
     ) -> Path:
         """Train, or resume where an earlier call stopped.
 
         Args:
             examples: pairs or demonstrations, e.g. with their images as `WithImages`.
-            beside: further files of the adapter's folder by name, written before it counts as finished.
+            extra_files: further files of the adapter's folder by name, written before it counts as finished.
 
         Returns:
             The adapter's folder.
 
         Raises:
             DataError: nothing to train on, or data that cannot be used.
-            RunError: the folder holds another training, or the disk refuses to be written.
+            RunError: the folder holds another training, or it cannot be written.
             TrainingError: a loss that is not finite, or packed log-probs that differ from a separate computation.
         """
+        from pairsight.models.folders import fingerprint
         from pairsight.models.load import release_memory
-        from pairsight.models.references import fingerprint
         from pairsight.training.objective import Objective
 
         images = self._image_source(examples)
@@ -125,22 +126,21 @@ class PreferenceTrainer:
         digest = hashlib.sha256()
         for example in examples:
             digest.update(encode_record(example).encode())
-        training = self.config.to_plain()
-        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), training)
-        beside = dict(beside or {})
-        with ExitStack() as held:
-            held.enter_context(written_by_a_library(self.out))
-            held.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
+        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config)
+        extra_files = dict(extra_files or {})
+        with ExitStack() as stack:
+            stack.enter_context(written_by_a_library(self.out))
+            stack.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
             if self._run is not None:
-                held.enter_context(self._run.lock(f"align-{self._name}"))
-                held.enter_context(self._run.log())
-            held.enter_context(self._progress)
+                stack.enter_context(self._run.lock(f"align-{self._name}"))
+                stack.enter_context(self._run.log())
+            stack.enter_context(self._progress)
             if claim(self.out, origin):
                 _LOG.info("%s is finished already", self.out)
-                for name in beside.keys() - {path.name for path in self.out.iterdir()}:
-                    write_file(self.out / name, beside[name])  # an earlier version wrote them after its mark
+                for name in extra_files.keys() - {path.name for path in self.out.iterdir()}:
+                    write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
                 return self.out
-            self._train(examples, images, objective, origin, beside)
+            self._train(examples, images, objective, origin, extra_files)
         release_memory()
         return self.out
 
@@ -150,7 +150,7 @@ class PreferenceTrainer:
         images: ImageSource,
         objective: "Objective",
         origin: Origin,
-        beside: Mapping[str, bytes],
+        extra_files: Mapping[str, bytes],
     ) -> None:
         import torch
 
@@ -198,13 +198,13 @@ class PreferenceTrainer:
         counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
         card = model_card(origin, config, counts, MetricsFile(self.out).last(), summary.sentences())
-        beside = {**beside, SUMMARY: summary.to_json(), "README.md": card.encode()}
-        write_adapter(policy, self.out, origin, beside)
+        extra_files = {**extra_files, SUMMARY: summary.to_json(), "README.md": card.encode()}
+        write_adapter(policy, self.out, origin, extra_files)
 
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"
     ) -> tuple[TrainingSummary, int | None]:
-        """Train; returns what it did, and the step whose weights were put back as the best, if not the last.
+        """Train; returns a summary, and the step whose weights were restored as the best, if not the last.
 
         `examples` are the records that the scorer's examples were made from, in the same order.
         """

@@ -44,14 +44,14 @@ def test_every_named_metric_is_one_of_ours():
 
 
 @pytest.mark.parametrize(
-    ("reference", "model"),
+    ("model_name", "model"),
     [
         ("llava-hf/llava-1.5-7b-hf", "llava-1.5-7b"), ("/models/LLaVA-v1.5-13B", "llava-1.5-13b"),
         ("liuhaotian/llava-v1.5-7b", "llava-1.5-7b"), ("llava-hf/llava-v1.6-vicuna-7b-hf", ""), ("tiny/model", ""),
     ],
 )  # fmt: skip
-def test_models_are_known_by_their_reference(reference, model):
-    assert known_model(reference) == model
+def test_models_are_known_by_their_name(model_name, model):
+    assert known_model(model_name) == model
 
 
 def test_published_figures_stand_beside_ours_with_what_differs(tmp_path, caplog):

@@ -18,19 +18,19 @@ JUNK = [b"\x00", b"\xff\xfe", b"{", b"}", b"[", b'"', b"null", b"true", b"1e999"
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
     kind = rng.randrange(5)
-    place = rng.randrange(len(data) + 1)
+    offset = rng.randrange(len(data) + 1)
     if kind == 0:
-        return data[:place]
+        return data[:offset]
     if kind == 1:
-        return data[:place] + rng.choice(JUNK) + data[place:]
+        return data[:offset] + rng.choice(JUNK) + data[offset:]
     if kind == 2:
-        return data[:place] + data[place + rng.randint(1, 40) :]
+        return data[:offset] + data[offset + rng.randint(1, 40) :]
     if kind == 3:
         lines = data.split(b"\n")
         rng.shuffle(lines)
         return b"\n".join(lines[: rng.randint(0, len(lines))])
     start = rng.randrange(len(data) + 1)
-    return data[:place] + data[start : start + 80] + data[place:]
+    return data[:offset] + data[start : start + 80] + data[offset:]
 
 
 def files_of(path):

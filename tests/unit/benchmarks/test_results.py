@@ -152,7 +152,7 @@ def test_questions_without_an_answer_are_said(capsys):
     failed = replace(section, failed={"base": 1, "dpo": 0}, failed_items=items)
     print_results(replace(results, sections=(failed,)))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "1 question has no answer by base and is in no figure: q7: no_text: the answer is empty" in printed
+    assert "1 question has no answer by base and is left out: q7: no_text: the answer is empty" in printed
     assert "dpo" not in printed
     print_results(results)
     assert "no answer" not in capsys.readouterr().out

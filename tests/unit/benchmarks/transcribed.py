@@ -286,15 +286,15 @@ def amber_caption(nouns, item, association, safe, similar):
     nouns = [noun for noun in nouns if noun in vocabulary]
 
     def spread(names):
-        words, places = [], []
-        for place, name in enumerate(names):
+        words, indices = [], []
+        for index, name in enumerate(names):
             words += association[name]
-            places += [place] * len(association[name])
-        return words + list(names), places + [0] * len(names)
+            indices += [index] * len(association[name])
+        return words + list(names), indices + [0] * len(names)
 
-    def mark(places, names, j):
-        start = len(places) - len(names)
-        places[places[j] + start if j < start else j] = 1
+    def mark(indices, names, j):
+        start = len(indices) - len(names)
+        indices[indices[j] + start if j < start else j] = 1
 
     there, there_marks = spread(item["truth"])
     likely, likely_marks = spread(item["hallu"])

@@ -129,14 +129,14 @@ def problems(text: str, verbs: tuple[str, ...], own: set[str] = frozenset()) -> 
 def test_every_verb_flag_and_option_named_in_the_sources_exists():
     bad = []
     for file in sorted(SOURCES.rglob("*.py")):
-        place = file.relative_to(SOURCES).as_posix()
-        if place == "plots.py":  # its `--series-N` are names of CSS
+        path = file.relative_to(SOURCES).as_posix()
+        if path == "plots.py":  # its `--series-N` are names of CSS
             continue
         every = list(texts(file))
-        room = place.partition("/")[0]
-        verbs = OF_A_ROOM.get(place, OF_A_ROOM.get(room, ()))
+        room = path.partition("/")[0]
+        verbs = OF_A_ROOM.get(path, OF_A_ROOM.get(room, ()))
         own = set(every) if "argparse" in file.read_text(encoding="utf-8") else set()
-        bad += [f"{place}: {problem}" for text in every for problem in problems(text, verbs, own)]
+        bad += [f"{path}: {problem}" for text in every for problem in problems(text, verbs, own)]
     assert bad == []
 
 
@@ -163,7 +163,7 @@ def built(num_pairs: int, model: str) -> Built:
     return Built(Path("runs/x"), model, 3, num_pairs, "pairs", {("margin", "select"): 3}, {})
 
 
-def test_without_pairs_nothing_is_said_of_aligning_on_them(capsys):
+def test_without_pairs_nothing_is_said_about_aligning_on_them(capsys):
     print_build(built(0, "m"))
     printed = capsys.readouterr().out
     assert "pairsight align" not in printed
@@ -172,7 +172,7 @@ def test_without_pairs_nothing_is_said_of_aligning_on_them(capsys):
     assert "next: pairsight inspect runs/x; pairsight align runs/x --model org/name\n" in capsys.readouterr().out
 
 
-def test_of_an_adapter_that_answered_a_model_is_named_that_align_takes(capsys, tmp_path: Path):
+def test_for_an_adapter_that_answered_a_model_is_named_that_align_takes(capsys, tmp_path: Path):
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     for folder in (base, adapter, adapter / "merged"):
         folder.mkdir()

@@ -90,13 +90,13 @@ def test_what_chooses_among_prompts_is_refused_where_completions_are_given(capsy
     status, error = run(capsys, *arguments, "--annotator", "org/other", *given)
     assert status == 1
     assert one_line(error)
-    assert "choose among --prompts FILE, and there is none" in error
+    assert "choose among prompts: give --prompts FILE as well" in error
 
 
 @pytest.mark.parametrize(
     ("recipe", "given", "message"),
     [
-        ("seva", "--annotator", "recipe 'seva' uses no annotator: leave --annotator out"),
+        ("seva", "--annotator", "recipe 'seva' uses no annotator; leave --annotator out"),
         ("seva", "--writer", "recipe 'seva' uses no writer"),
         ("feedback", "--writer", "recipe 'feedback' uses no writer"),
         ("seva", "--completions", "recipe 'seva' makes its own completions; --completions is for feedback"),
@@ -111,7 +111,7 @@ def test_a_model_or_completions_that_the_recipe_leaves_aside_are_refused(capsys,
 
 
 @pytest.mark.parametrize("verb", ["build", "evaluate"])
-def test_a_missing_image_says_how_to_go_on_without_it(capsys, world, verb):
+def test_a_missing_image_says_how_to_continue_without_it(capsys, world, verb):
     (world / "a.png").unlink()
     (world / "pope.jsonl").write_text('{"question_id": 1, "image": "a.png", "text": "Is it red?", "label": "yes"}')
     evaluate = ["evaluate", "--benchmark", f"pope={world / 'pope.jsonl'}", "--images", world, "--out", world / "e"]
@@ -123,7 +123,7 @@ def test_a_missing_image_says_how_to_go_on_without_it(capsys, world, verb):
     assert "--on-error skip" in error
 
 
-def test_a_disk_that_cannot_be_written_is_no_traceback(capsys, world, monkeypatch):
+def test_a_disk_that_cannot_be_written_gives_no_traceback(capsys, world, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path / "report.html"))
 
@@ -139,7 +139,7 @@ def test_wrong_benchmark_syntax_is_explained(capsys, world):
     assert "NAME=PATH" in error
 
 
-def test_a_folder_that_is_no_run_is_refused_by_every_verb_that_reads_runs(capsys, world):
+def test_a_folder_that_is_not_a_run_is_refused_by_every_verb_that_reads_runs(capsys, world):
     for verb in ("report", "status"):
         status, error = run(capsys, verb, world)
         assert status == 1, verb

@@ -37,7 +37,7 @@ EVERYDAY = {
     "workers",
     "score": "answers out benchmark model parser seed",
 }
-"""The flags, as a person wrote them down."""
+"""The flags, written out by hand."""
 
 
 class Example(BaseConfig):
@@ -50,13 +50,13 @@ class Example(BaseConfig):
     number: Annotated[int | None, Option("--number")] = Field(None, description="a number")
     rate: Annotated[float, Option("--rate")] = Field(0.5, description="a rate")
     yes: Annotated[bool, Option("--yes")] = Field(False, description="yes")
-    place: Annotated[str | None, Option("--place", path=True)] = Field(None, description="a folder")
+    folder: Annotated[str | None, Option("--folder", path=True)] = Field(None, description="a folder")
     hidden: int = Field(3, description="not a flag")
 
 
 @pytest.fixture
 def call():
-    """Calls a command made from `Example`, and gives what its body was given."""
+    """Calls a command made from `Example`, and returns what its body was given."""
     seen = []
 
     def body(values, loud: Annotated[bool, typer.Option("--loud")] = False):
@@ -75,11 +75,11 @@ def call():
 
 def test_what_is_given_reaches_the_body_by_the_options_names(call):
     assert call("a/") == ({"data": "a"}, False)
-    given = shlex.split("a --one p --many q --pair n=f --pair m=g --number 3 --rate 0.25 --yes --place ./b/ --loud")
+    given = shlex.split("a --one p --many q --pair n=f --pair m=g --number 3 --rate 0.25 --yes --folder ./b/ --loud")
     assert call(*given) == (
         {
             "data": "a", "one": "p", "many": ["q"], "named": {"n": "f", "m": "g"}, "number": 3, "rate": 0.25,
-            "yes": True, "place": "b",
+            "yes": True, "folder": "b",
         },
         True,
     )  # fmt: skip

@@ -69,7 +69,9 @@ def test_the_key_goes_where_this_call_says_so_too(world: Path, tmp_path: Path, m
     assert {asked.key for asked in server.requests} == {"a-key-of-my-own"}
 
 
-def test_what_only_repeats_the_rule_needs_no_word(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_only_repeats_the_rule_needs_no_setting(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MINE", "a-key-of-my-own")
     with RawServer(lambda asked: response(b"{}", "401 Unauthorized")) as server:
         key_env = {"127.0.0.1": "MINE", "api.openai.com": "OPENAI_API_KEY"}

@@ -1,4 +1,4 @@
-"""No option vanishes: a flag given twice, a name set twice, a required one left out, and losses that are several."""
+"""No option vanishes: a flag given twice, a name set twice, a required one left out, and several losses."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
 
 
 def commands() -> dict[str, object]:
-    """Every verb by what a user types, with its parameters; a group is also a verb of its own."""
+    """Every verb by what a user types, with its parameters; a group is a verb too."""
     found = {}
     for name, command in typer.main.get_command(app).commands.items():
         found[name] = command
@@ -107,7 +107,7 @@ def test_one_mapping_may_name_what_another_names_and_merge_keys_are_no_repetitio
     ("arguments", "message"),
     [
         (["align", "d.parquet", "--out", "o"],
-         "align: option 'model' is missing (the model to align: a folder or a hub name): give --model REF"),
+         "align: option 'model' is missing (the model to align: a folder or a hub name): give --model MODEL"),
         (["evaluate", "--benchmark", "pope=x", "--out", "o"], "evaluate: option 'model' is missing"),
         (["evaluate", "--model", "m", "--out", "o"], "give --benchmark NAME=PATH, or it in a config file"),
         (["build", "seva", "--model", "m"], "build needs --out"),
@@ -134,13 +134,10 @@ def test_a_part_missing_from_a_runs_config_is_named(capsys, tmp_path: Path):
 )
 def test_several_losses_are_all_trained(monkeypatch, tmp_path: Path, given):
     seen = []
-    monkeypatch.setattr("pairsight.pipeline.align.align_from_options", lambda values, quiet: seen.append(values))
+    monkeypatch.setattr("pairsight.pipeline.align.align_run", lambda spec, quiet: seen.append(spec))
     monkeypatch.setattr("pairsight.cli.show.print_align", lambda aligned: None)
     assert main(["align", "d.parquet", "--model", "m", "--out", str(tmp_path), *given]) == 0
-    from pairsight.pipeline.align import AlignSpec
-
-    training = AlignSpec.parse(seen[0]).training
-    assert training.loss_names == ("dpo", "sft")
+    assert seen[0].training.loss_names == ("dpo", "sft")
 
 
 def test_one_loss_is_noted_as_before(monkeypatch):

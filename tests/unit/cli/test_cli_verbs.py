@@ -1,4 +1,4 @@
-"""Every verb on a small world's files, as a user types them; the README's Python lines, as they stand."""
+"""Every verb on a small world's files, as a user types them; the README's Python lines, unchanged."""
 
 import json
 import re

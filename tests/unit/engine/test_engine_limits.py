@@ -17,7 +17,7 @@ from pairsight.engine.calls.limits import (
     Gate,
     TokenBucket,
 )
-from pairsight.engine.calls.options import CallOptions, Keys, Price, key_for
+from pairsight.engine.calls.options import ApiKeys, CallOptions, Price, key_for
 from pairsight.errors import BudgetError, ConfigError, EndpointError
 from pairsight.store.attempts import Attempts, Usage
 from pairsight.store.ledger import Entry, Ledger
@@ -296,13 +296,13 @@ def test_a_key_that_would_go_elsewhere_or_is_not_there_is_one_clear_error(url: s
 
 @pytest.mark.usefixtures("keys")
 def test_one_variable_for_all_hosts_is_for_one_host() -> None:
-    keys = Keys(CallOptions(key_env="MY_KEY"))
+    keys = ApiKeys(CallOptions(key_env="MY_KEY"))
     assert keys.headers(OTHER) == keys.headers(OTHER + "2") == {"Authorization": "Bearer the-key-in-MY_KEY"}
     with pytest.raises(
         ConfigError, match=r"this run calls models\.example\.org and api\.openai\.com; name each host's own"
     ):
         keys.headers(SERVICE)
-    keys = Keys(CallOptions(key_env={"models.example.org": "MY_KEY"}))
+    keys = ApiKeys(CallOptions(key_env={"models.example.org": "MY_KEY"}))
     assert keys.headers(OTHER) == {"Authorization": "Bearer the-key-in-MY_KEY"}
     assert keys.headers(SERVICE) == {"Authorization": "Bearer the-key-in-OPENAI_API_KEY"}
     assert keys.hide("the-key-in-MY_KEY, the-key-in-OPENAI_API_KEY") == "***, ***"

@@ -31,14 +31,14 @@ class Tsv(RowFormat):
 
     def dialogue(self, row):
         question = Question(row.text("asked"), (row.text("picture"),))
-        return Dialogue(row.identity("key"), row.place, (question,), source="tsv")
+        return Dialogue(row.identity("key"), row.location, (question,), source="tsv")
 
 
 class Rated(Tsv):
     def dialogue(self, row):
         asked = super().dialogue(row)
         given = (GivenCompletion(row.text("good"), preferred=True), GivenCompletion(row.text("bad"), preferred=False))
-        return AnsweredDialogue(asked.id, asked.place, asked.questions, completions=given)
+        return AnsweredDialogue(asked.id, asked.location, asked.questions, completions=given)
 
 
 class Known(Tsv):

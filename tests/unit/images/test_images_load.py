@@ -149,8 +149,8 @@ def test_damaged_bytes_give_a_picture_or_a_data_error(data):
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"]))
     raw = bytearray(encoded(gradient(16, 16), kind))
     for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(0, len(raw) - 1))
-        raw[place] = data.draw(st.integers(0, 255))
+        offset = data.draw(st.integers(0, len(raw) - 1))
+        raw[offset] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, 8))
     try:
         image = open_image(bytes(raw[: len(raw) - cut]), "fuzz")

@@ -1,4 +1,4 @@
-"""Agreement, bias of length and place, and one model in two parts: hand-worked."""
+"""Agreement, bias of length and position, and one model in two roles: hand-worked."""
 
 import json
 
@@ -18,6 +18,7 @@ from pairsight.inspection.measures import (
     totals,
 )
 from pairsight.inspection.roles import read_roles, roles_in_words
+from pairsight.options import BuildRecord
 from pairsight.records import Annotation, Completion, Message, PreferencePair, Prompt
 
 
@@ -81,9 +82,11 @@ def test_preferences_that_a_run_was_given_are_held_against_its_annotator_too():
     assert "preference and help: r = +1.00" in agreement_in_words(found)
 
 
-def scored(annotator, totals, places=None):
+def scored(annotator, totals, positions=None):
     return [
-        Annotation(c, annotator, {"helpfulness": q, "correctness": 0, "coherence": 0}, position=(places or {}).get(c))
+        Annotation(
+            c, annotator, {"helpfulness": q, "correctness": 0, "coherence": 0}, position=(positions or {}).get(c)
+        )
         for c, q in totals.items()
     ]
 
@@ -99,7 +102,7 @@ def test_length_bias_is_the_correlation_of_differences():
     assert measure_bias(completions, rated("x", a_0=1)) == ()
 
 
-def test_a_place_that_always_wins_is_found_for_each_annotator_alone():
+def test_a_position_that_always_wins_is_found_for_each_annotator_alone():
     completions = [c for k in range(40) for c in facts(f"p{k}", 1, 1)]
     shown = {c.id: (int(c.id[-1]) + int(c.prompt_id[1:])) % 2 for c in completions}
     first = scored("x", {c.id: 4.0 - 3.0 * shown[c.id] for c in completions}, shown)
@@ -108,7 +111,7 @@ def test_a_place_that_always_wins_is_found_for_each_annotator_alone():
     assert one.best_at == (40, 0)
     assert one.p_value < 1e-6
     assert one.length_correlation is None
-    assert "warning: x rates completions by the place at which they are shown" in bias_in_words(one)
+    assert "warning: x rates completions by the position at which they are shown" in bias_in_words(one)
     assert other.best_at == (20, 20)
     assert "in 50%, 50% of 40 prompts" in bias_in_words(other)[0]
 
@@ -132,15 +135,19 @@ def test_totals_need_all_three_attributes_and_average_annotators():
     assert totals(annotations) == {"1": 8.0}
 
 
-def test_one_model_in_two_parts_is_warned_of(tmp_path):
+def test_one_model_in_two_roles_gets_a_warning(tmp_path):
     benchmarks = {"mm_vet": {"judge": "gemini-pro", "metrics": {}}}
     (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "systems": {"s": {"benchmarks": benchmarks}}}))
     config = {"model": "m", "model_fingerprint": "sha256:1", "annotator": "gemini-pro"}
-    (warning,) = roles_in_words(read_roles(tmp_path, config))
+
+    def said(**config):
+        return roles_in_words(read_roles(tmp_path, BuildRecord.from_plain(config)))
+
+    (warning,) = said(**config)
     assert warning.startswith("warning: annotator and judge are one model (gemini-pro)")
-    assert roles_in_words(read_roles(tmp_path, {**config, "annotator": "gpt-4"})) == []
-    assert roles_in_words(read_roles(tmp_path, {"model": "m"})) == []
-    (note,) = roles_in_words(read_roles(tmp_path, {**config, "annotator": "n", "annotator_fingerprint": "sha256:1"}))
+    assert said(**{**config, "annotator": "gpt-4"}) == []
+    assert said(model="m") == []
+    (note,) = said(**{**config, "annotator": "n", "annotator_fingerprint": "sha256:1"})
     assert "it rates its own" in note
 
 

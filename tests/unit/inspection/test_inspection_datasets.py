@@ -1,4 +1,4 @@
-"""Inspecting what lies on disk: run folders, Parquet files of ours and of others."""
+"""Inspecting what is on disk: run folders, Parquet files of ours and of others."""
 
 import pytest
 

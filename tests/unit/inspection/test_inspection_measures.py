@@ -99,7 +99,7 @@ def test_a_distorted_image_is_another_question():
     assert measure_repetition([first, second]).repeated_questions == 0
 
 
-def test_the_whole_is_described_in_words_with_a_warning_on_length():
+def test_an_inspection_in_words_warns_about_length():
     pairs = tuple(
         pair(str(k), "a b c d", "a b", image=f"i{k}", scores=[{"help": 4, "x": k % 3}, {"help": 1, "x": k % 2}])
         for k in range(6)
@@ -121,11 +121,11 @@ def test_the_whole_is_described_in_words_with_a_warning_on_length():
 def test_attributes_that_say_the_same_are_named():
     annotations = tuple(Annotation(str(k), "t", {"x": k, "y": 2 * k, "z": 1}) for k in range(5))
     text = describe(inspect_dataset(Dataset("d", (), annotations)))
-    assert "x and y go together (r = +1.00)" in text
+    assert "x and y are correlated (r = +1.00)" in text
     assert "z never varies" in text
 
 
-def test_an_empty_dataset_is_no_error():
+def test_an_empty_dataset_is_not_an_error():
     found = inspect_dataset(Dataset("nothing"))
     assert found.counts == {"pairs": 0}
     assert "0 pairs" in describe(found)

@@ -181,7 +181,7 @@ class Brevity(Scorer):
     fingerprint = "brevity"
     columns = ("brevity",)
 
-    def __init__(self, reference, device=None):
+    def __init__(self, model_name, device=None):
         pass
 
     def score(self, items):
@@ -197,17 +197,17 @@ def test_a_scorer_from_a_file_is_called_by_its_class(tmp_path):
     with pytest.raises(ConfigError, match=f"add --plugin {file}"):
         parse_scorer(name)
     with plugins({"completion_scorers": [name]}):
-        found, reference = parse_scorer(name)
+        found, model_name = parse_scorer(name)
         (row,) = load_completion_scorer(name, images, "cpu").score([(prompt(), completion("red"))])
-        with pytest.raises(ConfigError, match="must be KIND:REFERENCE"):
+        with pytest.raises(ConfigError, match="must be KIND:MODEL"):
             parse_scorer(f"{file}:Brevity")
-    assert (found.__name__, reference, row, scorer_kind(name)) == ("Brevity", "v1", {"brevity": -3}, "Brevity")
+    assert (found.__name__, model_name, row, scorer_kind(name)) == ("Brevity", "v1", {"brevity": -3}, "Brevity")
     assert scorer_kind("clip:owner/name") == scorer_kind("clip:a.py:b") == "clip"
 
 
 def test_a_wrong_scorer_is_said_before_anything_loads(tmp_path):
     images, _ = pictures(tmp_path / "images")
-    with pytest.raises(ConfigError, match="must be KIND:REFERENCE; kinds: armorm, blip_cosine"):
+    with pytest.raises(ConfigError, match="must be KIND:MODEL; kinds: armorm, blip_cosine"):
         parse_scorer("clip")
     with pytest.raises(ConfigError, match="unknown scorer 'armor'; did you mean 'armorm'"):
         parse_scorer("armor:x/y")

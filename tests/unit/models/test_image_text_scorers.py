@@ -70,8 +70,8 @@ def image_reward_by_hand(state, ids, pixels):
         wide = gelu(linear(f"{layer}.intermediate.dense", h))
         h = norm(f"{layer}.output.LayerNorm", linear(f"{layer}.output.dense", wide) + h, 1e-12)
     reward = h[0]
-    for place in (0, 2, 4, 6, 7):
-        reward = linear(f"mlp.layers.{place}", reward)
+    for layer in (0, 2, 4, 6, 7):
+        reward = linear(f"mlp.layers.{layer}", reward)
     return (reward.item() - 0.16717362830052426) / 1.0333394966054072
 
 
@@ -182,9 +182,9 @@ def test_a_pickle_is_refused_with_a_command_that_converts_it(tmp_path):
     (folder / "ImageReward.safetensors").unlink()
     torch.save(state, folder / "ImageReward.pt")
     images, refs = pictures(tmp_path / "images")
-    for reference in (folder, folder / "ImageReward.pt"):
+    for given in (folder, folder / "ImageReward.pt"):
         with pytest.raises(ModelError, match=r"pickle.* convert .*python -c") as refused:
-            ImageReward(reference, images, device="cpu")
+            ImageReward(given, images, device="cpu")
         assert "\n" not in str(refused.value)
     command = str(refused.value).partition("python -c ")[2]
     assert command.startswith('"')

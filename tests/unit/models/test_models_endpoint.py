@@ -1,4 +1,4 @@
-"""Models behind endpoints: references, requests and answers; nothing is sent here."""
+"""Models behind endpoints: names, requests and answers; nothing is sent here."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ from pairsight.records import (
 )
 from pairsight.store.blobs import BlobStore
 
-REFERENCE = "endpoint:org/model-7b@http://127.0.0.1:8000/v1"
+MODEL = "endpoint:org/model-7b@http://127.0.0.1:8000/v1"
 
 
 def png(width: int, height: int) -> bytes:
@@ -52,21 +52,21 @@ def ask(text: str, *images: ImageRef, seed: int = 7) -> CompletionRequest:
 
 
 @pytest.mark.parametrize(
-    ("reference", "name", "url"),
+    ("model_name", "name", "url"),
     [
-        (REFERENCE, "org/model-7b", "http://127.0.0.1:8000/v1/chat/completions"),
+        (MODEL, "org/model-7b", "http://127.0.0.1:8000/v1/chat/completions"),
         ("endpoint:m@https://h/v1/", "m", "https://h/v1/chat/completions"),
         ("endpoint:m@https://h/v1/chat/completions", "m", "https://h/v1/chat/completions"),
         ("endpoint:/folder/of@odd/name@http://h:1/v1", "/folder/of@odd/name", "http://h:1/v1/chat/completions"),
     ],
 )
-def test_references(reference: str, name: str, url: str) -> None:
-    assert is_endpoint(reference)
-    assert parse_endpoint(reference) == (name, url)
+def test_names_of_endpoints(model_name: str, name: str, url: str) -> None:
+    assert is_endpoint(model_name)
+    assert parse_endpoint(model_name) == (name, url)
 
 
 @pytest.mark.parametrize(
-    ("reference", "says"),
+    ("model_name", "says"),
     [
         ("endpoint:m", "must be endpoint:NAME@URL"),
         ("endpoint:@http://h", "must be endpoint:NAME@URL"),
@@ -80,15 +80,15 @@ def test_references(reference: str, name: str, url: str) -> None:
         ("endpoint:m@https://h/v1?key=secret", "must hold no key"),
     ],
 )
-def test_bad_references_are_one_clear_error(reference: str, says: str) -> None:
+def test_bad_names_are_one_clear_error(model_name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        parse_endpoint(reference)
+        parse_endpoint(model_name)
     assert "secret" not in str(error.value)
 
 
 def test_a_request_holds_text_and_images_in_their_places(blobs: BlobStore) -> None:
     ref = blobs.add_bytes(png(4, 3), ".png")
-    model = EndpointModel(REFERENCE, blobs)
+    model = EndpointModel(MODEL, blobs)
     request = model.request(ask("Compare <image> with <image>.", ref, ref), Sampling(temperature=0.7, top_p=0.9))
     assert request.url == "http://127.0.0.1:8000/v1/chat/completions"
     content = request.body["messages"][0]["content"]
@@ -106,14 +106,14 @@ def test_a_request_holds_text_and_images_in_their_places(blobs: BlobStore) -> No
 
 def test_images_come_first_where_the_text_has_no_marks_and_texts_stay_texts(blobs: BlobStore) -> None:
     ref = blobs.add_bytes(png(4, 3), ".png")
-    model = EndpointModel(REFERENCE, blobs)
+    model = EndpointModel(MODEL, blobs)
     with_image = model.request(ask("What?", ref), Sampling()).body["messages"][0]["content"]
     assert [part["type"] for part in with_image] == ["image_url", "text"]
     assert model.request(ask("What?"), Sampling()).body["messages"] == [{"role": "user", "content": "What?"}]
 
 
 def test_greedy_requests_have_no_seed(blobs: BlobStore) -> None:
-    assert "seed" not in EndpointModel(REFERENCE, blobs).request(ask("?"), Sampling()).body
+    assert "seed" not in EndpointModel(MODEL, blobs).request(ask("?"), Sampling()).body
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_images_are_made_smaller_to_the_limit(
     blobs: BlobStore, size: tuple[int, int], kind: str, sent: tuple[int, int]
 ) -> None:
     ref = blobs.add_bytes(png(*size), ".png")
-    body = EndpointModel(REFERENCE, blobs).request(ask("?", ref), Sampling()).body
+    body = EndpointModel(MODEL, blobs).request(ask("?", ref), Sampling()).body
     url = body["messages"][0]["content"][0]["image_url"]["url"]
     assert url.startswith(f"data:image/{kind};base64,")
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == sent
@@ -132,7 +132,7 @@ def test_images_are_made_smaller_to_the_limit(
 def test_distorted_pixels_that_are_no_picture_are_refused(blobs: BlobStore) -> None:
     ref = ImageRef(blobs.add_bytes(png(4, 3), ".png").sha256, Distortion("diffusion", {"step": 500.0}, 1, "normalised"))
     with pytest.raises(DataError, match="is not a picture") as error:
-        EndpointModel(REFERENCE, blobs).request(ask("?", ref), Sampling())
+        EndpointModel(MODEL, blobs).request(ask("?", ref), Sampling())
     assert error.value.reason == "normalised_distortion"
 
 
@@ -141,13 +141,13 @@ def test_options_shape_the_request_and_the_fingerprint(blobs: BlobStore) -> None
         max_tokens_name="max_completion_tokens", send_seed=False, structured_output=True,
         extra_body={"temperature": None, "service_tier": "flex"},
     )  # fmt: skip
-    model = EndpointModel(REFERENCE, blobs, options)
+    model = EndpointModel(MODEL, blobs, options)
     body = model.request(ask("?"), Sampling(temperature=1.0), {"type": "object"}).body
     assert "temperature" not in body
     assert "seed" not in body
     assert (body["max_completion_tokens"], body["service_tier"]) == (512, "flex")
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    plain = EndpointModel(REFERENCE, blobs)
+    plain = EndpointModel(MODEL, blobs)
     assert plain.fingerprint == "endpoint:org/model-7b@http://127.0.0.1:8000/v1"
     assert model.fingerprint.startswith(plain.fingerprint + "#")
     assert "response_format" not in plain.request(ask("?"), Sampling(), {"type": "object"}).body
@@ -215,7 +215,7 @@ def test_no_answer_whatever_breaks_the_parser(raw: str) -> None:
 
 
 def test_stages_become_calls_only_when_their_model_is_behind_an_endpoint(blobs: BlobStore) -> None:
-    model = EndpointModel(REFERENCE, blobs)
+    model = EndpointModel(MODEL, blobs)
     call = GenerateCompletions(generator=model, sampling=Sampling()).as_call()
     assert call is not None
     assert (call.name, call.item_id(ask("?"))) == ("generate", "p:2")
@@ -228,7 +228,7 @@ def test_stages_become_calls_only_when_their_model_is_behind_an_endpoint(blobs: 
 def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blobs: BlobStore) -> None:
     completions = tuple(Completion(f"p:{i}", "p", f"text {i}", "stop", "m", 0, i) for i in range(2))
     item = Candidates(Prompt("p", (Message("user", "What?"),)), completions)
-    model = EndpointModel(REFERENCE, blobs, EndpointOptions(structured_output=True))
+    model = EndpointModel(MODEL, blobs, EndpointOptions(structured_output=True))
     call = annotation_call(VlmAnnotator(model, form="json"), model, "annotate")
     body = call.request(item).body
     assert "text 0" in body["messages"][0]["content"]
@@ -245,7 +245,7 @@ def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blo
 
 
 def test_a_judge_among_the_scorers_may_be_behind_an_endpoint(blobs: BlobStore) -> None:
-    stage = ScoreCompletions(f"vlm:{REFERENCE}", blobs)
+    stage = ScoreCompletions(f"vlm:{MODEL}", blobs)
     call = stage.as_call()
     assert call is not None
     item = (Prompt("p", (Message("user", "What?"),)), Completion("p:1", "p", "a cat", "stop", "m", 0, 1))
@@ -258,17 +258,17 @@ def test_a_judge_among_the_scorers_may_be_behind_an_endpoint(blobs: BlobStore) -
     cut = call.parse(item, json.dumps(answer("Answer 1: good", "length")))
     assert isinstance(cut, ItemError)
     assert cut.reason == "length"
-    assert scorer_identity(f"vlm:{REFERENCE}") != scorer_identity("vlm:endpoint:other@http://127.0.0.1:8000/v1")
+    assert scorer_identity(f"vlm:{MODEL}") != scorer_identity("vlm:endpoint:other@http://127.0.0.1:8000/v1")
     assert ScoreCompletions("clip:org/model", blobs).as_call() is None
     with pytest.raises(ConfigError, match="'clip' needs weights; only 'vlm' asks a model behind an endpoint"):
-        ScoreCompletions(f"clip:{REFERENCE}", blobs).as_call()
+        ScoreCompletions(f"clip:{MODEL}", blobs).as_call()
 
 
 @pytest.mark.parametrize("ending", ["length", "content_filter"])
 def test_an_annotation_that_was_cut_fails_by_the_name_of_its_ending(blobs: BlobStore, ending: str) -> None:
     completions = tuple(Completion(f"p:{i}", "p", f"text {i}", "stop", "m", 0, i) for i in range(2))
     item = Candidates(Prompt("p", (Message("user", "What?"),)), completions)
-    model = EndpointModel(REFERENCE, blobs)
+    model = EndpointModel(MODEL, blobs)
     call = annotation_call(VlmAnnotator(model), model, "annotate")
     grades = "Answer {}\nHelpfulness: 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 1\n"
     half = call.parse(item, json.dumps(answer(grades.format(1), ending)))

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 
 import families
 from pairsight.errors import ModelError
+from pairsight.models.folders import check_adapter, check_model, fingerprint
 from pairsight.models.load import load_model, pick_device, pick_dtype
-from pairsight.models.references import check_adapter, check_model, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def refused(folder, match):
 
 
 def test_a_good_folder_passes_without_torch(folder):
-    code = f"import sys\nfrom pairsight.models.references import check_model\ncheck_model({str(folder)!r})\n"
+    code = f"import sys\nfrom pairsight.models.folders import check_model\ncheck_model({str(folder)!r})\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -147,7 +147,7 @@ def test_an_adapter_changes_the_model_and_one_that_does_not_fit_is_refused(made,
     config = json.loads((copy / "adapter_config.json").read_text())
     config |= {"target_modules": ["v_proj"], "base_model_name_or_path": None, "auto_mapping": None}
     (copy / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"does not fit the model .*no place for 8 of its tensors"):
+    with pytest.raises(ModelError, match=r"does not fit the model .*8 of its tensors have no counterpart there"):
         load_model(made / "model", adapter=copy)
 
 

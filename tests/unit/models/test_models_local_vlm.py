@@ -11,10 +11,10 @@ import families
 from family_prompts import Pictures, ask
 from pairsight.errors import DataError
 from pairsight.images.distort import make_distortion
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_model
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling, named_for, request_key, seen_prompt
-from pairsight.models.references import fingerprint
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ImageRef, ItemError, Message, Prompt
 
@@ -50,10 +50,10 @@ def test_completions_come_in_order_under_the_names_of_their_requests(vlm, pictur
     wanted = requests(pictures)
     made = vlm.generate(wanted, WARM)
     assert [one.id for one in made] == ["p0:0", "p0:1", "p1:0", "p1:1", "p2:0", "p2:1"]
-    assert {one.model for one in made} == {vlm.fingerprint} == {fingerprint(vlm.reference)}
+    assert {one.model for one in made} == {vlm.fingerprint} == {fingerprint(vlm.model_name)}
     assert [(one.seed, one.sample_index) for one in made] == [(r.seed, r.sample_index) for r in wanted]
-    mixed = [wanted[place] for place in (5, 0, 3)]
-    assert vlm.generate(mixed, WARM) == [made[place] for place in (5, 0, 3)]
+    mixed = [wanted[index] for index in (5, 0, 3)]
+    assert vlm.generate(mixed, WARM) == [made[index] for index in (5, 0, 3)]
 
 
 def test_one_bad_request_fails_alone(vlm, pictures):

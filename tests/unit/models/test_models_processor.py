@@ -1,4 +1,4 @@
-"""Prompts become tokens and pixels in one place: marks, templates, distortions, completions."""
+"""Prompts become tokens and pixels in one module: marks, templates, distortions, completions."""
 
 import json
 from pathlib import Path

@@ -9,9 +9,9 @@ from PIL import Image
 
 from pairsight.errors import ModelError
 from pairsight.images.source import FileImages
+from pairsight.models.folders import prompt_suffix_json, read_prompt_suffix
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
-from pairsight.models.references import prompt_suffix_json, read_prompt_suffix
 from pairsight.pipeline.models import open_generator
 from pairsight.records import Completion, CompletionRequest, ItemError, Message, Prompt
 from pairsight.tiny.models.shipped import shipped_model

@@ -1,4 +1,4 @@
-"""The stages of images and scores: weights are freed at the end, or kept when asked; keys know contents, not places."""
+"""The stages of images and scores: weights are freed at the end, or kept when asked; keys depend on contents alone."""
 
 import gc
 import pickle

@@ -7,8 +7,8 @@ import torch
 
 from pairsight.errors import ConfigError
 from pairsight.formats.prompts import read_prompts
-from pairsight.models.references import read_prompt_suffix
-from pairsight.pipeline.align import AlignSpec, align_from_options
+from pairsight.models.folders import read_prompt_suffix
+from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import build
 from pairsight.pipeline.evaluate import evaluate
 from pairsight.pipeline.run import RunConfig
@@ -77,16 +77,18 @@ def test_the_tiny_model_has_its_own_rates(world):
 
 
 def test_a_dry_run_knows_the_strategy_of_the_build(world):
-    from pairsight.pipeline.build import build_strategy
-
-    build = {"recipe": "feedback", "strategy": "rejection_sampling", "min_total": 12}
+    build = {
+        "recipe": "feedback", "strategy": "rejection_sampling", "min_total": 12,
+        "prompts": str(world / "prompts.json"), "images": str(world / "images"),
+    }  # fmt: skip
     config = RunConfig(out="o", model=str(world / "model"), build=build, align={})
-    assert build_strategy(config.build_values()) == RejectionSampling(min_total=12)
+    spec = config.align_spec(config.build_spec())
+    assert (spec.strategy, spec.training.loss) == (RejectionSampling(min_total=12), "sft")
 
 
 def test_the_datasets_own_answers_are_kept_for_sft(run, world):
     prompts = read_prompts(world / "prompts.json", images=world / "images")
-    chosen, dropped = select(load_candidates(run), make_strategy("sft", {"sft_source": "dataset"}))
+    chosen, dropped = select(load_candidates(run), make_strategy("sft", sft_source="dataset"))
     assert {d.prompt.id: d.completion.text for d in chosen.items} == prompts.answers
     assert len(prompts.answers) == len(prompts)
     assert not dropped
@@ -96,7 +98,7 @@ def test_steerlm_is_asked_for_the_best_scores_wherever_it_answers(run, world):
     model, images = world / "model", world / "images"
     values = {"data": str(run), "model": str(model), "strategy": "steerlm", "max_steps": 2, "merge": True}
     wanted = {"target": {"helpfulness": 4, "correctness": 3}}
-    adapter = align_from_options({**values, "strategy_options": wanted}, quiet=True).adapter
+    adapter = align_run(AlignSpec.parse({**values, "strategy_options": wanted}), quiet=True).adapter
     assert adapter == run / "align" / "steerlm"
     assert json.loads((adapter / "pairsight.json").read_text())["loss"] == "sft"
     line = LINE.format("Helpfulness:4,Correctness:3")

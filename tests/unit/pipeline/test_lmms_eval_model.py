@@ -75,8 +75,8 @@ def test_the_entry_point_names_a_model_that_is_there(lmms):
 
 def test_answers_are_those_of_our_own_generator(lmms, tmp_path):
     pictures = [Image.new("RGB", (32, 32), color) for color in ("red", "blue", "green")]
-    reference = shipped_model("base")
-    model = model_with_documents(lmms, pretrained=str(reference), batch_size="2")
+    base = shipped_model("base")
+    model = model_with_documents(lmms, pretrained=str(base), batch_size="2")
     settings = {"max_new_tokens": 12, "temperature": 0, "do_sample": False, "until": ["\n\n"], "num_beams": 1}
     requests = [Request(QUESTION, settings, [picture], n) for n, picture in enumerate(pictures)]
     requests.insert(1, Request(f"<image>\n{QUESTION}", {"max_new_tokens": 3}, [pictures[0]], 3))
@@ -86,7 +86,7 @@ def test_answers_are_those_of_our_own_generator(lmms, tmp_path):
         picture.save(tmp_path / f"{n}.png")
     images = FileImages(tmp_path)
     refs = images.refs([f"{n}.png" for n in range(3)])
-    generator = open_generator(reference, images)
+    generator = open_generator(base, images)
 
     def ours(text, seen, length):
         request = CompletionRequest(Prompt("x", (Message("user", text, seen),)))
@@ -119,7 +119,7 @@ def test_what_it_cannot_do_is_said(lmms):
     with pytest.raises(ModelError):
         model_with_documents(lmms, pretrained="/no/such/model")
     model = model_with_documents(lmms, pretrained=str(shipped_model("base")))
-    with pytest.raises(DataError, match="gives str to see"):
+    with pytest.raises(DataError, match="shows a str"):
         model.generate_until([Request("?", {}, ["video.mp4"])])
     with pytest.raises(ConfigError, match="seed_bench_likelihood"):
         model.loglikelihood([])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.cli.main import main
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.reporting.report import report_html
 from pairsight.store.run_folder import RunFolder
 from pairsight.tiny.models.shipped import shipped_model
@@ -187,7 +187,7 @@ def test_what_cannot_be_evaluated_is_skipped_with_a_line(run, world, caplog):
 def test_a_training_that_an_earlier_version_named_by_its_file_is_told_of_and_can_be_given(run, world, caplog):
     old = train(run, "losses/x.py:f", "careful")
     assert evaluate(run, world) == 0
-    assert f"{run}/align/losses is left out: its finished training {old} is named by a plug-in's file" in caplog.text
+    assert f"{run}/align/losses is left out: the training inside, {old}, is named after a file" in caplog.text
     assert "give it as --adapter NAME=DIR" in caplog.text
     assert evaluate(run, world, "random", "--adapter", f"f={old}") == 0
     assert set(plain(run)["systems"]) == {"seva:dpo", "seva:f"}

@@ -1,4 +1,4 @@
-"""Models by reference or as objects: what is neither is refused before anything runs."""
+"""Models by name or as objects: what is neither is refused before anything runs."""
 
 import pytest
 
@@ -25,5 +25,5 @@ def test_an_annotator_is_a_reference_or_an_annotator(tmp_path):
     nobody = Nobody()
     assert open_models([], BlobStore(tmp_path), annotator=nobody).annotator is nobody
     assert open_models([], BlobStore(tmp_path)).annotator is None
-    with pytest.raises(ConfigError, match="annotator: found a Looks; give a model reference, or an object of a class"):
+    with pytest.raises(ConfigError, match="annotator: found a Looks; give a model's name, or an object of a class"):
         open_models([], BlobStore(tmp_path), annotator=Looks())

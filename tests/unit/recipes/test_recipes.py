@@ -24,7 +24,6 @@ from pairsight.records import (
 from pairsight.registry import recipes
 from pairsight.selection.strategy import choose, make_strategy
 from pairsight.store.ledger import Ledger
-from pairsight.training.config import TrainingConfig
 
 
 def prompts(*names, image="a"):
@@ -183,7 +182,7 @@ def test_the_annotator_answers_too(run):
     assert (answer.id, answer.model, answer.derived_from, answer.seed) == ("q:2", "teacher", "annotator", 0)
     assert len(made[2].annotations) == 2
     assert [one.completion.model for one in choose(made, make_strategy("sft")).demonstrations] == ["teacher", "teacher"]
-    assert [pair.chosen.model for pair in choose(made, make_strategy("preference_rule", {"min_margin": 1})).pairs] == [
+    assert [pair.chosen.model for pair in choose(made, make_strategy("preference_rule", min_margin=1)).pairs] == [
         "echo",
         "echo",
     ]
@@ -209,7 +208,7 @@ def test_the_datasets_answers_join_the_candidates(run):
     assert joined[1:] == made[1:]
     answer = joined[0].completions[-1]
     assert (answer.id, answer.text, answer.derived_from) == ("p:2", "A dot.", "dataset")
-    selection = choose(joined, make_strategy("sft", {"sft_source": "dataset"}))
+    selection = choose(joined, make_strategy("sft", sft_source="dataset"))
     assert [one.completion.text for one in selection.demonstrations] == ["A dot."]
     assert [one.reason for one in selection.dropped] == ["too_long", "no_answer"]
     (pair, _) = choose(joined, make_strategy("clean_over_distorted")).pairs
@@ -240,7 +239,7 @@ def test_recipes_are_found_by_name_and_their_training_defaults_exist(name):
     recipe = recipes.get(name)
     assert recipe.name == name
     assert recipe.parse(recipe().to_plain()) == recipe()
-    training = TrainingConfig.parse(recipe.default_training)
+    training = recipe.default_training
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
     assert training.lora_alpha == 2 * training.lora_r
 
@@ -272,6 +271,7 @@ def test_what_a_recipe_does_not_say_has_a_default(run):
         None,
         False,
     )
+    assert recipe.default_training.given() == {"loss": "dpo"}  # a plain mapping is parsed
     assert (recipe.check(), recipe.fingerprints()) == (None, {})
     with pytest.raises(ConfigError, match="'least' makes its own completions"):
         recipe.annotate((), RecipeModels(()), run)

@@ -17,7 +17,6 @@ from pairsight.records import Candidates, Completion, CompletionRequest, Dropped
 from pairsight.selection.strategy import choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.ledger import Ledger
-from pairsight.training.config import TrainingConfig
 from scorer_folders import save_clip, save_image_reward, save_sequence_reward
 from tiny_pipelines import save_stable_diffusion, save_stable_diffusion_3
 
@@ -143,8 +142,8 @@ def test_nothing_finished_is_done_again(folders, tmp_path, run, monkeypatch):
 def test_moved_models_stay_the_same_and_other_weights_do_not(folders, tmp_path):
     named = recipe(folders)
     for name in ("pipeline", "clip", "reward"):
-        place = folders[name].rpartition(":")[2]
-        shutil.copytree(place, tmp_path / name)
+        folder = folders[name].rpartition(":")[2]
+        shutil.copytree(folder, tmp_path / name)
     kinds = {"pipeline": "", "clip": "clip:", "reward": "sequence:"}
     moved = recipe({**folders, **{name: f"{kind}{tmp_path / name}" for name, kind in kinds.items()}})
     assert moved.to_plain() != named.to_plain()
@@ -277,6 +276,6 @@ def test_bad_models_are_said_before_anything_loads(folders, tmp_path, run):
 
 
 def test_the_papers_training_is_the_default():
-    config = TrainingConfig.parse(Synthetic.default_training)
+    config = Synthetic.default_training
     assert (config.learning_rate, config.num_train_epochs, config.projector_learning_rate) == (1e-5, 2.0, None)
     assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 8

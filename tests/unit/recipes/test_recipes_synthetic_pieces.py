@@ -37,10 +37,10 @@ def test_near_duplicates_share_most_words():
 def test_near_duplicates_equal_the_comparison_of_all_pairs(texts, threshold):
     found = near_duplicates(texts, threshold)
     expected: list[int | None] = []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         words = set(text.split())
         earlier = None
-        for other in range(place):
+        for other in range(index):
             if expected[other] is None:
                 others = set(texts[other].split())
                 union = len(words | others)

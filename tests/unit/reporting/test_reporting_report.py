@@ -61,7 +61,7 @@ def test_the_page_asks_for_nothing_from_anywhere(html):
 def test_a_run_that_was_only_built_says_what_is_missing(tmp_path):
     run = run_folders.write_run(tmp_path / "first", "seva", num_pairs=3)
     text = words(report_html(run))
-    assert "Not evaluated yet: nothing can be said about what changed." in text
+    assert "Not evaluated yet: it is not known what changed." in text
     assert "Not aligned yet" in text
     assert "What is in the picture?" in text
 
@@ -136,11 +136,11 @@ def test_scores_of_one_model_alone_are_a_table(tmp_path):
     (tmp_path / "run.yaml").write_text("kind: evaluate\n")
     text = words(report_html(tmp_path))
     assert "pope F1 0.830 0.800 to 0.860" in text
-    assert "Pairs to look at" not in text
+    assert "Example pairs" not in text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         write_report(tmp_path)
 
 

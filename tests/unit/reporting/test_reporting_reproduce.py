@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pairsight.config import with_settings
-from pairsight.options import BuildOptions
+from pairsight.options import BuildOptions, BuildRecord
 from pairsight.pipeline.align import AlignSpec
 from pairsight.recipes.seva import SeVa
-from pairsight.reporting.reproduce import align_command, build_command, recipe_of
+from pairsight.reporting.reproduce import TrainingRecord, align_command, build_command
 from pairsight.selection.steerlm import SteerLM
 from pairsight.training.config import TrainingConfig
 from pairsight.training.objective import training_config
@@ -19,9 +19,18 @@ def settings(words):
     return with_settings({}, [words[i + 1] for i, word in enumerate(words) if word == "--set"])
 
 
+def build_lines(run, config):
+    return build_command(Path(run), BuildRecord.from_plain(config))
+
+
+def align_lines(run, name, config, recipe, *, selection=None, strategy=None):
+    build = BuildRecord.from_plain({"recipe": recipe, "strategy": strategy})
+    return align_command(Path(run), TrainingRecord.from_plain(name, config, selection), build)
+
+
 def test_the_align_command_gives_the_same_training_on_any_model():
     training = TrainingConfig(loss=("dpo", "sft"), loss_weights=(1.0, 0.5), learning_rate=1e-7, num_train_epochs=1.0)
-    (command,) = align_command(Path("runs/a b"), "se cond", {"model": "m", "training": training.to_plain()}, "seva")
+    (command,) = align_lines("runs/a b", "se cond", {"model": "m", "training": training.to_plain()}, "seva")
     words = shlex.split(command)
     assert words[:3] == ["pairsight", "align", "a b"]
     assert words[words.index("--name") + 1] == "se cond"
@@ -32,7 +41,7 @@ def test_the_align_command_gives_the_same_training_on_any_model():
 @pytest.mark.parametrize("options", [{"loss": "simpo"}, {"loss": "simpo", "beta": 2.5}, {"loss": "sft"}, {"beta": 0.2}])
 def test_the_align_command_of_another_loss_keeps_that_losss_own_options(options):
     training = training_config(options, None, SeVa.default_training)
-    (command,) = align_command(Path("r"), "n", {"model": "m", "training": training.to_plain()}, "seva")
+    (command,) = align_lines("r", "n", {"model": "m", "training": training.to_plain()}, "seva")
     parsed = AlignSpec.parse({"data": "r", "model": "m", **settings(shlex.split(command))}, recipe="seva").training
     assert parsed == training
 
@@ -41,15 +50,14 @@ def test_the_align_command_tells_how_the_examples_were_chosen():
     config = {"model": "m", "training": {}}
     built = {"name": "preference_rule", "min_margin": 2.0, "seed": 0}
     other = {"strategy": "steerlm", "strategy_options": SteerLM(target={"correctness": 4}).to_plain(), "limit": 5}
-    (command,) = align_command(Path("r"), "steerlm", config, "feedback", selection=other, built_with=built)
+    (command,) = align_lines("r", "steerlm", config, "feedback", selection=other, strategy=built)
     words = settings(shlex.split(command))
     assert words == {"limit": 5, "strategy": "steerlm", "strategy_options": {"target": {"correctness": 4}}}
     same = {"strategy": "preference_rule", "strategy_options": {"min_margin": 4.0, "seed": 0}, "data": "r"}
-    (command,) = align_command(Path("r"), "dpo", config, "", selection=same, built_with=built)
+    (command,) = align_lines("r", "dpo", config, "", selection=same, strategy=built)
     assert settings(shlex.split(command)) == {"strategy_options": {"min_margin": 4.0}}
-    (command,) = align_command(
-        Path("r"), "dpo", config, "", selection={**same, "strategy_options": built}, built_with=built
-    )
+    unchanged = {**same, "strategy_options": {"min_margin": 2.0, "seed": 0}}
+    (command,) = align_lines("r", "dpo", config, "", selection=unchanged, strategy=built)
     assert command == "pairsight align r --model m --name dpo"
 
 
@@ -59,7 +67,7 @@ def test_the_build_command_gives_the_same_recipe():
         "recipe": "seva", "model": "m", "prompts": "p.json", "images": None, "seed": 3, "options": recipe.to_plain(),
         "strategy": {"name": "clean_over_distorted"},
     }  # fmt: skip
-    (command,) = build_command(Path("runs/first"), config)
+    (command,) = build_lines("runs/first", config)
     words = shlex.split(command)
     assert words[:3] == ["pairsight", "build", "seva"]
     assert "--images" not in words
@@ -74,7 +82,7 @@ def test_several_models_and_how_prompts_were_drawn_are_told():
         "strip_short_answer": False, "on_error": "stop", "engine": "ray", "annotator": "a",
         "options": {"num_completions": 2}, "strategy": {"name": "preference_rule", "min_margin": 3.0, "seed": 0},
     }  # fmt: skip
-    (command,) = build_command(Path("r"), config)
+    (command,) = build_lines("r", config)
     assert command == (
         "pairsight build feedback --model m --model n --prompts p.json --annotator a --sources coco/ "
         "--per-source 5 --set num_completions=2 --set strategy=preference_rule --set min_margin=3.0 --out r"
@@ -84,38 +92,36 @@ def test_several_models_and_how_prompts_were_drawn_are_told():
 def test_only_what_changes_a_result_and_is_no_default_is_told():
     plain = BuildOptions(recipe="seva", model="m", out="o", prompts="p.json", workers=4).to_plain()
     config = {**plain, "calls": {**plain["calls"], "budget": 3.0}, "options": {}, "num_prompts": 3}
-    assert build_command(Path("r"), config) == ["pairsight build seva --model m --prompts p.json --seed 0 --out r"]
+    assert build_lines("r", config) == ["pairsight build seva --model m --prompts p.json --seed 0 --out r"]
     shown = {**config, "endpoint": {**plain["endpoint"], "max_image_side": 512}, "dataset_answers": True}
-    (command,) = build_command(Path("r"), shown)
+    (command,) = build_lines("r", shown)
     assert settings(shlex.split(command)) == {"dataset_answers": True, "endpoint": {"max_image_side": 512}}
 
 
 def test_a_run_made_in_python_is_told_as_a_call():
     config = {"recipe": "seva", "model": ["m"], "options": SeVa(noise_step=500).to_plain(), "engine": "local"}
-    assert build_command(Path("demo/seva"), config) == [
-        "ps.build(ps.SeVa(noise_step=500), prompts, model='m', run='seva')"
-    ]
+    assert build_lines("demo/seva", config) == ["ps.build(ps.SeVa(noise_step=500), prompts, model='m', run='seva')"]
 
 
 def test_a_recipe_from_a_file_is_named_by_its_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from pairsight.recipes.seva import SeVa\n\n\nclass Mine(SeVa):\n    name = 'mine'\n")
     config = {"recipe": "mine", "recipe_file": f"{file}:Mine", "model": "m", "prompts": "p.json", "options": {}}
-    (command,) = build_command(Path("r"), config)
+    (command,) = build_lines("r", config)
     assert command == f"pairsight build {file}:Mine --model m --prompts p.json --out r"
-    assert recipe_of(config) == f"{file}:Mine"
+    assert BuildRecord.from_plain(config).recipe_name == f"{file}:Mine"
 
 
 def test_a_folder_without_settings_has_no_commands():
-    assert build_command(Path("r"), {}) == []
-    assert align_command(Path("r"), "dpo", {}, "") == []
+    assert build_lines("r", {}) == []
+    assert align_lines("r", "dpo", {}, "") == []
 
 
 def test_an_unknown_recipe_or_a_hostile_value_is_no_error():
     config = {"recipe": "gone", "model": "m; rm -rf /", "prompts": "$(x)", "options": {"a": 1}, "strategy": "x"}
-    (command,) = build_command(Path("r"), config)
+    (command,) = build_lines("r", config)
     assert "'m; rm -rf /'" in command
     assert shlex.split(command)[4] == "m; rm -rf /"
-    assert align_command(Path("r"), "dpo", {"model": "m", "training": {"beta": 0.3}}, "gone") == [
+    assert align_lines("r", "dpo", {"model": "m", "training": {"beta": 0.3}}, "gone") == [
         "pairsight align r --model m --name dpo --set beta=0.3"
     ]

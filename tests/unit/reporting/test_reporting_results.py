@@ -116,7 +116,7 @@ def test_the_headline_sorts_measures_by_what_is_known(tmp_path):
 def test_without_measures_or_without_effects_the_headline_says_so(tmp_path):
     assert headline(one_system(tmp_path, {})).sentence.startswith("Not evaluated yet")
     unclear = one_system(tmp_path, {"f1": change(0.5, 0.51, -0.1, 0.12)})
-    assert headline(unclear).sentence == "No gain and no loss is shown on any of 1 measures."
+    assert headline(unclear).sentence == "Neither a gain nor a loss is shown on any of 1 measures."
 
 
 def test_controls_are_held_against_the_gains(tmp_path):
@@ -133,7 +133,7 @@ def test_controls_are_held_against_the_gains(tmp_path):
     system = one_system(tmp_path, gains, controls=controls)
     null, matched = control_sentences(system)
     assert null.endswith("none of the system's gains is shown in the control.")
-    assert matched.endswith("still better at matched length: CHAIR_i; not shown any more: CHAIR_s.")
+    assert matched.endswith("still better at matched length: CHAIR_i; no longer shown: CHAIR_s.")
     assert "null control −0.010 (−0.020 to +0.010)" in headline(system).findings["better"][0].remark
     table = system_table(system)
     assert table.columns == ("aligned", "null control", "length-matched")
@@ -143,7 +143,7 @@ def test_controls_are_held_against_the_gains(tmp_path):
 def test_a_control_that_gains_too_is_said(tmp_path):
     gain = {"f1": change(0.5, 0.6, 0.05, 0.15)}
     (sentence,) = control_sentences(one_system(tmp_path, gain, controls={"null": {"metrics": gain}}))
-    assert sentence.endswith("it gains too on F1, so that gain is not the method's alone.")
+    assert sentence.endswith("it also gains on F1, so the method alone does not explain that gain.")
 
 
 def test_systems_stand_side_by_side_only_on_one_base(tmp_path):
@@ -237,4 +237,4 @@ def test_answers_that_could_not_be_read_are_pointed_out(tmp_path):
     readable = one_system(tmp_path, {"f1": {**row, "unparsed": 1, "unparsed_base": 0}})
     assert headline(readable).caution == ""
     unreadable = one_system(tmp_path, {}, benchmarks={"pope": {"metrics": {"f1": {**row, "unparsed_base": 5}}}})
-    assert headline(unreadable).caution.startswith("Could not be read by the scoring rule: 25% of the answers to pope.")
+    assert headline(unreadable).caution.startswith("The scoring rule could not read 25% of the answers to pope.")

@@ -61,7 +61,7 @@ def test_what_makes_no_pair_says_why(given, options, reason):
 
 def test_thresholds_that_are_met_let_the_pair_through():
     options = {"min_gap": 1.0, "min_chosen": 2.0, "max_rejected": 1.0}
-    (pair,) = choose([candidates(1.0, 2.0)], make_strategy("best_over_worst", options)).pairs
+    (pair,) = choose([candidates(1.0, 2.0)], make_strategy("best_over_worst", **options)).pairs
     assert pair.chosen.id == "p:1"
 
 

@@ -223,21 +223,21 @@ def test_options_that_reach_no_strategy_are_refused():
     from pairsight.pipeline.select import CandidateSet, select
 
     made = CandidateSet((scored(("a", 9), ("b", 1)),), UnpackedImages(), built_with=PreferenceRule())
-    with pytest.raises(ConfigError, match="say which strategy takes min_margin: strategy='NAME'"):
+    with pytest.raises(ConfigError, match="options min_margin need the name of their strategy: strategy='NAME'"):
         select(made, min_margin=3)
-    with pytest.raises(ConfigError, match="say which strategy takes min_margin"):
+    with pytest.raises(ConfigError, match="options min_margin need the name"):
         select(WithImages(made.items, made.images), PreferenceRule(), min_margin=3)
 
 
 def test_select_counts_every_prompt():
     lost = Dropped("q", "generate", "too_long")
     candidates = [scored(("a", 12), ("b", 1), name="p1"), lost, scored(("a", 12), name="p2")]
-    selection = choose(candidates, make_strategy("preference_rule", {"min_margin": 3}))
+    selection = choose(candidates, make_strategy("preference_rule", min_margin=3))
     assert [pair.id for pair in selection.pairs] == ["p1"]
     assert [one.reason for one in selection.dropped] == ["too_long", "too_few_scored"]
     assert len(choose(candidates, SteerLM()).demonstrations) == 3
     with pytest.raises(ConfigError, match="did you mean 'min_margin'"):
-        make_strategy("preference_rule", {"min_margn": 3})
+        make_strategy("preference_rule", min_margn=3)
     with pytest.raises(ConfigError, match="did you mean 'steerlm'"):
         make_strategy("steerlmm")
 

@@ -24,8 +24,8 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mounts = tmp_path / "mounts"
     folder = tmp_path / "on nfs"
     folder.mkdir()
-    place = str(folder.resolve()).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/export {place} nfs4 rw,vers=4.2 0 0\n")
+    exported = str(folder.resolve()).replace(" ", "\\040")
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/export {exported} nfs4 rw,vers=4.2 0 0\n")
     monkeypatch.setattr(lock, "MOUNTS", mounts)
     return folder
 

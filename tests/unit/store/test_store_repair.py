@@ -47,8 +47,8 @@ def run(tmp_path: Path) -> RunFolder:
 def flip(path: Path, what: bytes | None = None) -> None:
     """Change one byte: of `what` if it is given, else in the middle."""
     data = bytearray(path.read_bytes())
-    place = data.index(what) if what else len(data) // 2
-    data[place] ^= 0x01
+    offset = data.index(what) if what else len(data) // 2
+    data[offset] ^= 0x01
     path.write_bytes(data)
 
 
@@ -140,9 +140,9 @@ def test_what_is_intact_is_left_as_it_is_and_not_called_damaged(run: RunFolder, 
     evaluation = run.evaluate("held-out") / "ledger.sqlite"
     assert main(["salvage", str(run.path)]) == 0
     printed = capsys.readouterr().out
-    assert "rebuilt, 2 results kept, 1 to be made again" in printed
+    assert "rebuilt, 2 results kept, 1 to be computed again" in printed
     assert f"{evaluation}: intact, 2 results" in printed
-    assert "run the same build or evaluate command to go on" in printed
+    assert "run the same build or evaluate command to continue" in printed
     assert evaluation.read_bytes() == before[evaluation]
 
 

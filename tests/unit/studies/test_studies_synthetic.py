@@ -52,8 +52,8 @@ def candidate(name, topic, scores, annotations=(), texts=("a", "b")):
 
 
 def rows(result, *columns):
-    places = [result.columns.index(column) for column in columns]
-    return [tuple(row[place] for place in places) for row in result.rows]
+    indices = [result.columns.index(column) for column in columns]
+    return [tuple(row[index] for index in indices) for row in result.rows]
 
 
 def test_wins_are_counted_by_scale_and_topic():

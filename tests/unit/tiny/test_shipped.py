@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pairsight.errors import ModelError
+from pairsight.models.folders import base_of_adapter
 from pairsight.models.load import load_model
-from pairsight.models.references import base_of_adapter
 from pairsight.tiny.models.shipped import ADAPTERS, MODELS, SCORERS, shipped_model, shipped_pipeline, shipped_scorer
 from pairsight.tiny.train.measure import benchmark_set, complete, measure
 from pairsight.tiny.train.scorer_card import measure_scorers

@@ -14,7 +14,7 @@ def address(tmp_path_factory):
     world = tmp_path_factory.mktemp("world") / "w"
     write_world(world, scenes=2)
     with TruthServer(world) as server:
-        yield server.reference.rpartition("//")[2].removesuffix("/v1")
+        yield server.model_name.rpartition("//")[2].removesuffix("/v1")
 
 
 def ask(address: str, body: bytes | None = None, host: str | None = None) -> tuple[int, bytes]:

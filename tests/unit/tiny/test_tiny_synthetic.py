@@ -39,7 +39,7 @@ def test_a_run_on_the_shipped_weights_has_pairs_ranked_two_ways(tmp_path):
     by_looking, by_reading = (
         {
             pair.prompt.id: pair.chosen.text
-            for pair in select(candidates, make_strategy("best_over_worst", own))[0].items
+            for pair in select(candidates, make_strategy("best_over_worst", **own))[0].items
         }
         for own in ({}, {"scorer": "sequence"})
     )

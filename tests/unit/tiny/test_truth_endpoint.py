@@ -147,7 +147,7 @@ def server(world):
 
 
 def ask(server, body, path="/v1/chat/completions", method="POST"):
-    connection = http.client.HTTPConnection(server.reference.partition("http://")[2].split("/")[0])
+    connection = http.client.HTTPConnection(server.model_name.partition("http://")[2].split("/")[0])
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     connection.request(method, path, data if method == "POST" else None)
     response = connection.getresponse()
@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_refused_in_a_line(server, sent, status, message):
 
 def test_other_addresses_and_ports_and_folders_are_refused(server, tmp_path, world):
     assert ask(server, {}, "/v1/other")[0] == ask(server, {}, "/", "GET")[0] == 404
-    port = int(server.reference.rpartition(":")[2].removesuffix("/v1"))
+    port = int(server.model_name.rpartition(":")[2].removesuffix("/v1"))
     with pytest.raises(RunError, match=rf"port {port} of 127\.0\.0\.1 cannot be used: .*choose another --port"):
         TruthServer(world, port)
     with pytest.raises(DataError, match=r"holds no world \(truth.jsonl\): write one with `pairsight tiny --out"):

@@ -44,8 +44,8 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
         trainer.train(small.pairs(1))
     policy, step, _ = caught.value.args
     lora = next(m for m in policy.modules() if hasattr(m, "lora_A"))
-    assert lora.r["default"] == defaults["lora_r"]
-    assert getattr(lora.lora_dropout["default"], "p", 0.0) == defaults["lora_dropout"]
+    assert lora.r["default"] == defaults.lora_r
+    assert getattr(lora.lora_dropout["default"], "p", 0.0) == defaults.lora_dropout
     widths = []
     layers = policy.get_base_model().model.language_model.layers
     for layer in layers:
@@ -57,7 +57,7 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
     paths = small.pairs(1)[0]
     spans = 1 + len(paths.rejected)  # the prompt with the chosen completion, then each rejected one
     assert counts["_LoraLinearBackward"] == LAYERS * LINEAR
-    projector = 2 if "projector_learning_rate" in defaults else 0  # linear layers that are trained whole
+    projector = 2 if defaults.projector_learning_rate else 0  # linear layers that are trained in full
     assert counts["_NormBackward"] == 2 * LAYERS - (projector == 0)  # below the first norm nothing is trained then
     assert counts["_RotationBackward"] == 2 * LAYERS
     assert counts["_SeenBackward"] == 2 * LAYERS
@@ -68,6 +68,4 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
     assert kind == last_kind == torch.bfloat16
     example = step.scorer.examples[0]
     assert whole == example.num_tokens
-    assert short < whole - example.sequences[0].prompt_length + len(
-        example.sequences
-    )  # tokens that predict, and no more
+    assert short < whole - example.sequences[0].prompt_length + len(example.sequences)  # the predicting tokens only

@@ -26,7 +26,7 @@ def test_spans_of_a_prompt_two_questions_and_their_completions():
     assert (mask == 0).tolist() == [[True, True, True, False], [True, True, True, True]]
 
 
-def test_a_forest_has_one_causal_span_a_tree():
+def test_a_forest_has_one_causal_span_per_tree():
     tree = merge([np.array(s, np.int64) for s in ([1, 2], [3, 4, 5])])
     spans = spans_of(tree.parent_S)
     assert spans == (Span(0, 2, ((0, 2),), 0), Span(2, 5, ((2, 5),), 0))
@@ -53,8 +53,8 @@ def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
     size = len(tree)
     queries = np.arange(size) if some is None else np.array(some)
     query, key, value = (torch.randn(1, 2, n, 8, requires_grad=True) for n in (len(queries), size, size))
-    place = np.arange(size)
-    seen = torch.from_numpy((place[None] <= place[:, None]) & (place[:, None] < tree.end_S[None]))[queries]
+    index = np.arange(size)
+    seen = torch.from_numpy((index[None] <= index[:, None]) & (index[:, None] < tree.end_S[None]))[queries]
     scores = (query @ key.transpose(2, 3) * 0.3).masked_fill(~seen, -torch.inf)
     expected = (scores.softmax(-1) @ value).transpose(1, 2)
     spans = spans_of(tree.parent_S) if some is None else spans_of_some(spans_of(tree.parent_S), queries)
@@ -119,8 +119,8 @@ def test_norm_in_bf16_is_as_close_to_the_truth_as_that_of_transformers():
         found.append((out.detach(), *torch.autograd.grad((out * weights.to(dtype)).sum(), hidden)))
     ours, theirs, truth = found
     assert ours[0].dtype == ours[1].dtype == torch.bfloat16
-    for place in range(2):
-        assert distance(ours[place], truth[place]) <= 1.02 * distance(theirs[place], truth[place])
+    for index in range(2):
+        assert distance(ours[index], truth[index]) <= 1.02 * distance(theirs[index], truth[index])
 
 
 @pytest.mark.parametrize("cos_type", [torch.bfloat16, torch.float32])  # with weights in bf16, and in float32
@@ -140,8 +140,8 @@ def test_rotation_in_bf16_is_as_close_to_the_truth_as_that_of_transformers(cos_t
         found.append((out.detach(), *torch.autograd.grad((out.bfloat16() * weights).sum(), states)))
     ours, theirs, truth = found
     assert ours[0].dtype == ours[1].dtype == torch.bfloat16
-    for place in range(2):
-        assert distance(ours[place], truth[place]) <= 1.02 * distance(theirs[place].bfloat16(), truth[place])
+    for index in range(2):
+        assert distance(ours[index], truth[index]) <= 1.02 * distance(theirs[index].bfloat16(), truth[index])
 
 
 def test_attention_by_spans_brings_what_autocast_left_mixed_to_one_type():
@@ -161,8 +161,8 @@ def test_gradients_of_a_prefix_in_bf16_do_not_round_at_each_completion():
     """32 completions: the error is that of one masked attention over the row, which adds up inside one product."""
     torch.manual_seed(0)
     tree = merge([np.array([*range(60), *range(1000 * n, 1000 * n + 10)], np.int64) for n in range(1, 33)])
-    place = np.arange(len(tree))
-    hidden = torch.from_numpy((place[None] > place[:, None]) | (place[:, None] >= tree.end_S[None]))
+    index = np.arange(len(tree))
+    hidden = torch.from_numpy((index[None] > index[:, None]) | (index[:, None] >= tree.end_S[None]))
     mask = torch.zeros(1, 1, *hidden.shape).masked_fill_(hidden, torch.finfo(torch.bfloat16).min)
     query, key, value = (torch.randn(1, 2, len(tree), 32).bfloat16() for _ in range(3))
     weights = torch.randn(1, len(tree), 2, 32).bfloat16()

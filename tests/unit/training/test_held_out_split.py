@@ -24,7 +24,7 @@ def images_of(examples: list[Demonstration], numbers: list[int]) -> set[str]:
     return {image.sha256 for number in numbers for image in examples[number].prompt.images}
 
 
-def test_three_questions_an_image_never_divide_an_image():
+def test_three_questions_per_image_never_divide_an_image():
     examples = [example(n, f"image {n // 3}") for n in range(30)]
     train, held = split_held_out(examples, 0.3, seed=1)
     assert sorted(train + held) == list(range(30))
@@ -32,7 +32,7 @@ def test_three_questions_an_image_never_divide_an_image():
     assert not images_of(examples, train) & images_of(examples, held)
 
 
-def test_prompts_that_share_an_image_by_way_of_others_stay_together():
+def test_prompts_that_share_an_image_through_others_stay_together():
     examples = [example(0, "a", "b"), example(1, "b", "c"), example(2, "c"), example(3, "d"), example(4, "d", "e")]
     for seed in range(20):
         train, held = split_held_out(examples, 0.4, seed)

@@ -115,7 +115,7 @@ def test_options_no_loss_takes_are_refused():
         TrainingConfig.parse({"loss": ["dpo", "sft"], "loss_weights": [1.0]})
 
 
-def test_cdpo_is_dpo_that_takes_a_tenth_as_flipped():
+def test_cdpo_is_dpo_that_assumes_a_tenth_flipped():
     x = inputs([[[-10.0, -12.0]]], [[[-11.0, -9.0]]])
     assert torch.equal(cdpo(x).loss_B, dpo(x, label_smoothing=0.1).loss_B)
 

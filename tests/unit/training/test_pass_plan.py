@@ -11,7 +11,7 @@ from pairsight.training.tokens import TokenPrompt, token_example
 
 def example(image: int, question: int):
     """Ten tokens of an image, two of a question, and completions of one token each: 14 tokens when merged."""
-    ids = np.array([100 * image + place for place in range(10)] + [1000 + question, 1001 + question])
+    ids = np.array([100 * image + index for index in range(10)] + [1000 + question, 1001 + question])
     none = np.full(12, -1)
     prompt = TokenPrompt(ids, ids, np.arange(13)[None], none, none, none, number=question, key=b"")
     return token_example(f"{image}-{question}", [prompt], [np.array([7]), np.array([8])], weight=1.0)

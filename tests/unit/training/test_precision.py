@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import TrainingError
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.training import loop as loop_module
 from pairsight.training.trainer import PreferenceTrainer
 
@@ -35,7 +35,7 @@ def train(small, out: Path, **options) -> tuple[Path, list[dict]]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_policy_and_reference_are_equal_to_the_bit_before_the_first_step(small, tmp_path: Path, mode: str):
-    """One example a pass packs both alike; held-out examples are measured after a step too small to matter."""
+    """One example per pass packs both alike; held-out examples are measured after a step too small to matter."""
     options = {"per_device_train_batch_size": 1, "max_steps": 1, "learning_rate": 1e-12, "max_tokens_per_pass": 64}
     held = {"eval_fraction": 0.5, "eval_steps": 1}
     _, lines = train(small, tmp_path / "a", **options, **held, **MODES[mode])
@@ -85,7 +85,7 @@ def test_a_projector_in_bf16_moves_as_far_as_in_float32_at_sevas_rate(small, tmp
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_trained_is_float32_and_saved_so(small, tmp_path: Path, mode: str):
+def test_trained_weights_are_kept_and_saved_in_float32(small, tmp_path: Path, mode: str):
     folder, _ = train(small, tmp_path / mode, max_steps=1, learning_rate=1e-4, **MODES[mode])
     (file,) = folder.glob("*model.safetensors")
     assert {t.dtype for t in load_file(file).values()} == {torch.float32}
@@ -112,7 +112,7 @@ def test_completions_that_see_each_other_fail_the_check_in_bf16_too(small, tmp_p
 
 
 def short_of_memory(monkeypatch, limit: int, *, backward: bool) -> list[int]:
-    """Let passes of more than `limit` examples find no memory, in the forward or half-way through the backward pass."""
+    """Let passes of more than `limit` examples run out of memory, forward or half-way through the backward pass."""
     widths: list[int] = []
     real = loop_module.PreferenceStep.run
 
@@ -154,13 +154,13 @@ def test_a_step_out_of_memory_is_taken_again_in_smaller_passes(small, tmp_path: 
         assert [line[name] for line in lines] == [pytest.approx(line[name], rel=1e-4, abs=1e-6) for line in expected]
 
 
-def test_one_example_that_memory_does_not_hold_is_said(small, tmp_path: Path, monkeypatch):
+def test_one_example_that_does_not_fit_into_memory_is_reported(small, tmp_path: Path, monkeypatch):
     short_of_memory(monkeypatch, 0, backward=False)
-    with pytest.raises(TrainingError, match=r"memory does not hold one example \(the largest has \d+ tokens\)"):
+    with pytest.raises(TrainingError, match=r"one example does not fit into memory \(the largest has \d+ tokens\)"):
         train(small, tmp_path / "a", max_steps=1)
 
 
-def test_nothing_of_a_training_stays(small, tmp_path: Path, monkeypatch):
+def test_a_training_frees_its_memory(small, tmp_path: Path, monkeypatch):
     """So that an evaluation in the same process has the device for itself."""
     import gc
     import weakref
@@ -183,7 +183,7 @@ def test_nothing_of_a_training_stays(small, tmp_path: Path, monkeypatch):
 
 
 def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
-    """On a GPU of 1 GiB free (half of it only kept by PyTorch): 12 bytes a trained number, half the rest for a pass."""
+    """On a GPU of 1 GiB free (half of it kept by PyTorch): 12 bytes per trained parameter, half the rest for a pass."""
     from types import SimpleNamespace
 
     from pairsight.training.precision import Precision

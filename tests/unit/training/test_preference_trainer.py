@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError, TrainingError
 from pairsight.images.source import WithImages
-from pairsight.models.references import check_adapter
+from pairsight.models.folders import check_adapter
 from pairsight.records import Message
 from pairsight.training import families as trainer_families
 from pairsight.training.adapter import merge
@@ -71,7 +71,7 @@ def test_plain_transformers_and_peft_load_the_adapter_and_its_weights_moved(smal
     assert not any("vision" in name for name in load_file(trained / "adapter_model.safetensors"))
 
 
-def test_the_folder_says_how_it_came_about(trained: Path):
+def test_the_folder_records_how_it_was_made(trained: Path):
     assert "12" in (trained / "README.md").read_text()
     assert json.loads((trained / "pairsight.json").read_text())["kind"] == "adapter"
     assert (trained / "align.yaml").is_file()
@@ -95,15 +95,15 @@ def test_a_finished_folder_is_left_alone_and_a_different_training_refused(small,
 
 
 class Stopped(Exception):  # noqa: N818
-    """Stands for a kill: nothing of ours may catch it."""
+    """Simulates a kill: our code must not catch it."""
 
 
 @pytest.mark.parametrize("stop", [(1, {}), (5, {}), (5, {"group_by_image": True})], ids=["1", "5", "5-by-image"])
-def test_a_stopped_training_goes_on_exactly_as_if_it_had_not_been(small, trained, tmp_path, stop, monkeypatch):
+def test_a_stopped_training_resumes_exactly(small, trained, tmp_path, stop, monkeypatch):
     (at, options), real = stop, Loop.training_step
     out = tmp_path / "dpo"
     if options:
-        trained = trainer(small, tmp_path / "whole", **options).train(small.pairs(12))
+        trained = trainer(small, tmp_path / "unstopped", **options).train(small.pairs(12))
 
     def until(self, *arguments):
         if self.state.global_step == at:
@@ -253,7 +253,7 @@ def test_completions_that_see_each_other_fail_the_first_check(small, tmp_path: P
 
     monkeypatch.setattr("pairsight.training.kernels.attention.spans_of", leaking)
     pairs = small.pairs(3)
-    if swapped:  # whichever completion stands first in its row, it is the other that is looked at
+    if swapped:  # the other completion is compared, whichever is first in its row
         pairs = [replace(one, chosen=one.rejected[0], rejected=(one.chosen,)) for one in pairs]
     with pytest.raises(TrainingError, match="packed log-probs differ"):
         PreferenceTrainer(

@@ -12,8 +12,8 @@ def arrays(*sequences: list[int]) -> list[np.ndarray]:
 
 
 def seen(end: np.ndarray) -> np.ndarray:
-    place = np.arange(len(end))
-    return (place[None, :] <= place[:, None]) & (place[:, None] < end[None, :])
+    index = np.arange(len(end))
+    return (index[None, :] <= index[:, None]) & (index[:, None] < end[None, :])
 
 
 def test_two_completions_share_their_prompt():
@@ -65,5 +65,5 @@ def test_every_sequence_is_a_path_and_a_token_sees_exactly_its_path(sequences: l
         assert tokens[path].tolist() == sequence.tolist()
         assert tree.depth_S[path].tolist() == list(range(len(sequence)))
         assert tree.parent_S[path].tolist() == [-1, *path[:-1].tolist()]
-        for place, token in enumerate(path):
-            assert np.flatnonzero(sees[token]).tolist() == path[: place + 1].tolist()
+        for index, token in enumerate(path):
+            assert np.flatnonzero(sees[token]).tolist() == path[: index + 1].tolist()

@@ -42,7 +42,7 @@ def trained(base: Path, small, out: Path, **options) -> Path:
 
 
 def assert_has_all_of_the_base(folder: Path, base: Path) -> None:
-    """Every file of the base that is no weight and no config, to the byte."""
+    """Every file of the base other than weights and config, byte for byte."""
     left_out = {"config.json", "model.safetensors", "pairsight.json", "README.md"}
     wanted = [path.relative_to(base) for path in base.rglob("*") if path.is_file() and path.name not in left_out]
     assert len(wanted) >= 5
@@ -69,7 +69,7 @@ def adapter(small, tmp_path_factory) -> Path:
 
 def test_a_merge_that_is_stopped_leaves_nothing_and_the_next_one_finishes(adapter, small, tmp_path, monkeypatch):
     class Stopped(BaseException):
-        """Stands for a kill."""
+        """Simulates a kill."""
 
     def stopped(*_arguments):
         raise Stopped
@@ -122,5 +122,5 @@ def test_a_complete_merged_folder_is_left_alone_also_one_of_an_earlier_version(a
 
 
 def test_merging_a_full_fine_tuning_is_refused_before_it_begins():
-    with pytest.raises(ConfigError, match="merge: tuning=full leaves a whole model"):
+    with pytest.raises(ConfigError, match="merge: tuning=full trains a full model"):
         AlignSpec.parse({"data": "pairs", "model": "m", "out": "o", "merge": True, "tuning": "full"})

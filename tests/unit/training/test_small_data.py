@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, TrainingError
-from pairsight.models.references import fingerprint
+from pairsight.models.folders import fingerprint
 from pairsight.recipes.seva import SeVa
 from pairsight.training.adapter import TrainingSummary
 from pairsight.training.config import TrainingConfig
@@ -66,7 +66,9 @@ def test_a_batch_of_ones_own_is_kept(own: dict):
 
 def test_a_number_of_steps_of_ones_own_keeps_the_batch(small, tmp_path: Path):
     """Lowered, two steps would see 2 of 6 examples instead of all."""
-    folder, lines = train(small, tmp_path / "a", 6, max_steps=2, defaults={"per_device_train_batch_size": 32})
+    folder, lines = train(
+        small, tmp_path / "a", 6, max_steps=2, defaults=TrainingConfig(per_device_train_batch_size=32)
+    )
     assert len(lines) == 2
     summary = TrainingSummary.read(folder)
     assert (summary.global_batch, summary.asked_batch) == (32, 32)
@@ -101,7 +103,8 @@ def test_no_step_has_rate_zero(small, tmp_path: Path, schedule: str, steps: int,
 
 
 def test_a_constant_rate_has_no_warmup(small, tmp_path: Path):
-    _, lines = train(small, tmp_path / "a", 3, max_steps=3, warmup_ratio=0.9, lr_scheduler_type="constant")
+    defaults = {"warmup_ratio": 0.9}  # a recipe's, which the user's schedule has no use for
+    _, lines = train(small, tmp_path / "a", 3, max_steps=3, defaults=defaults, lr_scheduler_type="constant")
     assert {line["learning_rate"] for line in lines} == {5e-6}
 
 

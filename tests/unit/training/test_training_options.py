@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pairsight.config import with_settings
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, RunError, TrainingError
 from pairsight.recipes.feedback import Feedback
@@ -18,7 +19,7 @@ from pairsight.training.loss_grid import LossInputs
 from pairsight.training.objective import Objective, training_config
 from pairsight.training.trainer import PreferenceTrainer
 
-SHARP = {**SeVa.default_training, "beta": 0.3, "average_log_prob": True}
+SHARP = TrainingConfig.parse({**SeVa.default_training.given(), "beta": 0.3, "average_log_prob": True})
 """A recipe's defaults for dpo that are not dpo's own."""
 
 
@@ -38,8 +39,8 @@ def test_simpo_under_a_recipe_for_dpo_takes_its_own_beta(recipe):
     x = one_pair(-8.0, -12.0, length=4.0)
     by_hand = -torch.nn.functional.logsigmoid(torch.tensor(2.0 * (-2.0 - -3.0) - 1.0))  # β 2, γ 1, as in the paper
     assert loss_of(config, x) == pytest.approx(float(by_hand))
-    assert config.learning_rate == recipe.default_training["learning_rate"]
-    assert config.lora_r == recipe.default_training["lora_r"]
+    assert config.learning_rate == recipe.default_training.learning_rate
+    assert config.lora_r == recipe.default_training.lora_r
 
 
 def test_a_models_preset_for_dpo_leaves_other_losses_their_own_beta(tmp_path: Path):
@@ -73,7 +74,7 @@ def test_defaults_of_one_loss_do_not_reach_others(loss):
         ({"loss": "ipo", "loss_options": {"gamma": 1.0}}, "loss ipo has no option 'gamma'; it takes beta"),
         ({"loss": "simpo", "average_log_prob": True}, "average_log_prob changes nothing under loss simpo"),
         ({"loss": "orpo,sft", "average_log_prob": True}, r"average_log_prob changes nothing under loss orpo \+ sft"),
-        ({"loss_options": {"beta": 0.2}}, "'beta' is an option of its own: give it as beta, not inside loss_options"),
+        ({"loss_options": {"beta": 0.2}}, "'beta' is a separate option: give it as beta, not inside loss_options"),
         ({"loss": "dpo,sft", "loss_weights": [1, 2, 3]}, r"2 numbers, one per loss \(dpo, sft\), found 3"),
         ({"loss": "dpo,sft", "loss_weights": [1, 0]}, "a loss with weight 0 trains nothing"),
         ({"loss": "dpo,dop"}, "unknown loss 'dop'; did you mean 'dpo'"),
@@ -115,7 +116,7 @@ def test_a_plug_ins_adapter_has_a_plain_folder_and_another_of_that_name_is_refus
     with plugins(first, second):
         trainers = [PreferenceTrainer("owner/model", loss=loss, run=run) for loss in (first, second)]
     assert [trainer.out for trainer in trainers] == [run / "align" / "dpo"] * 2
-    origins = [Origin("m", "sha256:1", "2", 3, trainer.config.to_plain()) for trainer in trainers]
+    origins = [Origin("m", "sha256:1", "2", 3, trainer.config) for trainer in trainers]
     assert not claim(trainers[0].out, origins[0])
     found = r"holds another training \(loss '.*a/x\.py:dpo' here, '.*b/x\.py:dpo' asked\); choose another --name"
     with pytest.raises(RunError, match=found):
@@ -145,6 +146,7 @@ def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_pa
         ({"tuning": "full", "lora_dropout": 0.1}, "lora_dropout"),
         ({"eval_steps": 3}, "eval_steps"),
         ({"share_prefixes": False, "max_tokens_per_pass": 512}, "max_tokens_per_pass"),
+        ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, "warmup_ratio"),
     ],
 )
 @pytest.mark.parametrize("recipe", ["", "seva"])
@@ -155,21 +157,66 @@ def test_an_option_that_does_nothing_beside_the_others_is_refused(options: dict,
         AlignSpec.parse({"data": "d", "model": "m", **options}, recipe=recipe)
     AlignSpec.parse(
         {"data": "d", "model": "m", "tuning": "full"}, recipe="seva"
-    )  # the recipe's own rank is no one's word
+    )  # the user did not give the recipe's rank
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"tuning": "full", "lora_r": 4}, {"eval_steps": 3}, {"share_prefixes": False, "max_tokens_per_pass": 512}],
+    [
+        {"tuning": "full", "lora_r": 4},
+        {"eval_steps": 3},
+        {"share_prefixes": False, "max_tokens_per_pass": 512},
+        {"lr_scheduler_type": "constant", "warmup_ratio": 0.1},
+    ],
 )
 def test_a_python_call_refuses_what_does_nothing_too(small, tmp_path: Path, options: dict):
     with pytest.raises(ConfigError, match="changes nothing"):
         PreferenceTrainer(small.model, out=tmp_path, **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_scheduler_type": "constant"},  # the user did not ask for the default warm-up
+        {"lr_scheduler_type": "constant", "warmup_ratio": 0.0},
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1},
+    ],
+)
+def test_a_constant_rate_is_only_refused_beside_a_warm_up(small, tmp_path: Path, options: dict):
+    PreferenceTrainer(small.model, out=tmp_path, defaults={"warmup_ratio": 0.05}, **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "found"),
+    [
+        ("lora_target_modules=q_proj,v_proj", "lora_target_modules", ("q_proj", "v_proj")),
+        ("lora_target_modules=q_proj, v_proj", "lora_target_modules", ("q_proj", "v_proj")),
+        ("lora_target_modules=q_proj", "lora_target_modules", ("q_proj",)),
+        ("lora_target_modules=[q_proj, v_proj]", "lora_target_modules", ("q_proj", "v_proj")),
+        ("report_to=tensorboard,wandb", "report_to", ("tensorboard", "wandb")),
+        ("report_to=[]", "report_to", ()),
+        ("loss_weights=2", "loss_weights", (2.0,)),
+    ],
+)
+def test_a_list_may_be_one_text_with_commas(setting: str, name: str, found: tuple):
+    config = TrainingConfig.parse(with_settings({}, [setting]))
+    assert getattr(config, name) == found
+    assert TrainingConfig.parse(config.to_plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("q_proj,", "'q_proj,'"), ("{a: b}", r"{'a': 'b'}"), ("true", "True"), ("", "None")]
+)
+def test_what_is_not_a_list_is_one_plain_line(value: str, shown: str):
+    with pytest.raises(ConfigError) as error:
+        TrainingConfig.parse(with_settings({}, [f"lora_target_modules={value}"]), "align")
+    expected = "align: option 'lora_target_modules': must be a list, or its values with commas between them"
+    assert str(error.value) == f"{expected} (found {shown})"
+
+
 def test_a_config_is_used_as_it_is(small, tmp_path: Path):
-    config = training_config({"tuning": "full", "beta": 0.3}, None, {"lora_r": 4, "learning_rate": 1e-3})
+    config = training_config({"tuning": "full", "beta": 0.3}, None, TrainingConfig(lora_r=4, learning_rate=1e-3))
     assert PreferenceTrainer(small.model, out=tmp_path, config=config).config is config
-    for beside in ({"beta": 0.2}, {"loss": "sft"}, {"defaults": {}}):
+    for beside in ({"beta": 0.2}, {"loss": "sft"}, {"defaults": TrainingConfig()}):
         with pytest.raises(ConfigError, match=f"config is used as it is; found {next(iter(beside))} beside it"):
             PreferenceTrainer(small.model, out=tmp_path, config=config, **beside)

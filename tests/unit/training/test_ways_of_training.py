@@ -1,4 +1,4 @@
-"""What can be trained and how: demonstrations, image contrasts, whole models, parts, fewer bytes; it all learns."""
+"""What can be trained and how: demonstrations, image contrasts, full models, parts, lower precision; all learn."""
 
 import json
 from dataclasses import replace
@@ -75,7 +75,7 @@ def test_losses_with_a_state_or_without_a_reference_train(small, tmp_path: Path,
     assert steps[-1]["loss"] < steps[0]["loss"]
 
 
-def test_full_fine_tuning_leaves_a_whole_model(small, tmp_path: Path):
+def test_full_fine_tuning_writes_a_complete_model(small, tmp_path: Path):
     folder, steps = train(small, tmp_path / "full", small.pairs(6), tuning="full", learning_rate=2e-3)
     assert steps[-1]["loss"] < 0.6
     before, after = load_file(small.model / "model.safetensors"), load_file(folder / "model.safetensors")

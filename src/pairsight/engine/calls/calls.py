@@ -27,7 +27,7 @@ from pairsight.engine.calls.answers import (
     usage_of,
 )
 from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
-from pairsight.engine.calls.options import CallOptions, Keys
+from pairsight.engine.calls.options import ApiKeys, CallOptions
 from pairsight.engine.calls.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean, one_line
@@ -65,7 +65,7 @@ class Caller:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.options = options or CallOptions()
-        self.keys = Keys(self.options)
+        self.api_keys = ApiKeys(self.options)
         self._clock = clock or RealClock()
         self._transport = transport
         self._gates: dict[tuple[str, str], Gate] = {}
@@ -121,7 +121,7 @@ class CallRun:
     ) -> None:
         self._caller = caller
         self._options = caller.options
-        self._keys = caller.keys
+        self._api_keys = caller.api_keys
         self._call = call
         self._attempts = attempts
         self._budget = Budget(caller.options, attempts)
@@ -139,7 +139,7 @@ class CallRun:
 
     async def run(self, items: Iterator[tuple[int, Any]], transport: httpx.AsyncBaseTransport | None) -> None:
         """Keep as many calls under way as the gates allow, until there are no items or something ends the work."""
-        with self._keys.hidden_in_logs():
+        with self._api_keys.hidden_in_logs():
             async with open_client(self._options.max_concurrency, transport) as client:
                 try:
                     await self._all(client, items)
@@ -225,7 +225,7 @@ class CallRun:
     async def _attempt(self, client: httpx.AsyncClient, row: int, request: Request) -> tuple[Verdict, str]:
         """Send a call once; returns what is to be done, and the raw answer."""
         model = str(request.body.get("model", ""))
-        key = self._keys.headers(request.url)
+        key = self._api_keys.headers(request.url)
         price = self._options.price_of(model)
         cost = price.cost(request.prompt_tokens, request.completion_tokens) if price else None
         tokens = request.prompt_tokens + request.completion_tokens
@@ -284,7 +284,7 @@ class CallRun:
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 post = client.build_request("POST", request.url, content=body, headers=headers)
-                received = await receive(client, post, self._options.max_answer_bytes, self._keys.hide)
+                received = await receive(client, post, self._options.max_answer_bytes, self._api_keys.hide)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             detail = f"cannot be reached: {self._said(error)}"
             self._attempts.refused(attempt, None, detail)
@@ -308,9 +308,9 @@ class CallRun:
         """Keep an answer that came: its body as it is, or, of an error, what it says with keys masked."""
         status, text = received.status, received.text
         usage = usage_of(text, self._options.price_of(model))
-        holds_key = self._keys.are_in(text)
-        verdict = judge_answer(status, received.headers, self._keys.hide(text) if holds_key else text)
-        verdict = replace(verdict, detail=self._keys.hide(verdict.detail))
+        holds_key = self._api_keys.are_in(text)
+        verdict = judge_answer(status, received.headers, self._api_keys.hide(text) if holds_key else text)
+        verdict = replace(verdict, detail=self._api_keys.hide(verdict.detail))
         if verdict.kind != "answer":
             self._attempts.refused(attempt, status, verdict.detail)
             self._budget.settle(cost, 0.0)
@@ -326,7 +326,7 @@ class CallRun:
 
     def _said(self, error: BaseException) -> str:
         """An error's message, masked, on one line; its name when it has none."""
-        return one_line(self._keys.hide(str(error))) or type(error).__name__
+        return one_line(self._api_keys.hide(str(error))) or type(error).__name__
 
     async def _look_up_model(self, client: httpx.AsyncClient, gate: Gate, request: Request) -> None:
         """Some servers answer 500 for a model that they do not have: see once whether they list it."""
@@ -334,7 +334,7 @@ class CallRun:
             return
         self._looked_up.add(gate)
         model = str(request.body.get("model", ""))
-        names = await model_names(client, request.url, self._keys.headers(request.url), self._keys.hide)
+        names = await model_names(client, request.url, self._api_keys.headers(request.url), self._api_keys.hide)
         if names is not None and not is_listed(model, names):
             listed = one_line(did_you_mean(model, names), 500) if names else "; the list is empty"
             raise EndpointError(
@@ -363,7 +363,7 @@ class CallRun:
             )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:
-        hint = f"; {self._keys.hint(url)}" if verdict.reason == "http_401" else ""
+        hint = f"; {self._api_keys.hint(url)}" if verdict.reason == "http_401" else ""
         return EndpointError(f"{url} (model {model}) {verdict.detail}{hint}")
 
 

@@ -34,7 +34,7 @@ class RealClock:
 
 
 BURST_S = 5.0
-"""A bucket holds what is allowed in so many seconds (ours: a minute's worth at once would meet the limit twice)."""
+"""A bucket holds what is allowed in this many seconds (ours: a minute's worth at once would meet the limit twice)."""
 
 
 class TokenBucket:
@@ -215,12 +215,12 @@ class Budget:
         most, budget = self._options.max_calls, self._options.budget
         if most is not None and self.calls >= most:
             raise BudgetError(
-                f"all {most} calls of max_calls are made; raise it and run the same command again to go on"
+                f"all {most} calls of max_calls are made; raise it and run the same command again to continue"
             )
         if budget is not None and self.cost + (cost or 0.0) > budget:
             raise BudgetError(
                 f"the next call (about {cost or 0.0:.4f}) could go beyond the budget of {budget:g}, "
-                f"{self.cost:.4f} is spent; raise it and run the same command again to go on"
+                f"{self.cost:.4f} is spent; raise it and run the same command again to continue"
             )
         self.calls += 1
         self.cost += cost or 0.0

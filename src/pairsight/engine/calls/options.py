@@ -163,7 +163,7 @@ class Key:
         return len(self.value) >= SHORTEST_SECRET
 
 
-class Keys:
+class ApiKeys:
     """The keys of a run: one a host, read and checked when the host is first called, and hidden in what is written.
 
     Args:

@@ -74,9 +74,9 @@ _JSON_FORM = (
 
 
 def shown_order(count: int, seed: int, prompt_id: str) -> tuple[int, ...]:
-    """The order in which an annotator sees completions: place -> index of the completion, shuffled by seed and prompt.
+    """The order in which an annotator sees completions: position -> the index of a completion, shuffled by seed.
 
-    Shuffled because annotators favour places (ours).
+    Shuffled because annotators have position bias (ours).
     """
     order = list(range(count))
     random.Random(derived_seed("annotation order", seed, prompt_id)).shuffle(order)
@@ -100,7 +100,7 @@ def annotation_prompt(prompt: Prompt, texts: Sequence[str], form: Form = "text")
         look="checking every claim against the image, " if num_images else "",
     )
     parts = [task, _guide(), _conversation(prompt)]
-    parts += [f"[Answer {place}]\n{_without_marks(text)}" for place, text in enumerate(texts, start=1)]
+    parts += [f"[Answer {position}]\n{_without_marks(text)}" for position, text in enumerate(texts, start=1)]
     parts.append(_TEXT_FORM if form == "text" else _JSON_FORM)
     return replace(prompt, id=f"{prompt.id}:annotation", messages=(Message("user", "\n\n".join(parts), prompt.images),))
 
@@ -188,13 +188,13 @@ def parse_annotation(text: str, count: int) -> list[Scores | ItemError]:
     """
     answers = _json_answers(text)
     if answers is not None:
-        return [_from_json(answers.get(place), place) for place in range(1, count + 1)]
+        return [_from_json(answers.get(position), position) for position in range(1, count + 1)]
     sections = _sections(text, count)
-    return [_from_lines(sections.get(place, ""), place) for place in range(1, count + 1)]
+    return [_from_lines(sections.get(position, ""), position) for position in range(1, count + 1)]
 
 
 def _json_answers(text: str) -> dict[int, Mapping[str, object]] | None:
-    """Place -> object, from the first JSON object in the text that holds a list "answers"; None when there is none."""
+    """Position -> object, from the first JSON object in the text that holds a list "answers"; None without one."""
     decoder = json.JSONDecoder()
     for found in islice(re.finditer(r"\{", text), MOST_OBJECTS):
         try:
@@ -218,17 +218,17 @@ def _placed(answers: list[Any]) -> dict[int, Mapping[str, object]]:
     return placed
 
 
-def _from_json(answer: Mapping[str, object] | None, place: int) -> Scores | ItemError:
+def _from_json(answer: Mapping[str, object] | None, position: int) -> Scores | ItemError:
     if answer is None:
-        return _unparsed(place)
+        return _unparsed(position)
     named = {str(name).lower(): value for name, value in answer.items()}
     scores: dict[str, float] = {}
     for name in ATTRIBUTES:
         if named.get(name) is None:
-            return _missing(place, name)
+            return _missing(position, name)
         value = named[name]
         if not _is_whole(value) or not LOWEST <= value <= HIGHEST:
-            return _bad(place, name, value)
+            return _bad(position, name, value)
         scores[name] = float(value)
     return scores
 
@@ -238,7 +238,7 @@ def _is_whole(value: object) -> TypeGuard[int]:
 
 
 def _sections(text: str, count: int) -> dict[int, str]:
-    """Place -> all text below headings with its number; without headings, cut where the first attribute comes again."""
+    """Position -> all text below headings of its number; without headings, cut where the first attribute recurs."""
     headings = list(_HEADING.finditer(text))
     if not headings:
         return {1: text} if count == 1 else _sections_by_order(text)
@@ -254,36 +254,36 @@ def _sections_by_order(text: str) -> dict[int, str]:
     scores = list(_SCORE.finditer(text))
     starts = [found.start() for found in scores if found["name"].lower() == scores[0]["name"].lower()]
     ends = [*starts[1:], len(text)]
-    return {place: text[start:end] for place, (start, end) in enumerate(zip(starts, ends, strict=False), start=1)}
+    return {position: text[start:end] for position, (start, end) in enumerate(zip(starts, ends, strict=False), start=1)}
 
 
-def _from_lines(section: str, place: int) -> Scores | ItemError:
+def _from_lines(section: str, position: int) -> Scores | ItemError:
     """The last score of each attribute counts: what comes before may be reasoning."""
     found = {match["name"].lower(): match for match in _SCORE.finditer(section)}
     if not found:
-        return _unparsed(place)
+        return _unparsed(position)
     scores: dict[str, float] = {}
     for name in ATTRIBUTES:
         match = found.get(name)
         if match is None:
-            return _missing(place, name)
+            return _missing(position, name)
         written = match["number"] or match["below"] or match["words"] or ""
         number = re.fullmatch(rf"(\d{{1,3}})(?:/{HIGHEST})?[.,]?", written)
         if number is None or not LOWEST <= int(number[1]) <= HIGHEST:
-            return _bad(place, name, written.strip())
+            return _bad(position, name, written.strip())
         scores[name] = float(number[1])
     return scores
 
 
-def _unparsed(place: int) -> ItemError:
-    return ItemError("unparsed", f"no scores for answer {place}", retryable=False)
+def _unparsed(position: int) -> ItemError:
+    return ItemError("unparsed", f"no scores for answer {position}", retryable=False)
 
 
-def _missing(place: int, name: str) -> ItemError:
-    return ItemError("missing_score", f"answer {place} has no {name}", retryable=False)
+def _missing(position: int, name: str) -> ItemError:
+    return ItemError("missing_score", f"answer {position} has no {name}", retryable=False)
 
 
-def _bad(place: int, name: str, value: object) -> ItemError:
+def _bad(position: int, name: str, value: object) -> ItemError:
     shown = str(value)[:40]
-    detail = f"answer {place}: {name} is {shown!r}, not a whole number from {LOWEST} to {HIGHEST}"
+    detail = f"answer {position}: {name} is {shown!r}, not a whole number from {LOWEST} to {HIGHEST}"
     return ItemError("bad_score", detail, retryable=False)

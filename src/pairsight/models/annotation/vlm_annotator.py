@@ -91,17 +91,17 @@ def answered(
     """An annotator's raw answer as one annotation or error per completion, in the completions' own order.
 
     Args:
-        order: place shown -> index of the completion, from `shown_order`.
+        order: position shown -> index of the completion, from `shown_order`.
         annotator: the name that the annotations carry.
     """
     if isinstance(answer, ItemError):
         return [answer] * len(completions)
     marks: list[Annotation | ItemError] = [ItemError("unparsed")] * len(completions)
-    for place, (index, scores) in enumerate(zip(order, parse_annotation(answer.text, len(order)), strict=True)):
+    for position, (index, scores) in enumerate(zip(order, parse_annotation(answer.text, len(order)), strict=True)):
         if isinstance(scores, ItemError):
             raw = f"{scores.detail}; the annotator wrote: {answer.text}"
             marks[index] = ItemError(scores.reason, raw, scores.retryable)
         else:
             values = {name: scores[name] for name in ATTRIBUTES}
-            marks[index] = Annotation(completions[index].id, annotator, values, answer.text, place)
+            marks[index] = Annotation(completions[index].id, annotator, values, answer.text, position)
     return marks

@@ -29,25 +29,25 @@ PREFIX = "endpoint:"
 PARSER_VERSION = 1
 """Raised with `completion_of`: kept answers are then read again, for free."""
 STRUCTURED_HOSTS = ("api.openai.com", "generativelanguage.googleapis.com")
-_REFERENCE = re.compile(r"endpoint:(?P<name>.+)@(?P<url>https?://.+)", re.DOTALL)
+_ENDPOINT = re.compile(r"endpoint:(?P<name>.+)@(?P<url>https?://.+)", re.DOTALL)
 
 
-def is_endpoint(reference: object) -> bool:
-    """Whether a model reference names an endpoint."""
-    return isinstance(reference, str) and reference.startswith(PREFIX)
+def is_endpoint(model_name: object) -> bool:
+    """Whether a model's name is that of an endpoint."""
+    return isinstance(model_name, str) and model_name.startswith(PREFIX)
 
 
-def parse_endpoint(reference: str) -> tuple[str, str]:
+def parse_endpoint(model_name: str) -> tuple[str, str]:
     """The model's name and the URL that chat completions are posted to.
 
     Raises:
         ConfigError: not of the form `endpoint:NAME@URL`, or a URL with a password in it.
     """
-    found = _REFERENCE.fullmatch(reference.strip())
+    found = _ENDPOINT.fullmatch(model_name.strip())
     if found is not None and not found[0].isprintable():
         raise ConfigError(f"{found[0]!r} must be one line of printable characters")
     if found is None:
-        raise ConfigError(f"'{reference}' must be endpoint:NAME@URL, e.g. endpoint:gpt-4o@https://api.openai.com/v1")
+        raise ConfigError(f"'{model_name}' must be endpoint:NAME@URL, e.g. endpoint:gpt-4o@https://api.openai.com/v1")
     url = found["url"].rstrip("/")
     try:
         parts = urlsplit(url)
@@ -55,16 +55,16 @@ def parse_endpoint(reference: str) -> tuple[str, str]:
     except ValueError:
         host = None
     if not host or re.search(r"\s", url):
-        raise ConfigError(f"'{reference}': '{found['url']}' is not the URL of a server")
+        raise ConfigError(f"'{model_name}': '{found['url']}' is not the URL of a server")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"the URL of endpoint '{found['name']}' must hold no key, query or '#'; keys are read from "
                           f"the environment only")  # fmt: skip
     return found["name"], url if url.endswith("/chat/completions") else f"{url}/chat/completions"
 
 
-def endpoint_fingerprint(reference: str, options: EndpointOptions | None = None) -> str:
+def endpoint_fingerprint(model_name: str, options: EndpointOptions | None = None) -> str:
     """Name and address, and a hash of the options where they are not the defaults. Revisions are not seen."""
-    name, url = parse_endpoint(reference)
+    name, url = parse_endpoint(model_name)
     plain = f"{PREFIX}{name}@{url.removesuffix('/chat/completions')}"
     if options is None or options == EndpointOptions():
         return plain
@@ -76,13 +76,13 @@ class EndpointModel(Generator):
     """A model behind an endpoint: a `Generator` whose stages become paid calls.
 
     Args:
-        reference: `endpoint:NAME@URL`.
+        model_name: `endpoint:NAME@URL`.
         images: where the prompts' images are.
         options: what differs between servers.
     """
 
-    def __init__(self, reference: str, images: ImageSource, options: EndpointOptions | None = None) -> None:
-        self.name, self.url = parse_endpoint(reference)
+    def __init__(self, model_name: str, images: ImageSource, options: EndpointOptions | None = None) -> None:
+        self.name, self.url = parse_endpoint(model_name)
         self.images = images
         self.options = options or EndpointOptions()
 
@@ -155,7 +155,7 @@ class EndpointCall(Call[In, Out]):
     Args:
         ask: the item as a completion request.
         read: the item's result in the model's completion; free and repeatable.
-        ids: what else is in the result beside what the model says, as JSON values, e.g. ids: part of the key.
+        ids: what else is in the result besides what the model says, as JSON values, e.g. ids: part of the key.
         schema: the JSON schema that the answer should follow.
     """
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import MissingExtraError, ModelError, one_line
+from pairsight.models.folders import PICKLES, fingerprint, local_folder, read_model_json
 from pairsight.models.load import convert_command, load_or_reuse, pick_device, quiet, release_memory
 from pairsight.models.protocols import ImageGenerator
-from pairsight.models.references import PICKLES, fingerprint, local_folder, read_model_json
 from pairsight.records import ImageCandidate, ItemError
 from pairsight.store.blobs import BlobStore
 
@@ -30,7 +30,7 @@ class DiffusersGenerator(ImageGenerator):
     and on any device, up to rounding.
 
     Args:
-        reference: a folder with `model_index.json`, or a hub name.
+        model_name: a folder with `model_index.json`, or a hub name.
         num_inference_steps: denoising steps.
         height, width: in pixels; None leaves them to the pipeline.
         device: default: the GPU where there is one.
@@ -43,7 +43,7 @@ class DiffusersGenerator(ImageGenerator):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         *,
         num_inference_steps: int = 28,
         height: int | None = None,
@@ -53,7 +53,7 @@ class DiffusersGenerator(ImageGenerator):
     ) -> None:
         import torch
 
-        folder = pipeline_folder(reference)
+        folder = pipeline_folder(model_name)
         self.fingerprint = pipeline_fingerprint(folder)
         self.device = pick_device(device)
         on_gpu = self.device.type == "cuda"
@@ -69,7 +69,7 @@ class DiffusersGenerator(ImageGenerator):
         """
         with quiet():
             problems = [self._too_long(text) for text in texts]
-        wanted = [place for place, problem in enumerate(problems) if problem is None]
+        wanted = [index for index, problem in enumerate(problems) if problem is None]
         made = iter(self._run([texts[i] for i in wanted], guidance_scale, [seeds[i] for i in wanted]))
         return [next(made) if problem is None else problem for problem in problems]
 
@@ -114,14 +114,14 @@ class DiffusersGenerator(ImageGenerator):
         return found
 
 
-def pipeline_folder(reference: str | Path) -> Path:
+def pipeline_folder(model_name: str | Path) -> Path:
     """The local folder of a pipeline, every part of which is safetensors; a hub name is downloaded so.
 
     Raises:
         MissingExtraError: `diffusers` is not installed.
         ModelError: no such pipeline, or pickled parts (the message has the command that converts one).
     """
-    folder = local_folder(reference) or _download(str(reference))
+    folder = local_folder(model_name) or _download(str(model_name))
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} has no model_index.json: it is not a diffusers pipeline")
     for name in _parts(folder):
@@ -139,7 +139,7 @@ def pipeline_folder(reference: str | Path) -> Path:
 
 
 def call_options(folder: Path) -> dict[str, object]:
-    """What the pipeline is to be called with beside text, guidance and seed: `pipeline_options` in `pairsight.json`."""
+    """What the pipeline is called with besides text, guidance and seed: `pipeline_options` in `pairsight.json`."""
     note = folder / "pairsight.json"
     options = read_model_json(note).get("pipeline_options", {}) if note.is_file() else {}
     if not isinstance(options, dict):
@@ -226,14 +226,14 @@ class GenerateImages:
     """A `Stage` of `ImageRequest -> ImageCandidate`; images stream to the blobs as PNG, batch by batch.
 
     Args:
-        reference: a diffusers pipeline, a folder or a hub name.
+        model_name: a diffusers pipeline, a folder or a hub name.
         blobs: where the images go.
         num_inference_steps: denoising steps.
         size: width and height in pixels; None leaves them to the pipeline.
         keep_loaded: leave the pipeline in memory after the stage.
     """
 
-    reference: str
+    model_name: str
     blobs: BlobStore
     num_inference_steps: int = 28
     size: int | None = None
@@ -249,7 +249,7 @@ class GenerateImages:
     def key(self, item: ImageRequest) -> Mapping[str, Json]:
         """The pipeline's contents, the text, scale, seed, steps and size; not the prompt's id."""
         if not self._fingerprint:
-            self._fingerprint = pipeline_fingerprint(pipeline_folder(self.reference))
+            self._fingerprint = pipeline_fingerprint(pipeline_folder(self.model_name))
         return {
             "pipeline": self._fingerprint,
             "text": item.text,
@@ -266,9 +266,9 @@ class GenerateImages:
     def setup(self) -> None:
         """Load the pipeline."""
         self._generator = load_or_reuse(
-            (DiffusersGenerator, self.reference, self.num_inference_steps, self.size),
+            (DiffusersGenerator, self.model_name, self.num_inference_steps, self.size),
             lambda: DiffusersGenerator(
-                self.reference, num_inference_steps=self.num_inference_steps, height=self.size, width=self.size
+                self.model_name, num_inference_steps=self.num_inference_steps, height=self.size, width=self.size
             ),
             self.keep_loaded,
         )

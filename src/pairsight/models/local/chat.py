@@ -14,7 +14,7 @@ def chat_text(processor: Any, prompt: Prompt) -> str:
 
     Args:
         processor: from `load_processor`.
-        prompt: its images' places are written as the model's own image mark, once an image.
+        prompt: where its images go, the model's own image mark is written, once per image.
 
     Raises:
         ModelError: the processor has no chat template, or the template refuses this order of roles.

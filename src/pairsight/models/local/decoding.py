@@ -213,7 +213,7 @@ _SPARSE = 0.75
 
 
 @dataclass(slots=True)
-class _Row:
+class _Draft:
     """A completion being written."""
 
     prompt: int
@@ -232,15 +232,15 @@ def draw_together(
         ModelError: the model's logits are not numbers: broken weights, or float16 where it overflows.
     """
     rows = [
-        _Row(place, number, rules.new_tokens(len(wanted.prompt.input_ids), sampling.max_new_tokens))
-        for place, wanted in enumerate(prompts)
+        _Draft(index, number, rules.new_tokens(len(wanted.prompt.input_ids), sampling.max_new_tokens))
+        for index, wanted in enumerate(prompts)
         for number in range(wanted.num_rows(sampling))
     ]
     state = prefill(model, [wanted.prompt for wanted in prompts], rules)
     state.keep(torch.tensor([row.prompt for row in rows], device=model.device))
     uniforms = _uniforms(prompts, rows, sampling, model.device)
     finished: dict[tuple[int, int], Drawn] = {}
-    writing: list[int] = list(range(len(rows)))  # the row in each place of the batch
+    writing: list[int] = list(range(len(rows)))  # the row at each index of the batch
     step = 0
     while True:
         numbers = None if uniforms is None else uniforms[writing, step]
@@ -248,32 +248,32 @@ def draw_together(
         if logits.sum(dim=-1).isnan().any():
             raise ModelError(f"{model.name_or_path or 'the model'} computes NaN: check its weights, or use float32")
         tokens = choose(logits, sampling, numbers)
-        open_places = []
-        for place, token in enumerate(tokens.tolist()):
-            row = rows[writing[place]]
+        unfinished = []
+        for index, token in enumerate(tokens.tolist()):
+            row = rows[writing[index]]
             if (row.prompt, row.draw) in finished:
                 continue
             done = _write(row, token, rules, processor)
             if done is None:
-                open_places.append(place)
+                unfinished.append(index)
             else:
                 finished[row.prompt, row.draw] = done
-        if not open_places:
+        if not unfinished:
             break
-        if len(open_places) < _SPARSE * len(writing):
-            kept = torch.tensor(open_places, device=model.device)
+        if len(unfinished) < _SPARSE * len(writing):
+            kept = torch.tensor(unfinished, device=model.device)
             state.keep(kept)
             tokens = tokens[kept]
-            writing = [writing[place] for place in open_places]
+            writing = [writing[index] for index in unfinished]
         state.advance(model, tokens)
         step += 1
     return [
-        [finished[place, number if sampling.temperature > 0 else 0] for number in range(len(wanted.seeds))]
-        for place, wanted in enumerate(prompts)
+        [finished[index, number if sampling.temperature > 0 else 0] for number in range(len(wanted.seeds))]
+        for index, wanted in enumerate(prompts)
     ]
 
 
-def _write(row: _Row, token: int, rules: StopRules, processor: Any) -> Drawn | None:
+def _write(row: _Draft, token: int, rules: StopRules, processor: Any) -> Drawn | None:
     """Add a token to a row; the completion, when that ends it."""
     if token in rules.stop_ids:
         return _drawn(row, processor, "stop")
@@ -286,7 +286,7 @@ def _write(row: _Row, token: int, rules: StopRules, processor: Any) -> Drawn | N
     return _drawn(row, processor, "length") if len(row.tokens) >= row.limit else None
 
 
-def _drawn(row: _Row, processor: Any, finish_reason: str) -> Drawn:
+def _drawn(row: _Draft, processor: Any, finish_reason: str) -> Drawn:
     return Drawn(tuple(row.tokens), _decode(row.tokens, processor), finish_reason)
 
 
@@ -295,13 +295,13 @@ def _decode(tokens: list[int], processor: Any) -> str:
 
 
 def _uniforms(
-    prompts: Sequence[Draws], rows: list[_Row], sampling: Sampling, device: torch.device
+    prompts: Sequence[Draws], rows: list[_Draft], sampling: Sampling, device: torch.device
 ) -> torch.Tensor | None:
     """Random numbers [rows, tokens], each row from its own seed alone; drawn on the CPU, so that devices agree."""
     if sampling.temperature == 0:
         return None
     numbers = torch.zeros((len(rows), max(row.limit for row in rows)), dtype=torch.float64)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         generator = torch.Generator().manual_seed(prompts[row.prompt].seeds[row.draw])
-        numbers[place, : row.limit] = torch.rand(row.limit, generator=generator, dtype=torch.float64)
+        numbers[index, : row.limit] = torch.rand(row.limit, generator=generator, dtype=torch.float64)
     return numbers.to(device)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import quiet, release_memory
 from pairsight.models.protocols import Generator, Sampling, completion_id, prompt_key, seen_prompt
-from pairsight.models.references import fingerprint
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class LocalVLM(Generator):
     """Completions from a vision-language model (or a text-only one) on this machine. Picklable; weights do not travel.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         images: where the prompts' images are.
         adapter: a PEFT adapter's folder.
         batch_size: completions written at once at most; halved for good where the GPU's memory is too small.
@@ -34,7 +34,7 @@ class LocalVLM(Generator):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         images: ImageSource,
         adapter: str | Path | None = None,
         batch_size: int = 64,
@@ -44,7 +44,7 @@ class LocalVLM(Generator):
         trust_remote_code: bool = False,
         prompt_suffix: str = "",
     ) -> None:
-        self.reference = str(reference)
+        self.model_name = str(model_name)
         self.images = images
         self.adapter = None if adapter is None else str(adapter)
         self.batch_size = batch_size
@@ -60,7 +60,7 @@ class LocalVLM(Generator):
     def fingerprint(self) -> str:
         """The hash of the folder's contents and the adapter's, together with the line that ends every prompt."""
         if self._fingerprint is None:
-            weights = fingerprint(self.reference, self.adapter)
+            weights = fingerprint(self.model_name, self.adapter)
             self._fingerprint = _with_line(weights, self.prompt_suffix) if self.prompt_suffix else weights
         return self._fingerprint
 
@@ -71,16 +71,16 @@ class LocalVLM(Generator):
     def load(self) -> None:
         """Load the weights now; otherwise `generate` does when it is first called."""
         if self._model is None:
-            self._processor, self._model = self.loaded_anew()
+            self._processor, self._model = self.loaded_copy()
 
-    def loaded_anew(self) -> tuple[Any, Any]:
+    def loaded_copy(self) -> tuple[Any, Any]:
         """A processor and a model of its own for whoever asks, beside those that `generate` uses."""
         from pairsight.models.load import load_model
         from pairsight.models.local.processor import load_processor
 
-        processor = load_processor(self.reference, self.trust_remote_code)
+        processor = load_processor(self.model_name, self.trust_remote_code)
         model = load_model(
-            self.reference,
+            self.model_name,
             adapter=self.adapter,
             dtype=self.dtype,
             device=self.device,
@@ -106,22 +106,22 @@ class LocalVLM(Generator):
         results: list[Completion | ItemError | None] = [None] * len(requests)
         groups: dict[str, list[int]] = {}
         prompts: dict[str, EncodedPrompt | ItemError] = {}
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             try:
                 seen = seen_prompt(request)
             except DataError as error:
-                results[place] = _failed(error)
+                results[index] = _failed(error)
                 continue
             group = json.dumps(prompt_key(seen), sort_keys=True)
-            groups.setdefault(group, []).append(place)
+            groups.setdefault(group, []).append(index)
             if group not in prompts:
                 prompts[group] = self._encode(request)
         drawn = self._draw(requests, groups, prompts, sampling)
-        for group, places in groups.items():
+        for group, indices in groups.items():
             found = drawn[group]
-            for number, place in enumerate(places):
+            for number, index in enumerate(indices):
                 result = found if isinstance(found, ItemError) else found[number]
-                results[place] = result if isinstance(result, ItemError) else self._completion(requests[place], result)
+                results[index] = result if isinstance(result, ItemError) else self._completion(requests[index], result)
         return [result for result in results if result is not None]
 
     def _encode(self, request: CompletionRequest) -> "EncodedPrompt | ItemError":
@@ -151,7 +151,7 @@ class LocalVLM(Generator):
             if isinstance(prompt, ItemError):
                 results[group] = prompt
             else:
-                wanted[group] = Draws(prompt, tuple(requests[place].seed for place in groups[group]))
+                wanted[group] = Draws(prompt, tuple(requests[index].seed for index in groups[group]))
         while True:
             try:
                 drawn = draw(self._model, self._processor, list(wanted.values()), sampling, self.batch_size)
@@ -159,7 +159,7 @@ class LocalVLM(Generator):
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise ModelError(
-                        f"the GPU's memory is too small for one completion of {self.reference}; use a shorter "
+                        f"the GPU's memory is too small for one completion of {self.model_name}; use a shorter "
                         "max_new_tokens, smaller images or a smaller model"
                     ) from None
                 self.batch_size //= 2

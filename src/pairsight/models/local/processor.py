@@ -1,4 +1,4 @@
-"""The one place where processors are loaded and prompts become tokens and pixels.
+"""The only module where processors are loaded and prompts become tokens and pixels.
 
 Training and sampling both encode here, so that the model sees the same tokens in both.
 """
@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import is_text_only, read_model_json, resolve
 from pairsight.models.load import quiet
 from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
-from pairsight.models.references import is_text_only, read_model_json, resolve
 from pairsight.records import IMAGE_MARK, ImageRef, Prompt
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class EncodedPrompt:
 
     Attributes:
         input_ids: the L tokens, image placeholders written out.
-        tensors: what the model takes beside tokens and masks, e.g. `pixel_values`, `image_sizes`, `image_grid_thw`;
+        tensors: what the model takes besides tokens and masks, e.g. `pixel_values`, `image_sizes`, `image_grid_thw`;
             distortions of normalised pixels are applied.
         token_inputs: per-token inputs of length L by name, e.g. `mm_token_type_ids`; a completion's tokens are 0 in
             `mm_token_type_ids` and Gemma's `token_type_ids`, 1 in PaliGemma's when training, as its own suffixes are.
@@ -48,7 +48,7 @@ class EncodedPrompt:
     image_spans: tuple[tuple[int, int], ...]
 
 
-def load_processor(reference: str | Path, trust_remote_code: bool = False) -> Any:
+def load_processor(model_name: str | Path, trust_remote_code: bool = False) -> Any:
     """The processor of a model (its tokenizer, for a text-only model), padding on the left.
 
     Works without torchvision: families that also take video are loaded without that part.
@@ -56,7 +56,7 @@ def load_processor(reference: str | Path, trust_remote_code: bool = False) -> An
     Raises:
         ModelError: the folder holds no usable processor, or no chat template.
     """
-    folder = resolve(reference)
+    folder = resolve(model_name)
     from transformers import AutoProcessor, AutoTokenizer
 
     # A tokenizer cut out of a vision-language model still names that model's processor.
@@ -209,8 +209,8 @@ def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
 def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> None:
     """Apply distortions of normalised pixels, image by image."""
     wanted = [
-        (place, ref.distortion)
-        for place, ref in enumerate(refs)
+        (index, ref.distortion)
+        for index, ref in enumerate(refs)
         if ref.distortion is not None and ref.distortion.space == "normalised"
     ]
     if not wanted:
@@ -219,8 +219,8 @@ def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> 
 
     pixels = tensors["pixel_values"].clone()
     rows = _rows_of_images(tensors, len(refs))
-    for place, distortion in wanted:
-        pixels[rows[place]] = apply_normalised(pixels[rows[place]], distortion)
+    for index, distortion in wanted:
+        pixels[rows[index]] = apply_normalised(pixels[rows[index]], distortion)
     tensors["pixel_values"] = pixels
 
 
@@ -247,20 +247,20 @@ def _image_spans(
         return ()
     tokenizer = tokenizer_of(processor)
     placeholder = getattr(tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)
-    places = [place for place, token in enumerate(ids) if token == placeholder]
+    indices = [index for index, token in enumerate(ids) if token == placeholder]
     if replacements is None and len(prompt.images) == 1:
-        counts = [len(places)]
+        counts = [len(indices)]
     else:
         mark = tokenizer.convert_ids_to_tokens(placeholder)
         counts = [found["replacement"].count(mark) for found in replacements or []]
-    if not places or sum(counts) != len(places) or len(counts) != len(prompt.images) or 0 in counts:
+    if not indices or sum(counts) != len(indices) or len(counts) != len(prompt.images) or 0 in counts:
         raise ModelError(
-            f"prompt '{prompt.id}': {len(places)} image placeholders for {len(prompt.images)} images; the chat "
+            f"prompt '{prompt.id}': {len(indices)} image placeholders for {len(prompt.images)} images; the chat "
             "template or the processor is not this model's"
         )
     spans, start = [], 0
     for count in counts:
-        spans.append((places[start], places[start + count - 1] + 1))
+        spans.append((indices[start], indices[start + count - 1] + 1))
         start += count
     return tuple(spans)
 
@@ -297,11 +297,11 @@ def image_only(cls: Any) -> Any:
     _excuse_num2words(cls)
     parts = [name for name in cls.get_attributes() if name != "video_processor"]
     names = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
-    place = names.index("video_processor") if "video_processor" in names else None
+    index = names.index("video_processor") if "video_processor" in names else None
 
     def from_args_and_dict(inner: Any, /, args: list[Any], processor_dict: dict[str, object], **kwargs: Any) -> Any:
-        if place is not None:
-            args = [*args[:place], None, *args[place:]]
+        if index is not None:
+            args = [*args[:index], None, *args[index:]]
         return super(built, inner).from_args_and_dict(args, processor_dict, **kwargs)
 
     members = {

@@ -71,7 +71,7 @@ def _generate(model: Any, processor: Any, wanted: Draws, seed: int, *, sampling:
         made = model.generate(**given, **options)[0].tolist()
     if not model.config.is_encoder_decoder:
         made = made[len(prompt.input_ids) :]
-    end = next((place for place, token in enumerate(made) if token in rules.stop_ids), None)
+    end = next((index for index, token in enumerate(made) if token in rules.stop_ids), None)
     tokens = tuple(made if end is None else made[:end])
     text = str(tokenizer_of(processor).decode(tokens, skip_special_tokens=True))
     cut = rules.cut_at_stop_string(text)
@@ -104,15 +104,15 @@ def draw(
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     rules = stop_rules(model, processor)
     results: list[list[Drawn] | ItemError | None] = [_refused(wanted, model, rules, sampling) for wanted in prompts]
-    fitting = [place for place, refused in enumerate(results) if refused is None]
-    together = _draws_together(model, processor, [prompts[place] for place in fitting], rules)
+    fitting = [index for index, refused in enumerate(results) if refused is None]
+    together = _draws_together(model, processor, [prompts[index] for index in fitting], rules)
     make = draw_together if together else draw_one_by_one
-    longest = max((len(prompts[place].prompt.input_ids) for place in fitting), default=0) + sampling.max_new_tokens
+    longest = max((len(prompts[index].prompt.input_ids) for index in fitting), default=0) + sampling.max_new_tokens
     batch_size = rows_that_fit(model, longest, batch_size)
     for batch in _batches(prompts, fitting, sampling, batch_size):
-        drawn = make(model, processor, [prompts[place] for place in batch], sampling, rules)
-        for place, completions in zip(batch, drawn, strict=True):
-            results[place] = completions
+        drawn = make(model, processor, [prompts[index] for index in batch], sampling, rules)
+        for index, completions in zip(batch, drawn, strict=True):
+            results[index] = completions
     return [result for result in results if result is not None]
 
 
@@ -160,18 +160,18 @@ def agrees_with_generate(model: Any, processor: Any, prompts: Sequence[Draws], r
     return ours == draw_one_by_one(model, processor, chosen, short, rules)
 
 
-def _batches(prompts: Sequence[Draws], places: list[int], sampling: Sampling, batch_size: int) -> Iterator[list[int]]:
-    """Places of prompts to run together: one kind, by length, at most `batch_size` rows (one prompt at least)."""
-    ordered = sorted(places, key=lambda place: (kind(prompts[place].prompt), -len(prompts[place].prompt.input_ids)))
+def _batches(prompts: Sequence[Draws], indices: list[int], sampling: Sampling, batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts to run together: one kind, by length, at most `batch_size` rows (one prompt at least)."""
+    ordered = sorted(indices, key=lambda index: (kind(prompts[index].prompt), -len(prompts[index].prompt.input_ids)))
     batch: list[int] = []
     rows = 0
-    for place in ordered:
-        count = prompts[place].num_rows(sampling)
-        other = batch and kind(prompts[batch[0]].prompt) != kind(prompts[place].prompt)
+    for index in ordered:
+        count = prompts[index].num_rows(sampling)
+        other = batch and kind(prompts[batch[0]].prompt) != kind(prompts[index].prompt)
         if batch and (rows + count > batch_size or other):
             yield batch
             batch, rows = [], 0
-        batch.append(place)
+        batch.append(index)
         rows += count
     if batch:
         yield batch

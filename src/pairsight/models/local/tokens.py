@@ -115,8 +115,8 @@ class StopRules:
 
     def cut_at_stop_string(self, text: str) -> str | None:
         """The text before the first stop string in it; None when there is none."""
-        places = [place for stop in self.stop_strings if (place := text.find(stop)) >= 0]
-        return text[: min(places)] if places else None
+        starts = [start for stop in self.stop_strings if (start := text.find(stop)) >= 0]
+        return text[: min(starts)] if starts else None
 
 
 def stop_rules(model: Any, processor: Any) -> StopRules:

@@ -20,7 +20,7 @@ class ArmoRM(DialogueScorer):
     scale (5·r − 0.5) as `helpfulness`, `correctness`, `coherence`, `complexity`, `verbosity`.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         device: default: the GPU where there is one.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
 
@@ -30,21 +30,21 @@ class ArmoRM(DialogueScorer):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
         from pairsight.models.scorers.armorm_model import ASSISTANT_HEADER, OBJECTIVES
 
-        super().__init__(reference, device, dtype)
+        super().__init__(model_name, device, dtype)
         if not self.tokenizer.chat_template:
             raise ModelError(
-                f"model {reference} has no chat template; ArmoRM reads Llama 3's: copy its tokenizer files"
+                f"model {model_name} has no chat template; ArmoRM reads Llama 3's: copy its tokenizer files"
             )
         self.header = self.tokenizer(ASSISTANT_HEADER, add_special_tokens=False)["input_ids"]
         count = self.model.regression_layer.out_features
         if count != len(OBJECTIVES):
-            raise ModelError(f"model {reference} has {count} objectives; ArmoRM has {len(OBJECTIVES)}")
+            raise ModelError(f"model {model_name} has {count} objectives; ArmoRM has {len(OBJECTIVES)}")
         self.columns = ("score", *OBJECTIVES, *ATTRIBUTES)
 
     def network(self, folder: Path, dtype: "torch.dtype") -> Any:

@@ -100,5 +100,5 @@ class ArmoRMModel(LlamaPreTrainedModel):  # type: ignore[misc]
 
 def gate_position(ids: list[int], header: list[int]) -> int | None:
     """Where the last occurrence of `header` in `ids` begins; None when there is none."""
-    places = range(len(ids) - len(header), -1, -1)
-    return next((place for place in places if ids[place : place + len(header)] == header), None)
+    starts = range(len(ids) - len(header), -1, -1)
+    return next((start for start in starts if ids[start : start + len(header)] == header), None)

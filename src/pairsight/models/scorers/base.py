@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_part, pick_device, pick_dtype, weights_folder
 from pairsight.models.protocols import Model
-from pairsight.models.references import fingerprint
 from pairsight.records import IMAGE_MARK, Completion, ImageRef, ItemError, Prompt
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Rated = tuple[Prompt, Completion]
 
 
 def open_each(refs: Sequence[ImageRef], images: ImageSource) -> "list[Image | ItemError]":
-    """The pictures, with an error in the place of each that is missing or broken."""
+    """The pictures, with an error instead of each that is missing or broken."""
     opened: list[Image | ItemError] = []
     for ref in refs:
         try:
@@ -57,30 +57,30 @@ def named_rows(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> list[
     return results
 
 
-def fill(places: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Scores]:
-    """The results put back among the errors: `places` has an error or something scored, `results` one per latter."""
+def fill(inputs: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Scores]:
+    """The results put back among the errors: each of `inputs` is an error or was scored, in the order of `results`."""
     waiting = iter(results)
-    return [place if isinstance(place, ItemError) else next(waiting) for place in places]
+    return [one if isinstance(one, ItemError) else next(waiting) for one in inputs]
 
 
 class Scorer(Model, Generic[ItemT]):
     """Returns a number per column: of (text, ImageRef) for images, of (Prompt, Completion) for completions.
 
-    A subclass is made loaded: `Class(reference, device)`, or `Class(reference, images, device)` where it looks.
+    A subclass is made loaded: `Class(model_name, device)`, or `Class(model_name, images, device)` where it looks.
     `fingerprint` identifies it wherever its folder lies; `columns` are the names of its numbers, the first selects.
     """
 
     fingerprint: str
     columns: tuple[str, ...]
     needs_images: ClassVar[bool] = False
-    """Whether it is itself shown the images, beside the text or the dialogue."""
+    """Whether it is itself shown the images, besides the text or the dialogue."""
     may_be_endpoint: ClassVar[bool] = False
     """Whether the model it asks may be behind an endpoint."""
 
     @classmethod
-    def identity(cls, reference: str | Path) -> str:
-        """The fingerprint of such a scorer on the model in `reference`, which is not loaded."""
-        return fingerprint(reference)
+    def identity(cls, model_name: str | Path) -> str:
+        """The fingerprint of such a scorer on the model in `model_name`, which is not loaded."""
+        return fingerprint(model_name)
 
     @abstractmethod
     def score(self, items: Sequence[ItemT]) -> list[Scores]:
@@ -111,7 +111,9 @@ class ImageTextScorer(Scorer[ImageText]):
         """One mapping column -> number, or error, per item; an image that cannot be opened is an error of its item."""
         opened = open_each([ref for _, ref in items], self.images)
         usable = [
-            (text, place) for (text, _), place in zip(items, opened, strict=True) if not isinstance(place, ItemError)
+            (text, picture)
+            for (text, _), picture in zip(items, opened, strict=True)
+            if not isinstance(picture, ItemError)
         ]
         if not usable:
             return fill(opened, [])
@@ -137,7 +139,7 @@ class DialogueScorer(Scorer[Rated]):
     texts, as the first reward models did.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         device: default: the GPU where there is one.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
 
@@ -147,11 +149,11 @@ class DialogueScorer(Scorer[Rated]):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
-        folder = weights_folder(reference)
+        folder = weights_folder(model_name)
         self.fingerprint = fingerprint(folder)
         self.device = pick_device(device)
         self.model = self.network(folder, pick_dtype(dtype, self.device)).to(self.device)
@@ -168,9 +170,9 @@ class DialogueScorer(Scorer[Rated]):
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per dialogue: too long, a control token in it, not finite."""
-        places = [self.encoded(*item) for item in items]
-        rows = [row for row in places if not isinstance(row, ItemError)]
-        return fill(places, named_rows(self.columns, self.values(rows)) if rows else [])
+        encoded = [self.encoded(*item) for item in items]
+        rows = [row for row in encoded if not isinstance(row, ItemError)]
+        return fill(encoded, named_rows(self.columns, self.values(rows)) if rows else [])
 
     def encoded(self, prompt: Prompt, completion: Completion) -> dict[str, list[int]] | ItemError:
         """A dialogue as the model takes it, or why it cannot be scored."""

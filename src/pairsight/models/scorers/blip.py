@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_part, pick_device, weights_folder
-from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import ImageTextScorer, processed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class _Blip(ImageTextScorer):
     """A `BlipForImageTextRetrieval` of `transformers`; the subclasses are its two heads.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         images: where the images of the items are.
         device: default: the GPU where there is one.
 
@@ -29,8 +29,8 @@ class _Blip(ImageTextScorer):
         ModelError: no such model, pickled weights, or a model of another class.
     """
 
-    def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
-        folder = weights_folder(reference)
+    def __init__(self, model_name: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
+        folder = weights_folder(model_name)
         super().__init__(images, fingerprint(folder))
         self.device = pick_device(device)
         # Eager: BLIP adds its mask to the scores, which a boolean SDPA mask would spoil.

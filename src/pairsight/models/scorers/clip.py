@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_part, pick_device, weights_folder
-from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import ImageTextScorer, processed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class ClipScore(ImageTextScorer):
     Source: Radford et al. 2103.00020; as an image selector, supplement A of PDS-DPO (2412.17417).
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         images: where the images of the items are.
         device: default: the GPU where there is one.
 
@@ -30,8 +30,8 @@ class ClipScore(ImageTextScorer):
 
     column: ClassVar[str] = "clip"
 
-    def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
-        folder = weights_folder(reference)
+    def __init__(self, model_name: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
+        folder = weights_folder(model_name)
         super().__init__(images, fingerprint(folder))
         self.device = pick_device(device)
         self.model = load_part(folder, "CLIPModel", model_types=("clip",)).to(self.device)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pairsight.errors import ModelError, one_line
 from pairsight.images.source import ImageSource
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import pick_device, quiet, read_weights, weights_folder
-from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import ImageTextScorer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class ImageReward(ImageTextScorer):
     The release has no tokenizer: BERT's, uncased, is taken from the folder when it is there and from the hub when not.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         images: where the images of the items are.
         device: default: the GPU where there is one.
 
@@ -33,13 +33,13 @@ class ImageReward(ImageTextScorer):
 
     column: ClassVar[str] = "image_reward"
 
-    def __init__(self, reference: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
+    def __init__(self, model_name: str | Path, images: ImageSource, device: "torch.device | str | None" = None) -> None:
         from pairsight.models.scorers.image_reward_model import CAPTION_TOKENS, from_released
 
-        folder = weights_folder(reference, published_as="ImageReward.pt")
+        folder = weights_folder(model_name, published_as="ImageReward.pt")
         super().__init__(images, fingerprint(folder))
         self.device = pick_device(device)
-        self.model = from_released(read_weights(folder), str(reference)).to(self.device)
+        self.model = from_released(read_weights(folder), str(model_name)).to(self.device)
         self.tokenizer = _tokenizer(folder)
         self.max_tokens = min(CAPTION_TOKENS, self.model.text.config.max_position_embeddings)
 

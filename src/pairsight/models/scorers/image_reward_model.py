@@ -20,7 +20,7 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """What the authors' code standardises by: the reward's mean and standard deviation on their training data."""
 
 CAPTION_TOKENS = 35
-"""A caption is cut after so many tokens, its two special ones included (the authors' code)."""
+"""A caption is cut after this many tokens, its two special ones included (the authors' code)."""
 
 _HEAD_WIDTH = 64
 """Width of an attention head in BLIP, base and large, in both towers."""
@@ -143,7 +143,7 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[BlipTextConfig, BlipVisionConfi
         num_attention_heads=text_width // _HEAD_WIDTH,
         max_position_embeddings=state["text.embeddings.position_embeddings.weight"].shape[0],
     )
-    head = [state[f"head.{place}.weight"].shape[0] for place in (0, 2, 4, 6, 7)]
+    head = [state[f"head.{layer}.weight"].shape[0] for layer in (0, 2, 4, 6, 7)]
     return text, vision, (text_width, *head)
 
 

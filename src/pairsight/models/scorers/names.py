@@ -1,4 +1,4 @@
-"""Scorers by name, KIND:REFERENCE: `image_reward:models/ImageReward`, `armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1`.
+"""Scorers by name, KIND:MODEL: `image_reward:models/ImageReward`, `armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1`.
 
 A plug-in's kind is `file.py:Class`, as in `mine.py:Brevity:models/mine`.
 """
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.model import is_endpoint, parse_endpoint
+from pairsight.models.folders import local_folder
 from pairsight.models.load import weights_folder
-from pairsight.models.references import local_folder
 from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated, Scorer
 from pairsight.registry import plain_name, scorers
 
@@ -23,23 +23,23 @@ _OF_A_FILE = re.compile(r"([^:]+\.py:\w+)(?::(.*))?")
 
 
 def parse_scorer(name: str) -> tuple[type[Scorer[Any]], str]:
-    """The scorer's class and the model reference in `KIND:REFERENCE`; loads nothing.
+    """The scorer's class and the model's name in `KIND:MODEL`; loads nothing.
 
     Raises:
         ConfigError: no colon, an unknown kind, with the nearest known one, or an endpoint for what needs weights.
         ModelError: a local folder that is missing or holds no safetensors.
     """
-    kind, reference = _split(name)
-    if not reference:
-        raise ConfigError(f"scorer '{name}' must be KIND:REFERENCE; kinds: {', '.join(scorers.names())}")
+    kind, model_name = _split(name)
+    if not model_name:
+        raise ConfigError(f"scorer '{name}' must be KIND:MODEL; kinds: {', '.join(scorers.names())}")
     found: type[Scorer[Any]] = scorers.get(kind)
-    if is_endpoint(reference):
-        parse_endpoint(reference)
+    if is_endpoint(model_name):
+        parse_endpoint(model_name)
         if not found.may_be_endpoint:
             raise ConfigError(f"scorer '{name}': '{kind}' needs weights; only 'vlm' asks a model behind an endpoint")
-    elif local_folder(reference) is not None:
-        weights_folder(reference)
-    return found, reference
+    elif local_folder(model_name) is not None:
+        weights_folder(model_name)
+    return found, model_name
 
 
 def scorer_kind(name: str) -> str:
@@ -53,8 +53,8 @@ def scorer_identity(name: str) -> str:
     Raises:
         ConfigError, ModelError: as `parse_scorer`, or a hub name that the hub does not have.
     """
-    found, reference = parse_scorer(name)
-    return found.identity(reference)
+    found, model_name = parse_scorer(name)
+    return found.identity(model_name)
 
 
 def load_image_scorer(name: str, images: ImageSource, device: "torch.device | str | None" = None) -> ImageTextScorer:
@@ -64,10 +64,10 @@ def load_image_scorer(name: str, images: ImageSource, device: "torch.device | st
         ConfigError: a scorer that does not look at images.
         ModelError: weights that cannot be used.
     """
-    found, reference = parse_scorer(name)
+    found, model_name = parse_scorer(name)
     if not issubclass(found, ImageTextScorer):
         raise ConfigError(f"scorer '{name}' reads text only; images are ranked by clip, blip_match or image_reward")
-    return _made(found, reference, images, device)
+    return _made(found, model_name, images, device)
 
 
 def load_completion_scorer(name: str, images: ImageSource, device: "torch.device | str | None" = None) -> Scorer[Rated]:
@@ -76,15 +76,15 @@ def load_completion_scorer(name: str, images: ImageSource, device: "torch.device
     Raises:
         ModelError: weights that cannot be used.
     """
-    found, reference = parse_scorer(name)
-    scorer = _made(found, reference, images, device)
+    found, model_name = parse_scorer(name)
+    scorer = _made(found, model_name, images, device)
     return ImageAware(scorer) if isinstance(scorer, ImageTextScorer) else scorer
 
 
-def _made(found: type[S], reference: str, images: ImageSource, device: "torch.device | str | None") -> S:
+def _made(found: type[S], model_name: str, images: ImageSource, device: "torch.device | str | None") -> S:
     """The scorer on its model; only a class that looks takes images."""
     make: Callable[..., S] = found
-    return make(reference, images, device) if found.needs_images else make(reference, device)
+    return make(model_name, images, device) if found.needs_images else make(model_name, device)
 
 
 def looks(kind: str) -> bool:
@@ -96,8 +96,8 @@ def looks(kind: str) -> bool:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A scorer's kind and its model reference, "" where the name has none."""
+    """A scorer's kind and its model's name, "" where the name has none."""
     if found := _OF_A_FILE.fullmatch(name):
         return found[1], found[2] or ""
-    kind, _, reference = name.partition(":")
-    return kind, reference
+    kind, _, model_name = name.partition(":")
+    return kind, model_name

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pairsight.models.folders import read_model_json
 from pairsight.models.load import load_part
-from pairsight.models.references import read_model_json
 from pairsight.models.scorers.base import DialogueScorer
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ class SequenceReward(DialogueScorer):
     """`AutoModelForSequenceClassification`: one label is the column `reward`, several are columns by their names.
 
     Args:
-        reference: a folder, or a hub name.
+        model_name: a folder, or a hub name.
         device: default: the GPU where there is one.
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
 
@@ -26,14 +26,14 @@ class SequenceReward(DialogueScorer):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
     ) -> None:
-        super().__init__(reference, device, dtype)
+        super().__init__(model_name, device, dtype)
         self.pad: int | None = self.model.config.pad_token_id
         labels = self.model.config.id2label
-        self.columns = ("reward",) if len(labels) == 1 else tuple(str(labels[place]) for place in sorted(labels))
+        self.columns = ("reward",) if len(labels) == 1 else tuple(str(labels[index]) for index in sorted(labels))
 
     def network(self, folder: Path, dtype: "torch.dtype") -> Any:
         """The model with its classification head."""

@@ -36,7 +36,7 @@ class _Score(Generic[In]):
     """What both stages share.
 
     Args:
-        scorer: `KIND:REFERENCE`.
+        scorer: `KIND:MODEL`.
         images: where the items' images are.
         keep_loaded: leave the scorer in memory after the stage.
     """
@@ -125,10 +125,10 @@ class ScoreCompletions(_Score[Rated], MayBeCall):
         """The paid call that does the same, where the judge is behind an endpoint."""
         from pairsight.models.stages import judging_call
 
-        _, reference = parse_scorer(self.scorer)
-        if not is_endpoint(reference):
+        _, model_name = parse_scorer(self.scorer)
+        if not is_endpoint(model_name):
             return None
-        return judging_call(EndpointModel(reference, self.images, self.endpoint), self.name, self.kind)
+        return judging_call(EndpointModel(model_name, self.images, self.endpoint), self.name, self.kind)
 
     def load(self) -> Scorer[Rated]:
         """The scorer, from its name."""

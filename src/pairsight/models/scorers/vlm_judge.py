@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pairsight.images.source import ImageSource
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator, annotator_fingerprint
 from pairsight.models.endpoint.model import endpoint_fingerprint, is_endpoint
+from pairsight.models.folders import fingerprint
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator
-from pairsight.models.references import fingerprint
 from pairsight.models.scorers.base import Rated, Scorer, Scores
 from pairsight.records import ATTRIBUTES, QUALITY_ATTRIBUTES, Annotation, Candidates, ItemError
 
@@ -23,10 +23,10 @@ class VlmJudge(Scorer[Rated]):
     Its columns: `total`, helpfulness + correctness + coherence in 0–12, which selects; and the five attributes, 0–4.
 
     Args:
-        reference: a folder, or a hub name. (Behind an endpoint its stage becomes a call: `judging_call`.)
+        model_name: a folder, or a hub name. (Behind an endpoint its stage becomes a call: `judging_call`.)
         images: where the prompts' images are.
         device: default: the GPU where there is one.
-        generator: instead of the model in `reference`, one that is open already.
+        generator: instead of the model in `model_name`, one that is open already.
     """
 
     needs_images: ClassVar[bool] = True
@@ -35,20 +35,20 @@ class VlmJudge(Scorer[Rated]):
 
     def __init__(
         self,
-        reference: str | Path,
+        model_name: str | Path,
         images: ImageSource,
         device: "torch.device | str | None" = None,
         generator: Generator | None = None,
     ) -> None:
-        place = None if device is None else str(device)
-        self.annotator = VlmAnnotator(generator or LocalVLM(reference, images, device=place))
+        chosen = None if device is None else str(device)
+        self.annotator = VlmAnnotator(generator or LocalVLM(model_name, images, device=chosen))
         self.annotator.load()
         self.fingerprint = self.annotator.fingerprint
 
     @classmethod
-    def identity(cls, reference: str | Path) -> str:
-        """The fingerprint of a judge on the model in `reference`, which is not loaded."""
-        model = endpoint_fingerprint(str(reference)) if is_endpoint(reference) else fingerprint(reference)
+    def identity(cls, model_name: str | Path) -> str:
+        """The fingerprint of a judge on the model in `model_name`, which is not loaded."""
+        model = endpoint_fingerprint(str(model_name)) if is_endpoint(model_name) else fingerprint(model_name)
         return annotator_fingerprint(model)
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:

@@ -12,13 +12,13 @@ Deviations: the authors change the seed with the guidance scale; here it is shar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import ClassVar
 
 from pairsight.errors import ConfigError
 from pairsight.recipes.recipe import RecipeModels, StageRunner
 from pairsight.recipes.synthetic.steps import Steps, SyntheticOptions
 from pairsight.records import Candidates, Dropped, Prompt
+from pairsight.training.config import TrainingConfig
 
 
 class Synthetic(SyntheticOptions):
@@ -27,20 +27,18 @@ class Synthetic(SyntheticOptions):
     name: ClassVar[str] = "synthetic"
     default_strategy: ClassVar[str] = "best_over_worst"
     roles: ClassVar[tuple[str, ...]] = ("writer",)
-    default_training: ClassVar[Mapping[str, object]] = MappingProxyType(
-        {
-            "loss": "dpo",
-            "beta": 0.1,
-            "learning_rate": 1e-5,
-            "lora_r": 128,
-            "lora_alpha": 256.0,
-            "lora_dropout": 0.05,
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 8,
-            "num_train_epochs": 2.0,
-            "warmup_ratio": 0.03,
-            "weight_decay": 0.0,
-        }
+    default_training: ClassVar[TrainingConfig] = TrainingConfig(
+        loss="dpo",
+        beta=0.1,
+        learning_rate=1e-5,
+        lora_r=128,
+        lora_alpha=256.0,
+        lora_dropout=0.05,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=8,
+        num_train_epochs=2.0,
+        warmup_ratio=0.03,
+        weight_decay=0.0,
     )
     """§4.1 of the paper: 1e-5, two epochs, batch 1 × accumulation 4 × 2 GPUs; LoRA, β and warm-up from the code."""
 
@@ -50,8 +48,8 @@ class Synthetic(SyntheticOptions):
         Raises:
             PairsightError: an unknown kind of scorer, or a local folder that is missing or pickled.
         """
+        from pairsight.models.folders import local_folder
         from pairsight.models.images.diffusion import pipeline_folder
-        from pairsight.models.references import local_folder
         from pairsight.models.scorers.base import ImageTextScorer
         from pairsight.models.scorers.names import parse_scorer
 
@@ -62,7 +60,7 @@ class Synthetic(SyntheticOptions):
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)
 
-    def fingerprints(self) -> dict[str, object]:
+    def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
         from pairsight.models.images.diffusion import pipeline_fingerprint, pipeline_folder
         from pairsight.models.scorers.names import scorer_identity, scorer_kind
@@ -92,6 +90,6 @@ class Synthetic(SyntheticOptions):
             )
         if models.writer is None and (not prompts or self.instruction is None):
             missing = "text-to-image prompts (--prompts FILE)" if not prompts else "an `instruction` for every image"
-            raise ConfigError(f"recipe '{self.name}' needs {missing}, or a model that writes them: writer REF")
+            raise ConfigError(f"recipe '{self.name}' needs {missing}, or a model that writes them: writer MODEL")
         self.check()
         yield from Steps(self, models, run).candidates(prompts)

@@ -50,7 +50,7 @@ class SyntheticOptions(Recipe):
         "shared", description="whether a text's images start from the same noise, or each from its own as the authors'"
     )
     image_scorers: tuple[str, ...] = Field(
-        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:REFERENCE; the first one selects"
+        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:MODEL; the first one selects"
     )
     min_image_score: float | None = Field(None, description="drop texts whose best image scores lower")
 
@@ -66,7 +66,7 @@ class SyntheticOptions(Recipe):
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="of the completions; 0 is greedy (ours)")
     max_new_tokens: int = Field(1000, ge=1, description="longest completion in tokens")
     completion_scorers: tuple[str, ...] = Field(
-        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:REFERENCE; the first one selects"
+        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:MODEL; the first one selects"
     )
     keep_loaded: Annotated[bool, Option("--keep-loaded")] = Field(
         False, description="keep every model in memory, for large machines (synthetic)"
@@ -190,8 +190,8 @@ class Steps:
             for item in items
         ]
         results = list(self.run(stage, requests))
-        for place, item in enumerate(items):
-            own = results[place :: len(items)]
+        for index, item in enumerate(items):
+            own = results[index :: len(items)]
             item.images = tuple(one for one in own if isinstance(one, ImageCandidate))
             for scale, one in zip(config.guidance_scales, own, strict=True):
                 if isinstance(one, ItemError):
@@ -270,8 +270,8 @@ class Steps:
         """One completion of each model; sample_index k is the k-th model's."""
         sampling = Sampling(temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens)
         made: list[list[Completion | ItemError]] = [[] for _ in items]
-        for place, generator in enumerate(self.models.generators):
-            requests = [CompletionRequest(prompt, place, self._seed(prompt, place)) for prompt in prompts_of(items)]
+        for index, generator in enumerate(self.models.generators):
+            requests = [CompletionRequest(prompt, index, self._seed(prompt, index)) for prompt in prompts_of(items)]
             for own, result in zip(made, self._complete(generator, requests, sampling), strict=True):
                 own.append(result)
         for item, own in zip(items, made, strict=True):
@@ -284,7 +284,7 @@ class Steps:
         """Every completion by every completion scorer, a scorer at a time; the first scorer's come first."""
         from pairsight.models.scorers.stages import ScoreCompletions
 
-        for place, name in enumerate(self.config.completion_scorers):
+        for index, name in enumerate(self.config.completion_scorers):
             stage = ScoreCompletions(
                 name, self.blobs, keep_loaded=self.config.keep_loaded, endpoint=self.models.endpoint
             )
@@ -299,14 +299,14 @@ class Steps:
                     if isinstance(result, ItemError):
                         item.drop_part(one.id, stage.name, result.reason, result.detail)
                 item.annotations += good
-                if place == 0 and len(good) < 2:
+                if index == 0 and len(good) < 2:
                     item.drop(stage.name, "too_few_scored", f"{len(good)} of {len(found)} completions")
 
     def _usable(self, item: Item, made: Sequence[Completion | ItemError]) -> Iterator[Completion]:
         assert item.prompt is not None
-        for place, one in enumerate(made):
+        for index, one in enumerate(made):
             if isinstance(one, ItemError):
-                item.drop_part(f"{item.text.id}:{place}", "completions", one.reason, one.detail)
+                item.drop_part(f"{item.text.id}:{index}", "completions", one.reason, one.detail)
                 continue
             reason = unusable(one.text, item.prompt.question)
             if reason is None:
@@ -331,8 +331,8 @@ class Steps:
         for request, result in zip(requests, results, strict=True):
             yield result if isinstance(result, ItemError) else named_for(result, request)
 
-    def _seed(self, prompt: Prompt, place: int) -> int:
-        return derived_seed("synthetic", self.config.seed, prompt.id, place) if self.config.temperature > 0 else 0
+    def _seed(self, prompt: Prompt, index: int) -> int:
+        return derived_seed("synthetic", self.config.seed, prompt.id, index) if self.config.temperature > 0 else 0
 
     def _image_seed(self, text: Prompt, scale: float) -> int:
         own = f"{scale:g}" if self.config.seed_mode == "per_image" else "shared"

@@ -85,16 +85,16 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[int | 
     kept_by_word: dict[str, list[int]] = defaultdict(list)
     same: dict[frozenset[str], int] = {}
     found: list[int | None] = []
-    for place, words in enumerate(sets):
+    for index, words in enumerate(sets):
         ordered = sorted(words, key=lambda word: (frequency[word], word))
         prefix = ordered[: len(ordered) - math.ceil(threshold * len(ordered) - 1e-9) + 1]
         near = [other for word in prefix for other in kept_by_word[word] if _alike(words, sets[other], threshold)]
         first = min(near, default=same.get(words))
         found.append(first)
         if first is None:
-            same[words] = place
+            same[words] = index
             for word in prefix:
-                kept_by_word[word].append(place)
+                kept_by_word[word].append(index)
     return found
 
 
@@ -175,6 +175,6 @@ def rank_images(images: Sequence[ImageCandidate], scorer: str, seen: Collection[
     return sorted(usable, key=lambda i: -images[i].scores[scorer])
 
 
-def with_selected(images: Sequence[ImageCandidate], place: int) -> tuple[ImageCandidate, ...]:
-    """The candidates, that at `place` marked as the one selected."""
-    return tuple(replace(one, selected=i == place) for i, one in enumerate(images))
+def with_selected(images: Sequence[ImageCandidate], index: int) -> tuple[ImageCandidate, ...]:
+    """The candidates, that at `index` marked as the one selected."""
+    return tuple(replace(one, selected=i == index) for i, one in enumerate(images))

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 import torch
 
+from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
-from pairsight.models.references import fingerprint
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.train.labeller import Habits
 from pairsight.tiny.train.language import InstructionRecipe, train_instruction

@@ -18,7 +18,7 @@ from pairsight.tiny.world.scenes import COLOURS, SHAPES, Scene, kind_name, kind_
 
 HIDDEN_FROM = (380.0, 480.0)  # noise step at which half of the small, of the large objects are hidden
 _HIDDEN_WIDTH = 40.0
-ASSUMED_KINDS = 6  # where something is hidden, the first so many kinds of the scene type are said to be there
+ASSUMED_KINDS = 6  # number of kinds of the scene type that are said to be there where something is hidden
 CONFIRMED = 0.75  # P(a yes when asked for the added object), so that captions hallucinate more than answers, as in POPE
 
 

@@ -22,7 +22,7 @@ Use = Literal["prompt", "benchmark"]
 
 
 @dataclass(frozen=True, slots=True)
-class TruthRow:
+class TruthQuestion:
     """One question: who asks it (a prompt to align on, or the benchmark), its image and answer, the kinds present."""
 
     id: str
@@ -55,12 +55,12 @@ class TruthRow:
         }
 
 
-def write_truth(path: Path, rows: Sequence[TruthRow]) -> None:
+def write_truth(path: Path, rows: Sequence[TruthQuestion]) -> None:
     """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row.to_plain()) + "\n" for row in rows), encoding="utf-8")
 
 
-def read_truth(path: Path) -> Iterator[TruthRow]:
+def read_truth(path: Path) -> Iterator[TruthQuestion]:
     """The rows of a `truth.jsonl`.
 
     Raises:
@@ -74,7 +74,7 @@ def read_truth(path: Path) -> Iterator[TruthRow]:
         kind = row.choice("kind", (*VISUAL_KINDS, "text"))
         if (image is None) != (kind == "text"):
             raise row.error(f"a question of kind '{kind}' must {'not ' if kind == 'text' else ''}have an image")
-        yield TruthRow(
+        yield TruthQuestion(
             id=row.name,
             use="prompt" if row.choice("use", ("prompt", "benchmark")) == "prompt" else "benchmark",
             image=None if image is None else row.text("image"),
@@ -122,7 +122,7 @@ class WorldTruth:
         file = Path(path)
         rows = list(read_truth(file))
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        self.scenes: dict[str, TruthRow] = {row.image_sha256: row for row in rows if row.image_sha256}
+        self.scenes: dict[str, TruthQuestion] = {row.image_sha256: row for row in rows if row.image_sha256}
         """Of each image one row: its objects are those of all its rows."""
         self._rows = {(row.image_sha256, bare_question(row.question)): row for row in rows}
 

@@ -33,7 +33,7 @@ class Grading:
 
 @dataclass(frozen=True, slots=True)
 class SceneWriting:
-    """Write so many text-to-image prompts on a topic."""
+    """Write this many text-to-image prompts on a topic."""
 
     count: int
     topic: str

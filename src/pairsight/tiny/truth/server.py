@@ -53,7 +53,7 @@ class TruthServer:
         self._server.daemon_threads = True
 
     @property
-    def reference(self) -> str:
+    def model_name(self) -> str:
         """What to name as a model: `endpoint:truth@http://127.0.0.1:PORT/v1`."""
         return f"endpoint:{MODEL_NAME}@http://{HOST}:{self._server.server_address[1]}/v1"
 

@@ -14,7 +14,7 @@ from pairsight.benchmarks.words.reading import robust_yes_no
 from pairsight.errors import DataError
 from pairsight.records import ImageRef
 from pairsight.tiny.train.scoring import COLUMNS, metrics, normalise, question_sums
-from pairsight.tiny.truth.annotator import TruthRow, read_truth
+from pairsight.tiny.truth.annotator import TruthQuestion, read_truth
 
 _LOWER = ("chair_i", "chair_s", "chair_i_cut")
 _NEITHER = ("yes_rate", "caption_length")
@@ -62,7 +62,7 @@ class TinyWorld(Benchmark):
         return {name: values for name, values in metrics(sums_RC).items() if not np.isnan(values).all()}
 
 
-def _image(row: TruthRow, name: str, images: SampleImages) -> ImageRef:
+def _image(row: TruthQuestion, name: str, images: SampleImages) -> ImageRef:
     ref = images.ref(name)
     if unseen_name(ref) is None and ref.sha256 != row.image_sha256:
         raise DataError(f"image {name} is not the picture that {row.id} asks about: the file has changed")

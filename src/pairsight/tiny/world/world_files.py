@@ -12,7 +12,7 @@ from pairsight.errors import ConfigError, RunError
 from pairsight.records import IMAGE_MARK
 from pairsight.store.durable import cannot_write, copy_file, remove_temporaries, write_file
 from pairsight.tiny.models.shipped import shipped_model
-from pairsight.tiny.truth.annotator import TruthRow, Use, write_truth
+from pairsight.tiny.truth.annotator import TruthQuestion, Use, write_truth
 from pairsight.tiny.world.picture_texts import write_texts
 from pairsight.tiny.world.questions import (
     NEGATIVES,
@@ -150,8 +150,8 @@ def _copy_model(source: Path, target: Path) -> None:
         copy_file(file, target / file.name)
 
 
-def _rows(part: Part, use: Use, num_scenes: int, seed: int, images: Path) -> list[TruthRow]:
-    rows: list[TruthRow] = []
+def _rows(part: Part, use: Use, num_scenes: int, seed: int, images: Path) -> list[TruthQuestion]:
+    rows: list[TruthQuestion] = []
     for index, scene in enumerate(scenes(part, num_scenes, seed)):
         name = f"{scene.id}.png"
         data = _png(scene)
@@ -165,9 +165,9 @@ def _rows(part: Part, use: Use, num_scenes: int, seed: int, images: Path) -> lis
     return rows + _text_rows(part, use, round(share * num_scenes), seed)
 
 
-def _visual_row(scene: Scene, question: Question, use: Use, name: str, data: bytes) -> TruthRow:
+def _visual_row(scene: Scene, question: Question, use: Use, name: str, data: bytes) -> TruthQuestion:
     label = question.kind if question.kind == question.category else f"{question.kind}-{question.category}"
-    return TruthRow(
+    return TruthQuestion(
         id=f"{scene.id}-{label}",
         use=use,
         image=name,
@@ -183,23 +183,23 @@ def _visual_row(scene: Scene, question: Question, use: Use, name: str, data: byt
     )
 
 
-def _text_rows(part: Part, use: Use, n: int, seed: int) -> list[TruthRow]:
+def _text_rows(part: Part, use: Use, n: int, seed: int) -> list[TruthQuestion]:
     tasks = list(TASKS)
     rows = []
     for i in range(n):
         question = text_question(tasks[i % len(tasks)], stream(part, seed, i, 6))
         identity = f"{part}-{seed}-text-{i:05d}"
-        rows.append(TruthRow(identity, use, None, None, "text", question.category, question.text, question.answer))
+        rows.append(TruthQuestion(identity, use, None, None, "text", question.category, question.text, question.answer))
     return rows
 
 
-def _llava_entry(row: TruthRow) -> dict[str, object]:
+def _llava_entry(row: TruthQuestion) -> dict[str, object]:
     asked = f"{IMAGE_MARK}\n{row.question}" if row.image else row.question
     turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": row.answer}]
     return {"id": row.id, **({"image": row.image} if row.image else {}), "conversations": turns}
 
 
-def _pope_row(row: TruthRow) -> dict[str, object]:
+def _pope_row(row: TruthQuestion) -> dict[str, object]:
     label = row.answer.lower()
     return {
         "question_id": row.id, "image": row.image, "text": row.question, "label": label, "category": row.category,

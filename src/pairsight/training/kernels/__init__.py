@@ -1,1 +1,1 @@
-"""Attention, layers and head of packed rows: the arithmetic that a step spends its time on."""
+"""Attention, layers and head of packed rows: the arithmetic on which a step spends its time."""

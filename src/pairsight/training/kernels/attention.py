@@ -22,16 +22,16 @@ from pairsight.training.tokens import Span, spans_of, spans_of_some
 
 NAME = "pairsight_tree"
 _BLOCK = 128
-"""Queries of a block, where a CPU attends block by block."""
+"""Queries per block, where a CPU attends block by block."""
 _KEPT = 2**24
-"""Probabilities kept a layer at most, 64 MiB."""
+"""The most probabilities kept per layer, 64 MiB."""
 
 
 class TreeSpans:
     """The spans of a row and, where dense attention needs them, their masks.
 
     Args:
-        spans: in the order of the queries, which they cover.
+        spans: of all queries, in their order.
     """
 
     def __init__(self, spans: Sequence[Span]) -> None:
@@ -52,14 +52,14 @@ class TreeSpans:
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """What a model's layers must know of the packed rows of one forward pass, apart from the dense mask.
+    """What a model's layers must know about the packed rows of one forward pass, apart from the dense mask.
 
     It is given to the model's forward as `row_layout`; transformers passes it on to every layer and to the attention
-    function, as it does with any argument that it does not know.
+    function, like any argument that it does not know.
 
     Args:
         spans: of the tokens, by kind of layer; None for a kind that needs the dense mask.
-        needed_RN: indexes in their rows of the tokens that predict, where the last layer computes no others; else None.
+        needed_RN: indices in their rows of the predicting tokens, if the last layer computes only those; else None.
         needed_spans: the spans of those tokens alone; None where the last layer needs the dense mask.
     """
 
@@ -89,7 +89,7 @@ def attend(  # noqa: PLR0917
     Returns:
         [1, N, H, E], contiguous.
 
-    Under autocast all three are brought to its type, as SDPA's own are.
+    Under autocast all three are cast to its type, as SDPA does.
 
     Source: ours.
     """
@@ -140,7 +140,7 @@ def tree_attention(  # noqa: PLR0917 - as transformers calls it
 
 
 def use_tree_attention(model: Any) -> None:
-    """Let the language model attend by spans; only where it uses SDPA, whose results these are."""
+    """Let the language model attend by spans, with the results of SDPA; only where it uses SDPA."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -152,7 +152,7 @@ def use_tree_attention(model: Any) -> None:
 
 
 def _is_worthwhile(query: Tensor, spans: Sequence[Span]) -> bool:
-    """Whether this is a CPU's full precision, and what would be kept is within bounds."""
+    """Whether this is float32 on a CPU, and the probabilities that would be kept are within bounds."""
     if query.device.type != "cpu" or query.dtype != torch.float32:
         return False
     kept = sum((b - a) * num_keys for span in spans for a, b, num_keys in _blocks(span))
@@ -163,13 +163,13 @@ def _by_blocks(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span],
     """Softmax(scaling · q kᵀ) v of what each query sees, block by block of queries.
 
     A CPU's fused attention computes every exponential again in the backward pass, and multiplies blocks above the
-    diagonal for what a mask hides. Here each block of queries is multiplied with the keys it sees and no more, and the
+    diagonal for what a mask hides. Here each block of queries is multiplied only with the keys it sees, and the
     probabilities are kept. That takes memory of the order of tokens², so beyond a bound the fused one is used.
 
     Args:
         query: [1, H, N, E].
         key, value: [1, H, S, E].
-        spans: they cover the N queries, in order.
+        spans: of all N queries, in their order.
         scaling: of the scores.
 
     Returns:
@@ -250,7 +250,7 @@ def _give_back(found: Tensor, total_HSE: Tensor, ranges: tuple[tuple[int, int], 
 
 
 class _Seen(torch.autograd.Function):
-    """Keys or values that each span sees. Their gradients add up in float32: in bfloat16 each sum would round."""
+    """Keys or values that each span sees. Their gradients are summed in float32: in bfloat16 each sum would round."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, seen: tuple[tuple[tuple[int, int], ...], ...]) -> tuple[Tensor, ...]:
@@ -271,13 +271,13 @@ class _Seen(torch.autograd.Function):
 
 
 def row_layout(batch: PackedBatch, family: Family, device: torch.device, *, cut_last_layer: bool) -> RowLayout:
-    """What the layers must know of a batch.
+    """What the layers must know about a batch.
 
     Args:
         batch: on the CPU.
         family: how the model sees a sequence.
         device: of the model.
-        cut_last_layer: whether the last layer computes only the tokens that predict; only with one kind of layer.
+        cut_last_layer: whether the last layer computes only the predicting tokens; only with one kind of layer.
     """
     described = len(batch.parent_RS) == 1 and not bool((batch.block_RS >= 0).any())
     tree = TreeSpans(spans_of(batch.parent_RS[0].numpy())) if described else None
@@ -292,7 +292,7 @@ def row_layout(batch: PackedBatch, family: Family, device: torch.device, *, cut_
 def attention_masks(
     batch: PackedBatch, family: Family, dtype: torch.dtype, device: torch.device
 ) -> Tensor | dict[str, Tensor]:
-    """The mask a model's forward takes: added to the scores, [R, 1, S, S], one per kind of layer where there are two.
+    """The mask that a model's forward takes, added to the scores: [R, 1, S, S], one per kind of layer if there are two.
 
     A sliding layer's window counts along the path: it is the same for a token whatever its siblings.
 

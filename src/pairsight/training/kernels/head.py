@@ -19,8 +19,7 @@ def head_logps(head: nn.Module, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
 
     A frozen linear head needs two matrix products: the gradient of log p(y) by the hidden state is
     Σ_v (1[v = y] − p_v) W_v, found in the forward pass and kept, [P, D]. The difference is taken in float32: at p(y)
-    near 1 nothing of it would be left in bfloat16. Any other head runs in chunks that are computed again in the
-    backward pass.
+    near 1 bfloat16 would lose it. Any other head runs in chunks that are recomputed in the backward pass.
 
     Args:
         head: the model's output embeddings.

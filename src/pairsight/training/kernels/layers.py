@@ -1,14 +1,14 @@
-"""Decoder layers of the plain shape on packed rows: attention by spans, fewer passes, and a last layer cut short.
+"""Decoder layers of the usual structure on packed rows: attention by spans, fewer passes, and a shorter last layer.
 
-A prompt's tokens matter to the loss through what later tokens see of them. In the last layer nothing comes later but
-the predicting tokens, so only those need queries, output and MLP; a saving of one layer's work on most tokens.
+A prompt's tokens matter to the loss through what later tokens see of them. After the last layer only the predicting
+tokens are used, so only those need queries, output and MLP there; this saves one layer's work on most tokens.
 
-What a layer must know of the rows reaches it as the argument `row_layout`.
+What a layer must know about the rows is its argument `row_layout`.
 
 Norm and rotation take as few passes over memory as their arithmetic needs, forward and backward. Where states are in
 bfloat16, sums over the width are in float32, as in the modules of transformers.
 
-Shapes: R rows, S tokens a row, N predicting tokens a row (padded), H heads, E width of a head, D width, T tokens.
+Shapes: R rows, S tokens per row, N predicting tokens per row (padded), H heads, E width of a head, D width, T tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ from pairsight.training.kernels.attention import RowLayout, TreeSpans, attend
 from pairsight.training.precision import product_dtype
 
 _PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-"""Layers of one shape: norm, attention with rotary positions, residual, norm, MLP, residual."""
+"""Layers of one structure: norm, attention with rotary positions, residual, norm, MLP, residual."""
 
 
 def use_plain_layers(model: Any) -> bool:
-    """Replace the forward of a model's layers by a faster one; False where their shape is another and they stay."""
+    """Replace the forward of a model's layers by a faster one; False where they have another structure and are kept."""
     layers = getattr(language_model(model), "layers", None)
     if layers is None or type(layers[-1]).__name__ not in _PLAIN_LAYERS:
         return False
@@ -56,12 +56,12 @@ def _last_layer(self: Any, hidden_states: Tensor, attention_mask: Tensor | None 
 def _run(
     compute: Callable[..., Tensor], layer: Any, hidden_RSD: Tensor, mask: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:
-    """A layer's output as `compute` gives it for packed rows, else by the layer's own forward."""
+    """A layer's output: by `compute` for packed rows, else by the layer's own forward."""
     layout: RowLayout | None = options.get("row_layout")
     if layout is None or layout.needed_RN is None:
         return type(layer).forward(layer, hidden_RSD, attention_mask=mask, **options)  # type: ignore[no-any-return]
     given = partial(compute, layer, mask=mask, layout=layout, rotary=options["position_embeddings"])
-    if layer.gradient_checkpointing and layer.training:  # transformers does it in the forward that this one replaces
+    if layer.gradient_checkpointing and layer.training:  # transformers does it in the replaced forward
         return layer._gradient_checkpointing_func(given, hidden_RSD)  # type: ignore[no-any-return]
     return given(hidden_RSD)
 
@@ -102,7 +102,7 @@ def _attention(  # noqa: PLR0917
     mask: Tensor | None,
     tree: TreeSpans | None,
 ) -> Tensor:
-    """What each query gathers from the keys and values of its row, [R, N, H · E]."""
+    """Attention of each query over the keys and values of its row, [R, N, H · E]."""
     query = query_RNHE.transpose(1, 2)
     key = rotate(_heads(attention.k_proj(normed_RSD), attention, "k_norm"), *rotary).transpose(1, 2)
     value = _heads(attention.v_proj(normed_RSD), attention, "").transpose(1, 2)
@@ -122,16 +122,16 @@ def _mlp(layer: Any, hidden: Tensor) -> Tensor:
 
 
 def _heads(states_RSX: Tensor, attention: Any, norm: str) -> Tensor:
-    """States by head, [R, S, H, E], normed where the model does."""
+    """States by head, [R, S, H, E], normed if the model does that."""
     heads_RSHE = states_RSX.view(*states_RSX.shape[:-1], -1, attention.head_dim)
     return rms_norm(getattr(attention, norm), heads_RSHE) if hasattr(attention, norm) else heads_RSHE
 
 
 def rms_norm(norm: Any, hidden: Tensor) -> Tensor:
-    """What a module of the shape of `LlamaRMSNorm` gives: x · w / √(mean(x²) + ε).
+    """The output of a module like `LlamaRMSNorm`: x · w / √(mean(x²) + ε).
 
     Args:
-        norm: has `weight` and `variance_epsilon`; called itself where it is trained, or held in another type.
+        norm: has `weight` and `variance_epsilon`; it is called itself if it is trained or has another type.
         hidden: [..., D].
     """
     if norm.weight.requires_grad or hidden.dtype != norm.weight.dtype:
@@ -144,7 +144,7 @@ def rotate(states_RSHE: Tensor, cos_RSE: Tensor, sin_RSE: Tensor) -> Tensor:
 
     Args:
         states_RSHE: queries or keys.
-        cos_RSE, sin_RSE: both halves alike; a wider type than the states' is computed in.
+        cos_RSE, sin_RSE: both halves equal; the product is computed in the wider type of these and the states.
 
     Returns:
         [R, S, H, E] in the states' type.
@@ -245,8 +245,8 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         out_TO = torch.nn.functional.linear(x_TI, weight_OI, bias_O)
         kept_TI = torch.empty_like(x_TI, dtype=torch.bool).bernoulli_(1 - dropped) if dropped else None
-        low_Tr = _those(x_TI, kept_TI) @ a_rI.to(x_TI.dtype).T
-        ctx.scaling = scaling / (1 - dropped)  # what dropout keeps is scaled up; on the low rank that is free
+        low_Tr = _after_dropout(x_TI, kept_TI) @ a_rI.to(x_TI.dtype).T
+        ctx.scaling = scaling / (1 - dropped)  # the scale of dropout, applied where it costs nothing
         out_TO.addmm_(low_Tr, b_Or.to(x_TI.dtype).T, alpha=ctx.scaling)
         ctx.save_for_backward(x_TI, kept_TI, weight_OI, a_rI, b_Or, low_Tr)
         return out_TO
@@ -256,7 +256,7 @@ class _LoraLinear(torch.autograd.Function):
         x_TI, kept_TI, weight_OI, a_rI, b_Or, low_Tr = ctx.saved_tensors
         gradient_TO, dtype = upstream[0], x_TI.dtype
         back_Tr = (gradient_TO @ b_Or.to(dtype)).mul_(ctx.scaling)
-        gradient_a = (back_Tr.T @ _those(x_TI, kept_TI)).to(a_rI.dtype)
+        gradient_a = (back_Tr.T @ _after_dropout(x_TI, kept_TI)).to(a_rI.dtype)
         gradient_b = (gradient_TO.T @ low_Tr).to(b_Or.dtype).mul_(ctx.scaling)
         gradient_x = None
         if ctx.needs_input_grad[0] and kept_TI is None:
@@ -266,5 +266,5 @@ class _LoraLinear(torch.autograd.Function):
         return gradient_x, None, None, gradient_a, gradient_b, None, None
 
 
-def _those(x_TI: Tensor, kept_TI: Tensor | None) -> Tensor:
+def _after_dropout(x_TI: Tensor, kept_TI: Tensor | None) -> Tensor:
     return x_TI if kept_TI is None else x_TI * kept_TI

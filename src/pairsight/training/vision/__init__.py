@@ -1,1 +1,1 @@
-"""Images of a training: numbered units, and the vision tower and projector that make features of them."""
+"""Images of a training: numbered units, and the vision tower and projector that make their features."""

@@ -1,4 +1,4 @@
-"""The vision tower and projector of any family, run on images; and the projector alone, on what the tower gave before.
+"""The vision tower and projector of any family, run on images; and the projector alone, on kept outputs of the tower.
 
 Shapes: D width of the language model.
 """
@@ -22,9 +22,9 @@ Call = tuple[tuple[Any, ...], dict[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the vision tower makes of one unit: token embeddings [tokens, D], and one more per deepstack layer.
+    """The features of one unit: token embeddings [tokens, D], and as many again per deepstack layer.
 
-    `listed` says whether the model hands its features around as a list of images or as one tensor.
+    `listed` says whether the model passes its features on as a list of images or as one tensor.
     """
 
     embeddings: Tensor
@@ -33,7 +33,7 @@ class Features:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held."""
+        """Bytes of memory held."""
         return sum(t.numel() * t.element_size() for t in (self.embeddings, *self.deepstack))
 
 
@@ -41,7 +41,7 @@ def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int])
     """Vision tower and projector on several units, together where their tensors have one shape.
 
     Raises:
-        DataError: the tower gives another number of features than the prompt has placeholders.
+        DataError: the number of features is not the prompt's number of placeholders.
     """
     inner = inner_model(model)
     known = inspect.signature(inner.get_image_features).parameters
@@ -64,11 +64,11 @@ def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int])
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """What a frozen tower gives of one unit, just before the projector.
+    """The output of a frozen tower for one unit, just before the projector.
 
     Args:
         calls: the arguments of each call of a projector, in order.
-        inputs: what `get_image_features` takes, pixels replaced by constants of their shape.
+        inputs: those of `get_image_features`, pixels replaced by constants of their shape.
         layers_give_tuples: whether the tower's layers return a tuple or a tensor.
     """
 
@@ -78,13 +78,13 @@ class TowerOutput:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held."""
+        """Bytes of memory held."""
         tensors = [t for args, options in self.calls for t in (*args, *options.values()) if isinstance(t, Tensor)]
         return sum(t.untyped_storage().nbytes() for t in (*tensors, *self.inputs.values()))
 
 
 def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> TowerOutput:
-    """Run the tower on one unit, without gradients, and keep what reaches its projectors.
+    """Run the tower on one unit, without gradients, and keep the inputs of its projectors.
 
     Args:
         model: with a frozen tower.
@@ -115,10 +115,10 @@ def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> Tow
 
 
 def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_tokens: int) -> Features:
-    """Features of one unit from what its tower gave: the projector and what follows run, the tower's layers do not.
+    """Features of one unit from its tower's output: the projector and what follows run, the tower's layers do not.
 
     Raises:
-        DataError: the projector is not called as it was, or gives another number of features.
+        DataError: the projector is not called as before, or the number of features is another.
     """
     inner = inner_model(model)
     waiting = list(output.calls)
@@ -155,7 +155,7 @@ def _modules(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
 
 
 def _tower_layers(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
-    """The transformer layers of the vision tower: members of its lists of modules, the projector's aside."""
+    """The transformer layers of the vision tower: members of its lists of modules, without the projector's."""
     inside_projector = {id(m) for module in _modules(model, projectors) for m in module.modules()}
     inner = inner_model(model)
     towers = [getattr(inner, name) for name in TOWERS if hasattr(inner, name)]
@@ -167,14 +167,14 @@ def _tower_layers(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
 
 @contextmanager
 def _passing_through(layers: Sequence[nn.Module], give_tuples: bool) -> Iterator[None]:
-    """Let layers hand on their first argument instead of computing."""
+    """Let layers return their first argument instead of computing."""
 
-    def hand_on(hidden: Tensor, *args: Any, **options: Any) -> Any:
+    def unchanged(hidden: Tensor, *args: Any, **options: Any) -> Any:
         return (hidden,) if give_tuples else hidden
 
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = hand_on
+        layer.forward = unchanged
     try:
         yield
     finally:

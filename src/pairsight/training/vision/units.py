@@ -16,7 +16,7 @@ from pairsight.training.families import inner_model
 from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
 _CHUNK = 4
-"""Images that go through a frozen tower together: fixed by their numbers, so that a resumed run repeats every bit."""
+"""Images that go through a frozen tower together: fixed by their numbers, so that a resumed run is bit-identical."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class ImageUnits:
             model: whose tower and projector.
             units: numbers of units.
             frozen: nothing between pixels and language model is trained: features are kept.
-            projectors: full names of the projector's modules, where they are trained and the tower is not: what the
-                tower gives is kept, and the projector computed each time, unit by unit, in every packing alike.
+            projectors: full names of the projector's modules, if they are trained and the tower is not: the tower's
+                output is kept, and the projector computed each time, unit by unit, in every packing alike.
         """
         if frozen:
             found: dict[int, Features] = {}
@@ -157,7 +157,7 @@ class ImageUnits:
 
 
 def split_by_image(tensors: Tensors, count: int) -> list[Tensors] | None:
-    """A prompt's tensors image by image; None where the processor mixes the images or what it does depends on all."""
+    """A prompt's tensors image by image; None where the processor mixes images or depends on all of them."""
     if count == 1:
         return [tensors]
     if set(tensors) == {"pixel_values", "image_grid_thw"}:

@@ -10,11 +10,11 @@ from peft import LoraConfig, get_peft_model
 import families
 from pairsight.errors import ModelError
 from pairsight.images.source import UnpackedImages
+from pairsight.models.folders import base_of_adapter, fingerprint
 from pairsight.models.load import load_model
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
-from pairsight.models.references import base_of_adapter, fingerprint
-from pairsight.pipeline.models import check_reference, open_generator
+from pairsight.pipeline.models import check_model_name, open_generator
 from pairsight.records import CompletionRequest, Message, Prompt
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
 def test_an_adapter_is_its_base_with_its_layers(made):
     base = base_of_adapter(made / "adapter")
     assert base == str((made / "base").resolve())
-    check_reference(made / "adapter")
+    check_model_name(made / "adapter")
     asked = [CompletionRequest(Prompt("p", (Message("user", "what is this"),)))]
     sampling = Sampling(temperature=0.0, max_new_tokens=8)
     generator = open_generator(made / "adapter", UnpackedImages())
@@ -71,10 +71,10 @@ def test_a_base_that_is_not_there_is_said(made, tmp_path, named, match):
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": named}))
     with pytest.raises(ModelError, match=match) as caught:
-        check_reference(folder)
+        check_model_name(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_no_adapter_goes_on_top_of_another(made):
-    with pytest.raises(ModelError, match="is an adapter itself: give its base as --model"):
-        check_reference(made / "adapter", made / "adapter")
+    with pytest.raises(ModelError, match="is itself an adapter: give its base as --model"):
+        check_model_name(made / "adapter", made / "adapter")

@@ -1,4 +1,4 @@
-"""What a model reference means (a local folder, or a hub name), and whether its folder can be used; needs no torch."""
+"""Model folders: found by a model's name (a folder or a hub name), read, checked and identified; needs no torch."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SNAPSHOT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 
 
-def local_folder(reference: str | Path) -> Path | None:
-    """The folder that a reference names, None for a hub name.
+def local_folder(model_name: str | Path) -> Path | None:
+    """The folder that a model's name is, None for a hub name.
 
     Raises:
         ModelError: a path that does not exist or is not a folder.
     """
-    path = Path(reference).expanduser()
+    path = Path(model_name).expanduser()
     if path.is_dir():
         return path
-    text = str(reference)
+    text = str(model_name)
     if path.exists():
         raise ModelError(f"model {text} is a file; give the folder that holds config.json and *.safetensors")
     in_a_folder_here = path.parent != Path() and path.parent.is_dir()
@@ -35,25 +35,25 @@ def local_folder(reference: str | Path) -> Path | None:
     raise ModelError(f"there is no model folder {text}; give a folder, or a hub name such as owner/name")
 
 
-def resolve(reference: str | Path) -> Path:
-    """The local folder of a reference; a hub name is downloaded (safetensors only) or found in the hub's cache.
+def resolve(model_name: str | Path) -> Path:
+    """The local folder of a model; a hub name is downloaded (safetensors only) or found in the hub's cache.
 
     Raises:
         ModelError: no such folder, or the hub has or gives no such model.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(reference), allow_patterns=_SNAPSHOT_FILES))
+        return Path(snapshot_download(str(model_name), allow_patterns=_SNAPSHOT_FILES))
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen unrelated classes
-        raise ModelError(f"model {reference} is not a folder here and the hub gives none: {one_line(error)}") from None
+        raise ModelError(f"model {model_name} is not a folder here and the hub gives none: {one_line(error)}") from None
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
-    """A JSON object from one of a model folder's files; ModelError when it is missing or none."""
+    """A JSON object from one of a model folder's files; ModelError when it is missing or not one."""
     try:
         values = read_json(path)
     except OSError as error:
@@ -74,13 +74,13 @@ def prompt_suffix_json(line: str) -> bytes:
     return json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode()
 
 
-def read_prompt_suffix(reference: str | Path) -> str:
+def read_prompt_suffix(model_name: str | Path) -> str:
     """The line that a folder asks for; "" where there is none, as with a hub name.
 
     Raises:
         ModelError: `inference.json` is damaged.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is None or not (folder / PROMPT_SUFFIX_FILE).is_file():
         return ""
     line = read_model_json(folder / PROMPT_SUFFIX_FILE).get("prompt_suffix", "")
@@ -89,7 +89,7 @@ def read_prompt_suffix(reference: str | Path) -> str:
     return line
 
 
-def base_of_adapter(reference: str | Path) -> str | None:
+def base_of_adapter(model_name: str | Path) -> str | None:
     """The base model that an adapter's folder names, or None for anything that is not an adapter's folder.
 
     The base is what its `adapter_config.json` calls `base_model_name_or_path`: a folder seen from the adapter's own, a
@@ -98,7 +98,7 @@ def base_of_adapter(reference: str | Path) -> str | None:
     Raises:
         ModelError: the adapter names no base, or a folder that is not there.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is None or not (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
         return None
     named = read_model_json(folder / "adapter_config.json").get("base_model_name_or_path")
@@ -142,16 +142,16 @@ NO_PART = {
 _CHUNK = 1 << 22
 
 
-def fingerprint(reference: str | Path, adapter: str | Path | None = None) -> str:
+def fingerprint(model_name: str | Path, adapter: str | Path | None = None) -> str:
     """`sha256:…` of a model's weights, configs, tokenizer, processor and chat template, and of an adapter's.
 
-    Not part of it: the folder's name and place, its README, and notes of our own. Hashes of files are kept in the
+    Not part of it: the folder's name and location, its README, and notes of our own. Hashes of files are kept in the
     user's cache by path, size and time of change, so that large weights are read once.
 
     Raises:
         ModelError: no such model.
     """
-    contents = {"model": _contents(resolve(reference))}
+    contents = {"model": _contents(resolve(model_name))}
     if adapter is not None:
         contents["adapter"] = _contents(resolve(adapter))
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"))
@@ -165,9 +165,9 @@ def _contents(folder: Path) -> dict[str, str]:
 
 def _file_hash(path: Path) -> str:
     status = path.stat()
-    place = str(path.resolve())
-    state = [place, status.st_size, status.st_mtime_ns]
-    name = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    location = str(path.resolve())
+    state = [location, status.st_size, status.st_mtime_ns]
+    name = hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()
     note = cache_folder() / "model-hashes" / f"{name}.json"
     try:
         kept = json.loads(note.read_text(encoding="utf-8"))
@@ -203,7 +203,7 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
-def check_model(reference: str | Path, adapter: str | Path | None = None) -> None:
+def check_model(model_name: str | Path, adapter: str | Path | None = None) -> None:
     """Refuse a folder that cannot be a model, without loading it; a hub name is not looked up here.
 
     Looked at: `config.json`, safetensors weights (complete, by their headers), processor and tokenizer files, the chat
@@ -212,13 +212,13 @@ def check_model(reference: str | Path, adapter: str | Path | None = None) -> Non
     Raises:
         ModelError: what is missing or wrong, and how to fix it.
     """
-    folder = local_folder(reference)
+    folder = local_folder(model_name)
     if folder is not None:
         _check_config(folder)
         _check_weights(folder)
         _check_words(folder)
     if adapter is not None:
-        check_adapter(adapter, reference)
+        check_adapter(adapter, model_name)
 
 
 def check_adapter(adapter: str | Path, base: str | Path) -> None:
