@@ -81,7 +81,7 @@ def side_by_side(systems: Sequence[System]) -> Table | None:
         return None
     places: list[Section] = []
     for section in (one for system in systems for one in system.sections):
-        if not any(place.same_place(section) for place in places):
+        if not any(place.measures_same_as(section) for place in places):
             places.append(section)
     parts = []
     for place in places:
@@ -174,7 +174,7 @@ def unparsed(metric: Metric) -> str:
 
 
 def _section(system: System, place: Section) -> Section | None:
-    return next((section for section in system.sections if section.same_place(place)), None)
+    return next((section for section in system.sections if section.measures_same_as(place)), None)
 
 
 def _table(columns: Sequence[str], parts: Sequence[Part]) -> Table | None:
