@@ -1,4 +1,4 @@
-"""Damaged official files and answers give samples or a DataError of one line, never anything else."""
+"""Damaged official files and answer files give samples or a one-line DataError, never anything else."""
 
 import random
 import shutil
@@ -18,19 +18,19 @@ JUNK = [b"\x00", b"\xff\xfe", b"{", b"}", b"[", b'"', b"null", b"true", b"1e999"
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
     kind = rng.randrange(5)
-    place = rng.randrange(len(data) + 1)
+    position = rng.randrange(len(data) + 1)
     if kind == 0:
-        return data[:place]
+        return data[:position]
     if kind == 1:
-        return data[:place] + rng.choice(JUNK) + data[place:]
+        return data[:position] + rng.choice(JUNK) + data[position:]
     if kind == 2:
-        return data[:place] + data[place + rng.randint(1, 40) :]
+        return data[:position] + data[position + rng.randint(1, 40) :]
     if kind == 3:
         lines = data.split(b"\n")
         rng.shuffle(lines)
         return b"\n".join(lines[: rng.randint(0, len(lines))])
     start = rng.randrange(len(data) + 1)
-    return data[:place] + data[start : start + 80] + data[place:]
+    return data[:position] + data[start : start + 80] + data[position:]
 
 
 def files_of(path):
@@ -103,5 +103,5 @@ def test_any_json_gives_samples_or_a_data_error(name, rows, tmp_path):
     path = official.jsonl(tmp_path / "rows.jsonl", rows)
     refused(lambda: list(make_benchmark(name).load(path, official.Names())))
     for shape in ({"data": rows}, {"questions": rows}, {str(k): row for k, row in enumerate(rows)}, rows):
-        path = official.as_json(tmp_path / "whole.json", shape)
+        path = official.as_json(tmp_path / "document.json", shape)
         refused(lambda path=path: list(make_benchmark(name).load(path, official.Names())))

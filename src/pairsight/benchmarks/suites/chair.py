@@ -80,14 +80,9 @@ class Chair(Benchmark):
         parser = "official" if official else "robust"
         counted = sample.target["table"].compare(answer, sample.target["truth"], parser, once=False)
         counts = (
-            1,
-            bool(counted.wrong),
-            len(counted.words),
-            counted.wrong,
-            counted.objects,
-            counted.found,
-            len(answer.split()),
-        )
+            1, bool(counted.wrong), len(counted.words), counted.wrong, counted.objects,
+            counted.found, len(answer.split()),
+        )  # fmt: skip
         return Reading(counted.words, float(not counted.wrong), True, tuple(map(float, counts)))
 
     def answer_records(self, answers: Path) -> Iterator[tuple[files.FileRecord, str]]:

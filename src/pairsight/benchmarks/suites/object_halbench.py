@@ -86,15 +86,9 @@ class ObjectHalBench(Benchmark):
         counted = sample.target["table"].compare(answer, sample.target["truth"], parser, once=True)
         words, num_words = counted.words, len(answer.strip().split(" "))
         counts = (
-            1,
-            bool(words),
-            bool(counted.wrong),
-            len(words),
-            counted.wrong,
-            counted.objects,
-            counted.found,
-            num_words,
-        )
+            1, bool(words), bool(counted.wrong), len(words), counted.wrong,
+            counted.objects, counted.found, num_words,
+        )  # fmt: skip
         return Reading(words, float(not counted.wrong), True, tuple(map(float, counts)))
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
