@@ -1,4 +1,4 @@
-"""The trainings that a comparison of strategies needs: each strategy, setting and rate, with what each one costs."""
+"""The trainings for a comparison of strategies: each strategy, setting and learning rate, with its cost."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ class Training:
     """One adapter.
 
     Attributes:
-        strategy: what chose the examples.
-        setting: PAPER, the defaults' epochs; MATCHED, as many completion tokens as the first strategy; IMAGES_ONLY, the
-            defaults without examples on text-only prompts.
-        learning_rate: the peak.
-        steps: optimizer steps, as trained.
-        tokens: completion tokens trained on, in thousands, repetitions counted.
-        adapter: its folder.
+        strategy: the strategy that chose the examples.
+        setting: PAPER, the default number of epochs; MATCHED, as many completion tokens as the first strategy;
+            IMAGES_ONLY, the defaults without examples on text-only prompts.
+        learning_rate: the peak learning rate.
+        steps: the number of optimizer steps taken.
+        tokens: completion tokens trained on, in thousands, including repetitions.
+        adapter: the adapter's folder.
     """
 
     strategy: str
@@ -37,35 +37,35 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What it is called in evaluations."""
+        """The name in evaluations."""
         return training_name(self.strategy, self.setting, self.learning_rate)
 
 
 def training_name(strategy: str, setting: str, learning_rate: float) -> str:
-    """`STRATEGY-SETTING-lrRATE`, fit for a folder and an adapter's name."""
+    """`STRATEGY-SETTING-lrRATE`, usable as a folder name and an adapter's name."""
     return f"{strategy}-{setting}-lr{learning_rate:g}"
 
 
 def matched_steps(budget: float, tokens_per_example: float, batch_size: int) -> int:
-    """Optimizer steps in which `budget` completion tokens are seen; at least one.
+    """The number of optimizer steps that see `budget` completion tokens; at least one.
 
     Args:
         budget: completion tokens.
-        tokens_per_example: mean completion tokens of an example.
-        batch_size: examples an optimizer step.
+        tokens_per_example: mean completion tokens per example.
+        batch_size: examples per optimizer step.
     """
     return max(1, round(budget / (tokens_per_example * batch_size)))
 
 
 def completion_tokens(tokenizer: Any, example: PreferencePair | Demonstration) -> int:
-    """Tokens that a loss sees of an example: all its completions, each with its end."""
+    """The number of tokens of an example that the loss uses: all its completions, each with its end token."""
     completions = [example.completion] if isinstance(example, Demonstration) else [example.chosen, *example.rejected]
     return sum(len(tokenizer(one.text, add_special_tokens=False)["input_ids"]) + 1 for one in completions)
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains a strategy on a run's candidates into a study's folder; what is finished is not trained again."""
+    """Trains strategies on a run's candidates into a study's folder; finished trainings are not repeated."""
 
     candidates: CandidateSet
     recipe: str
@@ -76,11 +76,11 @@ class Trainer:
     quiet: bool
 
     def default_rate(self, strategy: str, options: Mapping[str, object]) -> float:
-        """The peak learning rate of the recipe or the model's preset."""
+        """The peak learning rate of the recipe's defaults or the model's preset."""
         return self._spec(self._values(strategy, options)).training.learning_rate
 
     def tokens(self, strategy: str, options: Mapping[str, object]) -> float:
-        """Completion tokens that the strategy sees under the default settings."""
+        """The number of completion tokens that the strategy is trained on with default settings."""
         spec = self._spec(self._values(strategy, options))
         training = spec.training
         examples, _ = select(self.candidates, spec.strategy)
@@ -100,14 +100,14 @@ class Trainer:
         options: Mapping[str, object],
         budget: float | None = None,
     ) -> Training:
-        """One training.
+        """Train one strategy in one setting.
 
         Args:
-            strategy: its name.
-            setting: the setting's name; IMAGES_ONLY leaves text-only prompts out.
-            learning_rate: the peak.
+            strategy: the strategy's name.
+            setting: the setting's name; IMAGES_ONLY excludes text-only prompts.
+            learning_rate: the peak learning rate.
             options: the strategy's own options.
-            budget: completion tokens to see, instead of the defaults' epochs.
+            budget: completion tokens to train on, instead of the default number of epochs.
         """
         name = training_name(strategy, setting, learning_rate)
         values = {**self._values(strategy, options), "learning_rate": learning_rate, "name": name}
@@ -129,7 +129,7 @@ class Trainer:
         return AlignSpec.parse(values, self.recipe, self.candidates.built_with)
 
     def _values(self, strategy: str, options: Mapping[str, object]) -> dict[str, object]:
-        """Flat options of `align`; what is said of the loss of pairs is left out for strategies that imitate."""
+        """Flat options of `align`, without the options of the pair loss for strategies that make demonstrations."""
         imitates = make_strategy(strategy, dict(options)).makes_demonstrations
         training = {name: value for name, value in self.options.items() if not imitates or name not in OF_THE_LOSS}
         return {
