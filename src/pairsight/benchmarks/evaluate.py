@@ -147,9 +147,7 @@ def evaluate_models(
             fingerprints[name] = generator.fingerprint
     if export is not None:
         _export(Path(export), loaded, answers)
-    return _score_and_write(
-        folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings
-    )
+    return _write_all(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings)
 
 
 def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:
@@ -159,7 +157,7 @@ def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Comple
     return GenerateCompletions(generator=generator, sampling=sampling, batch_size=4 * generator.batch_size)
 
 
-def _score_and_write(
+def _write_all(
     folder: Path,
     loaded: Sequence[LoadedTask],
     *,

@@ -19,14 +19,14 @@ Columns = Mapping[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Formula:
     """One metric: a function from columns to R values (None: nothing was counted), and which values are better."""
 
     of: Callable[[Columns], Floats | None]
     better: Better
 
 
-def mean(total: str, count: str, better: Better = "higher") -> Figure:
+def mean(total: str, count: str, better: Better = "higher") -> Formula:
     """total / count; omitted if nothing was counted at all, as in a split without labels.
 
     Args:
@@ -34,10 +34,10 @@ def mean(total: str, count: str, better: Better = "higher") -> Figure:
         count: the denominator's column.
         better: which values are better.
     """
-    return Figure(lambda sums: ratio(sums[total], sums[count]) if (sums[count] > 0).any() else None, better)
+    return Formula(lambda sums: ratio(sums[total], sums[count]) if (sums[count] > 0).any() else None, better)
 
 
-def rate(part: str, total: str, better: Better) -> Figure:
+def rate(part: str, total: str, better: Better) -> Formula:
     """part / total, `nan` where the total is 0.
 
     Args:
@@ -45,7 +45,7 @@ def rate(part: str, total: str, better: Better) -> Figure:
         total: the denominator's column.
         better: which values are better.
     """
-    return Figure(lambda sums: ratio(sums[part], sums[total]), better)
+    return Formula(lambda sums: ratio(sums[part], sums[total]), better)
 
 
 def precision(true_positives: Floats, false_positives: Floats) -> Floats:

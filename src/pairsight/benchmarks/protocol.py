@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.answers import ID_FIELDS, TEXT_FIELDS, answer_records, join, write_json, write_jsonl
 from pairsight.benchmarks.files.official import FileRecord, SampleImages, listed_records, read_json
-from pairsight.benchmarks.metrics import Better, Figure
+from pairsight.benchmarks.metrics import Better, Formula
 from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
@@ -79,7 +79,7 @@ class Benchmark(BaseConfig, ABC):
     """The `source` of its prompts, if other than the name."""
     columns: ClassVar[tuple[str, ...]] = ("score", "items")
     """The names of the sums that `score` returns."""
-    metrics: ClassVar[Mapping[str, Figure]] = {}
+    metrics: ClassVar[Mapping[str, Formula]] = {}
     """Metric name -> its function of the columns."""
     better: ClassVar[Mapping[str, Better]] = {}
     """Metric name -> which values are better, for metrics computed in `combine`; "neither" if not listed."""
@@ -137,12 +137,12 @@ class Benchmark(BaseConfig, ABC):
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Metric name -> R values, from R rows of (resampled) column sums."""
         sums = dict(zip(self.columns, sums_RC.T, strict=True))
-        figures = {name: figure.of(sums) for name, figure in self.metrics.items()}
-        return {name: values for name, values in figures.items() if values is not None}
+        by_name = {name: formula.of(sums) for name, formula in self.metrics.items()}
+        return {name: values for name, values in by_name.items() if values is not None}
 
     def directions(self) -> Mapping[str, Better]:
         """Metric name -> which values are better."""
-        return {**{name: figure.better for name, figure in self.metrics.items()}, **self.better}
+        return {**{name: formula.better for name, formula in self.metrics.items()}, **self.better}
 
     def answer_records(self, answers: Path) -> Iterator[tuple[FileRecord, str]]:
         """The records of an answer file with their ids, and the answer text of each."""
