@@ -27,7 +27,8 @@ class Pope(Benchmark):
     """POPE from its three split files in one folder, or from one file.
 
     A record is `{question_id, image, text, label}`; its split is its `category`, else the one in the file name. With
-    several splits there is each metric per split and, without a split's name, their mean (usually reported: mean F1).
+    several splits, each metric is computed per split and, under its plain name, as the mean over splits (papers usually
+    report the mean F1).
     """
 
     name = "pope"
