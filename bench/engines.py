@@ -1,8 +1,8 @@
-"""Remake bench/ENGINES.md and bench/engines.json: items per second through each engine, memory and start of long runs.
+"""Measure the engines and write bench/ENGINES.md and bench/engines.json: items per second, memory, start of long runs.
 
-The model does nothing; every item is planned, keyed by SHA-256, worked on, encoded and committed with
-`synchronous=FULL`, as in a real run. `--quick` uses fewer items. Each measurement is a process of its own; nothing else
-may run on the machine meanwhile.
+The model does nothing; every item is planned, keyed by SHA-256, processed, encoded and committed with
+`synchronous=FULL`, as in a real run. `--quick` uses fewer items. Each measurement is a separate process; the machine
+must be otherwise idle.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pairsight.store.ledger import Ledger
 TEXT = "A small red cube stands to the left of a blue ball; both cast a shadow to the right. " * 2
 IMAGE = "ab" * 32
 COMPARED = 100_000
-"""Items with which engines are compared."""
+"""The number of items with which engines are compared."""
 ENGINES = ("local", "processes", "ray")
 HERE = Path(__file__).parent
 STEPS = ("read_prompts_s", "identity_s", "images_s", "planning_s")
@@ -38,7 +38,7 @@ STEPS = ("read_prompts_s", "identity_s", "images_s", "planning_s")
 
 @dataclass(frozen=True)
 class NoOp:
-    """Completions of 170 characters, made in no time; keys as a generation's are."""
+    """Completions of 170 characters at no cost, with keys like those of a generation."""
 
     batch_size: int = 64
     name: str = "no-op"
@@ -64,14 +64,14 @@ class NoOp:
 
 
 def measure(engine: str, workers: int, num_items: int, folder: Path) -> dict[str, Any]:
-    """One run, in this process; its first items warm the workers up and are not timed."""
+    """One run, in this process; the first items warm up the workers and are not timed."""
     warm, stage = 256, NoOp()
     with Ledger(folder / "ledger.sqlite") as ledger, open_engine(engine, workers) as running:
-        with running.open(stage) as kept:
-            found = Runner(ledger, Warm(kept))
-            found(stage, range(warm))
+        with running.open(stage) as opened:
+            runner = Runner(ledger, Warm(opened))
+            runner(stage, range(warm))
             began = time.perf_counter()
-            results = found(stage, range(warm, warm + num_items))
+            results = runner(stage, range(warm, warm + num_items))
             seconds = time.perf_counter() - began
         read_began = time.perf_counter()
         num_read = sum(1 for _ in results)
@@ -95,7 +95,7 @@ def measure(engine: str, workers: int, num_items: int, folder: Path) -> dict[str
 
 
 class Warm:
-    """An engine whose workers are started already, so that their start is not part of the rate."""
+    """An engine whose workers are already started, so that the start is not part of the rate."""
 
     def __init__(self, workers: Any) -> None:
         self._workers = workers
@@ -110,12 +110,12 @@ class Warm:
 
 
 def main() -> None:
-    """All measurements, each in a fresh process; or one, when named."""
+    """Run all measurements, each in a new process, or the one given by `--one`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", nargs=3, metavar=("ENGINE", "WORKERS", "ITEMS"), help="measure in this process")
-    parser.add_argument("--folder", help="where ledgers are written; default: the working directory's disk")
-    parser.add_argument("--out", default=HERE, help="where the results go")
+    parser.add_argument("--folder", help="folder for the ledgers; default: the working directory")
+    parser.add_argument("--out", default=HERE, help="folder for the results")
     options = parser.parse_args()
     if options.one:
         engine, workers, items = options.one
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def worker(script: str, *arguments: str) -> dict[str, Any]:
-    """Run one of our scripts in a process of its own; it prints one JSON object."""
+    """Run one of our scripts in a separate process; it prints one JSON object."""
     done = subprocess.run([sys.executable, str(HERE / script), *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
@@ -149,7 +149,7 @@ def worker(script: str, *arguments: str) -> dict[str, Any]:
 
 
 def report(content: dict[str, Any]) -> str:
-    """The tables: engines at equal numbers of items (medians), one engine at growing numbers, and a resumed build."""
+    """The tables: engines at equal numbers of items (medians), one engine at increasing numbers, a resumed build."""
     about, found, resumed = content["machine"], content["engines"], content["resumed_build"]
     compared = {
         engine: [one["items_per_s"] for one in found if one["engine"] == engine and one["items"] == COMPARED]
@@ -196,7 +196,7 @@ Goals: 3,000 items/s in this process, 0.7 of that through Ray. Processes and Ray
 
 A finished build of {resumed["items"]:,} completions ({resumed["items"] // 4:,} prompts, {resumed["items"] // 8:,}
 images) starts again in {resumed["start_s"]:.1f} s (seconds: {steps}), with {resumed["peak_mb"]:.0f} MB at its peak;
-choosing pairs and sealing all tables anew takes {resumed["select_and_seal_s"]:.1f} s more. Goal: 15 s for 10⁶ items.
+choosing pairs and writing all tables again takes {resumed["select_and_seal_s"]:.1f} s more. Goal: 15 s for 10⁶ items.
 """
 
 

@@ -1,15 +1,15 @@
-"""How much arithmetic a preference step needs, by formula: each distinct token, each needed gradient, once.
+"""The arithmetic that a preference step needs, by formula: each distinct token and each required gradient once.
 
 A product of [m, k] and [k, n] is 2mkn operations. Per distinct token and layer of the language model, forward:
 
     2 · (4D² + 3DM)                 the layer's matrices (D width, M width of the MLP)
-    4 · D · v                       attention to the v tokens it sees (scores, and their sum of values)
+    4 · D · v                       attention to the v tokens it sees (scores, and weighted sum of values)
     2 · r · (in + out)              each adapter
 
-Backward: as much again for gradients by inputs (not below the first layer's queries, keys and values, where nothing is
+Backward: the same for gradients by inputs (except below the first layer's queries, keys and values, where nothing is
 trained), twice for attention, and 2 · r · (in + out) by input and by weights for each adapter. In the last layer,
-tokens that predict nothing need keys and values only. The head, 2DV, forward and backward, at predicted tokens. The
-vision tower forward once an image. The reference forward once. Norms, activations and the optimizer are not counted.
+tokens that predict nothing need only keys and values. The head, 2DV, forward and backward, at predicted tokens. The
+vision tower forward once per image; the reference forward once. Norms, activations and the optimizer are not counted.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ RANK = 16
 
 @dataclass(frozen=True)
 class Tree:
-    """What sequences of one row come to: tokens seen by each token, and which tokens predict."""
+    """One packed row: the number of tokens that each token sees, and the numbers of predicted and predicting tokens."""
 
     seen: np.ndarray
     num_predicted: int
@@ -32,12 +32,12 @@ class Tree:
 
 
 def tree(shape: Shape, items: Sequence[Item]) -> Tree:
-    """Items on one image, packed: image, then each question, then its completions."""
-    start = 2 + shape.image_tokens  # <s>, USER: and the image
+    """The items of one image, packed: the image, then each question with its completions."""
+    start = 2 + shape.image_tokens  # <s>, USER:, the image
     seen: list[int] = list(range(1, start + 1))
     predicted = predicting = 0
     for item in items:
-        question = len(item.question.split()) + 1  # and ASSISTANT:
+        question = len(item.question.split()) + 1  # with ASSISTANT:
         seen += range(start + 1, start + question + 1)
         predicting += 1
         for completion in (item.chosen, *item.rejected):
@@ -49,7 +49,7 @@ def tree(shape: Shape, items: Sequence[Item]) -> Tree:
 
 
 def forward(shape: Shape, row: Tree, *, adapters: bool) -> float:
-    """Operations of a forward pass of the language model and its head."""
+    """Operations of a forward pass of the language model with its head."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
     attention = 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
     keys_and_values = 2 * (2 * d * d) * tokens * shape.layers
@@ -60,8 +60,10 @@ def forward(shape: Shape, row: Tree, *, adapters: bool) -> float:
 def backward(shape: Shape, row: Tree) -> float:
     """Operations of the gradients of adapters on every matrix of the language model."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
-    by_inputs = 2 * (2 * d * d) * tokens * (shape.layers - 1)  # keys and values, but not of the first layer
-    by_inputs += 2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens  # and not its queries
+    by_inputs = 2 * (2 * d * d) * tokens * (shape.layers - 1)  # keys and values, except in the first layer
+    by_inputs += (
+        2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens
+    )  # without the first layer's queries
     attention = 2 * 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
     return by_inputs + attention + 2 * low_rank(shape, row) + head(shape, row)
 
@@ -83,7 +85,7 @@ def needed(shape: Shape, row: Tree) -> int:
 
 
 def vision(shape: Shape) -> float:
-    """Operations of the vision tower and the projector on one image; LLaVA reads its last layer but one."""
+    """Operations of the vision tower and the projector on one image; LLaVA uses the last layer but one."""
     v, tokens = shape.vision_hidden, shape.image_tokens + 1
     layer = tokens * (2 * 12 * v * v + 4 * v * tokens)
     patches = 2 * tokens * 3 * shape.patch**2 * v
@@ -92,7 +94,7 @@ def vision(shape: Shape) -> float:
 
 
 def training(shape: Shape, items: Sequence[Item], epochs: int) -> float:
-    """Operations of a whole training, reference included."""
+    """Operations of a complete training, including the reference."""
     by_image: dict[str, list[Item]] = {}
     for item in items:
         by_image.setdefault(item.image, []).append(item)
@@ -105,5 +107,5 @@ def training(shape: Shape, items: Sequence[Item], epochs: int) -> float:
 
 
 def predicting_seen(row: Tree) -> float:
-    """What predicting tokens see in the last layer: they are the rows' last, so about as much as the largest."""
+    """The tokens that predicting tokens see in the last layer: as they come last, about the largest numbers."""
     return float(np.sort(row.seen)[-row.num_predicting :].sum())

@@ -1,4 +1,4 @@
-"""Seconds for many pairs on the tiny model: `python bench/growth_worker.py --world DIR --pairs N` prints JSON."""
+"""Time the training on many pairs with the tiny model: `python bench/growth_worker.py --world DIR --pairs N`."""
 
 import argparse
 import json

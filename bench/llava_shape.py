@@ -1,7 +1,7 @@
-"""A LLaVA-shaped random model and random pairs on random images: the same arithmetic as real ones, no download.
+"""A LLaVA-shaped random model, and random pairs on random images: realistic arithmetic without a download.
 
 336 pixels, 576 image tokens, hidden 512 × 6 layers, vision 256 × 6 layers; prompts of 20 words, completions of 30–150.
-Words are tokens, so that every trainer sees the same number of them.
+Each word is a token, so that every trainer sees the same number of tokens.
 """
 
 import random
@@ -110,7 +110,7 @@ def build_model(folder: Path, shape: Shape) -> Path:
 
 @dataclass(frozen=True)
 class Item:
-    """A question on an image file, the chosen completion and the rejected ones, as text."""
+    """A question about an image file with its chosen and rejected completions, as text."""
 
     image: str
     question: str
@@ -127,7 +127,7 @@ def build_items(
     rejected: int = 1,
     words: tuple[int, int] = (30, 150),
 ) -> list[Item]:
-    """Images in `folder` and the pairs on them; the same for the same arguments."""
+    """Write images to `folder` and return pairs about them; deterministic."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(0)
 
@@ -141,6 +141,6 @@ def build_items(
             shaded = np.linspace(0, 200, shape.pixels)[:, None, None]
             noisy = shaded + np.random.default_rng(number).integers(0, 56, (shape.pixels, shape.pixels, 3))
             Image.fromarray(noisy.astype(np.uint8)).save(folder / name)
-        made = [text(chance.randint(*words)) for _ in range(1 + rejected)]
-        items.append(Item(name, text(20), made[0], tuple(made[1:])))
+        completions = [text(chance.randint(*words)) for _ in range(1 + rejected)]
+        items.append(Item(name, text(20), completions[0], tuple(completions[1:])))
     return items

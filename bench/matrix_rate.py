@@ -1,6 +1,6 @@
-"""Operations a second of a plain fp32 matrix product on this machine: `python bench/matrix_rate.py` prints JSON.
+"""Operations per second of a plain fp32 matrix product on this machine: `python bench/matrix_rate.py` prints JSON.
 
-The best of many products says what the machine can do; the median beside it, how steadily it did.
+The best of many products shows the machine's peak rate; the median shows how stable the rate was.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def product_rates() -> list[float]:
-    """The rate of each of many products, after three that are not counted."""
+    """The rates of many products, after three for warm-up."""
     a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
     seconds = []
     for _ in range(REPEATS + 3):

@@ -1,7 +1,7 @@
-"""How long a resumed build takes to start: a user's prompts and images read again, everything found finished.
+"""Time the start of a resumed build: prompts and images are read again, and every item is found finished.
 
-`python bench/resumed_start.py --items N --folder DIR` makes N completions of N/4 prompts about N/8 images with a recipe
-that does nothing, then times each step of the same build again, up to where the first new item would be worked on.
+`python bench/resumed_start.py --items N --folder DIR` builds N completions of N/4 prompts about N/8 images with a model
+that does nothing, then times each step of the same build again, up to where the first new item would be processed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PROMPTS_AN_IMAGE = 2
 
 @dataclass(frozen=True)
 class NoModel(Generator):
-    """Completions in no time."""
+    """Completions at no cost."""
 
     name: str = "m"
     fingerprint: str = "sha256:" + "ab" * 32
@@ -50,7 +50,7 @@ class NoModel(Generator):
 
 
 class Four(Recipe):
-    """Four completions a prompt."""
+    """Four completions per prompt."""
 
     name: ClassVar[str] = "bench"
     default_strategy: ClassVar[str] = "clean_over_distorted"
@@ -66,12 +66,12 @@ class Four(Recipe):
 
 
 def write_prompts(folder: Path, num_prompts: int) -> None:
-    """LLaVA-style JSON and tiny images, each with pixels of its own."""
+    """Write LLaVA-style JSON and tiny images with distinct pixels."""
     (folder / "images").mkdir()
     for number in range(-(-num_prompts // PROMPTS_AN_IMAGE)):
         picture = Image.new("RGB", (2, 1), (number % 256, number // 256 % 256, number // 65536))
         picture.save(folder / "images" / f"{number}.png")
-    long_ago = time.time() - 3600  # a file that changed just now would not be remembered
+    long_ago = time.time() - 3600  # hashes of recently changed files are not cached
     for path in (folder / "images").iterdir():
         os.utime(path, (long_ago, long_ago))
     rows = [
@@ -92,7 +92,7 @@ def source_of(folder: Path) -> Source:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--folder", help="where everything is written; default: the working directory's disk")
+    parser.add_argument("--folder", help="folder for all files; default: the working directory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as name:
         folder = Path(name)

@@ -1,9 +1,9 @@
-"""Remake bench/RESULTS.md and bench/results.json: training and sampling against the peers, interleaved, medians.
+"""Compare training and sampling with peers, in interleaved runs; write bench/RESULTS.md and bench/results.json.
 
-`--rows one_epoch,bf16` measures only these rows and leaves the others in the table, each with its own commit;
+`--rows one_epoch,bf16` measures only these rows and keeps the others in the table, each with its own commit;
 `--swift PYTHON` also runs ms-swift, with the interpreter of an environment that has it (`make bench-peers`); `--quick`
-runs everything once and smaller, under ten minutes, and prints the table without writing it.
-Nothing else may run on the machine meanwhile: only ratios of interleaved runs count.
+runs everything once with smaller inputs, in under ten minutes, and prints the table without writing it.
+The machine must be otherwise idle: only ratios of interleaved runs count.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "pairsight")
 SWIFT_PACKAGES = ("ms-swift", "torch", "transformers", "peft", "trl")
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
-"""Side -> what each of its runs printed."""
+"""Side -> the output of each of its runs."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Case:
     """One comparison of trainings.
 
     Args:
-        key: its name for `--rows`.
-        title: what is trained.
-        pairs: pairs of an epoch.
-        goals: peer -> the goal for our speed over its; None: measured without a goal.
-        settings: what every side trains, a name of `train_worker.SETTINGS`.
-        ours: our sides: as `align` trains by default, and `grouped` with `group_by_image`.
-        memory_goal: the goal for our peak memory over TRL's; None: no row of memory, 0: one without a goal.
+        key: the name for `--rows`.
+        title: a description of the training.
+        pairs: pairs per epoch.
+        goals: peer -> the goal for the ratio of our speed to its speed; None: no goal.
+        settings: the settings of all sides, a name in `train_worker.SETTINGS`.
+        ours: our sides: `ours` trains as `align` does by default, `grouped` with `group_by_image`.
+        memory_goal: the goal for the ratio of our peak memory to TRL's; None: not measured, 0: no goal.
     """
 
     key: str
@@ -81,14 +81,14 @@ CASES = (
 )
 PARTS = (*(case.key for case in CASES), "sampling", "growth")
 PEERS = {"trl": ("TRL", "train_ratio", "memory_ratio"), "swift": ("ms-swift", "swift_ratio", "swift_memory_ratio")}
-"""A peer's name, and what our speed and our memory over its are called."""
+"""Peer -> its name, and the keys of our speed and memory relative to it."""
 VARIANTS = {"ours": ", ours without `group_by_image`", "grouped": ", ours with `group_by_image`"}
-"""How a row names our side, where there are two."""
+"""How a row names our side if there are two."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How everything is run, on what, and the share of the cores that other processes took during each run."""
+    """How and where everything is run, and the share of the cores used by other processes during each run."""
 
     threads: int
     repeats: int
@@ -99,11 +99,11 @@ class Setup:
     others: list[float] = field(default_factory=list)
 
     def pairs(self, case: Case) -> int:
-        """Pairs of an epoch: in a quick run enough for two or three steps in all."""
+        """Pairs per epoch; in a quick run enough for two or three steps in total."""
         return max(4, 8 // case.epochs) * case.rejected if self.quick else case.pairs
 
     def prompts(self, case: Case) -> int:
-        """Prompts of an epoch."""
+        """Prompts per epoch."""
         return self.pairs(case) // case.rejected
 
 
@@ -125,7 +125,7 @@ def main() -> None:
         for part in (part for part in PARTS if part in asked):
             measured, before = measure(part, before, setup)
             rows = merged(rows, measured, PARTS)
-            if not given.quick:  # after each row, so that an interrupted run leaves its finished ones
+            if not given.quick:  # after each row, so that an interrupted run keeps the finished ones
                 write_rows(JSON, rows)
                 TABLE.write_text(report(rows))
     print(report(rows))
@@ -161,7 +161,7 @@ def measure(part: str, before: Mapping[str, float], setup: Setup) -> tuple[dict[
 
 
 def train(case: Case, setup: Setup) -> Runs:
-    """Interleave our trainings and the peers'."""
+    """Run our trainings and the peers', interleaved."""
     world, shape = setup.folder / str(case.vocabulary), Shape(case.vocabulary)
     if not (world / "model").is_dir():
         build_model(world / "model", shape)
@@ -178,7 +178,7 @@ def train(case: Case, setup: Setup) -> Runs:
 
 
 def speeds(case: Case, runs: Runs) -> dict[str, Row]:
-    """Our speed over the peers'."""
+    """The ratio of our speed to the peers'."""
     speed = {side: [run["pairs"] / run["seconds"] for run in done] for side, done in runs.items()}
     rows = {}
     for side in case.ours:
@@ -194,7 +194,7 @@ def speeds(case: Case, runs: Runs) -> dict[str, Row]:
 
 
 def memory(case: Case, runs: Runs) -> dict[str, Row]:
-    """Our peak memory over the peers'."""
+    """The ratio of our peak memory to the peers'."""
     rows = {}
     for peer in (peer for peer in PEERS if peer in runs):
         peaks = [mine["peak_mb"] / theirs["peak_mb"] for mine, theirs in zip(runs["ours"], runs[peer], strict=True)]
@@ -214,7 +214,7 @@ def arithmetic(
     after: Mapping[str, float],
     setup: Setup,
 ) -> dict[str, Row]:
-    """The share of a training that packing takes, and the share of the machine's matrix rate that it reaches."""
+    """The share of a training spent on packing, and the share of the machine's matrix rate that it reaches."""
     shape = Shape(case.vocabulary)
     items = build_items(setup.folder / str(case.vocabulary) / "images", shape, setup.prompts(case))
     needed = training(shape, items, case.epochs)
@@ -237,7 +237,7 @@ def arithmetic(
 
 
 def sampling(setup: Setup) -> dict[str, Row]:
-    """Sampling's speed over `generate`."""
+    """The ratio of our sampling speed to `generate`'s."""
     small = ("--prompts=4", "--repeats=1") if setup.quick else ()
     done = worker(setup, "sampling.py", f"--threads={setup.threads}", *small)
     values = [done[f"sampling_ratio{end}"] for end in ("_low", "", "_high")]
@@ -247,7 +247,7 @@ def sampling(setup: Setup) -> dict[str, Row]:
 
 
 def growth(setup: Setup) -> dict[str, Row]:
-    """What a pair costs when there are many, over what it costs among a hundred."""
+    """The cost per pair with many pairs relative to the cost with a hundred."""
     many = 2_000 if setup.quick else 10_000
     build_model(setup.folder / "tiny" / "model", TINY)
     options = (f"--world={setup.folder / 'tiny'}", f"--threads={setup.threads}")
@@ -271,7 +271,7 @@ def row(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Row:
-    """A row before it is known on what it was measured."""
+    """A row without the data on commit, machine and versions."""
     return Row("", title, detail, tuple(values), unit, at_least, at_most)
 
 
@@ -281,8 +281,8 @@ def matrix_rate(setup: Setup) -> dict[str, float]:
 
 
 def worker(setup: Setup, script: str, *arguments: str, python: str | None = None) -> dict[str, float]:
-    """Run one of our scripts in a process of its own, by default with this interpreter; it prints one JSON object."""
-    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # every figure is a CPU's
+    """Run one of our scripts in a separate process, by default with this interpreter; it prints one JSON object."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # all figures are for the CPU
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **hidden}
     command = [python or sys.executable, str(HERE / script), *arguments]
     began, busy, own = time.perf_counter(), busy_seconds(), child_seconds()
@@ -297,7 +297,7 @@ def worker(setup: Setup, script: str, *arguments: str, python: str | None = None
 
 
 def busy_seconds() -> float:
-    """Seconds that all cores together have been busy, time taken by the host included."""
+    """Seconds for which all cores together were busy, including time taken by the host."""
     user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
 
@@ -309,7 +309,7 @@ def child_seconds() -> float:
 
 
 def commit() -> str:
-    """The commit of the code that is measured; what this script writes, and documents, do not make it dirty."""
+    """The commit of the measured code; changes to documents and to this script's output do not make it dirty."""
     code = ("src", "bench/*.py", "constraints.txt", "pyproject.toml")
     described = ["git", "describe", "--always"]
     changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", *code]
@@ -328,7 +328,7 @@ def machine(threads: int) -> str:
 
 
 def swift_versions(python: str | None) -> dict[str, str]:
-    """Versions in ms-swift's environment; other packages than its own are named as its."""
+    """Versions in ms-swift's environment; packages other than ms-swift are labelled as ms-swift's."""
     if python is None:
         return {}
     code = f"from importlib.metadata import version as v; print(*map(v, {SWIFT_PACKAGES!r}))"
@@ -338,7 +338,7 @@ def swift_versions(python: str | None) -> dict[str, str]:
 
 
 def report(rows: Mapping[str, Row]) -> str:
-    """bench/RESULTS.md."""
+    """The text of bench/RESULTS.md."""
     return markdown(rows, ABOUT.format(machines=machines(rows.values())))
 
 

@@ -1,7 +1,7 @@
-"""Drawing 4 completions a prompt: our loop against `generate(num_return_sequences=4)` of transformers.
+"""Sampling 4 completions per prompt: our loop against `generate(num_return_sequences=4)` of transformers.
 
-Same random LLaVA-shaped model, same prompts and images, same rows at once, same number of tokens (no stop token), same
-threads; runs are interleaved and only ratios count. `python bench/sampling.py` prints one JSON object.
+Same random LLaVA-shaped model, prompts and images, batch size, number of tokens (no stop token) and threads; runs are
+interleaved and only ratios count. `python bench/sampling.py` prints one JSON object.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NUM_COMPLETIONS = 4
 
 
 class NoTokenizer:
-    """What drawing asks of a processor, without its cost: both sides are timed on tokens."""
+    """The part of a processor that sampling needs, at no cost: only tokens are timed on both sides."""
 
     pad_token_id = 0
     eos_token_id = None
@@ -67,7 +67,7 @@ def llava(vocabulary: int) -> LlavaForConditionalGeneration:
 
 
 def prompts(count: int, vocabulary: int) -> list[EncodedPrompt]:
-    """An image of 576 tokens and about 25 tokens of text each."""
+    """Prompts with an image of 576 tokens and about 25 text tokens each."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for number in range(count):
@@ -79,14 +79,14 @@ def prompts(count: int, vocabulary: int) -> list[EncodedPrompt]:
 
 
 def ours(model: Any, asked: list[EncodedPrompt], rows: int, sampling: Sampling) -> int:
-    """Tokens drawn by our loop."""
+    """The number of tokens sampled by our loop."""
     seeds = tuple(range(NUM_COMPLETIONS))
     drawn = draw(model, NoTokenizer(), [Draws(prompt, seeds) for prompt in asked], sampling, rows)
     return sum(len(one.token_ids) for group in drawn if isinstance(group, list) for one in group)
 
 
 def theirs(model: Any, asked: list[EncodedPrompt], rows: int, sampling: Sampling) -> int:
-    """Tokens drawn by `generate`, the same rows at once."""
+    """The number of tokens sampled by `generate`, with the same batch size."""
     tokens = 0
     step = rows // NUM_COMPLETIONS
     ordered = sorted(asked, key=lambda prompt: -len(prompt.input_ids))
@@ -145,7 +145,7 @@ def compare(num_prompts: int, rows: int, max_new_tokens: int, vocabulary: int, r
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=16, help="completions written at once")
+    parser.add_argument("--rows", type=int, default=16, help="completions sampled at once")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)

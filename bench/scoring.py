@@ -1,8 +1,8 @@
-"""Seconds and memory for scoring 100,000 answers, from the files to `results.json`: both parsers, bootstrap, tables.
+"""Time and memory for scoring 100,000 answers, from the files to `results.json`: both parsers, bootstrap, tables.
 
-`python bench/scoring.py` remakes bench/SCORING.md: the median of three runs of each benchmark that needs no tagging,
-each a process of its own, the time to import included. `--quick` scores 10,000 answers once and writes nothing.
-Goal: under 10 s and 500 MB. Nothing else may run on the machine meanwhile.
+`python bench/scoring.py` writes bench/SCORING.md: medians of three runs of each benchmark that needs no tagger, each in
+a separate process, including imports. `--quick` scores 10,000 answers once and writes nothing. Goal: under 10 s and
+500 MB. The machine must be otherwise idle.
 """
 
 import argparse
@@ -40,13 +40,13 @@ def mme(folder: Path, count: int) -> tuple[Path, Path]:
     for name in ("mme", "answers"):
         (folder / name).mkdir()
     for index, task in enumerate(MME_TASKS):
-        mine = range(index, count // 2, len(MME_TASKS))
+        numbers = range(index, count // 2, len(MME_TASKS))
         lines = [
-            f"{k}.jpg\tIs it thing {n}? Please answer yes or no.\t{('Yes', 'No')[n]}" for k in mine for n in (0, 1)
+            f"{k}.jpg\tIs it thing {n}? Please answer yes or no.\t{('Yes', 'No')[n]}" for k in numbers for n in (0, 1)
         ]
         (folder / "mme" / f"{task}.txt").write_text("".join(f"{line}\n" for line in lines))
-        said = "".join(f"{line}\t{rng.choice(ANSWERS)}\n" for line in lines)
-        (folder / "answers" / f"{task}.txt").write_text(said)
+        answered = "".join(f"{line}\t{rng.choice(ANSWERS)}\n" for line in lines)
+        (folder / "answers" / f"{task}.txt").write_text(answered)
     return folder / "mme", folder / "answers"
 
 
@@ -158,7 +158,7 @@ def score(name: str, questions: Path, given: Path, out: Path) -> dict[str, Any]:
 
 
 def measure(name: str, count: int, repeats: int) -> dict[str, float]:
-    """The medians of some runs, each a process of its own."""
+    """The medians of several runs, each in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         questions, given = MAKERS[name](Path(folder), count)
         command = [sys.executable, __file__, "--score", name, str(questions), str(given), str(Path(folder) / "out")]

@@ -1,7 +1,7 @@
-"""Where the time of one of our trainings goes, and what its attention costs beside the library's fused one.
+"""Profile one of our trainings, and compare its attention with PyTorch's fused attention.
 
 `python bench/step_profile.py [--case NAME]` prints three tables for a row of `run.py`: wall time by phase, CPU time by
-kind of operation (PyTorch's profiler), and forward plus backward of both attentions on one row of tokens.
+kind of operation (PyTorch's profiler), and forward plus backward of both attentions on one packed row.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def phases(train: Callable[[], object]) -> None:
 
 
 def kinds(train: Callable[[], object]) -> None:
-    """CPU time of one training by kind of operation, and the rate of the language model's products."""
+    """CPU time of one training by kind of operation, and the rate of the language model's matrix products."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         train()
     events = found.key_averages(group_by_input_shape=True)
@@ -108,7 +108,7 @@ def kinds(train: Callable[[], object]) -> None:
 
 
 def attention_cost(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
-    """Forward and backward over one row, a prompt and two completions: by blocks, and fused."""
+    """Time forward and backward on one row, a prompt with two completions: in blocks and fused."""
     prompt = list(range(600))
     half = (tokens - 600) // 2
     tree = merge([np.array(prompt + [1000 * c + t for t in range(half)]) for c in (1, 2)])

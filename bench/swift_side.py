@@ -1,4 +1,4 @@
-"""ms-swift's side of a timed training; runs in an environment of its own (`make bench-peers`)."""
+"""ms-swift's side of a timed training; runs in a separate environment (`make bench-peers`)."""
 
 import json
 import tempfile
@@ -17,12 +17,12 @@ def swift(  # noqa: PLR0917
     rate: float,
     lora: dict[str, int],
 ) -> Callable[[], object]:
-    """`swift rlhf --rlhf_type dpo` up to its trainer; what is returned trains."""
+    """Prepare `swift rlhf --rlhf_type dpo` and return a function that trains."""
     from swift import rlhf_main
     from swift.pipelines.train.rlhf import SwiftRLHF
 
     out = Path(tempfile.mkdtemp(prefix="swift-bench-"))
-    data = write_rows(out / "pairs.jsonl", world, items)
+    data = write_pairs(out / "pairs.jsonl", world, items)
     options = {
         "rlhf_type": "dpo",
         "model": world / "model",
@@ -48,20 +48,20 @@ def swift(  # noqa: PLR0917
         "fp16": "false",
         "load_from_cache_file": "false",
     }
-    made: list[Callable[[], object]] = []
+    prepared: list[Callable[[], object]] = []
 
     def keep(self: object, trainer: object) -> dict[str, object]:
-        made.append(trainer.train)  # type: ignore[attr-defined]
+        prepared.append(trainer.train)  # type: ignore[attr-defined]
         return {}
 
-    SwiftRLHF.train = keep  # the trainer is made and handed to us, instead of run
+    SwiftRLHF.train = keep  # receives the trainer instead of running it
     rlhf_main([part for name, value in options.items() for part in (f"--{name}", str(value))])
-    return made[0]
+    return prepared[0]
 
 
-def write_rows(path: Path, world: Path, items: Sequence[Item]) -> Path:
-    """The pairs as ms-swift reads them, a row for each rejected completion."""
-    rows = [
+def write_pairs(path: Path, world: Path, items: Sequence[Item]) -> Path:
+    """Write the pairs in ms-swift's format, one record per rejected completion."""
+    records = [
         {
             "messages": [
                 {"role": "user", "content": f"<image>{item.question}"},
@@ -73,5 +73,5 @@ def write_rows(path: Path, world: Path, items: Sequence[Item]) -> Path:
         for item in items
         for rejected in item.rejected
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path

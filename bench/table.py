@@ -1,4 +1,4 @@
-"""The rows of bench/RESULTS.md, kept in results.json so that rows measured at different times stand in one table."""
+"""The rows of bench/RESULTS.md, stored in results.json so that one table can have rows measured at different times."""
 
 import json
 import statistics
@@ -9,21 +9,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: each run's value, what it is compared with, and on what it was measured.
+    """One row of the table: each run's value, the goal, and where it was measured.
 
     Args:
-        part: the row of the benchmark that gave it (`--rows`).
+        part: the benchmark's part that measured it (`--rows`).
         title: what was measured.
-        detail: what the value is made of, in words.
-        values: one a run.
-        unit: written behind the median.
+        detail: the quantities behind the value, in words.
+        values: one value per run.
+        unit: written after the median.
         at_least: the goal, if it is a lower bound.
         at_most: the goal, if it is an upper bound.
-        commit: of the code that was measured.
+        commit: the commit of the measured code.
         machine: processor, cores and threads.
         versions: package -> version.
-        matrix_gflops: best rate of a plain fp32 matrix product before and after, GFLOP/s.
-        others: largest share of the cores that other processes took during a run; None: not known.
+        matrix_gflops: best rates of a plain fp32 matrix product before and after, in GFLOP/s.
+        others: the largest share of the cores used by other processes during a run; None: unknown.
     """
 
     part: str
@@ -41,11 +41,11 @@ class Row:
 
     @property
     def median(self) -> float:
-        """The figure."""
+        """The median of all runs."""
         return statistics.median(self.values)
 
     def goal(self) -> str:
-        """The goal, and whether the median reaches it."""
+        """The goal, and whether the median meets it."""
         if self.at_least is not None:
             return f"≥ {self.at_least:g}{self.unit}, {'reached' if self.median >= self.at_least else 'missed'}"
         if self.at_most is not None:
@@ -53,7 +53,7 @@ class Row:
         return "–"
 
     def markdown(self) -> str:
-        """A line of the table."""
+        """The row as a line of a Markdown table."""
         digits = 2 if self.median >= 0.1 else 4
         low, high = min(self.values), max(self.values)
         spread = f" ({low:.{digits}f}–{high:.{digits}f})" if len(self.values) > 1 else ""
@@ -65,7 +65,7 @@ class Row:
 
 
 def read_rows(path: Path, parts: Iterable[str]) -> dict[str, Row]:
-    """The rows measured before, without those of parts that no longer exist."""
+    """The rows measured before, except those of parts that no longer exist."""
     if not path.is_file():
         return {}
     known = set(parts)
@@ -79,7 +79,7 @@ def read_rows(path: Path, parts: Iterable[str]) -> dict[str, Row]:
 
 
 def write_rows(path: Path, rows: Mapping[str, Row]) -> None:
-    """Write results.json: each row with its median."""
+    """Write results.json, each row with its median."""
     plain = {key: asdict(row) | {"median": row.median} for key, row in rows.items()}
     path.write_text(json.dumps({"rows": plain}, indent=2, ensure_ascii=False) + "\n")
 
@@ -91,7 +91,7 @@ def merged(rows: Mapping[str, Row], measured: Mapping[str, Row], parts: Iterable
 
 
 def machines(rows: Iterable[Row]) -> str:
-    """Machines and versions of all rows; more than one only where rows differ."""
+    """Machines and versions of all rows, each listed once."""
     names: dict[str, None] = {}
     versions: dict[str, dict[str, None]] = {}
     for row in rows:
@@ -103,7 +103,7 @@ def machines(rows: Iterable[Row]) -> str:
 
 
 def markdown(rows: Mapping[str, Row], about: str) -> str:
-    """bench/RESULTS.md: what the figures are, and the table."""
+    """The text of bench/RESULTS.md: an introduction and the table."""
     head = "| measured | result | goal | runs | matrix product before / after, GFLOP/s | others' CPU | commit |"
     lines = [head, "|---|---|---|---|---|---|---|", *(row.markdown() for row in rows.values())]
     return "\n".join([about, *lines, ""])

@@ -1,8 +1,8 @@
-"""One timed training in a process of its own: `python bench/train_worker.py SIDE --world DIR ...` prints JSON.
+"""One timed training in a separate process: `python bench/train_worker.py SIDE --world DIR ...` prints JSON.
 
-Timed is for us everything from the files to the written adapter: loading the model, tokenising, the reference pass,
-the first-batch check and the epochs; for a peer `trainer.train()`, with model and trainer made beforehand. Memory is
-the process's peak less what it held before: for us when the model was loaded, for a peer when its trainer was made.
+For us, everything from the files to the written adapter is timed: loading the model, tokenising, the reference pass,
+the first-batch check and the epochs; for a peer only `trainer.train()`, with model and trainer created beforehand.
+Memory is the process's peak minus what it held before: when our model was loaded, or the peer's trainer created.
 """
 
 import argparse
@@ -19,22 +19,22 @@ import torch
 from llava_shape import PROJECTIONS, Item, Shape, build_items
 
 PER_PASS = 1
-"""Pairs of a peer's forward pass: of 1, 2 and 4 (`--per-pass`) TRL's fastest, for only chosen and rejected of one pair
-are padded to each other."""
+"""Pairs per forward pass of a peer: TRL's fastest of 1, 2 and 4 (`--per-pass`), because only the chosen and rejected
+completion of one pair are then padded to each other."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every side trains.
+    """The training settings of all sides.
 
     Args:
         rate: learning rate of the adapters.
-        rank: of the adapters.
+        rank: rank of the adapters.
         alpha: the adapters' scale is alpha / rank.
-        dropout: of the adapters.
+        dropout: dropout of the adapters.
         projector_rate: learning rate of the projector; None: frozen.
         bf16: arithmetic in bfloat16.
-        recipe: whose defaults these are, "" for none.
+        recipe: the recipe whose defaults these are; "" for none.
     """
 
     rate: float
@@ -50,7 +50,7 @@ PLAIN = Settings(rate=1e-5, rank=16, alpha=32.0)
 
 
 def feedback() -> Settings:
-    """What the recipe trains by default; ms-swift's environment does not have the recipe and does not run this."""
+    """The recipe's defaults; not used in ms-swift's environment, which does not have the recipe."""
     from pairsight.recipes.feedback import Feedback
 
     given = Feedback.default_training
@@ -99,14 +99,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=("ours", "grouped", "trl", "swift"))
     parser.add_argument("--settings", choices=SETTINGS, default="plain")
-    parser.add_argument("--world", type=Path, required=True, help="a folder with model/ for this vocabulary")
+    parser.add_argument("--world", type=Path, required=True, help="a folder with model/ of this vocabulary")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--questions-per-image", type=int, default=1)
     parser.add_argument("--rejected", type=int, default=1)
     parser.add_argument("--pairs-per-step", type=int, default=4)
-    parser.add_argument("--per-pass", type=int, default=PER_PASS, help="pairs of a peer's forward pass")
+    parser.add_argument("--per-pass", type=int, default=PER_PASS, help="pairs per forward pass of a peer")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 class Start:
-    """What the process held when its model was loaded, from where its peak counts; seconds spent on trees."""
+    """The memory held when the measurement starts, and the seconds spent in counted functions."""
 
     held = 0
 
@@ -141,10 +141,10 @@ class Start:
 
     def mark_memory(self) -> None:
         self.held = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current value
 
     def count(self, owner: object, name: str) -> None:
-        """Add up the wall time that a function of ours takes."""
+        """Accumulate the wall time of one of our functions."""
         function = getattr(owner, name)
 
         def counted(*arguments: object, **options: object) -> object:
@@ -203,7 +203,7 @@ def ours(job: Job, start: Start, *, group_by_image: bool = False) -> Callable[[]
 
 
 def our_options(settings: Settings) -> dict[str, object]:
-    """What is trained, as `PreferenceTrainer` takes it: a recipe's defaults as `align` gives them."""
+    """The settings as options of `PreferenceTrainer`; a recipe's defaults as given by `align`."""
     if settings.recipe:
         from pairsight.options import recipe_class
 
@@ -212,7 +212,7 @@ def our_options(settings: Settings) -> dict[str, object]:
 
 
 def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
-    """The items as preference pairs, and where their images are."""
+    """The items as preference pairs, and the source of their images."""
     from pairsight.images.source import FileImages
     from pairsight.records import Completion, Message, PreferencePair, Prompt
 
@@ -221,8 +221,10 @@ def our_pairs(world: Path, items: list[Item]) -> tuple[list[object], object]:
     for number, item in enumerate(items):
         prompt = Prompt(f"p{number}", (Message("user", item.question, (images.ref(item.image),)),))
         texts = (item.chosen, *item.rejected)
-        made = [Completion(f"p{number}:{i}", prompt.id, text, "stop", "m", 0, i) for i, text in enumerate(texts)]
-        pairs.append(PreferencePair(prompt.id, prompt, made[0], tuple(made[1:]), "bench"))
+        chosen, *rejected = (
+            Completion(f"p{number}:{i}", prompt.id, text, "stop", "m", 0, i) for i, text in enumerate(texts)
+        )
+        pairs.append(PreferencePair(prompt.id, prompt, chosen, tuple(rejected), "bench"))
     return pairs, images
 
 
@@ -264,7 +266,7 @@ def trl(job: Job, start: Start) -> Callable[[], object]:
         learning_rate=job.settings.rate,
         max_length=None,
         gradient_checkpointing=False,
-        disable_dropout=not job.settings.dropout,  # on by default, which also switches the adapters' dropout off
+        disable_dropout=not job.settings.dropout,  # the default, True, would also disable the adapters' dropout
         bf16=job.settings.bf16,
         use_cpu=True,
         report_to=[],
@@ -287,7 +289,7 @@ def swift(job: Job, start: Start) -> Callable[[], object]:
     import swift_side
 
     if job.settings != PLAIN:
-        raise SystemExit("ms-swift's side has no other settings than 'plain'")
+        raise SystemExit("ms-swift's side has only the settings 'plain'")
     lora = {"lora_rank": job.settings.rank, "lora_alpha": int(job.settings.alpha), "lora_dropout": 0}
     return swift_side.swift(
         job.world, job.items, job.epochs, job.per_pass, job.passes_per_step, job.settings.rate, lora
@@ -299,7 +301,7 @@ def turn(role: str, *parts: dict[str, str]) -> dict[str, object]:
 
 
 def memory(field: str) -> int:
-    """A line of the process's status, in kB."""
+    """A field of the process's status, in kB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])

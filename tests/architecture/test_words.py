@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 FINISHED = ("store", "engine", "images", "formats", "models", "recipes", "selection", "tiny", "registry.py",
             "plots.py", "statistics.py", "records.py", "config.py", "bounded.py", "errors.py", "seeds.py",
             "training", "inspection", "cli", "options.py", "version.py", "__init__.py",
-            "pipeline", "reporting")  # fmt: skip
+            "pipeline", "reporting", "benchmarks", "studies")  # fmt: skip
 """Rooms and files of src/pairsight whose words were gone through; the others follow."""
 PAGES = sorted({ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")} - {ROOT / "docs" / "LOG.md"})
 REFUSED = {
@@ -27,6 +27,9 @@ REFUSED = {
     r"\bnearest right\b": "nearest known",
     r"\b(by|at|of) (the |this |its |their |each |one |same )*places?\b": "index, position or location",
     r"\bso many\b": "this many, or the number",
+    r"\bpassed over\b": "skipped",
+    r"\b(there|ids?) twice\b": "duplicate",
+    r"\ba line each\b": "one per line",
 }
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's table, and what its sides train."""
+"""The benchmark's table, and the parameters that its sides train."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def made(part: str, commit: str, *values: float, **more: object) -> Row:
     return Row(part, f"speed of {part}", "2 against 1", values, commit=commit, machine="M", versions={"p": "1"}, **more)
 
 
-def test_rows_measured_at_different_times_stand_in_one_table(tmp_path: Path) -> None:
+def test_rows_measured_at_different_times_are_in_one_table(tmp_path: Path) -> None:
     parts = ("a", "b", "gone")
     file = tmp_path / "results.json"
     first = {"y_b": made("b", "111", 2.0), "x_a": made("a", "111", 1.0, 3.0, 2.0), "z": made("gone", "111", 9.0)}
@@ -30,7 +30,7 @@ def test_rows_measured_at_different_times_stand_in_one_table(tmp_path: Path) -> 
     assert [(row.commit, row.median) for row in later.values()] == [("111", 2.0), ("222", 5.0)]
 
 
-def test_a_row_says_whether_its_goal_is_reached() -> None:
+def test_a_row_shows_whether_its_goal_is_reached() -> None:
     assert made("a", "c", 2.79, at_least=2.8).goal() == "≥ 2.8×, missed"
     assert made("a", "c", 2.8, at_least=2.8).goal() == "≥ 2.8×, reached"
     assert made("a", "c", 0.51, at_most=0.5).goal() == "≤ 0.5×, missed"
@@ -40,7 +40,7 @@ def test_a_row_says_whether_its_goal_is_reached() -> None:
     assert line.markdown() == expected
 
 
-def test_the_table_is_what_its_figures_say() -> None:
+def test_the_written_table_matches_its_figures() -> None:
     rows = read_rows(run.JSON, run.PARTS)
     assert run.TABLE.read_text() == run.report(rows)
     text = run.TABLE.read_text()
@@ -95,7 +95,7 @@ def test_unknown_rows_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "feedback", "bf16"])
 def test_both_sides_train_the_same(name: str, tmp_path: Path) -> None:
-    """In processes of their own, for each side changes libraries: names and sizes of what is trained, by hand."""
+    """In separate processes, as each side changes libraries: names and sizes of trained parameters, by hand."""
     seen = {}
     for side in ("ours", "trl"):
         code = DESCRIBE.format(bench=str(BENCH), side=side, settings=name, world=str(tmp_path / side))

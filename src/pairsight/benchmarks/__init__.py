@@ -1,1 +1,1 @@
-"""One official benchmark a file; scoring is pure."""
+"""Official benchmarks, one per file; scoring is pure."""

@@ -1,4 +1,4 @@
-"""Evaluate a base model and its adapters on benchmarks: every answer kept, every difference with its interval."""
+"""Evaluate a base model and its adapters on benchmarks: keep every answer, report differences with intervals."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
 from pairsight.benchmarks.results import Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, update_results
 from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark
-from pairsight.benchmarks.sections import EvaluationSettings, section
+from pairsight.benchmarks.sections import EvaluationSettings, make_section
 from pairsight.benchmarks.tasks import BenchmarkTask, EvaluationImages, LoadedTask, load_tasks, read_tasks, sources_of
 from pairsight.bounded import as_object
 from pairsight.engine.progress import Progress
@@ -36,47 +36,47 @@ def answer_all(
     runner: Runner,
     seed: int,
 ) -> list[list[tuple[Answer, ...]]]:
-    """For each benchmark and group, one answer per sample; benchmarks with equal sampling share one pass.
+    """For each benchmark and group, one answer per sample.
 
-    Benchmarks that rank options share one too.
+    Benchmarks with equal sampling share one pass, as do those that rank options.
 
     Args:
         loaded: the benchmarks.
         generator: the model that answers.
-        runner: keeps the answers.
-        seed: of sampled answers; each has a seed of its own. Greedy answers have none, so that the same question
-            about the same image is answered once.
+        runner: runs the stages and keeps their results.
+        seed: the seed from which each sampled answer's seed is derived. Greedy answers have no seed, so that the same
+            question about the same image is answered only once.
     """
     answers: list[list[tuple[Answer, ...]]] = [[] for _ in loaded]
-    # All stages are made first: one that the model cannot serve is refused before anything is answered.
+    # All stages are created first: one that the model cannot run is refused before anything is answered.
     stages = {item.task.answered_by: _stage(generator, item.task.answered_by) for item in loaded}
     for kind, stage in stages.items():
-        mine = [index for index, item in enumerate(loaded) if item.task.answered_by == kind]
-        requests = [request for index in mine for request in _requests(loaded[index], seed)]
+        indices = [index for index, item in enumerate(loaded) if item.task.answered_by == kind]
+        requests = [request for index in indices for request in _requests(loaded[index], seed)]
         results = iter(runner(stage, requests))
-        for index in mine:
+        for index in indices:
             answers[index] = [
                 tuple(_answer(loaded[index], sample.id, results) for sample in group) for group in loaded[index].groups
             ]
     return answers
 
 
-def _requests(item: LoadedTask, seed: int) -> Iterator[CompletionRequest | OptionRequest]:
-    greedy = item.task.sampling.temperature == 0
-    for group in item.groups:
+def _requests(loaded: LoadedTask, seed: int) -> Iterator[CompletionRequest | OptionRequest]:
+    greedy = loaded.task.sampling.temperature == 0
+    for group in loaded.groups:
         for sample in group:
-            if sample.id in item.errors:
+            if sample.id in loaded.errors:
                 continue
-            if item.task.answered_by is None:
-                yield OptionRequest(item.task.with_suffix(sample.prompt), sample.target["options"])
+            if loaded.task.answered_by is None:
+                yield OptionRequest(loaded.task.with_suffix(sample.prompt), sample.target["options"])
             else:
-                drawn = 0 if greedy else derived_seed(seed, item.task.name, sample.id)
-                yield CompletionRequest(item.task.with_suffix(sample.prompt), seed=drawn)
+                sample_seed = 0 if greedy else derived_seed(seed, loaded.task.name, sample.id)
+                yield CompletionRequest(loaded.task.with_suffix(sample.prompt), seed=sample_seed)
 
 
-def _answer(item: LoadedTask, sample_id: str, results: Iterator[Completion | ItemError]) -> Answer:
-    if sample_id in item.errors:
-        return Answer(None, error=item.errors[sample_id])
+def _answer(loaded: LoadedTask, sample_id: str, results: Iterator[Completion | ItemError]) -> Answer:
+    if sample_id in loaded.errors:
+        return Answer(None, error=loaded.errors[sample_id])
     result = next(results)
     if isinstance(result, ItemError):
         return Answer(None, error=f"{result.reason}: {result.detail}" if result.detail else result.reason)
@@ -86,7 +86,7 @@ def _answer(item: LoadedTask, sample_id: str, results: Iterator[Completion | Ite
 BASE = "base"
 
 OpenModel = Callable[[str | None, ImageSource], Generator]
-"""(adapter's folder or None, images) -> the model that answers."""
+"""(the adapter's folder or None, images) -> the model that answers."""
 
 
 def evaluate_models(
@@ -103,37 +103,37 @@ def evaluate_models(
     progress: Progress | None = None,
     caller: "Caller | None" = None,
 ) -> Results:
-    """Answer all benchmarks with the base and each adapter, score them, and compare on the same items.
+    """Answer all benchmarks with the base and each adapter, score the answers, and compare on the same items.
 
-    Every answer is kept in OUT's own ledger, so that running again goes on where it stopped. Written to OUT:
-    `answers-<model>.parquet`, `scores-<model>.parquet` and `results.json`, into which a later call with other adapters
-    or benchmarks merges. A sample that fails for any model leaves the comparison of all, is counted and listed.
+    Every answer is kept in OUT's ledger, so that a repeated call resumes. Writes `answers-<model>.parquet`,
+    `scores-<model>.parquet` and `results.json` to OUT; a later call with other adapters or benchmarks is merged into
+    them. A sample that fails for any model is excluded from the comparison of all, counted and listed.
 
     Args:
         model: the base model's reference.
         tasks: the benchmarks; see `make_tasks`.
-        open_model: what opens the model that answers.
+        open_model: opens the model that answers.
         out: the evaluation's folder.
         adapters: name -> the folder of an adapter or of a full model.
-        images: the folder that image names refer to; None: where each benchmark's file lies.
-        export: a folder for each model's answers as the official script or server wants them.
-        settings: parser, limit, seed, batch size, what bad samples do.
-        engine: where answers are made; in this process when left out.
-        progress: what shows how far it is.
-        caller: what sends calls where a model is behind an endpoint, with their limits.
+        images: the images' folder; None: the folder of each benchmark's file.
+        export: a folder for each model's answers in the official script's or server's format.
+        settings: parser, limit, seed, batch size, and how to treat bad samples.
+        engine: where answers are generated; None: in this process.
+        progress: shows the progress.
+        caller: sends calls to endpoints, with their limits.
 
     Returns:
-        What this call made: a system per adapter, or sections of the base where there is no adapter.
+        The results of this call: a system per adapter, or the base's sections if there is no adapter.
 
     Raises:
-        DataError: a bad file, row or image, before any model loads; what they name is read before OUT is made.
+        DataError: a bad file, record or image, before any model is loaded or OUT is created.
         RunError: OUT belongs to another evaluation.
     """
-    chosen = replace(settings or EvaluationSettings(), model=model)
+    settings = replace(settings or EvaluationSettings(), model=model)
     models = _models(tasks, adapters or {})
-    config, benchmarks = _known(Path(out), _Identity.of(model, tasks, images, chosen))
-    root, skip_bad = Path(images) if images is not None else None, chosen.on_error == "skip"
-    read = read_tasks(tasks, root, limit=chosen.limit, skip_bad=skip_bad)
+    config, benchmarks = _joined(Path(out), _Identity.of(model, tasks, images, settings))
+    root, skip_bad = Path(images) if images is not None else None, settings.on_error == "skip"
+    read = read_tasks(tasks, root, limit=settings.limit, skip_bad=skip_bad)
     folder = RunFolder.create(out, config, free=("images",))
     with folder.lock("evaluate"), folder.log(), folder.ledger() as ledger:
         _add_benchmarks(folder, benchmarks)
@@ -143,21 +143,21 @@ def evaluate_models(
         answers, fingerprints = {}, {}
         for name, adapter in models.items():
             generator = open_model(adapter, source)
-            answers[name] = answer_all(loaded, generator, runner, chosen.seed)
+            answers[name] = answer_all(loaded, generator, runner, settings.seed)
             fingerprints[name] = generator.fingerprint
     if export is not None:
         _export(Path(export), loaded, answers)
-    return _keep(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=chosen)
+    return _write_all(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings)
 
 
 def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:
-    """The stage that answers; for None it ranks options instead of writing answers."""
+    """The stage that generates answers or, if `sampling` is None, ranks options."""
     if sampling is None:
         return RankOptions.of(generator)
     return GenerateCompletions(generator=generator, sampling=sampling, batch_size=4 * generator.batch_size)
 
 
-def _keep(
+def _write_all(
     folder: Path,
     loaded: Sequence[LoadedTask],
     *,
@@ -166,23 +166,23 @@ def _keep(
     models: Mapping[str, str | None],
     settings: EvaluationSettings,
 ) -> Results:
-    """Score all answers and write the tables and `results.json`; returns what was added to it."""
+    """Score all answers and write the tables and `results.json`; returns the new results."""
     scored = {name: _score_all(loaded, answers, name) for name in models}
-    found = _results(loaded, scored, fingerprints, models, settings)
-    whole, _ = merged(results_at(folder / "results.json"), found)
+    results = _results(loaded, scored, fingerprints, models, settings)
+    all_results, _ = merged(results_at(folder / "results.json"), results)
     for name, parts in scored.items():
-        kept = _measured(whole, name, fingerprints)
+        kept = _measured(all_results, name, fingerprints)
         write_answers(folder / f"answers-{name}.parquet", parts, keep=kept)
         write_scores(folder / f"scores-{name}.parquet", parts, keep=kept)
-    update_results(folder / "results.json", found)
-    return found
+    update_results(folder / "results.json", results)
+    return results
 
 
-def _measured(whole: Results, name: str, fingerprints: Mapping[str, str]) -> set[str]:
-    """The benchmarks that results still hold of a model: its rows of these stay in the tables."""
-    systems = whole.systems.values() if name == BASE else [whole.systems[name]]
+def _measured(results: Results, name: str, fingerprints: Mapping[str, str]) -> set[str]:
+    """The benchmarks for which results include a model; the tables keep its rows of these."""
+    systems = results.systems.values() if name == BASE else [results.systems[name]]
     sections = [section for system in systems for section in system.sections]
-    sections += whole.sections if name == BASE else ()
+    sections += results.sections if name == BASE else ()
     role = "base" if name == BASE else "aligned"
     return {section.name for section in sections if section.models.get(role, fingerprints[name]) == fingerprints[name]}
 
@@ -190,27 +190,31 @@ def _measured(whole: Results, name: str, fingerprints: Mapping[str, str]) -> set
 def _export(
     folder: Path, loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]
 ) -> None:
-    """Write `folder/<model>/<benchmark>/…`; a sample that failed has no answer there."""
+    """Write `folder/<model>/<benchmark>/…`, without answers for failed samples."""
     for model, of_model in answers.items():
-        for item, rows in zip(loaded, of_model, strict=True):
+        for item, by_group in zip(loaded, of_model, strict=True):
             texts = {
                 sample.id: answer.text
-                for group, row in zip(item.groups, rows, strict=True)
-                for sample, answer in zip(group, row, strict=True)
+                for group, group_answers in zip(item.groups, by_group, strict=True)
+                for sample, answer in zip(group, group_answers, strict=True)
                 if answer.text is not None
             }
-            place = folder / model / item.task.name
-            item.task.benchmark.write_answers(place, item.task.path, item.groups, texts)
+            task = item.task
+            task.benchmark.write_answers(folder / model / task.name, task.path, item.groups, texts)
 
 
 def _score_all(
     loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]], model: str
 ) -> list[ScoredBenchmark]:
-    """One model's answers under both parsers, on the groups that every model answered wholly."""
+    """Score one model's answers by both parsers, on the groups that every model answered completely."""
     parts = []
     for index, item in enumerate(loaded):
-        rows = [of_model[index] for of_model in answers.values()]
-        complete = [g for g in range(len(item.groups)) if all(a.text is not None for row in rows for a in row[g])]
+        by_model = [of_model[index] for of_model in answers.values()]
+        complete = [
+            g
+            for g in range(len(item.groups))
+            if all(answer.text is not None for by_group in by_model for answer in by_group[g])
+        ]
         parts.append(score_benchmark(item.task.name, item.task.benchmark, item.groups, answers[model][index], complete))
     return parts
 
@@ -225,37 +229,37 @@ def _results(
     base = fingerprints[BASE]
 
     def sections(name: str | None) -> tuple[Section, ...]:
-        others = scored[name] if name else [None] * len(loaded)
+        aligned = scored[name] if name else [None] * len(loaded)
         measured = {"base": base, "aligned": fingerprints[name]} if name else {"base": base}
         return tuple(
-            section(item, part, other, settings, models=measured)
-            for item, part, other in zip(loaded, scored[BASE], others, strict=True)
+            make_section(item, part, other, settings, models=measured)
+            for item, part, other in zip(loaded, scored[BASE], aligned, strict=True)
         )
 
     if len(models) == 1:
         return Results(sections=sections(None), base=base)
-    aligned = {name: str(adapter) for name, adapter in models.items() if name != BASE}
+    adapters = {name: str(folder) for name, folder in models.items() if name != BASE}
     return Results(
         {
-            name: System(name, sections(name), base=base, aligned=adapter, adapter=name)
-            for name, adapter in aligned.items()
+            name: System(name, sections(name), base=base, aligned=folder, adapter=name)
+            for name, folder in adapters.items()
         }
     )
 
 
 def is_system_name(name: str) -> bool:
-    """Whether an adapter can be called so: its name is part of files' names, and `base` is taken."""
+    """Whether an adapter may have this name: it becomes part of file names, and `base` is reserved."""
     return name != BASE and re.fullmatch(r"[\w.+-]+", name) is not None
 
 
 def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -> dict[str, str | None]:
-    """The base and the adapters by name, where names and folders can be used."""
+    """The base and the adapters by name, after checking names and folders."""
     names = [task.name for task in tasks]
     if not names:
         raise ConfigError("evaluate needs at least one benchmark: --benchmark NAME=PATH")
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"the benchmark '{name}' is asked for twice; give the second another name")
+            raise ConfigError(f"the benchmark '{name}' is given twice; choose another name for the second")
     for name, path in adapters.items():
         if not is_system_name(name):
             raise ConfigError(f"an adapter cannot be named '{name}': use letters, digits, . _ + -, and not '{BASE}'")
@@ -266,7 +270,7 @@ def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) 
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """What an evaluation is; adapters and other benchmarks may join it later. `benchmarks` are as JSON."""
+    """What identifies an evaluation; adapters and benchmarks can be added later. `benchmarks` are JSON values."""
 
     model: str
     benchmarks: Mapping[str, Mapping[str, object]]
@@ -278,8 +282,8 @@ class _Identity:
     def of(
         cls, model: str, tasks: Sequence[BenchmarkTask], images: str | Path | None, settings: EvaluationSettings
     ) -> "_Identity":
-        """What is asked for."""
-        shown = {
+        """The identity of a requested evaluation."""
+        described = {
             task.name: {
                 "path": str(task.path),
                 "benchmark": task.benchmark.name,
@@ -289,29 +293,30 @@ class _Identity:
             }
             for task in tasks
         }
-        read_again = json.loads(json.dumps(shown))
-        return cls(model, read_again, str(images) if images else None, settings.limit, settings.seed)
+        as_json = json.loads(json.dumps(described))
+        return cls(model, as_json, str(images) if images else None, settings.limit, settings.seed)
 
     def to_plain(self) -> dict[str, object]:
         """The evaluation's `run.yaml`."""
         return {"kind": "evaluate"} | {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _known(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    """The config of the evaluation in a folder, or what is asked where there is none; and its benchmarks with those
-    that join.
+def _joined(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """The config of an existing or new evaluation, and its benchmarks including the requested ones.
 
     Raises:
-        RunError: what is asked differs from it in more than further benchmarks.
+        RunError: the request differs from the existing evaluation in more than additional benchmarks.
     """
     if not (out / "run.yaml").is_file():
         return asked.to_plain(), asked.benchmarks
-    there = RunFolder.open(out).config
-    if there.get("kind") != "evaluate":
+    existing = RunFolder.open(out).config
+    if existing.get("kind") != "evaluate":
         raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
-    known = dict(as_object(there.get("benchmarks") or {}))
-    same = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
-    differences = [f"{name} {there.get(name)!r} there, {here!r} here" for name, here in same if there.get(name) != here]
+    known = dict(as_object(existing.get("benchmarks") or {}))
+    fixed = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
+    differences = [
+        f"{name} {existing.get(name)!r} there, {value!r} here" for name, value in fixed if existing.get(name) != value
+    ]
     for name, task in asked.benchmarks.items():
         old = as_object(known.get(name, task))
         differing = [part for part in task if part == "path" and not _same_file(old.get(part), str(task[part]))]
@@ -319,17 +324,17 @@ def _known(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[s
         differences += [f"{part} of {name} {old.get(part)!r} there, {task[part]!r} here" for part in differing]
     if differences:
         raise RunError(
-            f"{out} holds another evaluation ({'; '.join(differences)}); choose another --name or --out for a new one "
-            "beside it, or the same options to go on with this one (further benchmarks may join it)"
+            f"{out} holds another evaluation ({'; '.join(differences)}); choose another --name or --out for a new one, "
+            "or use the same options to continue this one (benchmarks can be added)"
         )
-    return there, known | {name: task for name, task in asked.benchmarks.items() if name not in known}
+    return existing, known | {name: task for name, task in asked.benchmarks.items() if name not in known}
 
 
 def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, object]) -> None:
-    """Note benchmarks that join an evaluation."""
+    """Record benchmarks that were added to an evaluation."""
     if as_object(folder.config.get("benchmarks", {})).keys() < benchmarks.keys():
         RunFolder.create(folder.path, {**folder.config, "benchmarks": benchmarks}, update=True)
 
 
-def _same_file(there: object, here: str) -> bool:
-    return Path(str(there)).resolve() == Path(here).resolve()
+def _same_file(first: object, second: str) -> bool:
+    return Path(str(first)).resolve() == Path(second).resolve()

@@ -1,7 +1,7 @@
-"""Choosing an option by likelihood: the one whose text, ended by the model's stop token, has the lowest mean loss.
+"""Choose an option by likelihood: the one whose text, followed by the model's stop token, has the lowest mean loss.
 
 Source: the answer ranking of SEED-Bench (B. Li et al., 2307.16125; its LLaVA interface takes the mean cross-entropy
-over the option's tokens and the end token). Log-probs are the training room's, the prompt shared by all options.
+over the option's tokens and the end token). Log-probs are computed by `pairsight.training`; options share the prompt.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ _IMAGE_CACHE_MB = 256
 
 @dataclass(frozen=True, slots=True)
 class OptionRequest:
-    """A prompt and the options to choose from, by letter."""
+    """A prompt and its options, letter -> text."""
 
     prompt: Prompt
     options: Mapping[str, str]
@@ -27,10 +27,10 @@ class OptionRequest:
 
 @dataclass
 class RankOptions:
-    """A stage: option requests in, completions out whose text is the letter of the likeliest option.
+    """A stage that answers each request with the letter of the likeliest option, as a completion.
 
     Args:
-        generator: whose model is asked, under its `prompt_suffix`; its weights are loaded anew, as training loads them.
+        generator: the model, with its `prompt_suffix`; its weights are loaded separately, as for training.
     """
 
     generator: LocalVLM
@@ -43,20 +43,20 @@ class RankOptions:
 
     @classmethod
     def of(cls, generator: Generator) -> "RankOptions":
-        """The stage that ranks with a generator's model.
+        """The stage that ranks options with a generator's model.
 
         Raises:
-            ConfigError: that model is behind an endpoint, which gives no log-probs of given texts.
+            ConfigError: the model is behind an endpoint, which does not return log-probs of given texts.
         """
         if not isinstance(generator, LocalVLM):
             raise ConfigError(
-                "a benchmark by likelihood needs the log-probs of given texts, which only a local model gives: use a "
-                "model folder, or the benchmark by letter (seed_bench)"
+                "ranking options by likelihood needs the log-probs of given texts, which only a local model gives: use "
+                "a model folder, or the benchmark by letter (seed_bench)"
             )
         return cls(generator)
 
     def key(self, item: OptionRequest) -> Mapping[str, Json]:
-        """The model, the prompt as it sees it, and the options."""
+        """The model, the prompt and the options."""
         options: list[Json] = [[letter, text] for letter, text in item.options.items()]
         return {"model": self.generator.fingerprint, "prompt": prompt_key(item.prompt), "options": options}
 
@@ -72,7 +72,7 @@ class RankOptions:
         self._loaded = processor, model, describe(model)
 
     def process(self, items: Sequence[OptionRequest]) -> Iterable[Completion | ItemError]:
-        """The likeliest option of each request; the first of equal ones."""
+        """The likeliest option of each request; the first of equals."""
         from pairsight.training.examples import Tokeniser
 
         processor, model, family = self._loaded
@@ -93,7 +93,7 @@ class RankOptions:
         self._loaded = None
 
     def _losses(self, item: OptionRequest, tokeniser: Any) -> dict[str, float]:
-        """Letter -> mean loss of the option's tokens, its end included."""
+        """Letter -> mean loss of the option's tokens, including the end token."""
         import torch
 
         from pairsight.training.precision import Precision
@@ -107,6 +107,6 @@ class RankOptions:
         scoring = Scoring(family, tokeniser, True, precision=Precision(model.dtype, model.dtype))
         scorer = SequenceScorer([example], scoring, pass_limits(model, None, scoring.precision), not family.obstacle)
         with torch.no_grad():
-            (rows,) = scorer.passes([0])
-            sums = scorer.score(model, rows).sums_Q.tolist()
+            (packed,) = scorer.passes([0])
+            sums = scorer.score(model, packed).sums_Q.tolist()
         return {letter: -total / len(tokens) for letter, total, tokens in zip(item.options, sums, ids, strict=True)}

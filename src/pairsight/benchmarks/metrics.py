@@ -1,6 +1,6 @@
-"""Figures as pure functions of column sums: what a benchmark's `metrics` name, and what a rule of its own is made of.
+"""Metrics as pure functions of column sums, named in a benchmark's `metrics` or used in its own `combine`.
 
-A column is R values: the totals, or R resamples of them.
+A column is R sums: the totals, or R resamples of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,33 +19,33 @@ Columns = Mapping[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure: its R values from the columns (None: nothing of its kind was asked), and which way it is better."""
+class Formula:
+    """One metric: a function from columns to R values (None: nothing was counted), and which values are better."""
 
     of: Callable[[Columns], Floats | None]
     better: Better
 
 
-def mean(total: str, count: str, better: Better = "higher") -> Figure:
-    """total / count; no figure where nothing at all was counted, as in a split without labels.
+def mean(total: str, count: str, better: Better = "higher") -> Formula:
+    """total / count; omitted if nothing was counted at all, as in a split without labels.
 
     Args:
-        total: the column that is summed.
-        count: the column that counts.
-        better: which way the figure is better.
+        total: the numerator's column.
+        count: the denominator's column.
+        better: which values are better.
     """
-    return Figure(lambda sums: ratio(sums[total], sums[count]) if (sums[count] > 0).any() else None, better)
+    return Formula(lambda sums: ratio(sums[total], sums[count]) if (sums[count] > 0).any() else None, better)
 
 
-def rate(part: str, whole: str, better: Better) -> Figure:
-    """part / whole, `nan` where the whole is 0.
+def rate(part: str, total: str, better: Better) -> Formula:
+    """part / total, `nan` where the total is 0.
 
     Args:
-        part: the column of what is counted.
-        whole: the column of what it is a part of.
-        better: which way the figure is better.
+        part: the numerator's column.
+        total: the denominator's column.
+        better: which values are better.
     """
-    return Figure(lambda sums: ratio(sums[part], sums[whole]), better)
+    return Formula(lambda sums: ratio(sums[part], sums[total]), better)
 
 
 def precision(true_positives: Floats, false_positives: Floats) -> Floats:
@@ -66,18 +66,18 @@ def f1(precisions: Floats, recalls: Floats) -> Floats:
 YES_NO: Mapping[str, Better] = {
     "f1": "higher", "accuracy": "higher", "precision": "higher", "recall": "higher", "yes_rate": "neither",
 }  # fmt: skip
-"""The figures of `yes_no`, and which way each is better."""
+"""The metrics of `yes_no`, and which values of each are better."""
 
 
 def yes_no(tp: Floats, fp: Floats, tn: Floats, fn: Floats, yes: Floats) -> dict[str, Floats]:
-    """The figures of yes-no questions with yes as the positive class.
+    """The metrics of yes-no questions with yes as the positive class.
 
     Args:
-        tp: right answers yes.
+        tp: correct answers to questions whose answer is yes.
         fp: wrong answers to questions whose answer is no.
-        tn: right answers no.
+        tn: correct answers to questions whose answer is no.
         fn: wrong answers to questions whose answer is yes.
-        yes: answers that say yes.
+        yes: answers read as yes.
 
     Source: POPE's `evaluate.py` (Y. Li et al., 2305.10355).
     """

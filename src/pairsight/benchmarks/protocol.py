@@ -1,4 +1,4 @@
-"""What a benchmark is: groups of samples in, sums out, figures combined from sums so that they can be resampled."""
+"""The base class of benchmarks: groups of samples in, column sums out, metrics computed from (resampled) sums."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.files.answers import ID_FIELDS, TEXT_FIELDS, answer_rows, join, write_json, write_jsonl
-from pairsight.benchmarks.files.official import Row, SampleImages, listed_rows, read_json
-from pairsight.benchmarks.metrics import Better, Figure
+from pairsight.benchmarks.files.answers import ID_FIELDS, TEXT_FIELDS, answer_records, join, write_json, write_jsonl
+from pairsight.benchmarks.files.official import FileRecord, SampleImages, listed_records, read_json
+from pairsight.benchmarks.metrics import Better, Formula
 from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
@@ -24,7 +24,7 @@ Parser = Literal["official", "robust"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question of a benchmark. `cluster` is what a bootstrap resamples (the image); `target` what scoring needs."""
+    """One question of a benchmark. `cluster`: what a bootstrap resamples (the image); `target`: what scoring needs."""
 
     id: str
     prompt: Prompt
@@ -33,14 +33,14 @@ class Sample:
 
 
 class Reading(NamedTuple):
-    """What a parser made of one answer.
+    """How a parser reads one answer.
 
     Attributes:
-        prediction: what was read, for people.
-        correct: from 0 to 1; None where there is no truth.
-        parsed: whether the answer has a form that `robust` can read.
-        sums: what it adds to each column; None: (correct, 1), or nothing where there is no truth.
-        categories: rows of the per-category tables that it belongs to, e.g. ("ability: counting",).
+        prediction: what was read, for display.
+        correct: from 0 to 1; None if the true answer is not known.
+        parsed: whether `robust` can read the answer's form.
+        sums: what it adds to each column; None: (correct, 1), or zeros if the true answer is not known.
+        categories: the categories it counts for in the per-category tables, e.g. ("ability: counting",).
     """
 
     prediction: object
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a group earned: one number per column of the benchmark, and how each answer was read."""
+    """A group's score: one number per column of the benchmark, and how each answer was read."""
 
     cluster: str
     sums: tuple[float, ...]
@@ -63,97 +63,97 @@ class Scored:
 
 
 class Benchmark(BaseConfig, ABC):
-    """The base of all benchmarks, with its official rule. A subclass is one file: its options as fields, and what is
-    asked (`load`), how an answer is read (`read`) and which figures that makes (`metrics`).
+    """The base class of all benchmarks. A subclass is one file: its options as fields, the questions (`load`), how an
+    answer is read (`read`) and the metrics (`metrics`).
 
-    A group is what is scored together: one sample for most benchmarks, MME's pair, MMBench's rotations. What such a
-    group earns (`earned`) and figures of another kind (`combine`) are written only where a rule is the benchmark's own.
+    A group is scored together: one sample for most benchmarks, MME's pair of questions, MMBench's rotations. Override
+    `group_sums` (the score of such a group) and `combine` (metrics of another kind) only if the rule needs it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str] = ""
-    """How its authors write the name; for messages."""
+    """The name as its authors write it; for messages."""
     published: ClassVar[str] = ""
-    """Who publishes the official files where; ends the messages about files that are missing or hold something else."""
+    """Who publishes the official files and where; ends messages about missing or unexpected files."""
     source: ClassVar[str] = ""
-    """The `source` of its prompts, where it is not the name."""
+    """The `source` of its prompts, if other than the name."""
     columns: ClassVar[tuple[str, ...]] = ("score", "items")
     """The names of the sums that `score` returns."""
-    metrics: ClassVar[Mapping[str, Figure]] = {}
-    """Metric name -> the function of columns that it is."""
+    metrics: ClassVar[Mapping[str, Formula]] = {}
+    """Metric name -> its function of the columns."""
     better: ClassVar[Mapping[str, Better]] = {}
-    """Metric name -> which values are better, for metrics of an own `combine`; "neither" where it is not listed."""
+    """Metric name -> which values are better, for metrics computed in `combine`; "neither" if not listed."""
     max_new_tokens: ClassVar[int] = 128
-    """How long an answer may be; it is greedy where `sampling` does not say otherwise."""
+    """The longest answer in tokens; decoding is greedy unless `sampling` is overridden."""
     prompt_suffix: ClassVar[str] = ""
-    """What ends every question."""
+    """Text added to the end of every question."""
     ranks_options: ClassVar[bool] = False
-    """Whether a model chooses among options by likelihood: then a sample's target has `options` (letter -> text), and
-    its answer is the letter of the likeliest."""
+    """Whether the model chooses an option by likelihood: a sample's target then has `options` (letter -> text), and the
+    answer is the letter of the likeliest option."""
     id_fields: ClassVar[tuple[str, ...]] = ID_FIELDS
-    """Fields of an answers file that may hold the id, the first that is there."""
+    """Fields of an answer file that may hold the id; the first that exists is used."""
     text_fields: ClassVar[tuple[str, ...]] = TEXT_FIELDS
-    """Fields of an answers file that may hold the answer."""
-    may_miss: ClassVar[bool] = False
-    """Whether an answers file may leave questions out."""
+    """Fields of an answer file that may hold the answer."""
+    allow_missing: ClassVar[bool] = False
+    """Whether an answer file may omit questions."""
     answers_file: ClassVar[str] = ""
-    """The official name of an answers file: `.json` for one list, `.jsonl` for lines; "" for NAME.jsonl."""
+    """The official name of an answer file: `.json` for one list, `.jsonl` for lines; "" for NAME.jsonl."""
 
     @property
     def sampling(self) -> Sampling:
-        """How answers are drawn."""
+        """How answers are generated."""
         return Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """What replaces tools of the original that are not installed; figures made with it are not called official."""
+        """What replaces missing tools of the original scorer; figures that use fallbacks are not called official."""
         return ()
 
     @abstractmethod
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """The groups of the official file; bad rows raise DataError with file, line and id."""
+        """The groups of the official file; a bad record raises DataError with file, line and id."""
 
     @abstractmethod
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
-        """What an answer says and earns, by the official rule or the robust one."""
+        """Read and score one answer by the official rule or the robust one."""
 
     def score(self, group: tuple[Sample, ...], answers: Sequence[str], parser: Parser) -> Scored:
-        """The sums of one group, given one answer text per sample."""
+        """Score one group, given one answer text per sample."""
         official = parser == "official"
         readings = tuple([self.read(*pair, official=official) for pair in zip(group, answers, strict=True)])
         unparsed = [reading.parsed for reading in readings].count(False)
-        sums, categories = self.earned(group, readings)
+        sums, categories = self.group_sums(group, readings)
         return Scored(group[0].cluster, sums, readings, len(group), unparsed, categories)
 
-    def earned(
+    def group_sums(
         self, group: tuple[Sample, ...], readings: Sequence[Reading]
     ) -> tuple[tuple[float, ...], tuple[str, ...]]:
-        """The sums and categories of a group, here those of its one sample."""
+        """The sums and categories of a group; by default those of its only sample."""
         (reading,) = readings
         if reading.sums is not None:
             return reading.sums, reading.categories
         return ((0.0, 0.0) if reading.correct is None else (reading.correct, 1.0)), reading.categories
 
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Metric name -> R values, from R (resampled) rows of column sums."""
+        """Metric name -> R values, from R rows of (resampled) column sums."""
         sums = dict(zip(self.columns, sums_RC.T, strict=True))
-        values = {name: figure.of(sums) for name, figure in self.metrics.items()}
-        return {name: found for name, found in values.items() if found is not None}
+        by_name = {name: formula.of(sums) for name, formula in self.metrics.items()}
+        return {name: values for name, values in by_name.items() if values is not None}
 
     def directions(self) -> Mapping[str, Better]:
         """Metric name -> which values are better."""
-        return {**{name: figure.better for name, figure in self.metrics.items()}, **self.better}
+        return {**{name: formula.better for name, formula in self.metrics.items()}, **self.better}
 
-    def answer_rows(self, answers: Path) -> Iterator[tuple[Row, str]]:
-        """The rows of an answers file, each named by its id, with its text."""
-        return answer_rows(answers, self.id_fields, self.text_fields)
+    def answer_records(self, answers: Path) -> Iterator[tuple[FileRecord, str]]:
+        """The records of an answer file with their ids, and the answer text of each."""
+        return answer_records(answers, self.id_fields, self.text_fields)
 
     def other_ids(self, path: Path) -> Iterable[str]:
-        """Ids that an answers file may hold and that are not asked about; looked at only when an id is unknown."""
+        """Ids of an answer file to skip because they are not evaluated; read only once an unknown id is found."""
         return ()
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """Sample id -> answer text, from a file or folder in the official format; here the rows of `answer_rows`.
+        """Sample id -> answer text, from a file or folder in the official format; by default from `answer_records`.
 
         Args:
             answers: the answers.
@@ -161,71 +161,72 @@ class Benchmark(BaseConfig, ABC):
             groups: its samples.
 
         Raises:
-            DataError: the file is missing or damaged, or an id is wrong, missing or there twice.
+            DataError: the file is missing or damaged, or an id is unknown, missing or duplicate.
         """
-        own = {sample.id: sample.id for group in groups for sample in group}
-        return join(self.answer_rows(answers), own, answers, ignored=self.other_ids(path), may_miss=self.may_miss)
+        ids = {sample.id: sample.id for group in groups for sample in group}
+        records, others = self.answer_records(answers), self.other_ids(path)
+        return join(records, ids, answers, ignored=others, allow_missing=self.allow_missing)
 
-    def answer_row(self, sample: Sample, answer: str | None) -> Mapping[str, object] | None:
-        """An answer's row as the official script or server wants it; None for no row.
+    def to_record(self, sample: Sample, answer: str | None) -> Mapping[str, object] | None:
+        """An answer as a record for the official script or server; None to write no record.
 
         Args:
             sample: the question.
-            answer: its answer; None where there is none.
+            answer: its answer; None if there is none.
         """
         return None if answer is None else {"question_id": sample.id, "text": answer}
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
     ) -> list[Path]:
-        """Write what the official script or server accepts, here the rows of `answer_row`; returns the files.
+        """Write files for the official script or server, by default from `to_record`; returns their paths.
 
         Args:
-            folder: where to.
+            folder: the folder to write to.
             path: the benchmark's own file or folder.
             groups: its samples.
             answers: sample id -> answer text.
         """
-        made = [self.answer_row(sample, answers.get(sample.id)) for group in groups for sample in group]
-        rows = [row for row in made if row is not None]
+        optional = [self.to_record(sample, answers.get(sample.id)) for group in groups for sample in group]
+        records = [record for record in optional if record is not None]
         file = folder / (self.answers_file or f"{self.name}.jsonl")
-        return [write_json(file, rows) if file.suffix == ".json" else write_jsonl(file, rows)]
+        return [write_json(file, records) if file.suffix == ".json" else write_jsonl(file, records)]
 
     def sample(
-        self, own: str, question: str, images: Sequence[ImageRef], *, cluster: str, target: Mapping[str, object]
+        self, sample_id: str, question: str, images: Sequence[ImageRef], *, cluster: str, target: Mapping[str, object]
     ) -> Sample:
         """A question as a sample.
 
         Args:
-            own: its id.
-            question: the text that is asked, without suffix.
-            images: what is shown; none for a text-only question.
+            sample_id: its id.
+            question: the question's text, without suffix.
+            images: its images; none for a text-only question.
             cluster: what a bootstrap resamples.
             target: what scoring needs.
         """
-        prompt = Prompt(own, (Message("user", question, tuple(images)),), source=self.source or self.name)
-        return Sample(own, prompt, cluster, target)
+        prompt = Prompt(sample_id, (Message("user", question, tuple(images)),), source=self.source or self.name)
+        return Sample(sample_id, prompt, cluster, target)
 
-    def refusal(self, problem: str, reason: str = "bad_data") -> DataError:
-        """The error for an official file that is missing or holds something else: the problem, and who publishes it."""
+    def file_error(self, problem: str, reason: str = "bad_data") -> DataError:
+        """The error for a missing or unexpected official file: the problem, and who publishes the file."""
         return DataError(f"{self.title or self.name}: {problem}; {self.published}", reason)
 
     def document(self, path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
-        """What an official JSON file holds; see `read_json`."""
+        """The value in an official JSON file; see `read_json`."""
         if not path.is_file():
-            raise self.refusal(f"there is no file {path}", "missing_file")
+            raise self.file_error(f"there is no file {path}", "missing_file")
         return read_json(path, object_hook)
 
     def mapping(self, path: Path) -> dict[str, object]:
-        """The object that an official JSON file holds."""
+        """The object in an official JSON file."""
         value = self.document(path)
         if not isinstance(value, dict):
-            raise self.refusal(f"{path} must hold an object, found {type(value).__name__}")
+            raise self.file_error(f"{path} must hold an object, found {type(value).__name__}")
         return value
 
-    def rows(self, path: Path, document: Any, field: str = "") -> Iterator[Row]:
-        """The objects of a list that an official JSON file holds: in `field`, or the document itself."""
+    def records(self, path: Path, document: Any, field: str = "") -> Iterator[FileRecord]:
+        """The objects of the list in a field of an official JSON document, or of the document itself."""
         items = document.get(field) if field and isinstance(document, dict) else (None if field else document)
         if not isinstance(items, list):
-            raise self.refusal(f"{path} must hold {f'{{{field!r}: [...]}}' if field else 'a list of objects'}")
-        return listed_rows(path, items, field)
+            raise self.file_error(f"{path} must hold {f'{{{field!r}: [...]}}' if field else 'a list of objects'}")
+        return listed_records(path, items, field)

@@ -1,7 +1,7 @@
-"""What papers printed of the same model, to stand beside our figures, with the settings that differ.
+"""Figures that papers printed of the same model, to show beside ours, with the settings that differ.
 
-`published.csv` holds every table cell of the three papers (paper, table, row, benchmark, value as printed), and for
-rows of a model that can be evaluated here its name, our metric and the factor of the printed scale.
+`published.csv` holds every table cell of the three papers (paper, table, row, benchmark, value as printed) and, for
+models that can be evaluated here, the model's name, our metric and the factor of the printed scale.
 """
 
 import csv
@@ -17,7 +17,7 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
     "mme": (2_374,), "object_halbench": (300,), "pope": (8_910, 9_000), "scienceqa": (2_017,),
     "seed_bench": (14_233,), "textvqa": (5_000,), "vqav2": (107_394,),
 }  # fmt: skip
-"""How many questions a benchmark has in full."""
+"""The number of questions in the complete benchmark."""
 
 _MODELS = (
     (re.compile(r"llava[-_ ]?(?:v)?1[._]5[-_ ]?(?:vicuna[-_ ]?)?7b"), "llava-1.5-7b"),
@@ -27,7 +27,7 @@ _MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One printed cell. `metric` is `benchmark.metric` of ours where there is one, `scale` what it is divided by."""
+    """One printed cell. `metric`: our `benchmark.metric`, if there is one; `scale`: divides the printed value."""
 
     paper: str
     table: str
@@ -47,7 +47,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class PrintedFigure:
-    """What a paper printed of this model, in our unit, and which of our settings are not the print's."""
+    """A figure that a paper printed of this model, in our unit, and which of our settings differ from the paper's."""
 
     metric: str
     value: float | None
@@ -58,10 +58,10 @@ class PrintedFigure:
     differs: tuple[str, ...] = ()
 
     @classmethod
-    def from_plain(cls, row: Mapping[str, object]) -> Self:
-        """One of `published` in `results.json`."""
-        texts = {name: str(row.get(name) or "") for name in ("metric", "paper", "table", "row", "note")}
-        value, differs = row.get("value"), row.get("differs")
+    def from_plain(cls, plain: Mapping[str, object]) -> Self:
+        """An entry of `published` in `results.json`."""
+        texts = {name: str(plain.get(name) or "") for name in ("metric", "paper", "table", "row", "note")}
+        value, differs = plain.get("value"), plain.get("differs")
         return cls(
             **texts,
             value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
@@ -70,14 +70,14 @@ class PrintedFigure:
 
     def to_plain(self) -> dict[str, object]:
         """The figure as JSON."""
-        shown = ("metric", "value", "paper", "table", "row", "note")
-        return {name: getattr(self, name) for name in shown} | {"differs": list(self.differs)}
+        names = ("metric", "value", "paper", "table", "row", "note")
+        return {name: getattr(self, name) for name in names} | {"differs": list(self.differs)}
 
 
 def printed_figures(plain: object) -> tuple[PrintedFigure, ...]:
-    """The `published` of a section in `results.json`; what is not an object is left out."""
-    rows = plain if isinstance(plain, list) else ()
-    return tuple(PrintedFigure.from_plain(row) for row in rows if isinstance(row, Mapping))
+    """The `published` of a section in `results.json`; items that are not objects are ignored."""
+    items = plain if isinstance(plain, list) else ()
+    return tuple(PrintedFigure.from_plain(item) for item in items if isinstance(item, Mapping))
 
 
 @functools.cache
@@ -91,12 +91,12 @@ def published_cells() -> tuple[Published, ...]:
 
 
 def known_model(model_name: str) -> str:
-    """What the papers call a model, known by its folder or hub name; empty when they do not have it."""
+    """The papers' name for a model by its folder or hub name; "" if they do not evaluate it."""
     name = model_name.lower()
     return next((model for pattern, model in _MODELS if pattern.search(name)), "")
 
 
-def published_beside(
+def published_figures(
     model: str,
     benchmark: str,
     own_suffix: str,
@@ -111,9 +111,9 @@ def published_beside(
         model: the base model's name.
         benchmark: the benchmark's name.
         own_suffix: the benchmark's own prompt suffix.
-        settings: under which our figures were made.
-        metrics: the names of our figures.
-        any_failed: whether some of our questions have no answer.
+        settings: the settings of our figures.
+        metrics: the names of our metrics.
+        any_failed: whether some questions have no answer.
     """
     name = known_model(model)
     if not name:
@@ -121,8 +121,8 @@ def published_beside(
     differs = differing_settings(benchmark, own_suffix, settings, any_failed)
     found = []
     for cell in published_cells():
-        theirs, _, metric = cell.metric.partition(".")
-        if cell.model == name and theirs == benchmark and metric in metrics:
+        measured, _, metric = cell.metric.partition(".")
+        if cell.model == name and measured == benchmark and metric in metrics:
             found.append(PrintedFigure(metric, cell.fraction, cell.paper, cell.table, cell.row, cell.note, differs))
     return tuple(found)
 
@@ -130,7 +130,7 @@ def published_beside(
 def differing_settings(
     benchmark: str, own_suffix: str, ours: Mapping[str, object], any_failed: bool
 ) -> tuple[str, ...]:
-    """Which of our settings are not those under which LLaVA-1.5's figures are published, in words."""
+    """Which of our settings differ from those of LLaVA-1.5's published figures, in words."""
     differs = []
     if ours["parser"] != "official":
         differs.append(f"parser {ours['parser']}")

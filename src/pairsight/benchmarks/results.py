@@ -1,4 +1,4 @@
-"""What an evaluation found, as records, and their form in `results.json`; see docs/dataflow.md."""
+"""The results of an evaluation as records, and their form in `results.json`; see docs/dataflow.md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from pairsight.bounded import as_object
 from pairsight.errors import DataError
 
 SCHEMA = 2
-"""What is written. Schema 1, whose benchmarks have no evaluation and no file, is read too."""
+"""The schema that is written. Schema 1, whose benchmarks have no evaluation and no file, can also be read."""
 
 Scalar = str | int | float | bool | None
 Verdict = Literal["better", "worse", "moved", "unclear", "unknown"]
-"""`moved`: changed, and neither direction is better. `unclear`: the interval includes zero. `unknown`: no interval."""
+"""`moved`: changed, but neither direction is better. `unclear`: the interval includes zero. `unknown`: no interval."""
 
-_HOW_IT_RAN = ("batch_size", "answers")
-"""Settings that do not decide which questions were asked, or how."""
+_IRRELEVANT_SETTINGS = ("batch_size", "answers")
+"""Settings that affect neither which questions were asked nor how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure of the base and the aligned model, or of one model alone (`compared` False: its value is `base`).
+    """A metric of the base and the aligned model, or of one model alone (`compared` False: its value is `base`).
 
-    Fractions, never percent. `low` and `high` bound the difference at 95 %, or the value where nothing is compared.
-    None is what is undefined or not known.
+    Values are fractions, never percent. `low` and `high` are the 95 % interval of the difference, or of the value if
+    nothing is compared. None: undefined or unknown.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Metric:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval allows one to say."""
+        """The conclusion that the interval allows."""
         if self.difference is None or self.low is None or self.high is None:
             return "unknown"
         if self.low <= 0.0 <= self.high:
@@ -55,37 +55,37 @@ class Metric:
         return "better" if (self.difference > 0) == (self.better == "higher") else "worse"
 
     @classmethod
-    def from_plain(cls, name: str, row: Mapping[str, object]) -> Self:
-        """A row of `metrics` in `results.json`."""
+    def from_plain(cls, name: str, plain: Mapping[str, object]) -> Self:
+        """An entry of `metrics` in `results.json`."""
         return cls(
             name=name,
-            better=str(row.get("better", "")),
-            base=_number(row.get("base", row.get("value"))),
-            aligned=_number(row.get("aligned")),
-            difference=_number(row.get("difference")),
-            low=_number(row.get("low")),
-            high=_number(row.get("high")),
-            p_value=_number(row.get("p_value")),
-            num_items=_count(row.get("num_items")),
-            unparsed=_count(row.get("unparsed")),
-            unparsed_base=_count(row.get("unparsed_base")),
-            temperature=_number(row.get("temperature")),
-            compared="value" not in row,
+            better=str(plain.get("better", "")),
+            base=_number(plain.get("base", plain.get("value"))),
+            aligned=_number(plain.get("aligned")),
+            difference=_number(plain.get("difference")),
+            low=_number(plain.get("low")),
+            high=_number(plain.get("high")),
+            p_value=_number(plain.get("p_value")),
+            num_items=_count(plain.get("num_items")),
+            unparsed=_count(plain.get("unparsed")),
+            unparsed_base=_count(plain.get("unparsed_base")),
+            temperature=_number(plain.get("temperature")),
+            compared="value" not in plain,
         )
 
     def to_plain(self) -> dict[str, object]:
-        """The row as JSON."""
-        row: dict[str, object] = {"value": self.base, "low": self.low, "high": self.high}
+        """The metric as JSON."""
+        plain: dict[str, object] = {"value": self.base, "low": self.low, "high": self.high}
         if self.compared:
             figures = ("base", "aligned", "difference", "low", "high", "p_value")
-            row = {figure: getattr(self, figure) for figure in figures}
-        row["better"] = self.better
-        counts = ("num_items", "unparsed", "unparsed_base", "temperature")
-        return row | {name: getattr(self, name) for name in counts if getattr(self, name) is not None}
+            plain = {figure: getattr(self, figure) for figure in figures}
+        plain["better"] = self.better
+        optional = ("num_items", "unparsed", "unparsed_base", "temperature")
+        return plain | {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
 
 
 Metrics = Mapping[str, Metric]
-"""Metric's name -> metric."""
+"""Metric name -> metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,19 @@ class Section:
     """One benchmark on one file in one evaluation, with its settings.
 
     Attributes:
-        name: the benchmark's name; "" for a system's figures that belong to no benchmark (schema 1).
-        metrics: by the chosen parser, on all that could be scored.
-        evaluation: the evaluation's name inside its run; "" where there is only one.
-        file: the benchmark's file or folder, as it was given; "" where it is not known (schema 1).
-        models: fingerprints of what was measured: `base` and `aligned`; `model`: whose answers were scored.
-        settings: how it was run: sha256 (of the file), rows, parser, prompt_suffix, temperature, limit and the like.
-        fallbacks: what stands in for the original's tools.
-        mean_words: model -> mean words of an answer.
-        failed: model -> how many samples have no answer.
-        failed_items: model -> the first of them, with the reason.
+        name: the benchmark's name; "" for a system's metrics that belong to no benchmark (schema 1).
+        metrics: by the chosen parser, on all scored groups.
+        evaluation: the evaluation's name within its run; "" if there is only one.
+        file: the benchmark's file or folder, as given; "" if unknown (schema 1).
+        models: fingerprints of the measured models: `base` and `aligned`; or `model`, whose answer file was scored.
+        settings: how it was run: sha256 (of the file), rows, parser, prompt_suffix, temperature, limit and so on.
+        fallbacks: what replaces missing tools of the original scorer.
+        mean_words: model -> mean number of words of its answers.
+        failed: model -> number of samples without an answer.
+        failed_items: model -> the first of these samples, with the reason.
         other_parser: (parser, its metrics).
         categories: category -> metrics.
-        published: what papers printed of the base.
+        published: figures that papers printed of the base.
     """
 
     name: str
@@ -124,61 +124,61 @@ class Section:
 
     @property
     def title(self) -> str:
-        """What heads its tables: "pope (held-out, random.json)", as far as evaluation and file are known."""
+        """The title of its tables, with evaluation and file if known: "pope (held-out, random.json)"."""
         model = self.models.get("model", "")
         parts = [self.evaluation, Path(self.file).name, "" if model == "model" else model]
-        beside = ", ".join(part for part in parts if part)
-        return f"{self.name} ({beside})" if beside else self.name
+        details = ", ".join(part for part in parts if part)
+        return f"{self.name} ({details})" if details else self.name
 
-    def same_place(self, other: "Section") -> bool:
+    def measures_same_as(self, other: "Section") -> bool:
         """Whether both are the same benchmark on the same file in the same evaluation, so that one replaces the other.
 
-        Where a file is not known (schema 1) its contents decide.
+        If a file is unknown (schema 1), its hash decides.
         """
         if self.name != other.name or self.models.get("model") != other.models.get("model"):
             return False
         if self.file and other.file:
-            return (self.evaluation, _where(self.file)) == (other.evaluation, _where(other.file))
-        mine, theirs = self.settings.get("sha256"), other.settings.get("sha256")
-        return mine == theirs or mine is None or theirs is None
+            return (self.evaluation, _resolved(self.file)) == (other.evaluation, _resolved(other.file))
+        hash_here, hash_there = self.settings.get("sha256"), other.settings.get("sha256")
+        return hash_here == hash_there or hash_here is None or hash_there is None
 
     def differs_from(self, other: "Section") -> str:
-        """What this section was measured with that makes it incomparable to another of the same place; "" for nothing.
+        """What makes this section incomparable with another one of the same measurement; "" if they can be compared.
 
-        Compared is what both know: the base model, the file's contents, and how questions were asked and answers read.
+        Compares the base model, the file's contents and the settings that both sections have.
         """
         if "base" in self.models and self.models["base"] != other.models.get("base", self.models["base"]):
             return "another base model"
         for name, value in self.settings.items():
-            if name not in _HOW_IT_RAN and other.settings.get(name, value) != value:
+            if name not in _IRRELEVANT_SETTINGS and other.settings.get(name, value) != value:
                 return "another version of the file" if name == "sha256" else f"{name.replace('_', ' ')} {value}"
         return ""
 
     @classmethod
     def from_plain(cls, key: str, plain: Mapping[str, object]) -> Self:
-        """One of `benchmarks` in `results.json`, of either schema."""
+        """An entry of `benchmarks` in `results.json`, of either schema."""
         other = _mapping(plain.get("other_parser"))
-        own = ("evaluation", "benchmark", "file")
+        named = ("evaluation", "benchmark", "file")
         return cls(
             name=str(plain.get("benchmark", key)),
             metrics=_metrics(plain.get("metrics")),
             evaluation=str(plain.get("evaluation", "")),
             file=str(plain.get("file", "")),
             models={str(role): str(model) for role, model in _mapping(plain.get("models")).items()},
-            settings={name: value for name, value in plain.items() if isinstance(value, Scalar) and name not in own},
+            settings={name: value for name, value in plain.items() if isinstance(value, Scalar) and name not in named},
             fallbacks=_texts(plain.get("fallbacks")),
             mean_words={model: _number(words) for model, words in _mapping(plain.get("mean_words")).items()},
             failed={model: _count(count) or 0 for model, count in _mapping(plain.get("failed")).items()},
             failed_items={model: _texts(items) for model, items in _mapping(plain.get("failed_items")).items()},
             other_parser=(str(other["parser"]), _metrics(other.get("metrics"))) if other.get("parser") else None,
-            categories={name: _metrics(rows) for name, rows in _mapping(plain.get("categories")).items()},
+            categories={name: _metrics(metrics) for name, metrics in _mapping(plain.get("categories")).items()},
             published=printed_figures(plain.get("published")),
         )
 
     def to_plain(self) -> dict[str, object]:
         """The section as JSON."""
-        where = {"evaluation": self.evaluation, "benchmark": self.name, "file": self.file}
-        plain: dict[str, object] = {name: value for name, value in where.items() if value}
+        identity = {"evaluation": self.evaluation, "benchmark": self.name, "file": self.file}
+        plain: dict[str, object] = {name: value for name, value in identity.items() if value}
         plain |= {"models": dict(self.models)} if self.models else {}
         plain |= self.settings
         plain |= {
@@ -191,7 +191,7 @@ class Section:
         if self.other_parser is not None:
             plain["other_parser"] = {"parser": self.other_parser[0], "metrics": _plain_metrics(self.other_parser[1])}
         if self.categories:
-            plain["categories"] = {name: _plain_metrics(rows) for name, rows in self.categories.items()}
+            plain["categories"] = {name: _plain_metrics(metrics) for name, metrics in self.categories.items()}
         if self.published:
             plain["published"] = [figure.to_plain() for figure in self.published]
         return plain
@@ -199,7 +199,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class DataCounts:
-    """How many prompts and pairs an adapter's run has, and what was dropped by reason."""
+    """The numbers of prompts and pairs of an adapter's run, and of dropped prompts by reason."""
 
     prompts: int
     pairs: int
@@ -218,16 +218,16 @@ class DataCounts:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One aligned model beside its base.
+    """One aligned model, compared with its base.
 
     Attributes:
         name: unique in its file.
         sections: its benchmarks; the first one's metrics are the system's.
         base: the base's fingerprint.
-        aligned: the folder of the adapter or full model, seen from the run's where it lies inside.
-        adapter: the adapter's own name.
-        data: what it was trained from.
-        controls: other trainings that it is held against, by name.
+        aligned: the folder of the adapter or full model, relative to the run's folder if it is inside.
+        adapter: the adapter's name.
+        data: its training data.
+        controls: control trainings to compare it with, by name.
     """
 
     name: str
@@ -240,7 +240,7 @@ class System:
 
     @property
     def metrics(self) -> Metrics:
-        """The first section's."""
+        """The first section's metrics."""
         return self.sections[0].metrics if self.sections else {}
 
     @property
@@ -249,15 +249,15 @@ class System:
         return [(section, metric) for section in self.sections for metric in section.metrics.values()]
 
     def control(self, name: str, section: Section, metric: str) -> Metric | None:
-        """A control's figure for the same benchmark and file, where it was taken."""
-        beside = self.controls[name].sections if name in self.controls else ()
-        return next((one.metrics.get(metric) for one in beside if one.same_place(section)), None)
+        """A control's metric on the same benchmark and file; None if it was not measured."""
+        sections = self.controls[name].sections if name in self.controls else ()
+        return next((one.metrics.get(metric) for one in sections if one.measures_same_as(section)), None)
 
     @classmethod
     def from_plain(cls, name: str, plain: Mapping[str, object]) -> Self:
-        """One of `systems`, or of a system's `controls`, in `results.json`.
+        """An entry of `systems`, or of a system's `controls`, in `results.json`.
 
-        Metrics of its own that repeat no benchmark's become a section without a name.
+        Top-level metrics that repeat no benchmark's become a section without a name.
         """
         sections = [Section.from_plain(key, as_object(one)) for key, one in _mapping(plain.get("benchmarks")).items()]
         own = _metrics(plain.get("metrics"))
@@ -288,14 +288,14 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The content of a `results.json`: systems beside their base, and sections of one model alone.
+    """The content of a `results.json`: systems compared with their base, and sections of one model alone.
 
     Attributes:
-        systems: by name, in the order in which they came.
-        sections: of a model that nothing was compared with.
+        systems: by name, in the order they were added.
+        sections: of a model that was evaluated alone.
         base: that model's fingerprint.
         run: the run's name.
-        primary: the system whose metrics are the file's.
+        primary: the system whose metrics are also the file's top-level metrics.
     """
 
     systems: Mapping[str, System] = field(default_factory=dict)
@@ -311,10 +311,10 @@ class Results:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, object]) -> Self:
-        """A file's content, of either schema.
+        """The content of a file of either schema.
 
         Raises:
-            DataError: another schema, or a part has another shape.
+            DataError: another schema, or a part has an unexpected shape.
         """
         schema = plain.get("schema", 1) if isinstance(plain, Mapping) else type(plain).__name__
         if schema not in (1, SCHEMA):
@@ -348,21 +348,21 @@ class Results:
 
 
 def finite(value: float) -> float | None:
-    """The number for JSON, None where it is undefined."""
+    """The number for JSON; None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
 def _plain_sections(sections: Sequence[Section]) -> dict[str, object]:
-    """Sections by a key that says which they are: EVALUATION/NAME, or NAME where there is only one evaluation."""
+    """Sections by a unique key: EVALUATION/NAME, or NAME if there is only one evaluation."""
     plain: dict[str, object] = {}
     for section in sections:
         if not section.name:
             continue
         key = f"{section.evaluation}/{section.name}" if section.evaluation else section.name
         file, model = Path(section.file).name, section.models.get("model", "")
-        ways = (key, f"{key} ({file})", f"{key} ({file}, {model})", f"{key} ({section.file}, {model})")
-        free = next((way for way in ways if way not in plain), f"{ways[-1]} {len(plain)}")
-        plain[free] = section.to_plain()
+        keys = (key, f"{key} ({file})", f"{key} ({file}, {model})", f"{key} ({section.file}, {model})")
+        unused = next((candidate for candidate in keys if candidate not in plain), f"{keys[-1]} {len(plain)}")
+        plain[unused] = section.to_plain()
     return plain
 
 
@@ -371,15 +371,15 @@ def _plain_metrics(metrics: Metrics) -> dict[str, object]:
 
 
 def _metrics(plain: object) -> Metrics:
-    return {str(name): Metric.from_plain(str(name), as_object(row)) for name, row in _mapping(plain).items()}
+    return {str(name): Metric.from_plain(str(name), as_object(one)) for name, one in _mapping(plain).items()}
 
 
 def _mapping(value: object) -> Mapping[str, object]:
-    """A part that may be left out."""
+    """An object that may be missing."""
     return as_object(value) if value else {}
 
 
-def _where(file: str) -> str:
+def _resolved(file: str) -> str:
     return str(Path(file).expanduser().resolve())
 
 

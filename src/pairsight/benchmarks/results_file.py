@@ -1,4 +1,4 @@
-"""The file `results.json`: read in both schemas, merged with newer results, written complete or not at all."""
+"""The file `results.json`: read in both schemas, merged with newer results, written completely or not at all."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ def read_results(path: Path) -> Results:
     """The content of a `results.json`.
 
     Raises:
-        DataError: the file is not JSON, has another schema, or a part has another shape.
+        DataError: the file is not JSON, has another schema, or a part has an unexpected shape.
     """
     try:
         plain = read_json(path)
@@ -32,7 +32,7 @@ def read_results(path: Path) -> Results:
 
 
 def results_at(path: Path) -> Results:
-    """What a `results.json` holds so far; nothing where there is none.
+    """The content of an existing `results.json`; empty if there is none.
 
     Raises:
         RunError: the file cannot be read, or has another schema.
@@ -42,60 +42,60 @@ def results_at(path: Path) -> Results:
     try:
         return read_results(path)
     except DataError as error:
-        raise RunError(f"{error}; move it away and evaluate again") from None
+        raise RunError(f"{error}; move the file away and evaluate again") from None
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write a `results.json`, complete or not at all."""
+    """Write a `results.json`, completely or not at all."""
     text = json.dumps(results.to_plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def update_results(path: Path, new: Results) -> Results:
-    """Merge results into the `results.json` at `path`, atomically; what had to go is logged.
+    """Merge results into the `results.json` at `path`, atomically; removed sections are logged.
 
     Returns:
         The content as written.
 
     Raises:
-        RunError: the file there cannot be read, or has another schema.
+        RunError: the existing file cannot be read, or has another schema.
     """
     with folder_lock(path.parent):
-        whole, removed = merged(results_at(path), new)
-        write_results(path, whole)
+        results, removed = merged(results_at(path), new)
+        write_results(path, results)
     for line in removed:
         _LOG.warning("%s", line)
-    return whole
+    return results
 
 
 def merged(old: Results, new: Results) -> tuple[Results, list[str]]:
-    """Results with newer ones laid over them, and what had to go, in words.
+    """Old results updated with new ones, and a message for each section that had to be removed.
 
-    A system is its adapter: the same folder under another name is renamed, and what was measured of other weights
-    under a name goes. A section replaces the one of the same benchmark, file and evaluation; those of other systems go
-    where they cannot be compared with it any more.
+    An adapter folder identifies a system: if it comes under another name, the system is renamed, and sections of other
+    weights under a name are removed. A section replaces the one of the same benchmark, file and evaluation; sections of
+    other systems that are no longer comparable with it are removed.
     """
-    known, removed = _named_now(old, new)
-    fresh = [*new.sections, *(section for system in new.systems.values() for section in system.sections)]
+    known, removed = _renamed(old, new)
+    added = [*new.sections, *(section for system in new.systems.values() for section in system.sections)]
     systems: dict[str, System] = {}
     for name in {**known, **new.systems}:
         before, now = known.get(name), new.systems.get(name)
         kept = []
         for section in before.sections if before is not None else ():
-            reason = _stale(section, before, now, fresh)
+            reason = _outdated(section, before, now, added)
             if reason:
-                removed.append(_line(name, section, reason))
+                removed.append(_removal(name, section, reason))
             else:
                 kept.append(section)
         if now is None and before is not None and before.sections and not kept:
             continue
-        systems[name] = _joined(name, before, now, kept)
-    alone = [section for section in old.sections if not _stale(section, old, new, fresh)]
+        systems[name] = _merged_system(name, before, now, kept)
+    alone = [section for section in old.sections if not _outdated(section, old, new, added)]
     primary = new.primary or next((name for name, system in known.items() if system.name == old.primary), "")
     return (
         Results(
             systems=systems,
-            sections=_laid_over(alone, new.sections),
+            sections=_replaced(alone, new.sections),
             base=new.base or old.base,
             run=new.run or old.run,
             primary=primary if primary in systems else "",
@@ -104,8 +104,8 @@ def merged(old: Results, new: Results) -> tuple[Results, list[str]]:
     )
 
 
-def _named_now(old: Results, new: Results) -> tuple[dict[str, System], list[str]]:
-    """The old systems by what they are called now, and what had to go because its name is another adapter's now."""
+def _renamed(old: Results, new: Results) -> tuple[dict[str, System], list[str]]:
+    """The old systems under their current names, and messages for sections whose name is now another adapter's."""
     adapters = {system.aligned: system.name for system in new.systems.values() if system.aligned}
     names = {}
     for system in old.systems.values():
@@ -116,58 +116,58 @@ def _named_now(old: Results, new: Results) -> tuple[dict[str, System], list[str]
     for system in sorted(old.systems.values(), key=lambda system: system.aligned not in adapters):
         name = names[system.name]
         if name in known:
-            removed += [_line(name, section, _another(system)) for section in system.sections]
+            removed += [_removal(name, section, _another_adapter(system)) for section in system.sections]
         else:
             known[name] = system
     return {name: known[name] for name in names.values()}, removed
 
 
-def _line(name: str, section: Section, reason: str) -> str:
+def _removal(name: str, section: Section, reason: str) -> str:
     return f"{name}: {section.title} is removed, it was measured with {reason}; evaluate it again"
 
 
-def _another(system: System) -> str:
+def _another_adapter(system: System) -> str:
     return f"another adapter under that name ({system.aligned})"
 
 
-def _joined(name: str, before: System | None, now: System | None, kept: Sequence[Section]) -> System:
-    """The system's latest record with the sections that were kept and the new ones."""
+def _merged_system(name: str, before: System | None, now: System | None, kept: Sequence[Section]) -> System:
+    """The system's latest record with the kept and the new sections."""
     old = before if before is not None else System(name)
     latest = now if now is not None else old
     return replace(
         latest,
         name=name,
-        sections=_laid_over(kept, now.sections if now is not None else ()),
+        sections=_replaced(kept, now.sections if now is not None else ()),
         data=latest.data or old.data,
         controls={**old.controls, **latest.controls},
     )
 
 
-def _stale(
-    section: Section, before: System | Results | None, now: System | Results | None, fresh: Sequence[Section]
+def _outdated(
+    section: Section, before: System | Results | None, now: System | Results | None, added: Sequence[Section]
 ) -> str:
-    """Why a section cannot stay beside fresh ones; "" when it can, or is replaced."""
-    if now is not None and any(one.same_place(section) for one in now.sections):
+    """Why an old section cannot be kept beside the added ones; "" if it can be kept or is replaced."""
+    if now is not None and any(one.measures_same_as(section) for one in now.sections):
         return ""
     if isinstance(before, System) and isinstance(now, System):
         old = section.models.get("aligned")
-        own = next((one.models["aligned"] for one in now.sections if "aligned" in one.models), None)
-        if old is not None and own is not None and old != own:
+        current = next((one.models["aligned"] for one in now.sections if "aligned" in one.models), None)
+        if old is not None and current is not None and old != current:
             return "other weights under that name"
-        if (old is None or own is None) and before.aligned and now.aligned and before.aligned != now.aligned:
-            return _another(before)
-    for one in fresh:
-        if section.same_place(one) and (difference := section.differs_from(one)):
+        if (old is None or current is None) and before.aligned and now.aligned and before.aligned != now.aligned:
+            return _another_adapter(before)
+    for one in added:
+        if section.measures_same_as(one) and (difference := section.differs_from(one)):
             return difference
     return ""
 
 
-def _laid_over(old: Sequence[Section], new: Sequence[Section]) -> tuple[Section, ...]:
-    """The old sections, each replaced by the new one of its place, then the new ones that are left."""
-    found, left = [], list(new)
+def _replaced(old: Sequence[Section], new: Sequence[Section]) -> tuple[Section, ...]:
+    """The old sections, each replaced by the new one that measures the same, then the remaining new ones."""
+    found, remaining = [], list(new)
     for section in old:
-        here = next((one for one in left if one.same_place(section)), None)
-        if here is not None:
-            left.remove(here)
-        found.append(section if here is None else here)
-    return (*found, *left)
+        replacement = next((one for one in remaining if one.measures_same_as(section)), None)
+        if replacement is not None:
+            remaining.remove(replacement)
+        found.append(section if replacement is None else replacement)
+    return (*found, *remaining)

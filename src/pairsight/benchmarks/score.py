@@ -1,4 +1,4 @@
-"""Score answers that were made elsewhere: no model, no images, the official answer format in, `results.json` out."""
+"""Score answers from elsewhere: no model, no images; an official answer file in, `results.json` out."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
 from pairsight.benchmarks.scoring import Answer, score_benchmark
-from pairsight.benchmarks.sections import EvaluationSettings, section
+from pairsight.benchmarks.sections import EvaluationSettings, make_section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
 from pairsight.errors import DataError
 from pairsight.records import paused_collection
@@ -26,45 +26,45 @@ def score_answers(
     settings: EvaluationSettings | None = None,
     model: str = "model",
 ) -> Results:
-    """Score an answers file in a benchmark's official answer format.
+    """Score an answer file in a benchmark's official format.
 
     Args:
-        benchmark: a registered name, `file.py:Class`, or a benchmark.
+        benchmark: a registered name, `file.py:Class`, or a `Benchmark`.
         path: the benchmark's official file or folder.
-        answers: the answers.
+        answers: the answer file or folder.
         out: the folder for `answers-<model>.parquet`, `scores-<model>.parquet` and `results.json`.
-        options: the benchmark's own options, where it is given by name.
+        options: the benchmark's own options, if it is given by name.
         settings: parser, seed and number of resamples.
-        model: whose answers they are: the tables are called so, and published figures of it stand beside.
+        model: the model that answered; names the tables and selects the published figures to show.
 
     Returns:
-        The benchmark's section; OUT's `results.json` keeps those of other benchmarks, files and models beside it.
+        The benchmark's section; sections of other benchmarks, files and models in OUT's `results.json` are kept.
 
     Raises:
-        DataError: a bad file, or an id that is wrong, missing or there twice.
+        DataError: a bad file, or an id that is unknown, missing or duplicate.
     """
-    chosen = replace(settings or EvaluationSettings(), model=model)
-    piece = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
-    task = BenchmarkTask(piece.name, piece, Path(path))
+    settings = replace(settings or EvaluationSettings(), model=model)
+    benchmark = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
+    task = BenchmarkTask(benchmark.name, benchmark, Path(path))
     if not Path(answers).exists():
         raise DataError(f"answers {answers} do not exist", reason="missing_file")
     with paused_collection():
-        loaded, _ = load_named(task, chosen.limit)
-        texts = piece.read_answers(Path(answers), Path(path), loaded.groups)
-        made: dict[str | None, Answer] = {}  # most answers are said often
-        rows = [tuple(_answer(texts.get(sample.id), made) for sample in group) for group in loaded.groups]
-        complete = [index for index, row in enumerate(rows) if all(answer.text is not None for answer in row)]
-        scored = score_benchmark(task.name, piece, loaded.groups, rows, complete)
+        loaded, _ = load_named(task, settings.limit)
+        texts = benchmark.read_answers(Path(answers), Path(path), loaded.groups)
+        shared: dict[str | None, Answer] = {}  # most answers occur often
+        by_group = [tuple(_answer(texts.get(sample.id), shared) for sample in group) for group in loaded.groups]
+        complete = [g for g, group in enumerate(by_group) if all(answer.text is not None for answer in group)]
+        scored = score_benchmark(task.name, benchmark, loaded.groups, by_group, complete)
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)
     write_answers(folder / f"answers-{name}.parquet", [scored])
     write_scores(folder / f"scores-{name}.parquet", [scored])
-    found = section(loaded, scored, None, chosen, models={"model": model}, answers=str(answers))
-    results = Results(sections=(found,))
+    section = make_section(loaded, scored, None, settings, models={"model": model}, answers=str(answers))
+    results = Results(sections=(section,))
     update_results(folder / "results.json", results)
     return results
 
 
-def _answer(text: str | None, made: dict[str | None, Answer]) -> Answer:
-    if text not in made:
-        made[text] = Answer(text, error="no answer" if text is None else "")
-    return made[text]
+def _answer(text: str | None, shared: dict[str | None, Answer]) -> Answer:
+    if text not in shared:
+        shared[text] = Answer(text, error="no answer" if text is None else "")
+    return shared[text]

@@ -1,4 +1,4 @@
-"""From answers to a table of sums: every group scored by one parser, ready to be resampled and compared."""
+"""From answers to tables of sums: every group scored by each parser, ready to resample and compare."""
 
 import json
 import math
@@ -18,9 +18,9 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What a parser made of each sample of the scored groups, a column at a time, and where each group begins.
+    """A parser's readings of the samples of the scored groups, as columns; `first`: where each group begins.
 
-    `prediction` is JSON or text, `correct` is nan and `parsed` is -1 where there is none.
+    `prediction` is JSON or text; `correct` is nan and `parsed` is -1 if unknown.
     """
 
     prediction: Sequence[str | None]
@@ -31,7 +31,7 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """One model's groups under one parser; `sums` is (G groups, C columns)."""
+    """One model's scores by one parser; `sums` is (G groups, C columns)."""
 
     parser: Parser
     sums: NDArray[np.float64]
@@ -59,7 +59,7 @@ class ScoreTable:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One model's answer to one sample; `text` is None where there is none, and `error` says why."""
+    """One model's answer to one sample; if there is none, `text` is None and `error` is the reason."""
 
     text: str | None
     finish_reason: str = ""
@@ -68,7 +68,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBenchmark:
-    """A benchmark's groups and, for one model, its answers and score tables (of the scored groups) by parser."""
+    """One model's answers to a benchmark's groups, and its score tables by parser.
+
+    `scored` are the indices of the groups in the tables.
+    """
 
     name: str
     benchmark: Benchmark
@@ -84,32 +87,33 @@ def score_groups(
     """Score every group by one parser.
 
     Args:
-        benchmark: whose rule.
+        benchmark: the benchmark, with its rule.
         groups: the groups.
-        answers: one text per sample of each group.
+        answers: per group one text per sample.
         parser: official or robust.
     """
     blocks: list[NDArray[np.float64]] = []
     sums: list[tuple[float, ...]] = []
     num_items, num_unparsed = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
-    clusters, categories, kept = [], [], _Kept(len(groups))
+    clusters, categories, decisions = [], [], _DecisionColumns(len(groups))
     for index, (group, texts) in enumerate(zip(groups, answers, strict=True)):
         scored = benchmark.score(group, texts, parser)
         sums.append(scored.sums)
-        if len(sums) == _BLOCK:  # as tuples they would take several times the memory
+        if len(sums) == _BLOCK:  # tuples take several times the memory of an array
             blocks.append(np.array(sums, dtype=np.float64))
             sums = []
         num_items[index], num_unparsed[index] = scored.num_items, scored.num_unparsed
         clusters.append(scored.cluster)
         categories.append(scored.categories)
-        kept.add(index, scored.readings, len(group))
+        decisions.add(index, scored.readings, len(group))
     blocks.append(np.array(sums, dtype=np.float64).reshape(len(sums), len(benchmark.columns)))
     sums_GC = np.concatenate(blocks)
-    return ScoreTable(parser, sums_GC, tuple(clusters), tuple(categories), num_items, num_unparsed, kept.decisions())
+    columns = decisions.finish()
+    return ScoreTable(parser, sums_GC, tuple(clusters), tuple(categories), num_items, num_unparsed, columns)
 
 
-class _Kept:
-    """Gathers decisions as columns: as mappings they would take ten times the memory."""
+class _DecisionColumns:
+    """Collects decisions as columns, which take a tenth of the memory of mappings."""
 
     def __init__(self, num_groups: int) -> None:
         self._first = np.zeros(num_groups, np.int64)
@@ -118,7 +122,7 @@ class _Kept:
         self._parsed = array("b")
 
     def add(self, group: int, readings: Sequence[Reading], num_samples: int) -> None:
-        """How a group's answers were read; there may be fewer readings than samples."""
+        """Add the readings of a group's answers; there may be fewer readings than samples."""
         self._first[group] = len(self._prediction)
         for reading in readings[:num_samples]:
             self._prediction.append(as_text(reading.prediction))
@@ -129,7 +133,7 @@ class _Kept:
             self._correct.append(math.nan)
             self._parsed.append(-1)
 
-    def decisions(self) -> Decisions:
+    def finish(self) -> Decisions:
         """The columns."""
         correct, parsed = np.frombuffer(self._correct, np.float64), np.frombuffer(self._parsed, np.int8)
         return Decisions(self._prediction, correct, parsed, self._first)
@@ -142,26 +146,26 @@ def score_benchmark(
     answers: Sequence[Sequence[Answer]],
     complete: Sequence[int],
 ) -> ScoredBenchmark:
-    """One model's answers to a benchmark under both parsers.
+    """Score one model's answers to a benchmark by both parsers.
 
     Args:
         name: the benchmark's name in the results.
-        benchmark: whose rule.
+        benchmark: the benchmark, with its rule.
         groups: all groups.
-        answers: for each group one answer per sample.
-        complete: the groups to score, whose samples all have a text.
+        answers: per group one answer per sample.
+        complete: the indices of the groups to score; all their samples have a text.
     """
-    chosen = [groups[g] for g in complete]
+    to_score = [groups[g] for g in complete]
     parsers: tuple[Parser, ...] = ("official", "robust")
     tables = {
-        parser: score_groups(benchmark, chosen, ([a.text or "" for a in answers[g]] for g in complete), parser)
+        parser: score_groups(benchmark, to_score, ([a.text or "" for a in answers[g]] for g in complete), parser)
         for parser in parsers
     }
     return ScoredBenchmark(name, benchmark, groups, answers, complete, tables)
 
 
 def as_text(value: Any) -> str | None:
-    """A value as people read it in a table: texts as they are, everything else as JSON."""
+    """A value as a table cell: text unchanged, everything else as JSON."""
     if value is None or isinstance(value, str):
         return value
     return _ENCODER.encode(value)
@@ -175,10 +179,10 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_unusual)
 
 
 def check_unique(name: str, groups: Sequence[tuple[Sample, ...]]) -> None:
-    """Refuse a benchmark without samples, or with two of one id.
+    """Refuse a benchmark without samples or with duplicate ids.
 
     Raises:
-        DataError: naming the id.
+        DataError: no samples, or a duplicate id.
     """
     seen: set[str] = set()
     for group in groups:

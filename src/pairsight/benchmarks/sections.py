@@ -1,4 +1,4 @@
-"""A benchmark's section of the results: its settings, what failed, and its metrics by both parsers and by category."""
+"""A benchmark's section of the results: settings, failures, and metrics by both parsers and by category."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pairsight.benchmarks.protocol import Benchmark, Parser
-from pairsight.benchmarks.published import PrintedFigure, published_beside
+from pairsight.benchmarks.published import PrintedFigure, published_figures
 from pairsight.benchmarks.results import Metric, Scalar, Section, finite
 from pairsight.benchmarks.scoring import ScoredBenchmark, ScoreTable
 from pairsight.benchmarks.tasks import LoadedTask
 from pairsight.statistics import NUM_RESAMPLES, Difference, Resampled, differences, estimates, resample
 
-_LISTED = 20
+_LISTED_FAILURES = 20
 _LOG = logging.getLogger("pairsight.benchmarks")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """What decides the figures beside models and benchmarks; see `EvaluateOptions` for their meanings.
+    """The settings, other than models and benchmarks, that decide the figures; `EvaluateOptions` explains them.
 
-    `model` is the base's reference, by which published figures are found.
+    `model` is the base's reference, used to look up published figures.
     """
 
     parser: Parser = "official"
@@ -32,8 +32,8 @@ class EvaluationSettings:
     model: str = ""
 
 
-def section(
-    item: LoadedTask,
+def make_section(
+    loaded: LoadedTask,
     base: ScoredBenchmark,
     other: ScoredBenchmark | None,
     settings: EvaluationSettings,
@@ -41,70 +41,70 @@ def section(
     models: Mapping[str, str],
     answers: str | None = None,
 ) -> Section:
-    """One benchmark of one base, or of a base and an aligned model.
+    """The section of one model, or of a base and an aligned model, on one benchmark.
 
     Args:
-        item: the benchmark with its file.
+        loaded: the benchmark with its groups.
         base: the base's answers and scores.
-        other: the aligned model's; None when only one model was evaluated.
-        settings: what is recorded, the parser of `metrics`, and the bootstrap's seed.
-        models: fingerprints of what was measured, by role.
-        answers: the file of answers that were made elsewhere, with a prompt and decoding that we do not know.
+        other: the aligned model's; None if only one model was evaluated.
+        settings: the settings to record, the parser of `metrics`, and the bootstrap's seed.
+        models: the fingerprints of the measured models, by role.
+        answers: the answer file, if the answers were generated elsewhere with unknown prompt and decoding.
     """
-    sampling = item.task.sampling
-    counted = {"base": base, "aligned": other} if other else {"base": base}
-    beside: Parser = "robust" if settings.parser == "official" else "official"
-    fallbacks = item.task.benchmark.fallbacks
-    shown = {parser: _shown(parser, fallbacks) for parser in ("official", "robust")}
-    comparison = _Comparison(sampling.temperature if answers is None else None, list(counted.values()), settings)
-    metrics = comparison.metrics(range(len(base.scored)), (settings.parser, beside))
-    found = Section(
-        name=item.task.name,
+    sampling = loaded.task.sampling
+    by_role = {"base": base, "aligned": other} if other else {"base": base}
+    other_parser: Parser = "robust" if settings.parser == "official" else "official"
+    fallbacks = loaded.task.benchmark.fallbacks
+    labels = {parser: _parser_label(parser, fallbacks) for parser in ("official", "robust")}
+    comparison = _Comparison(sampling.temperature if answers is None else None, list(by_role.values()), settings)
+    metrics = comparison.metrics(range(len(base.scored)), (settings.parser, other_parser))
+    section = Section(
+        name=loaded.task.name,
         metrics=metrics[settings.parser],
-        file=str(item.task.path),
+        file=str(loaded.task.path),
         models=models,
         settings={
-            "sha256": item.sha256,
-            "rows": sum(len(group) for group in item.groups),
-            "parser": shown[settings.parser],
-            **(_made(item, settings) if answers is None else {}),
+            "sha256": loaded.sha256,
+            "rows": sum(len(group) for group in loaded.groups),
+            "parser": labels[settings.parser],
+            **(_generation_settings(loaded, settings) if answers is None else {}),
             "limit": settings.limit,
             **({} if answers is None else {"answers": answers}),
         },
         fallbacks=fallbacks,
-        mean_words={name: _mean_words(part) for name, part in counted.items()},
-        failed={name: len(_failures(part)) for name, part in counted.items()},
-        failed_items={name: tuple(_failures(part)[:_LISTED]) for name, part in counted.items()},
-        other_parser=(shown[beside], metrics[beside]),
+        mean_words={role: _mean_words(part) for role, part in by_role.items()},
+        failed={role: len(_failures(part)) for role, part in by_role.items()},
+        failed_items={role: tuple(_failures(part)[:_LISTED_FAILURES]) for role, part in by_role.items()},
+        other_parser=(labels[other_parser], metrics[other_parser]),
         categories={
             name: comparison.metrics(members, (settings.parser,))[settings.parser]
             for name, members in _categories(base, settings.parser).items()
         },
     )
-    return replace(found, published=_published(found, settings.model, item.task.benchmark))
+    return replace(section, published=_published(section, settings.model, loaded.task.benchmark))
 
 
-def _published(found: Section, model: str, benchmark: Benchmark) -> tuple[PrintedFigure, ...]:
-    """What papers printed of the model on this benchmark; the log says what is not as in print."""
-    printed = published_beside(
+def _published(section: Section, model: str, benchmark: Benchmark) -> tuple[PrintedFigure, ...]:
+    """The figures that papers printed of the model on this benchmark; logs the settings that differ."""
+    figures = published_figures(
         model,
         benchmark.name,
         benchmark.prompt_suffix,
-        settings=found.settings,
-        metrics=found.metrics,
-        any_failed=any(found.failed.values()),
+        settings=section.settings,
+        metrics=section.metrics,
+        any_failed=any(section.failed.values()),
     )
-    for difference in printed[0].differs if printed else ():
-        _LOG.warning("%s: not as published: %s", found.name, difference)
-    return printed
+    for difference in figures[0].differs if figures else ():
+        _LOG.warning("%s: not as published: %s", section.name, difference)
+    return figures
 
 
 def metrics_of(benchmark: Benchmark, tables: Sequence[ScoreTable], resampled: Sequence[Resampled]) -> dict[str, Metric]:
-    """Metrics by name, from one model's table, or from the base's and the aligned model's.
+    """Metrics by name, of one model or of a base and an aligned model.
 
     Args:
-        benchmark: whose metrics.
-        tables: one, or the base's and the aligned model's of the same groups.
+        benchmark: the benchmark with its metrics.
+        tables: one model's score table, or the base's and the aligned model's for the same groups.
         resampled: the same tables, resampled together.
     """
     num_items, unparsed = int(tables[-1].num_items.sum()), int(tables[-1].num_unparsed.sum())
@@ -147,26 +147,26 @@ def difference_metric(name: str, found: Difference, better: str) -> Metric:
     )
 
 
-def _made(item: LoadedTask, settings: EvaluationSettings) -> dict[str, Scalar]:
-    """How the answers were made."""
+def _generation_settings(loaded: LoadedTask, settings: EvaluationSettings) -> dict[str, Scalar]:
+    """How the answers were generated."""
     return {
-        "prompt_suffix": item.task.suffix,
+        "prompt_suffix": loaded.task.suffix,
         "batch_size": settings.batch_size,
-        "temperature": item.task.sampling.temperature,
-        "max_new_tokens": item.task.sampling.max_new_tokens,
+        "temperature": loaded.task.sampling.temperature,
+        "max_new_tokens": loaded.task.sampling.max_new_tokens,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """One model, or a base and an aligned one, on one benchmark."""
+    """One model, or a base and an aligned model, on one benchmark."""
 
     temperature: float | None
     parts: Sequence[ScoredBenchmark]
     settings: EvaluationSettings
 
     def metrics(self, members: Sequence[int], parsers: Sequence[Parser]) -> dict[Parser, dict[str, Metric]]:
-        """Parser -> metrics on some of the scored groups, all tables resampled together."""
+        """Parser -> metrics on some of the scored groups; all tables are resampled together."""
         benchmark = self.parts[0].benchmark
         tables = [part.tables[parser].take(members) for parser in parsers for part in self.parts]
         resampled = resample(
@@ -178,14 +178,14 @@ class _Comparison:
         )
         found: dict[Parser, dict[str, Metric]] = {}
         for index, parser in enumerate(parsers):
-            mine = slice(index * len(self.parts), (index + 1) * len(self.parts))
-            metrics = metrics_of(benchmark, tables[mine], resampled[mine])
-            found[parser] = {name: replace(one, temperature=self.temperature) for name, one in metrics.items()}
+            of_parser = slice(index * len(self.parts), (index + 1) * len(self.parts))
+            metrics = metrics_of(benchmark, tables[of_parser], resampled[of_parser])
+            found[parser] = {name: replace(metric, temperature=self.temperature) for name, metric in metrics.items()}
         return found
 
 
-def _shown(parser: Parser, fallbacks: Sequence[str]) -> str:
-    """What a figure's rule is called: never official where a tool of the original is missing."""
+def _parser_label(parser: Parser, fallbacks: Sequence[str]) -> str:
+    """The parser's label in results: never just "official" if fallbacks replace tools of the original."""
     return "official rule with fallbacks" if parser == "official" and fallbacks else parser
 
 

@@ -1,4 +1,4 @@
-"""What is to be evaluated: benchmarks by name with their files, read and checked before any model loads."""
+"""The benchmarks to evaluate, with their files and images, read and checked before any model is loaded."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-_UNSEEN = "unseen:"
+_UNVERIFIED = "unseen:"
 
 
 class NamedImages:
-    """Takes any name or bytes for an image without looking at it; remembers the names."""
+    """Accepts any image name or bytes without verifying them, and collects the names."""
 
     def __init__(self) -> None:
         self.names: dict[str, ImageRef] = {}
 
     def ref(self, name: str, *others: str) -> ImageRef:
-        """A reference that only names the image; one object for all questions about it."""
+        """A reference that holds only the name; all questions about an image share one object."""
         for each in (name, *others):
             if each not in self.names:
-                self.names[each] = ImageRef(_UNSEEN + each)
+                self.names[each] = ImageRef(_UNVERIFIED + each)
         return self.names[name]
 
     def add(self, data: bytes, name: str) -> ImageRef:
-        """The reference of these bytes, which are not kept."""
-        return ImageRef(_UNSEEN + name)
+        """A reference that holds only the name; the bytes are not stored."""
+        return ImageRef(_UNVERIFIED + name)
 
 
 class CheckedImages:
-    """Images that were verified beforehand, and bytes that are verified and kept as the run's blobs.
+    """Images verified beforehand; embedded images are verified and stored as the run's blobs.
 
     Args:
         checked: name -> reference, or what is wrong with the image.
-        blobs: where embedded images are kept; None: they are only verified.
-        skip_bad: give a reference that `is_seen` refuses instead of raising.
+        blobs: where embedded images are stored; None: they are only verified.
+        skip_bad: return an unverified reference (see `unverified_name`) for a bad image instead of raising.
     """
 
     def __init__(self, checked: Mapping[str, ImageRef | DataError], blobs: BlobStore | None, skip_bad: bool) -> None:
@@ -59,7 +59,7 @@ class CheckedImages:
         self.errors: dict[str, DataError] = {}
 
     def ref(self, name: str, *others: str) -> ImageRef:
-        """The verified image, or the first other; DataError when all are bad and bad ones are not skipped."""
+        """The first verified image of these names; DataError if all are bad and bad images are not skipped."""
         errors = []
         for each in (name, *others):
             found = self._checked[each]
@@ -69,30 +69,30 @@ class CheckedImages:
         return self._bad(name, errors[0])
 
     def add(self, data: bytes, name: str) -> ImageRef:
-        """Verify and keep an embedded image."""
+        """Verify and store an embedded image."""
         try:
             picture = open_image(data, name)
         except DataError as error:
             return self._bad(name, error)
         picture.close()
         if self._blobs is None:
-            return ImageRef(_UNSEEN + name)
+            return ImageRef(_UNVERIFIED + name)
         return self._blobs.add_bytes(data, _extension(data))
 
     def _bad(self, name: str, error: DataError) -> ImageRef:
         if not self._skip_bad:
             raise DataError(f"{error}; --on-error skip leaves such questions out", error.reason)
         self.errors[name] = error
-        return ImageRef(_UNSEEN + name)
+        return ImageRef(_UNVERIFIED + name)
 
 
-def unseen_name(ref: ImageRef) -> str | None:
-    """The name of an image that is only named, because it is bad or nobody looked; None for a verified one."""
-    return ref.sha256.removeprefix(_UNSEEN) if ref.sha256.startswith(_UNSEEN) else None
+def unverified_name(ref: ImageRef) -> str | None:
+    """The name of an image that is bad or was not verified; None for a verified one."""
+    return ref.sha256.removeprefix(_UNVERIFIED) if ref.sha256.startswith(_UNVERIFIED) else None
 
 
 class EvaluationImages:
-    """All images of an evaluation as one `ImageSource`: the users' folders, then the evaluation's own blobs."""
+    """All images of an evaluation as one `ImageSource`: the users' folders, then the evaluation's blobs."""
 
     def __init__(self, folders: Sequence[FileImages], blobs: BlobStore) -> None:
         self._sources: tuple[ImageSource, ...] = (*folders, blobs)
@@ -113,11 +113,11 @@ class EvaluationImages:
             except DataError:
                 continue
             return source
-        raise DataError(f"image {ref.sha256[:12]}… is in none of the images folders", reason="missing_image")
+        raise DataError(f"image {ref.sha256[:12]}… is not in any images folder", reason="missing_image")
 
 
 def image_name(data: bytes) -> str:
-    """A short name for an image that has none but its bytes."""
+    """A short name for embedded image bytes."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -128,9 +128,9 @@ def _extension(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkTask:
-    """One benchmark to run: its name in the results, its file or folder, and the settings that are not its own.
+    """One benchmark to run: its name in the results, its file or folder, and overrides of its settings.
 
-    `temperature` and `prompt_suffix` None: the benchmark's own; `images` None: the evaluation's folder.
+    `temperature` and `prompt_suffix` None: the benchmark's; `images` None: the evaluation's folder.
     """
 
     name: str
@@ -142,22 +142,22 @@ class BenchmarkTask:
 
     @property
     def sampling(self) -> Sampling:
-        """How completions are drawn."""
-        own = self.benchmark.sampling
-        return own if self.temperature is None else own.model_copy(update={"temperature": self.temperature})
+        """How answers are generated."""
+        sampling = self.benchmark.sampling
+        return sampling if self.temperature is None else sampling.model_copy(update={"temperature": self.temperature})
 
     @property
     def answered_by(self) -> Sampling | None:
-        """What tasks must have in common to be answered by one stage; None: options are ranked by likelihood."""
+        """Tasks for which this is equal share one stage; None: options are ranked by likelihood."""
         return None if self.benchmark.ranks_options else self.sampling
 
     @property
     def suffix(self) -> str:
-        """What is put after each question."""
+        """The text added to the end of each question."""
         return self.benchmark.prompt_suffix if self.prompt_suffix is None else self.prompt_suffix
 
     def with_suffix(self, prompt: Prompt) -> Prompt:
-        """The prompt with the suffix at the end of its last message, unless it is there already."""
+        """The prompt with the suffix at the end of its last message, unless the message already ends with it."""
         last = prompt.messages[-1]
         if not self.suffix or last.text.endswith(self.suffix):
             return prompt
@@ -166,7 +166,7 @@ class BenchmarkTask:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """A task with its groups, its file's hash, and what is wrong with the samples that cannot be asked (id -> why)."""
+    """A task with its file's hash, its groups, and the samples that cannot be asked (id -> reason)."""
 
     task: BenchmarkTask
     sha256: str
@@ -176,7 +176,7 @@ class LoadedTask:
 
 @dataclass(frozen=True, slots=True)
 class ReadTask:
-    """A task whose file was read: its hash and length, and the images it names, each a reference or what is wrong."""
+    """A task whose file was read: its hash and length, and the images it names (a reference or an error for each)."""
 
     task: BenchmarkTask
     sha256: str
@@ -189,7 +189,7 @@ def make_benchmark(name: str, options: Mapping[str, object] | None = None) -> Be
     """The benchmark called `name` (or at `file.py:Class`), built with its options.
 
     Raises:
-        ConfigError: an unknown name or option, or a class that is no benchmark.
+        ConfigError: an unknown name or option, or a class that is not a benchmark.
     """
     benchmark: Benchmark = registered.get(name).parse(options or {}, where=f"benchmark {name}")
     if not benchmark.directions():
@@ -209,29 +209,29 @@ def make_tasks(
     Args:
         benchmarks: a registered name or `file.py:Class` -> the official file or folder.
         options: name -> the benchmark's own options.
-        temperature: for all, instead of their own.
-        prompt_suffix: for all, instead of their own.
+        temperature: overrides that of all benchmarks.
+        prompt_suffix: overrides that of all benchmarks.
 
     Raises:
-        ConfigError: an unknown benchmark or option, or options of a benchmark that is not asked for.
+        ConfigError: an unknown benchmark or option, or options for a benchmark that is not among `benchmarks`.
     """
     for name in options or {}:
         if name not in benchmarks:
-            raise ConfigError(f"options are given for the benchmark '{name}', which is not asked for")
+            raise ConfigError(f"benchmark_options: '{name}' is not one of the benchmarks ({', '.join(benchmarks)})")
     tasks = []
     for name, path in benchmarks.items():
         benchmark = make_benchmark(name, (options or {}).get(name))
-        shown = benchmark.name if ".py:" in name else name
-        tasks.append(BenchmarkTask(shown, benchmark, Path(path), temperature, prompt_suffix))
+        task_name = benchmark.name if ".py:" in name else name
+        tasks.append(BenchmarkTask(task_name, benchmark, Path(path), temperature, prompt_suffix))
     return tuple(tasks)
 
 
 def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTask, NamedImages]:
-    """Read a task's file without looking at images: all that scoring needs, and the names of its images.
+    """Read a task's file without opening images: its groups, and the names of its images.
 
     Args:
         task: the task.
-        limit: only the first so many groups.
+        limit: the maximum number of groups; None: all.
 
     Raises:
         DataError: the file is missing or bad, or two samples have one id.
@@ -249,16 +249,16 @@ def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTas
 def read_tasks(
     tasks: Sequence[BenchmarkTask], folder: Path | None, *, limit: int | None = None, skip_bad: bool = False
 ) -> list[ReadTask]:
-    """Read all tasks' files, then verify and hash the images that they name; nothing is written.
+    """Read all tasks' files, then verify and hash the images they name; nothing is written.
 
     Args:
         tasks: the tasks.
-        folder: what image names are relative to; None: the folder in which a task's file lies.
-        limit: only the first so many groups of each.
-        skip_bad: keep what is wrong with an image instead of raising.
+        folder: the images' folder; None: the folder of each task's file.
+        limit: the maximum number of groups per task; None: all.
+        skip_bad: record errors of images instead of raising.
 
     Raises:
-        DataError: a bad file, row or image, with file, line and id.
+        DataError: a bad file, record or image, with file, line and id.
     """
     read, sources = [], dict[Path, FileImages]()
     for task in tasks:
@@ -269,7 +269,7 @@ def read_tasks(
         found = sources[root].refs(named.names) if named.names else {}
         one = ReadTask(task, first.sha256, len(first.groups), found, sources[root] if named.names else None)
         if not skip_bad and any(isinstance(ref, DataError) for ref in found.values()):
-            _groups(one, CheckedImages(found, None, skip_bad))  # says where the first bad one is asked about
+            _groups(one, CheckedImages(found, None, skip_bad))  # raises with file and line of the first bad image
         read.append(one)
     return read
 
@@ -279,11 +279,11 @@ def load_tasks(read: Sequence[ReadTask], blobs: BlobStore, *, skip_bad: bool = F
 
     Args:
         read: the tasks as read.
-        blobs: where images inside the files are kept.
-        skip_bad: list a bad image's samples in `LoadedTask.errors` instead of raising.
+        blobs: where embedded images are stored.
+        skip_bad: list the samples of a bad image in `LoadedTask.errors` instead of raising.
 
     Raises:
-        DataError: a bad image inside a file, with file, line and id.
+        DataError: a bad embedded image, with file, line and id.
     """
     loaded = []
     for one in read:
@@ -294,7 +294,7 @@ def load_tasks(read: Sequence[ReadTask], blobs: BlobStore, *, skip_bad: bool = F
 
 
 def sources_of(read: Sequence[ReadTask]) -> list[FileImages]:
-    """The folders of the images that tasks name, each once."""
+    """The distinct folders of the tasks' images."""
     return list(dict.fromkeys(one.source for one in read if one.source is not None))
 
 
@@ -306,7 +306,7 @@ def _bad_samples(groups: Sequence[tuple[Sample, ...]], images: CheckedImages) ->
     bad = {}
     for group in groups:
         for sample in group:
-            names = [unseen_name(image) for image in sample.prompt.images]
+            names = [unverified_name(image) for image in sample.prompt.images]
             reasons = [str(images.errors[name]) for name in names if name is not None]
             if reasons:
                 bad[sample.id] = reasons[0]

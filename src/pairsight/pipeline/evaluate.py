@@ -286,7 +286,7 @@ def _by_adapter(results: Results, run: RunFolder, recipe: str) -> Results:
         adapter = system.adapter or Path(system.aligned).name
         own = names[name] = f"{recipe}:{adapter}" if name == recipe and adapter else name
         others = systems[own].sections if own in systems else ()  # older versions gave one adapter two names
-        sections = tuple(one for one in others if not any(one.same_place(section) for section in system.sections))
+        sections = tuple(one for one in others if not any(one.measures_same_as(section) for section in system.sections))
         aligned = _relative_to(run, Path(system.aligned)) if system.aligned else ""
         systems[own] = replace(system, name=own, sections=(*system.sections, *sections), aligned=aligned)
     return replace(results, systems=systems, primary=names.get(results.primary, ""))

@@ -81,7 +81,7 @@ def side_by_side(systems: Sequence[System]) -> Table | None:
         return None
     asked: list[Section] = []
     for section in (one for system in systems for one in system.sections):
-        if not any(one.same_place(section) for one in asked):
+        if not any(one.measures_same_as(section) for one in asked):
             asked.append(section)
     parts = []
     for first in asked:
@@ -175,7 +175,7 @@ def unparsed(metric: Metric) -> str:
 
 def _section(system: System, other: Section) -> Section | None:
     """The system's section that asked the same questions in the same way."""
-    return next((section for section in system.sections if section.same_place(other)), None)
+    return next((section for section in system.sections if section.measures_same_as(other)), None)
 
 
 def _table(columns: Sequence[str], parts: Sequence[Part]) -> Table | None:

@@ -1,1 +1,1 @@
-"""A study is runs, one table and one figure."""
+"""Studies: analyses of finished runs, each with a table and a figure."""

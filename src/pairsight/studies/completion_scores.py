@@ -1,4 +1,4 @@
-"""Studies of scores: their distributions, and where text-only and image-aware completion scorers disagree."""
+"""Studies of scores: distributions, and disagreement of text-only and image-aware completion scorers."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from pairsight.studies.result import StudyResult
 
 
 def image_score_distributions(candidates: Sequence[Candidates], scorer: str) -> StudyResult:
-    """One image scorer's scores at each guidance scale.
+    """The distribution of an image scorer's scores at each guidance scale.
 
     Raises:
         DataError: the run has no such image scorer.
@@ -29,7 +29,7 @@ def image_score_distributions(candidates: Sequence[Candidates], scorer: str) -> 
 
 
 def completion_score_distributions(candidates: Sequence[Candidates], scorer: str) -> StudyResult:
-    """One completion scorer's scores of each model's completions, in the order of the models.
+    """The distribution of a completion scorer's scores for each model's completions, in the models' order.
 
     Raises:
         DataError: the run has no such completion scorer.
@@ -44,18 +44,18 @@ def completion_score_distributions(candidates: Sequence[Candidates], scorer: str
 
 
 def scorer_disagreement(candidates: Sequence[Candidates], text_only: str, image_aware: str) -> StudyResult:
-    """How often a text-only and an image-aware completion scorer would make other pairs of the same completions.
+    """How often a text-only and an image-aware completion scorer would form different pairs of the same completions.
 
-    Per text with two completions or more that both scored: the same chosen; the same rejected; reversed (one's best is
-    the other's worst and the other way round); Kendall's τ-b of the two orders.
+    For each text with at least two completions scored by both: same chosen, same rejected, reversed (the best of each
+    is the worst of the other), and Kendall's τ-b of the two orders.
 
     Args:
-        candidates: of a run with both scorers.
-        text_only: a completion scorer's name.
-        image_aware: another's.
+        candidates: the candidates of a run with both scorers.
+        text_only: the name of the text-only scorer.
+        image_aware: the name of the image-aware scorer.
 
     Raises:
-        DataError: no text that both scored.
+        DataError: no text with completions scored by both.
     """
     table, taus = [], []
     for one in candidates:
@@ -63,16 +63,16 @@ def scorer_disagreement(candidates: Sequence[Candidates], text_only: str, image_
         both = [completion.id for completion in one.completions if completion.id in first and completion.id in second]
         if len(both) < 2:
             continue
-        orders = [max(both, key=scores.__getitem__) for scores in (first, second)]
+        best = [max(both, key=scores.__getitem__) for scores in (first, second)]
         worst = [min(both, key=scores.__getitem__) for scores in (first, second)]
-        reversed_ = orders[0] == worst[1] and orders[1] == worst[0]
+        reversed_ = best[0] == worst[1] and best[1] == worst[0]
         tau = kendall_tau([first[name] for name in both], [second[name] for name in both])
         table.append(
-            [orders[0] == orders[1], worst[0] == worst[1], reversed_, 0.0 if tau is None else tau, tau is not None, 1]
+            [best[0] == best[1], worst[0] == worst[1], reversed_, 0.0 if tau is None else tau, tau is not None, 1]
         )
         taus += [] if tau is None else [tau]
     if not table:
-        raise DataError(f"no text has completions that both '{text_only}' and '{image_aware}' scored")
+        raise DataError(f"no text has two completions scored by both '{text_only}' and '{image_aware}'")
     estimates = cluster_bootstrap(
         np.array(table, dtype=float),
         range(len(table)),
@@ -101,7 +101,7 @@ def scorer_disagreement(candidates: Sequence[Candidates], text_only: str, image_
 
 
 def scores_by_completion(candidates: Candidates, scorer: str) -> dict[str, float]:
-    """Completion id -> a scorer's first column."""
+    """Completion id -> the scorer's score (the first, if there are several)."""
     return {
         one.completion_id: next(iter(one.scores.values()))
         for one in candidates.annotations
@@ -110,7 +110,7 @@ def scores_by_completion(candidates: Candidates, scorer: str) -> dict[str, float
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's τ-b of two lists of numbers; None when one of them is all ties.
+    """Kendall's τ-b of two lists of numbers; None if all values of one list are tied.
 
     τ_b = (C − D) / √((P − T₁)(P − T₂)): C concordant and D discordant pairs of P, Tᵢ pairs tied in list i.
     """
@@ -128,7 +128,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
 
 def _distributions(name: str, title: str, groups: dict[str, list[float]], scorer: str) -> StudyResult:
     if not groups:
-        raise DataError(f"no scores by '{scorer}' in these candidates")
+        raise DataError(f"the candidates have no scores by '{scorer}'")
     rows = tuple(
         (label, len(values), fmean(values), pstdev(values), min(values), max(values))
         for label, values in groups.items()

@@ -1,6 +1,6 @@
-"""Studies of which generated image is selected: wins per guidance scale, overlap of selectors, judged wins.
+"""Studies of image selection: wins per guidance scale, overlap of selectors, judged wins.
 
-Source: PDS-DPO 2412.17417, Fig. 4, Table 4 and supplement A. Image candidates come with a synthetic run.
+Source: PDS-DPO 2412.17417, Fig. 4, Table 4 and supplement A. The image candidates are those of a synthetic run.
 """
 
 import re
@@ -31,11 +31,11 @@ from pairsight.studies.result import StudyResult
 
 Preference = Literal["first", "second", "tie"]
 ImageJudge = Callable[[str, ImageRef, ImageRef], Preference | ItemError]
-"""Which of two images shows a text better."""
+"""(text, first image, second image) -> which image shows the text better."""
 
 
 def guidance_wins(candidates: Sequence[Candidates]) -> StudyResult:
-    """How often each guidance scale's image is the one selected, by topic, with 95 % intervals over texts."""
+    """How often the selected image has each guidance scale, by topic, with 95 % intervals over texts."""
     with_images = _with_images(candidates)
     scales = sorted({image.guidance_scale for one in with_images for image in one.images})
     topics = sorted({one.prompt.source for one in with_images})
@@ -46,7 +46,7 @@ def guidance_wins(candidates: Sequence[Candidates]) -> StudyResult:
             for one in with_images
             if topic in ("all", one.prompt.source)
         ]
-        shares = _shares(np.array([[float(scale == own) for scale in scales] for own in chosen]), scales)
+        shares = _shares(np.array([[float(scale == selected) for scale in scales] for selected in chosen]), scales)
         rows += [(topic, scale, *_numbers(shares[f"{scale:g}"]), len(chosen)) for scale in scales]
         curves[topic] = (scales, [shares[f"{scale:g}"].value for scale in scales])
     best = max(zip(curves["all"][1], scales, strict=True))
@@ -68,30 +68,30 @@ def guidance_wins(candidates: Sequence[Candidates]) -> StudyResult:
 
 
 def selector_overlap(candidates: Sequence[Candidates], scorers: Sequence[str] = ()) -> StudyResult:
-    """How far image scorers agree: mean |∩ of the top-k sets| / k for k = 1, 2, 3, beside chance.
+    """Agreement of image scorers: mean |∩ of the top-k sets| / k for k = 1, 2, 3, compared with chance.
 
-    For m scorers of K images, chance is (k / K)^(m − 1). Only texts with K images, all scored by all, count.
+    For m scorers of K images, chance is (k / K)^(m − 1). Only texts with K images, all scored by all scorers, count.
 
     Args:
-        candidates: of a run with two image scorers or more.
-        scorers: their names; default: all that the run has.
+        candidates: the candidates of a run with at least two image scorers.
+        scorers: the scorers' names; empty: all scorers of the run.
 
     Raises:
-        DataError: fewer than two scorers, or no text that all of them scored.
+        DataError: fewer than two scorers, or no text scored by all of them.
     """
     with_images = _with_images(candidates)
     names = list(scorers) or sorted({name for one in with_images for image in one.images for name in image.scores})
     number = max(len(one.images) for one in with_images)
-    whole = [
+    complete = [
         one
         for one in with_images
         if len(one.images) == number and all(name in image.scores for image in one.images for name in names)
     ]
-    if len(names) < 2 or not whole:
+    if len(names) < 2 or not complete:
         raise DataError(
-            f"overlap needs texts that two image scorers or more scored; found {', '.join(names) or 'none'}"
+            f"overlap needs texts with all images scored by at least two scorers; found {', '.join(names) or 'none'}"
         )
-    tops = [{name: rank_images(one.images, name) for name in names} for one in whole]
+    tops = [{name: rank_images(one.images, name) for name in names} for one in complete]
     groups = [*combinations(names, 2), *([tuple(names)] if len(names) > 2 else [])]
     sizes = [k for k in (1, 2, 3) if k <= number]
     rows, values, chances = [], [], []
@@ -100,7 +100,7 @@ def selector_overlap(candidates: Sequence[Candidates], scorers: Sequence[str] = 
             shared = [[len(set.intersection(*(set(top[name][:k]) for name in group))) / k] for top in tops]
             estimate = _shares(np.array(shared), ["overlap"])["overlap"]
             chance = (k / number) ** (len(group) - 1)
-            rows.append((" & ".join(group), k, *_numbers(estimate), chance, len(whole)))
+            rows.append((" & ".join(group), k, *_numbers(estimate), chance, len(complete)))
             values.append(estimate.value)
             chances.append(chance)
     return StudyResult(
@@ -114,7 +114,7 @@ def selector_overlap(candidates: Sequence[Candidates], scorers: Sequence[str] = 
             x_label="mean share of the top k that is common",
             alt="overlap of the selectors' best images beside chance",
         ),
-        f"Mean |∩ of the top-k sets| / k over {len(whole)} texts with {number} images each; chance is "
+        f"Mean |∩ of the top-k sets| / k over {len(complete)} texts with {number} images each; chance is "
         "(k / K)^(m − 1) for m selectors.",
     )
 
@@ -122,17 +122,17 @@ def selector_overlap(candidates: Sequence[Candidates], scorers: Sequence[str] = 
 def judged_wins(
     candidates: Sequence[Candidates], first: str, second: str, judge: ImageJudge, judged_by: str
 ) -> StudyResult:
-    """How often a judge prefers the image that one selector picks over the other's.
+    """How often a judge prefers the image picked by one selector over the other's.
 
     Args:
-        candidates: of a run where both scored the images.
+        candidates: the candidates of a run with both scorers.
         first: an image scorer's name.
-        second: another's.
-        judge: compares two images for a text; it sees them in an order that alternates from text to text.
+        second: the other scorer's name.
+        judge: compares two images for a text; their order alternates from text to text.
         judged_by: the judge's name.
 
     Raises:
-        DataError: no text with picks of both.
+        DataError: no text with a pick by each scorer.
     """
     outcomes: Counter[str] = Counter()
     for number, one in enumerate(_with_images(candidates)):
@@ -143,7 +143,7 @@ def judged_wins(
         outcomes[_outcome(images, judge, swapped=number % 2 == 1)] += 1
     total = sum(outcomes.values())
     if not total:
-        raise DataError(f"no text has images that both '{first}' and '{second}' scored")
+        raise DataError(f"no text has images scored by both '{first}' and '{second}'")
     names = {
         "first": f"{first} wins",
         "second": f"{second} wins",
@@ -193,16 +193,16 @@ def _outcome(images: Sequence[ImageCandidate], judge: ImageJudge, swapped: bool)
 def _with_images(candidates: Sequence[Candidates]) -> list[Candidates]:
     found = [one for one in candidates if any(image.selected for image in one.images)]
     if not found:
-        raise DataError("these candidates have no generated images: they are not of a synthetic run")
+        raise DataError("the candidates have no generated images: they are not of a synthetic run")
     return found
 
 
 def _shares(hits: NDArray[np.float64], names: Sequence[object]) -> dict[str, Estimate]:
-    """The mean of every column with its interval over rows."""
+    """The mean of each column, with its interval over rows."""
     labels = [f"{name:g}" if isinstance(name, float) else str(name) for name in names]
 
     def combine(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return {label: sums[:, place] / sums[:, -1] for place, label in enumerate(labels)}
+        return {label: sums[:, column] / sums[:, -1] for column, label in enumerate(labels)}
 
     counted = np.column_stack([hits, np.ones(len(hits))])
     return cluster_bootstrap(counted, range(len(hits)), combine)
@@ -217,10 +217,10 @@ _MEANS: dict[str, Preference] = {"1": "first", "first": "first", "2": "second", 
 
 
 def vlm_image_judge(generator: Generator) -> ImageJudge:
-    """A judge that asks `generator`, greedily, which of two images shows a text better; what else it says is a tie.
+    """A judge that asks a model, with greedy decoding, which of two images shows a text better.
 
     Args:
-        generator: a model that takes two images; one behind an endpoint must be asked through a run instead.
+        generator: a model that accepts two images; a model behind an endpoint must be called through a run instead.
     """
 
     def judge(text: str, first: ImageRef, second: ImageRef) -> Preference | ItemError:
@@ -239,7 +239,7 @@ def vlm_image_judge(generator: Generator) -> ImageJudge:
 
 
 def parse_preference(text: str) -> Preference | ItemError:
-    """The first verdict in a judge's words; an error when there is none."""
+    """The first verdict in a judge's answer; an error if there is none."""
     found = _VERDICT.search(text)
     if found is None:
         return ItemError("no_verdict", f"the judge said: {text:.80}", retryable=False)

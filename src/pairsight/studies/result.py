@@ -1,4 +1,4 @@
-"""What a study is, and what it comes to: one table, one figure, and what they say in a sentence."""
+"""A study, its result (a table, a figure and a summary), and the comparison of two tables of scores."""
 
 import csv
 import io
@@ -20,15 +20,15 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """A study's table and figure.
+    """A study's table, figure and summary.
 
     Attributes:
-        name: a file name's beginning, e.g. "guidance_wins".
-        title: one line for people.
-        columns: the table's head.
-        rows: one cell per column; None is left blank.
+        name: the stem of its file names, e.g. "guidance_wins".
+        title: a one-line title.
+        columns: the table's column names.
+        rows: the table's rows, one cell per column; None is blank.
         figure: SVG text.
-        words: what it shows and how it was counted.
+        summary: what the table shows and how it was counted.
     """
 
     name: str
@@ -36,10 +36,10 @@ class StudyResult:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     figure: str
-    words: str
+    summary: str
 
     def write(self, folder: str | Path) -> tuple[Path, Path, Path]:
-        """Write `NAME.csv`, `NAME.svg` and `NAME.md` into a folder, made if missing."""
+        """Write `NAME.csv`, `NAME.svg` and `NAME.md` into a folder, which is created if missing."""
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         paths = (out / f"{self.name}.csv", out / f"{self.name}.svg", out / f"{self.name}.md")
@@ -48,7 +48,7 @@ class StudyResult:
         return paths
 
     def csv(self) -> str:
-        """The table as CSV, numbers in full."""
+        """The table as CSV, with numbers in full precision."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.columns)
@@ -56,8 +56,8 @@ class StudyResult:
         return buffer.getvalue()
 
     def markdown(self) -> str:
-        """Title, words and table as Markdown, numbers to three digits."""
-        lines = [f"# {self.title}", "", self.words, "", _line(self.columns), _line(["---"] * len(self.columns))]
+        """Title, summary and table as Markdown, with numbers to three digits."""
+        lines = [f"# {self.title}", "", self.summary, "", _line(self.columns), _line(["---"] * len(self.columns))]
         lines += [_line([_cell(cell) for cell in row]) for row in self.rows]
         return "\n".join([*lines, "", f"![{self.title}]({self.name}.svg)", ""])
 
@@ -89,12 +89,13 @@ def compare_scores(base: Path, other: Path, name: str, benchmark: Benchmark) -> 
 
     Args:
         base: the base's `scores-<model>.parquet`.
-        other: another model's, perhaps of another evaluation on the same file.
-        name: the benchmark's name in both.
-        benchmark: whose metrics.
+        other: another model's table, possibly of another evaluation on the same file.
+        name: the benchmark's name in both tables.
+        benchmark: the benchmark with its metrics.
+        parser: the parser whose scores are compared.
 
     Raises:
-        RunError: the tables share no group of the benchmark.
+        RunError: the tables share no group of the benchmark, or one has no scores of it.
     """
     first, second = (_sums(file, name) for file in (base, other))
     shared = [group for group in first if group in second]

@@ -1,6 +1,6 @@
-"""How alike the completions of one prompt are, and the prompts of a set: mean cosine of their embeddings (Fig. 6).
+"""Similarity of the completions of a prompt, and of the prompts of a set: the mean cosine of their embeddings.
 
-Source: PDS-DPO 2412.17417, Fig. 6; which pairs it takes is not said, so they are drawn by seed (ours).
+Source: PDS-DPO 2412.17417, Fig. 6; the paper does not specify the pairs, so they are drawn at random (ours).
 """
 
 import random
@@ -22,52 +22,52 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A prompt's question and what was said to it."""
+class PromptTexts:
+    """The texts of a prompt: its question and completions."""
 
     question: str
     completions: tuple[str, ...]
 
 
-def said(items: Iterable[Candidates | PreferencePair]) -> list[Said]:
-    """Questions and completions of candidates, or of preference pairs of any other set."""
+def prompt_texts(items: Iterable[Candidates | PreferencePair]) -> list[PromptTexts]:
+    """The questions and completions of candidates, or of preference pairs from any data set."""
     found = []
     for one in items:
         completions = one.completions if isinstance(one, Candidates) else (one.chosen, *one.rejected)
-        found.append(Said(one.prompt.question, tuple(completion.text for completion in completions)))
+        found.append(PromptTexts(one.prompt.question, tuple(completion.text for completion in completions)))
     return found
 
 
 def similarity(
-    sets: Mapping[str, Sequence[Said]], embed: Embed, embedding_model: str, num_pairs: int = 2000, seed: int = 0
+    sets: Mapping[str, Sequence[PromptTexts]], embed: Embed, embedding_model: str, num_pairs: int = 2000, seed: int = 0
 ) -> StudyResult:
     """Mean similarity between the completions of one prompt, and between the prompts, of each set.
 
     Args:
-        sets: name -> its prompts and completions.
-        embed: makes unit vectors.
-        embedding_model: its name, shown with the numbers.
-        num_pairs: at most so many pairs of each sort are drawn.
-        seed: of the draw.
+        sets: name -> prompts with completions.
+        embed: computes unit vectors.
+        embedding_model: the embedding model's name, shown with the results.
+        num_pairs: the maximum number of pairs of each kind to draw.
+        seed: the seed of the draw.
 
     Raises:
-        DataError: a set with fewer than two prompts, or no prompt with two completions.
+        DataError: a set with fewer than two prompts, or without a prompt with two completions.
     """
     rows: list[tuple[str, str, float, float, float, int]] = []
     for name, items in sets.items():
         draw = random.Random(f"{seed}:{name}")
-        within = [(place, a, b) for place, one in enumerate(items) for a, b in combinations(one.completions, 2)]
+        within = [(index, a, b) for index, one in enumerate(items) for a, b in combinations(one.completions, 2)]
         if len(items) < 2 or not within:
             raise DataError(f"similarity of '{name}' needs two prompts and a prompt with two completions")
         within = draw.sample(within, min(num_pairs, len(within)))
         across = [tuple(draw.sample(range(len(items)), 2)) for _ in range(min(num_pairs, len(items) * 4))]
-        for sort, pairs, clusters in (
-            ("completions of one prompt", [(a, b) for _, a, b in within], [place for place, _, _ in within]),
+        for kind, pairs, clusters in (
+            ("completions of one prompt", [(a, b) for _, a, b in within], [index for index, _, _ in within]),
             ("prompts", [(items[a].question, items[b].question) for a, b in across], [a for a, _ in across]),
         ):
             estimate = _mean_cosine(pairs, clusters, embed)
-            rows.append((name, sort, estimate.value, estimate.low, estimate.high, len(pairs)))
-    sorts = ("completions of one prompt", "prompts")
+            rows.append((name, kind, estimate.value, estimate.low, estimate.high, len(pairs)))
+    kinds = ("completions of one prompt", "prompts")
     return StudyResult(
         "similarity",
         f"Similarity of completions and prompts ({embedding_model})",
@@ -75,7 +75,7 @@ def similarity(
         tuple(rows),
         bars(
             list(sets),
-            {sort: [row[2] for row in rows if row[1] == sort] for sort in sorts},
+            {kind: [row[2] for row in rows if row[1] == kind] for kind in kinds},
             x_label=f"mean cosine ({embedding_model})",
             alt="mean similarity between completions of a prompt and between prompts",
         ),

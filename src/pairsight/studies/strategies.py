@@ -1,7 +1,7 @@
-"""Table 4 of Li et al. (2402.10884): what to learn from the same prompts and annotations, and what it does to text.
+"""Table 4 of Li et al. (2402.10884): strategies on the same prompts and annotations, and their effect on text tasks.
 
-The base, its language backbone before visual tuning, each strategy at its own best rate, and external checkpoints.
-Deviations: PPO is not built; rates are chosen on validation files, where the paper has one for each.
+Compares the base, its language backbone before visual tuning, each strategy at its best learning rate, and external
+checkpoints. Deviations: no PPO; learning rates are chosen on validation files, where the paper fixes one for each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,54 +23,56 @@ from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Tr
 from pairsight.training.config import OF_THE_LOSS
 
 Rows = Mapping[str, Metric]
-"""`BENCHMARK.METRIC` -> the system beside the base."""
+"""`BENCHMARK.METRIC` -> the system's metric, compared with the base's."""
 
 
 class StrategiesStudy(Study):
-    """`pairsight study strategies --run RUN --config FILE`: strategies from one run's candidates, compared."""
+    """`pairsight study strategies --run RUN --config FILE`: compare strategies on one run's candidates."""
 
     run: str = Field(description="a finished run of the recipe feedback")
     model: str = Field(description="the base: a folder or a hub name")
     out: str | None = Field(None, description="default: RUN/studies/strategies")
     benchmarks: dict[str, str] = Field(min_length=1, description="benchmark -> its file, for the final comparison")
-    validation: dict[str, str] = Field(min_length=1, description="benchmark -> another file, to choose rates by")
-    choose_by: str = Field(description="BENCHMARK.METRIC of `validation` that the best rate is best at")
-    images: str | None = Field(None, description="the folder that image names refer to")
-    validation_images: str | None = Field(None, description="the same for `validation`; default: as `images`")
+    validation: dict[str, str] = Field(min_length=1, description="benchmark -> another file, to choose learning rates")
+    choose_by: str = Field(description="BENCHMARK.METRIC of `validation` by which the best rate is chosen")
+    images: str | None = Field(None, description="the images' folder")
+    validation_images: str | None = Field(None, description="the images' folder of `validation`; default: `images`")
     benchmark_options: dict[str, dict[str, object]] = Field({}, description="benchmark -> its own options")
     strategies: tuple[str, ...] = Field(
         ("preference_rule", "rejection_sampling", "steerlm", "sft"),
         min_length=1,
-        description="strategies by name; the first one's tokens are what the others are matched to",
+        description="strategies by name; the others are matched to the first one's number of tokens",
     )
     strategy_options: dict[str, dict[str, object]] = Field({}, description="strategy -> its own options")
-    rate_factors: tuple[float, ...] = Field((0.3, 1.0, 3.0), min_length=1, description="times each default rate")
+    rate_factors: tuple[float, ...] = Field(
+        (0.3, 1.0, 3.0), min_length=1, description="learning rates to try, as multiples of the default"
+    )
     match_tokens: bool = Field(True, description="also train each strategy on as many tokens as the first")
     without_text_only: bool = Field(False, description="also train each strategy without text-only prompts")
     backbone: str | None = Field(None, description="the language model before visual tuning")
     text_benchmarks: tuple[str, ...] = Field(
-        (), description="benchmarks whose text-only questions the backbone is asked"
+        (), description="benchmarks whose text-only questions the backbone answers"
     )
     adapters: dict[str, str] = Field({}, description="external adapters of the base, name -> folder")
-    models: dict[str, str] = Field({}, description="external whole models, name -> folder")
+    models: dict[str, str] = Field({}, description="external full models, name -> folder")
     training: dict[str, object] = Field({}, description="options of every training, e.g. num_train_epochs")
     evaluation: dict[str, object] = Field({}, description="options of every evaluation, e.g. batch_size")
 
     def results(self, *, quiet: bool = False) -> list[StudyResult]:
-        """Train, choose, evaluate; what an earlier call finished is kept. Writes to `out`."""
+        """Train, choose learning rates, evaluate; finished parts of earlier calls are reused. Writes to `out`."""
         return run_study(self, quiet)
 
 
 def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]:
-    """All trainings, the choice of rates, the final comparison.
+    """Run all trainings, choose learning rates, and compare the results.
 
     Returns:
-        "strategies" (a row a system and metric, paired intervals) and, where there was a choice of rates,
-        "strategies_rates" (the validation figures).
+        "strategies" (a row per system and metric, with paired intervals) and, with several learning rates,
+        "strategies_rates" (the validation results).
 
     Raises:
-        ConfigError: names that do not fit each other.
-        PairsightError: what the parts raise.
+        ConfigError: inconsistent names.
+        PairsightError: raised by training or evaluation.
     """
     _check(config)
     out = Path(config.out) if config.out is not None else Path(config.run) / "studies" / "strategies"
@@ -99,7 +101,7 @@ def run_study(config: StrategiesStudy, quiet: bool = False) -> list[StudyResult]
 
 
 def train_all(config: StrategiesStudy, out: Path, quiet: bool = False) -> list[Training]:
-    """Every strategy in every setting at every rate."""
+    """Train every strategy in every setting at every learning rate."""
     from pairsight.models.local.chat import tokenizer_of
     from pairsight.models.local.processor import load_processor
 
@@ -131,15 +133,15 @@ def _training(config: StrategiesStudy, strategy: str) -> AlignSpec:
 
 
 def best_by_setting(trained: Sequence[Training], tried: Mapping[str, Rows], choose_by: str) -> list[Training]:
-    """Of each strategy and setting, the training whose rate does best on the validation files; the first of equals.
+    """For each strategy and setting, the training with the best validation result; the first of equals.
 
     Args:
         trained: all trainings.
-        tried: training's name -> its validation figures.
+        tried: training name -> its validation metrics.
         choose_by: `BENCHMARK.METRIC`.
 
     Raises:
-        ConfigError: there is no such figure.
+        ConfigError: there is no such metric.
     """
     groups: dict[tuple[str, str], list[Training]] = {}
     for one in trained:
@@ -158,18 +160,20 @@ def best_by_setting(trained: Sequence[Training], tried: Mapping[str, Rows], choo
 def _check(config: StrategiesStudy) -> None:
     unknown = [name for name in config.text_benchmarks if name not in config.benchmarks]
     if unknown:
-        raise ConfigError(f"text_benchmarks: '{unknown[0]}' is none of benchmarks ({', '.join(config.benchmarks)})")
+        known = ", ".join(config.benchmarks)
+        raise ConfigError(f"text_benchmarks: '{unknown[0]}' is not one of the benchmarks ({known})")
     if config.backbone is not None and not config.text_benchmarks:
-        raise ConfigError("backbone: say which benchmarks ask it text-only questions: text_benchmarks")
+        raise ConfigError("backbone: name the benchmarks whose text-only questions it answers in text_benchmarks")
     for name in config.strategy_options:
         if name not in config.strategies:
-            raise ConfigError(f"strategy_options: '{name}' is none of strategies ({', '.join(config.strategies)})")
+            known = ", ".join(config.strategies)
+            raise ConfigError(f"strategy_options: '{name}' is not one of the strategies ({known})")
 
 
 def _evaluate(
     config: StrategiesStudy, adapters: Mapping[str, str], benchmarks: Mapping[str, str], out: Path, quiet: bool
 ) -> dict[str, Rows]:
-    """System -> its figures beside the base's, all on the same items."""
+    """System -> its metrics compared with the base's, all on the same items."""
     systems = evaluate_run(_evaluation(config, config.model, benchmarks, out, adapters), quiet=quiet).systems
     return {
         name: {f"{section.name}.{metric.name}": metric for section, metric in system.figures}
@@ -180,7 +184,7 @@ def _evaluate(
 def _other_model(
     config: StrategiesStudy, name: str, model: str, benchmarks: Sequence[str], out: Path, *, quiet: bool
 ) -> Rows:
-    """A whole other model's figures, paired with the base's on the items that both could answer."""
+    """Another full model's metrics, paired with the base's on the items that both could answer."""
     asked = {benchmark: config.benchmarks[benchmark] for benchmark in benchmarks}
     folder = out / f"held-out-{name}"
     spec = _evaluation(config, model, asked, folder)

@@ -1,4 +1,4 @@
-"""The trainings that a comparison of strategies needs: each strategy, setting and rate, with what each one costs."""
+"""The trainings for a comparison of strategies: each strategy, setting and learning rate, with its cost."""
 
 import json
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ class Training:
     """One adapter.
 
     Attributes:
-        strategy: what chose the examples.
-        setting: PAPER, the defaults' epochs; MATCHED, as many completion tokens as the first strategy; IMAGES_ONLY, the
-            defaults without examples on text-only prompts.
-        learning_rate: the peak.
-        steps: optimizer steps, as trained.
-        tokens: completion tokens trained on, in thousands, repetitions counted.
-        adapter: its folder.
+        strategy: the strategy that chose the examples.
+        setting: PAPER, the default number of epochs; MATCHED, as many completion tokens as the first strategy;
+            IMAGES_ONLY, the defaults without examples on text-only prompts.
+        learning_rate: the peak learning rate.
+        steps: the number of optimizer steps taken.
+        tokens: completion tokens trained on, in thousands, including repetitions.
+        adapter: the adapter's folder.
     """
 
     strategy: str
@@ -37,35 +37,35 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What it is called in evaluations."""
+        """The name in evaluations."""
         return training_name(self.strategy, self.setting, self.learning_rate)
 
 
 def training_name(strategy: str, setting: str, learning_rate: float) -> str:
-    """`STRATEGY-SETTING-lrRATE`, fit for a folder and an adapter's name."""
+    """`STRATEGY-SETTING-lrRATE`, usable as a folder name and an adapter's name."""
     return f"{strategy}-{setting}-lr{learning_rate:g}"
 
 
 def matched_steps(budget: float, tokens_per_example: float, batch_size: int) -> int:
-    """Optimizer steps in which `budget` completion tokens are seen; at least one.
+    """The number of optimizer steps that see `budget` completion tokens; at least one.
 
     Args:
         budget: completion tokens.
-        tokens_per_example: mean completion tokens of an example.
-        batch_size: examples an optimizer step.
+        tokens_per_example: mean completion tokens per example.
+        batch_size: examples per optimizer step.
     """
     return max(1, round(budget / (tokens_per_example * batch_size)))
 
 
 def completion_tokens(tokenizer: Any, example: PreferencePair | Demonstration) -> int:
-    """Tokens that a loss sees of an example: all its completions, each with its end."""
+    """The number of tokens of an example that the loss uses: all its completions, each with its end token."""
     completions = [example.completion] if isinstance(example, Demonstration) else [example.chosen, *example.rejected]
     return sum(len(tokenizer(one.text, add_special_tokens=False)["input_ids"]) + 1 for one in completions)
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains strategies on a run's candidates into a study's folder; what is finished is not trained again."""
+    """Trains strategies on a run's candidates into a study's folder; finished trainings are not repeated."""
 
     candidates: CandidateSet
     out: Path
@@ -73,7 +73,7 @@ class Trainer:
     quiet: bool
 
     def tokens(self, spec: AlignSpec) -> float:
-        """Completion tokens that a training sees, repetitions counted."""
+        """The number of completion tokens that a training sees, repetitions counted."""
         training = spec.training
         counts = [completion_tokens(self.tokenizer, example) for example in self._examples(spec)]
         if training.max_steps > 0:
@@ -81,12 +81,12 @@ class Trainer:
         return training.num_train_epochs * sum(counts)
 
     def train(self, spec: AlignSpec, setting: str, learning_rate: float, *, budget: float | None = None) -> Training:
-        """One training of the strategy that the spec names.
+        """Train the strategy that the spec names.
 
         Args:
             spec: the training in its default setting.
             setting: the setting's name; IMAGES_ONLY leaves text-only prompts out.
-            learning_rate: the peak.
+            learning_rate: the peak learning rate.
             budget: completion tokens to see, instead of the defaults' epochs.
         """
         strategy = str(spec.options.strategy)

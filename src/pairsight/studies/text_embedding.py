@@ -1,4 +1,4 @@
-"""Texts as unit vectors, by any encoder of `transformers`: what similarity studies compare."""
+"""Texts as unit vectors, by any encoder of `transformers`, for studies of similarity."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ _BATCH = 64
 
 
 class TextEmbedder:
-    """The mean of an encoder's last states over a text's tokens, as sentence encoders do; CLIP's own text vector.
+    """The mean of an encoder's last hidden states over a text's tokens, as in sentence encoders; CLIP's text embedding.
 
-    A text longer than the encoder's context is cut.
+    Texts longer than the encoder's context are truncated.
 
     Args:
-        model_name: a folder, or a hub name, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
-        device: default: the GPU where there is one.
+        model_name: a folder or a hub name, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
+        device: None: the GPU if there is one.
 
     Raises:
         ModelError: no such model, or pickled weights.

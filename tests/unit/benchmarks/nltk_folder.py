@@ -8,7 +8,7 @@ TAGS = {"dogs": "NNS", "runs": "VBZ", "quickly": "RB", "A": "DT", "a": "DT", "th
 
 
 def nltk_folder(folder):
-    """Write it; unknown words are tagged as nouns, and the point of "approx." ends no sentence."""
+    """Write it; unknown words are tagged as nouns, and the period of "approx." does not end a sentence."""
     punkt = folder / "tokenizers" / "punkt_tab" / "english"
     punkt.mkdir(parents=True)
     for name, text in (("collocations.tab", ""), ("sent_starters.txt", ""), ("ortho_context.tab", "")):

@@ -1,4 +1,4 @@
-"""Small official files of every benchmark, written as their authors lay them out."""
+"""Small official files of every benchmark in their authors' formats."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""The benchmark printed in docs/add-a-benchmark.md is written to a file and used."""
+"""The benchmark in docs/add-a-benchmark.md is written to a file and used."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_the_documented_benchmark_works_as_it_is_printed(tmp_path):
     assert task.name == "capitals"
 
 
-def test_a_file_that_holds_no_benchmark_says_what_it_lacks(tmp_path):
+def test_a_class_that_is_not_a_benchmark_is_refused(tmp_path):
     file = tmp_path / "half.py"
     code = "from pairsight.benchmarks.protocol import Benchmark\n\nclass Half{}:\n    name = 'half'\n    columns = ()\n"
     file.write_text(code.format(""))

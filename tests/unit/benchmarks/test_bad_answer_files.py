@@ -1,4 +1,4 @@
-"""For every benchmark: a wrong, missing, double or foreign id, and a file of another kind, is one clear line."""
+"""For every benchmark: a bad, missing, duplicate or unknown id, or a file of another kind, gives a one-line error."""
 
 import json
 import re
@@ -12,15 +12,15 @@ from pairsight.cli.main import main
 
 FIELDS = {"chair": ("image_id", "caption"), "object_halbench": ("image_id", "answer"), "amber": ("id", "response"),
           "gqa": ("questionId", "prediction")}  # fmt: skip
-MISSING_PASSES = {"scienceqa"}  # the original drops what was not answered
+ALLOWS_MISSING = {"scienceqa"}  # the original ignores unanswered questions
 
 
 def official_file(name, tmp_path):
     return FILES[name](tmp_path / f"{name}{SUFFIX.get(name, '')}")
 
 
-def good_rows(name, path):
-    """Rows as the benchmark's answers have them, all answered."""
+def good_records(name, path):
+    """Records of a complete answer file of the benchmark."""
     samples = [sample for group in make_benchmark(name).load(path, official.Names()) for sample in group]
     field, text = FIELDS.get(name, ("question_id", "text"))
     if name == "mme":
@@ -32,20 +32,20 @@ def good_rows(name, path):
 
 
 def refusal(capsys, name, path, answers, tmp_path):
-    """The one line of stderr; the command must have failed and written no result."""
+    """The one line of stderr; the command must fail and write no result."""
     out = tmp_path / "out"
     status = main(["score", "--benchmark", f"{name}={path}", "--answers", str(answers), "--out", str(out)])
-    said = capsys.readouterr()
-    assert status == 1, said.out
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert len(said.err) < 900
+    printed = capsys.readouterr()
+    assert status == 1, printed.out
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert len(printed.err) < 900
     assert not (out / "results.json").exists()
-    return said.err
+    return printed.err
 
 
-def changed(rows, field, change):
-    first, *rest = [dict(row) for row in rows]
+def changed(records, field, change):
+    first, *rest = [dict(record) for record in records]
     if change == "foreign":
         first[field] = "mme/no.jpg" if "/" in str(first[field]) else "987654321"
     elif change == "no id":
@@ -61,42 +61,42 @@ def changed(rows, field, change):
     return {"missing": rest, "double": [first, *rest, first], "empty": []}.get(change, [first, *rest])
 
 
-SAYS = {
-    "missing": "no answer for", "double": "already|too many", "foreign": "no such (id|image)", "no id": "no '",
+MESSAGES = {
+    "missing": "no answer for", "double": "already|too many|dupl", "foreign": "no such (id|image)", "no id": "no '",
     "null id": "must be an id", "list id": "must be an id", "no text": "no '", "number for text": "must be text",
     "empty": "is empty",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", SAYS)
+@pytest.mark.parametrize("change", MESSAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_wrong_row_is_named(capsys, name, change, tmp_path):
-    if name in MISSING_PASSES and change == "missing":
-        pytest.skip("a question may go unanswered here")
+def test_a_bad_record_is_named(capsys, name, change, tmp_path):
+    if name in ALLOWS_MISSING and change == "missing":
+        pytest.skip("questions may be unanswered here")
     path = official_file(name, tmp_path)
-    rows = good_rows(name, path)
-    field = next(iter(rows[0]))
-    answers = official.jsonl(tmp_path / "answers.jsonl", changed(rows, field, change))
+    records = good_records(name, path)
+    field = next(iter(records[0]))
+    answers = official.jsonl(tmp_path / "answers.jsonl", changed(records, field, change))
     error = refusal(capsys, name, path, answers, tmp_path)
     assert "answers.jsonl" in error
-    assert re.search(SAYS[change], error), error
+    assert re.search(MESSAGES[change], error), error
 
 
 @pytest.mark.parametrize("kind", ["truncated", "csv", "tsv", "binary", "list of texts", "text", "absent", "folder"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_kind_is_said(capsys, name, kind, tmp_path):
+def test_an_answer_file_of_another_kind_is_refused(capsys, name, kind, tmp_path):
     path = official_file(name, tmp_path)
-    rows = good_rows(name, path)
-    whole = "".join(json.dumps(row) + "\n" for row in rows)
+    records = good_records(name, path)
+    complete = "".join(json.dumps(record) + "\n" for record in records)
     separator = {"csv": ",", "tsv": "\t"}.get(kind, "")
-    lines = [separator.join(map(str, row.values())) for row in ({key: key for key in rows[0]}, *rows)]
+    lines = [separator.join(map(str, record.values())) for record in ({key: key for key in records[0]}, *records)]
     content = {
-        "truncated": whole[:-9].encode(), "csv": "\n".join(lines).encode(), "tsv": "\n".join(lines).encode(),
+        "truncated": complete[:-9].encode(), "csv": "\n".join(lines).encode(), "tsv": "\n".join(lines).encode(),
         "binary": b"PK\x03\x04\xff\xfe\x00", "list of texts": b'["Yes", "No"]', "text": b"Yes\nNo\n",
     }  # fmt: skip
     answers = tmp_path / "answers.jsonl"
     if kind == "folder":
-        answers = tmp_path / "nothing in it"
+        answers = tmp_path / "empty folder"
         answers.mkdir()
     elif kind != "absent":
         answers.write_bytes(content[kind])
@@ -105,7 +105,7 @@ def test_a_file_of_another_kind_is_said(capsys, name, kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_csv_for_the_official_file_is_said(capsys, name, tmp_path):
+def test_a_csv_instead_of_the_official_file_is_refused(capsys, name, tmp_path):
     path = official_file(name, tmp_path)
     victim = path if path.is_file() else sorted(p for p in path.rglob("*.*") if p.suffix in (".json", ".txt"))[0]
     victim.write_text("index,question,A,B,image\n0,x,a,b,c\n")

@@ -1,4 +1,4 @@
-"""Official files in, official answers in and out, figures by hand, clear errors."""
+"""Reading official files, reading and writing official answers, metrics by hand, clear errors."""
 
 import json
 import re
@@ -43,14 +43,14 @@ def groups_of(name, path):
     return list(make_benchmark(name).load(path, official.Names()))
 
 
-def score(name, path, rows, tmp_path, **more):
-    answers = official.jsonl(tmp_path / "answers.jsonl", rows)
+def score(name, path, records, tmp_path, **more):
+    answers = official.jsonl(tmp_path / "answers.jsonl", records)
     content = score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more)
     return content.to_plain()["benchmarks"][name]
 
 
 def values(section, where="metrics"):
-    return {name: row["value"] for name, row in section[where].items()}
+    return {name: metric["value"] for name, metric in section[where].items()}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -70,8 +70,8 @@ def test_export_and_score_round_trip(name, make, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_half_a_pair_of_surrogates_is_exported_and_read(name, make, tmp_path):
-    """JSON can carry what UTF-8 cannot hold; in MME's lines it becomes a question mark."""
+def test_a_lone_surrogate_is_exported_and_read(name, make, tmp_path):
+    """JSON can represent lone surrogates, UTF-8 cannot; in MME's lines they become question marks."""
     path = make(name)
     groups = groups_of(name, path)
     texts = {sample.id: "yes \ud83d" for group in groups for sample in group}
@@ -82,7 +82,7 @@ def test_half_a_pair_of_surrogates_is_exported_and_read(name, make, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_groups_load_again_the_same(name, make):
+def test_loading_again_gives_the_same_groups(name, make):
     path = make(name)
     assert groups_of(name, path) == groups_of(name, path)
 
@@ -101,7 +101,7 @@ def test_prompts_are_llavas(make):
 def test_mme_points_by_hand(make, tmp_path):
     path = make("mme")
     groups = groups_of("mme", path)
-    # existence: all right, 200; color: image 1 right, image 2 half: 75 + 50; code: all yes: 50 + 0
+    # existence: all correct, 200; color: image 1 correct, image 2 half: 75 + 50; code: all yes: 50 + 0
     texts = ["Yes", "No", "yes", "no", "Yes", "No", "Yes", "Yes", "Yes", "Yes", "YES!", "Yes, it is"]
     ids = [sample.id for group in groups for sample in group]
     make_benchmark("mme").write_answers(tmp_path / "official", path, groups, dict(zip(ids, texts, strict=True)))
@@ -124,7 +124,7 @@ def test_mme_is_asked_as_llava_asks(make, tmp_path):
     assert written == "1.jpg\tIs it there in picture 1? Please answer yes or no.\tYes\tYes\n"
 
 
-def test_mme_sums_perception_when_all_tasks_are_there(tmp_path):
+def test_mme_sums_perception_if_all_tasks_are_present(tmp_path):
     from pairsight.benchmarks.suites.mme import PERCEPTION
 
     path = official.mme(tmp_path / "mme", PERCEPTION)
@@ -147,12 +147,12 @@ def test_mmbench_is_circular(make, tmp_path):
     assert section["categories"]["split: dev"]["accuracy"]["value"] == 0.5
 
 
-def test_mmbench_drops_options_that_pandas_reads_as_nothing(make):
+def test_mmbench_drops_options_that_pandas_reads_as_missing(make):
     second = groups_of("mmbench", make("mmbench"))[1]
     assert second[0].target["options"] == {"A": "red", "B": "blue"}
 
 
-def test_mmbench_test_split_is_only_exported(tmp_path):
+def test_mmbench_without_true_answers_is_only_exported(tmp_path):
     image = official.base64.b64encode(official.picture()).decode()
     rows = [[0, "What?", "", "cat", "dog", "", "", "", "identity", image, "coarse", "test"]]
     path = official.mmbench(tmp_path / "test.tsv", rows)
@@ -194,7 +194,7 @@ def test_gqa_counts_balanced_questions(make, tmp_path):
 def test_vqav2_by_hand(make, tmp_path):
     rows = [{"question_id": 420, "answer": "3"}, {"question_id": 421, "answer": "Yes"}]
     section = score("vqav2", make("vqav2"), rows, tmp_path)
-    # "3": two annotators: leaving one out 1/3, else 2/3: (2·1/3 + 8·2/3)/10 = .6; Yes against ten yes: 0
+    # "3": two annotators; leaving one of them out 1/3, else 2/3: (2·1/3 + 8·2/3)/10 = .6; Yes against ten yes: 0
     assert values(section)["accuracy"] == pytest.approx(0.3)
     normalised = score("vqav2", make("vqav2"), rows, tmp_path, options={"normalise": True})
     assert values(normalised)["accuracy"] == pytest.approx(0.8)
@@ -237,9 +237,9 @@ def test_seed_bench_letter(make, tmp_path):
     assert section["categories"]["ability: Scene Understanding"]["letter_accuracy"]["value"] == 1.0
 
 
-def test_pope_rows_without_id_are_proved_by_their_question(make, tmp_path):
+def test_pope_records_without_id_are_checked_by_their_question(make, tmp_path):
     path = make("pope")
-    folder = tmp_path / "theirs"
+    folder = tmp_path / "answers"
     for split in ("random", "popular", "adversarial"):
         rows = [
             {"question": f"Is there a thing {k} in the image?", "answer": "Yes" if k % 2 else "No"} for k in range(1, 5)
@@ -256,7 +256,7 @@ def test_pope_rows_without_id_are_proved_by_their_question(make, tmp_path):
         score_answers("pope", path, folder, tmp_path / "out", settings=FEW)
 
 
-def test_scores_are_in_the_tables_too(make, tmp_path):
+def test_scores_are_also_in_the_tables(make, tmp_path):
     score("seed_bench", make("seed_bench"), [{"question_id": n, "text": "B"} for n in ("11", "12")], tmp_path)
     rows = pq.read_table(tmp_path / "out" / "answers-model.parquet").to_pylist()
     assert [(row["id"], row["official_correct"]) for row in rows] == [("11", 1.0), ("12", 0.0)]
@@ -269,7 +269,7 @@ def test_scores_are_in_the_tables_too(make, tmp_path):
         ([{"question_id": "11", "text": "B"}], "no answer for the id 12"),
         (
             [{"question_id": "11", "text": "B"}, {"question_id": "11", "text": "B"}],
-            ":2 (id 11): the id was answered already",
+            ":2 (id 11): duplicate id, first answered on line 1",
         ),
         ([{"question_id": "99", "text": "B"}], ":1 (id 99): the benchmark has no such id"),
         ([{"text": "B"}], ":1: no 'question_id'"),
@@ -278,7 +278,7 @@ def test_scores_are_in_the_tables_too(make, tmp_path):
         ([["question_id", "text"]], "item 1 must be an object, found str"),
     ],
 )
-def test_wrong_answers_are_named(make, tmp_path, rows, message):
+def test_bad_answer_records_are_named(make, tmp_path, rows, message):
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         score("seed_bench", make("seed_bench"), rows, tmp_path)
     assert "\n" not in str(caught.value)
@@ -292,12 +292,12 @@ def test_a_truncated_answers_file_is_named(make, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_missing_says_who_publishes_it(name, tmp_path):
+def test_the_error_for_a_missing_file_names_who_publishes_it(name, tmp_path):
     with pytest.raises(DataError, match="publish"):
         groups_of(name, tmp_path / "nothing")
 
 
-def test_a_csv_for_a_tsv_is_said(tmp_path):
+def test_a_csv_instead_of_a_tsv_is_refused(tmp_path):
     path = tmp_path / "mmbench.tsv"
     path.write_text("index,question,A,B,image\n0,x,a,b,c\n")
     with pytest.raises(DataError, match=r"is this comma-separated\?"):
@@ -316,7 +316,7 @@ def test_a_csv_for_a_tsv_is_said(tmp_path):
         ([5, "What?"], "12 fields are expected, found 2"),
     ],
 )
-def test_bad_mmbench_rows_say_where(tmp_path, row, message):
+def test_errors_of_mmbench_rows_name_the_line(tmp_path, row, message):
     image = official.base64.b64encode(official.picture()).decode()
     rows = [[3, "Fine?", "", "a", "b", "", "", "A", "i", image, "c", "dev"], row]
     rows[1] = [image if len(row) > 9 and value == 0 and k == 9 else value for k, value in enumerate(row)]
@@ -330,7 +330,7 @@ def test_mme_lines_are_checked(tmp_path):
     path = official.mme(tmp_path / "mme", ("existence",))
     file = path / "existence.txt"
     for text, message in [
-        ("1.jpg\tIs it?\n", "3 fields with tabs between"),
+        ("1.jpg\tIs it?\n", "3 tab-separated fields are expected"),
         ("1.jpg\tIs it?\tMaybe\n1.jpg\tIs it not?\tNo\n", "must be Yes or No, found 'Maybe'"),
         ("1.jpg\tIs it?\tYes\n2.jpg\tIs it not?\tNo\n", "image 1.jpg must have two consecutive lines"),
         ("1.jpg\tIs it?\tYes\n", "image 1.jpg must have two consecutive lines"),

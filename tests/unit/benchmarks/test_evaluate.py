@@ -18,7 +18,7 @@ SUFFIX = "\nAnswer the question using a single word or phrase."
 
 
 class Rule(Generator):
-    """A model that answers by a rule of the question; notes what it was asked."""
+    """A model that answers by a rule and records the questions."""
 
     fingerprint = ""
 
@@ -90,7 +90,7 @@ def test_base_and_adapter_are_compared_on_the_same_items(world):
     assert json.loads((world / "out" / "results.json").read_text()) == content
 
 
-def test_the_suffix_ends_each_question_once_and_answers_are_never_made_twice(world):
+def test_the_suffix_ends_each_question_once_and_answers_are_generated_once(world):
     first, again = [], []
     before = run(world, asked=first)
     assert run(world, asked=again) == before
@@ -102,13 +102,13 @@ def test_the_suffix_ends_each_question_once_and_answers_are_never_made_twice(wor
     assert not any(SUFFIX in text for text in bare)
 
 
-def test_a_later_adapter_joins_the_same_folder(world):
+def test_a_later_adapter_is_added_to_the_same_folder(world):
     run(world)
     asked = []
     run(world, adapters=("aligned", "second"), asked=asked)
-    whole = json.loads((world / "out" / "results.json").read_text())
-    assert list(whole["systems"]) == ["aligned", "second"]
-    assert asked == []  # the same adapter folder under another name: the same key
+    content = json.loads((world / "out" / "results.json").read_text())
+    assert list(content["systems"]) == ["aligned", "second"]
+    assert asked == []  # the same adapter folder under another name: equal item keys
 
 
 def test_base_alone_has_values(world):
@@ -135,7 +135,7 @@ def test_tables_show_every_answer_and_its_reading(world):
     assert dict(zip(columns, first["sums"], strict=True))["all_tp"] == 1.0
 
 
-def test_an_item_that_fails_is_listed_and_leaves_both_sides(world):
+def test_a_failed_item_is_listed_and_excluded_for_both_models(world):
     path = world / "pope.jsonl"
     row = {"question_id": "bad", "image": "0.png", "text": "Will this crash?", "label": "yes"}
     path.write_text(path.read_text() + json.dumps(row) + "\n")
@@ -145,7 +145,7 @@ def test_an_item_that_fails_is_listed_and_leaves_both_sides(world):
     assert section["metrics"]["accuracy"]["num_items"] == 36
 
 
-def test_a_bad_image_stops_before_any_model_or_is_listed(world):
+def test_a_bad_image_is_refused_before_any_model_loads_or_listed(world):
     (world / "images" / "3.png").write_bytes(b"no picture")
     asked = []
     with pytest.raises(DataError, match=re.escape("pope.jsonl:10 (id 3-0): image")):
@@ -174,14 +174,14 @@ def test_another_evaluation_in_the_same_folder_is_refused(world):
         run(world, settings=EvaluationSettings(limit=3))
 
 
-def test_wrong_requests_are_one_line(world):
+def test_bad_requests_are_refused(world):
     with pytest.raises(ConfigError, match="unknown benchmark 'pop'; did you mean 'pope'"):
         make_tasks({"pop": "x"})
     with pytest.raises(ConfigError, match="cannot be named 'base'"):
         run(world, adapters=("base",))
     with pytest.raises(ConfigError, match="at least one benchmark"):
         evaluate_models("m", (), Rule, out=world / "o")
-    with pytest.raises(ConfigError, match="not asked for"):
+    with pytest.raises(ConfigError, match=r"benchmark_options: 'mme' is not one of the benchmarks \(pope\)"):
         make_tasks({"pope": "x"}, {"mme": {}})
 
 
@@ -194,12 +194,12 @@ def test_results_merge_by_name(tmp_path):
     x = {"x": {"base": 0.5, "aligned": 0.6}}
     update({"run": "first", "systems": {"a": {"benchmarks": {"pope": {"rows": 1, "metrics": x}}}}})
     update({"systems": {"a": {"benchmarks": {"mme": {"rows": 2}}}, "b": {}}})
-    whole = json.loads(path.read_text())
-    assert (whole["schema"], whole["run"]) == (2, "first")
-    assert list(whole["systems"]) == ["a", "b"]
-    benchmarks = whole["systems"]["a"]["benchmarks"]
+    content = json.loads(path.read_text())
+    assert (content["schema"], content["run"]) == (2, "first")
+    assert list(content["systems"]) == ["a", "b"]
+    benchmarks = content["systems"]["a"]["benchmarks"]
     assert {name: section["rows"] for name, section in benchmarks.items()} == {"pope": 1, "mme": 2}
-    assert whole["systems"]["a"]["metrics"]["x"]["aligned"] == 0.6
+    assert content["systems"]["a"]["metrics"]["x"]["aligned"] == 0.6
     path.write_text('{"schema": 9}')
     with pytest.raises(RunError, match="schema 9"):
         update({})

@@ -1,4 +1,4 @@
-"""CHAIR, Object HalBench and AMBER: mentions and figures by hand, the yes-no figures against a second telling."""
+"""CHAIR, Object HalBench and AMBER: mentions and metrics by hand, yes-no metrics against a second implementation."""
 
 import random
 
@@ -25,7 +25,7 @@ def table(tmp_path):
 
 
 def values(section, where="metrics"):
-    return {name: row["value"] for name, row in section[where].items()}
+    return {name: metric["value"] for name, metric in section[where].items()}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_words_are_split_as_nltk_does():
     ("caption", "official_words", "robust_words"),
     [
         ("A bus and two buses.", ["bus"], ["bus", "bus"]),  # bus -> bu is never found
-        ("A motor bike.", [], ["motor bike"]),  # its row has a space too many
+        ("A motor bike.", [], ["motor bike"]),  # its line has an extra space
         ("a stove top oven", ["stove", "oven"], ["stove top oven"]),  # three words are two objects
         ("A baby cat and an adult dog", ["cat", "dog"], ["cat", "dog"]),
         ("the seat of the toilet", ["toilet"], ["toilet"]),
@@ -98,7 +98,7 @@ def test_figures_with_a_fallback_are_not_called_official(tmp_path):
     assert section["other_parser"]["parser"] == "robust"
 
 
-def test_chair_draws_its_images_by_seed_or_takes_the_named_ones(tmp_path):
+def test_chair_draws_its_images_by_seed_or_uses_the_listed_ones(tmp_path):
     path = official.coco(tmp_path / "coco")
     load = lambda **options: list(make_benchmark("chair", options).load(path, official.Names()))  # noqa: E731
     drawn = [load(num_images=1, seed=seed)[0][0].id for seed in range(20)]
@@ -137,18 +137,18 @@ def counted(nouns, truth, likely, similar=lambda a, b: a == b):
 
 def test_amber_captions_by_hand():
     assert counted(["sky", "man", "bird"], ["sky", "man"], ["bird"]) == (1, 3, 2, 2, 1, 1)
-    assert counted(["light", "light"], ["sky"], ["bird"]) == (0, 2, 0, 1, 0, 1)  # safe, but counted
+    assert counted(["light", "light"], ["sky"], ["bird"]) == (0, 2, 0, 1, 0, 1)  # safe words count as nouns
     assert counted(["sky", "sky"], ["sky", "sky"], []) == (0, 2, 1, 2, 0, 0)  # named twice, covered once
     assert counted(["boy"], ["man", "dog"], []) == (0, 1, 1, 2, 0, 0)  # a shared word covers the first
     assert counted(["wing"], ["sky"], ["bird"]) == (1, 1, 0, 1, 1, 1)  # by association
-    # similar to something likely and to something there: made up, and yet supported
+    # similar to a likely and to a present object: made up, but supported
     near = lambda a, b: (a, b) in {("hawk", "bird"), ("hawk", "sky")}  # noqa: E731
     assert counted(["hawk"], ["sky"], ["bird"], near) == (0, 1, 1, 1, 1, 1)
     assert counted([], ["sky"], ["bird"]) == (0, 0, 0, 1, 0, 1)
 
 
 def original_amber(annotations, responses):
-    """The yes-no part told again: counts that start at .001, percentages of one digit, F1 made of those."""
+    """The yes-no part again: counts that start at .001, percentages with one digit, F1 from those."""
     counts = {}
 
     def add(kind, name, start=0.0):
@@ -175,8 +175,8 @@ def original_amber(annotations, responses):
                     add(kind, "said_right")
 
     def of(kinds, top, bottom):
-        whole = sum(counts.get((k, bottom), 0.001) for k in kinds)
-        return round(sum(counts.get((k, top), 0) for k in kinds) / whole * 100, 1)
+        total = sum(counts.get((k, bottom), 0.001) for k in kinds)
+        return round(sum(counts.get((k, top), 0) for k in kinds) / total * 100, 1)
 
     found = {}
     groups = {"": ["qa"], "existence_": ["ha"], "attribute_": ["as", "an", "aa"], "state_": ["as"], "number_": ["an"],
@@ -214,13 +214,13 @@ def test_amber_yes_no_figures_equal_the_original(seed):
     assert expected["existence_precision"] == 1.0
 
 
-def test_amber_in_whole(tmp_path):
+def test_complete_amber(tmp_path):
     path = official.amber(tmp_path / "amber")
     texts = {1: "A man and a bird in the sky.", 2: "A puppy under the light."} | dict.fromkeys(range(3, 13), "No")
     answers = official.as_json(tmp_path / "a.json", [{"id": k, "response": text} for k, text in texts.items()])
     section = score_answers("amber", path, answers, tmp_path / "out", settings=FEW).to_plain()["benchmarks"]["amber"]
     found = values(section)
-    # nouns of the vocabulary: man, bird, sky; puppy (light is safe but no vocabulary): bird is unsupported
+    # nouns of the vocabulary: man, bird, sky; puppy (light is safe but not in it): bird is unsupported
     assert found["chair"] == 0.25
     assert (found["cover"], found["hal"], found["cog"]) == (1.0, 0.5, pytest.approx(0.333))
     assert found["amber_score"] == pytest.approx((1 - 0.25 + found["f1"]) / 2)
@@ -258,7 +258,7 @@ def test_nouns_by_vocabulary_and_vectors_from_a_file(tmp_path):
             ("annotations.json", [{"id": 1, "type": "generative", "truth": ["dragon"], "hallu": []}]),
             "'dragon' is not in",
         ),
-        (("annotations.json", []), r"query_all\.json:1 \(id 1\): annotations.json has no such id"),
+        (("annotations.json", []), r"query_all\.json:1 \(id 1\): item 1 of annotations.json does not have this id"),
         (("relation.json", []), "must hold"),
         (("query/query_all.json", [{"id": "x", "image": "a", "query": "b"}]), "'id' must be a whole number"),
     ],

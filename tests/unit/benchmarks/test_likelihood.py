@@ -1,4 +1,4 @@
-"""The option with the lowest mean loss, against the model's own loss on each whole sequence."""
+"""The option with the lowest mean loss, against the model's own loss on each complete sequence."""
 
 import official
 import pytest
@@ -63,7 +63,7 @@ def test_losses_are_the_models_own(world):
     stage.close()
 
 
-def test_a_models_own_line_is_asked_before_the_options_too(world):
+def test_a_models_prompt_suffix_is_used_before_the_options_too(world):
     images, line = FileImages(world), "Answer with the best scores."
     plain, asked = (RankOptions(LocalVLM(world / "model", images, prompt_suffix=text)) for text in ("", line))
     options = {"A": "a red circle", "B": "a blue square", "C": "two"}
@@ -79,7 +79,7 @@ def test_a_models_own_line_is_asked_before_the_options_too(world):
     assert losses != pytest.approx(own_losses(model, processor, prompt, images, options), abs=2e-4)
     assert made.model == asked.generator.fingerprint
     assert plain.key(item) | {"model": ""} == asked.key(item) | {"model": ""}
-    assert plain.key(item) != asked.key(item), "kept answers of the model without its line are not taken for these"
+    assert plain.key(item) != asked.key(item), "kept answers of the model without suffix are not reused"
     asked.close()
 
 

@@ -1,4 +1,4 @@
-"""Answer files as LLaVA-1.5's public eval scripts write them are scored as they are."""
+"""Answer files written by LLaVA-1.5's public eval scripts are scored without conversion."""
 
 import json
 import random
@@ -17,7 +17,7 @@ SUFFIX = "\nAnswer the question using a single word or phrase."
 OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 
 
-def llava_row(name, text, prompt="", **more):
+def llava(name, text, prompt="", **more):
     return {
         "question_id": name,
         "prompt": prompt,
@@ -33,11 +33,11 @@ def scored(name, path, answers, tmp_path, **more):
 
 
 def values(section):
-    return {metric: row["value"] for metric, row in section["metrics"].items()}
+    return {name: metric["value"] for name, metric in section["metrics"].items()}
 
 
 def pope(folder):
-    """Three splits whose questions differ; random has one question less, as the official file has 90 less."""
+    """Three splits with different questions; random has one question fewer, as the official file has 90 fewer."""
     things = {"random": ["cup", "kite", "cat"], "popular": ["cup", "car", "cat", "chair"],
               "adversarial": ["cup", "fork", "cat", "knife"]}  # fmt: skip
     for split, names in things.items():
@@ -51,9 +51,9 @@ def pope(folder):
 
 
 def pope_answers(things, offsets):
-    """Right everywhere but in `popular`, where all is yes."""
+    """Correct in all splits but `popular`, where every answer is yes."""
     return [
-        llava_row(offsets[split] + k, "Yes" if split == "popular" or k % 2 == 0 else "No",
+        llava(offsets[split] + k, "Yes" if split == "popular" or k % 2 == 0 else "No",
                   f"Is there a {name} in the image?{SUFFIX}")
         for split in offsets for k, name in enumerate(things[split], start=1)
     ]  # fmt: skip
@@ -64,7 +64,7 @@ def check_pope(found):
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_pope_with_llavas_own_numbers(tmp_path, shuffled):
+def test_pope_with_llavas_ids(tmp_path, shuffled):
     path, things = pope(tmp_path / "coco")
     rows = pope_answers(things, OFFSETS)
     if shuffled:
@@ -72,7 +72,7 @@ def test_pope_with_llavas_own_numbers(tmp_path, shuffled):
     check_pope(values(scored("pope", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)))
 
 
-def test_pope_with_one_range_of_numbers_over_the_splits(tmp_path):
+def test_pope_with_ids_that_number_all_splits(tmp_path):
     path, things = pope(tmp_path / "coco")
     rows = pope_answers(things, {"adversarial": 0, "popular": 4, "random": 8})
     random.Random(1).shuffle(rows)
@@ -83,7 +83,7 @@ def test_pope_with_one_range_of_numbers_over_the_splits(tmp_path):
 
 
 def test_pope_by_llavas_question_file(tmp_path):
-    """Any numbers: the file beside the splits says what they mean."""
+    """With any ids: the question file beside the splits identifies the questions."""
     path, things = pope(tmp_path / "pope" / "coco")
     questions = [
         {"question_id": f"q{split}{k}", "image": f"{k // 3}.jpg", "text": f"Is there a {name} in the image?{SUFFIX}",
@@ -92,36 +92,37 @@ def test_pope_by_llavas_question_file(tmp_path):
     ]  # fmt: skip
     file = official.jsonl(tmp_path / "pope" / "llava_pope_test.jsonl", questions)
     rows = [
-        llava_row(q["question_id"], "Yes" if q["category"] == "popular" or int(q["question_id"][-1]) % 2 == 0 else "No")
+        llava(q["question_id"], "Yes" if q["category"] == "popular" or int(q["question_id"][-1]) % 2 == 0 else "No")
         for q in questions
     ]
     check_pope(values(scored("pope", path, official.jsonl(tmp_path / "a.jsonl", rows[::-1]), tmp_path)))
     questions[2]["image"] = "other.jpg"
     official.jsonl(file, questions)
-    with pytest.raises(DataError, match=r"llava_pope_test\.jsonl:3 \(id qpopular3\): 'other\.jpg' is asked here"):
+    problem = r"\(id qpopular3\): the image is 'other\.jpg', but the split popular asks about '1\.jpg' next"
+    with pytest.raises(DataError, match=rf"llava_pope_test\.jsonl:3 {problem}"):
         scored("pope", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)
 
 
-def test_pope_answers_with_llavas_numbers_are_proved(tmp_path):
+def test_pope_answers_with_llavas_ids_are_checked(tmp_path):
     path, things = pope(tmp_path / "coco")
     rows = pope_answers(things, OFFSETS)
     lost = official.jsonl(tmp_path / "a.jsonl", rows[:-1])
     with pytest.raises(DataError, match=r"no answer for the id popular:4$"):
         scored("pope", path, lost, tmp_path)
     double = official.jsonl(tmp_path / "a.jsonl", [*rows, rows[0]])
-    with pytest.raises(DataError, match=r"a\.jsonl:12 \(id 1\): the id was answered already in line 1"):
+    with pytest.raises(DataError, match=r"a\.jsonl:12 \(id 1\): duplicate id, first answered on line 1"):
         scored("pope", path, double, tmp_path)
     rows[1]["prompt"] = "Is there a zebra in the image?"
     with pytest.raises(DataError, match=r"a\.jsonl:2 \(id 2\): answers the question 'Is there a zebra"):
         scored("pope", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)
 
 
-def test_numbers_that_may_mean_either_split_are_refused(tmp_path):
+def test_ambiguous_ids_are_refused(tmp_path):
     for split in ("random", "popular"):
         rows = [{"question_id": k, "image": "a.jpg", "text": "Is there a cup?", "label": "yes"} for k in (1, 2)]
         official.jsonl(tmp_path / "coco" / f"coco_pope_{split}.json", rows)
-    rows = [llava_row(k, "Yes", "Is there a cup?") for k in range(7, 11)]
-    with pytest.raises(DataError, match="may mean the splits in 2 orders"):
+    rows = [llava(k, "Yes", "Is there a cup?") for k in range(7, 11)]
+    with pytest.raises(DataError, match="the ids match the splits in 2 orders"):
         scored("pope", tmp_path / "coco", official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)
 
 
@@ -140,10 +141,10 @@ def mme(folder):
 def test_mme_as_the_loader_writes_it(tmp_path):
     path = mme(tmp_path / "mme")
     rows = [
-        llava_row("code_reasoning/0020.png", "No", f"Is a c++ code shown?{SUFFIX}"),
-        llava_row("code_reasoning/0020.png", "Yes", f"Is a python code shown?{SUFFIX}"),
-        llava_row("artwork/images/14777.jpg", "No", f"Is this artwork titled sorrow?{SUFFIX}"),
-        llava_row("artwork/images/14777.jpg", "No", f"Is it religious?{SUFFIX}"),
+        llava("code_reasoning/0020.png", "No", f"Is a c++ code shown?{SUFFIX}"),
+        llava("code_reasoning/0020.png", "Yes", f"Is a python code shown?{SUFFIX}"),
+        llava("artwork/images/14777.jpg", "No", f"Is this artwork titled sorrow?{SUFFIX}"),
+        llava("artwork/images/14777.jpg", "No", f"Is it religious?{SUFFIX}"),
     ]
     found = values(scored("mme", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path))
     assert (found["code_reasoning"], found["artwork"]) == (200.0, 50.0)
@@ -155,7 +156,7 @@ def test_mme_as_the_loader_writes_it(tmp_path):
 
 
 def test_mme_as_llava_converts_it_for_the_authors_script(tmp_path):
-    """Images are named by their text file, and a question may have got a second space."""
+    """Images are named by their text file, and a question may have an additional space."""
     path = mme(tmp_path / "mme")
     answers = tmp_path / "answers"
     answers.mkdir()
@@ -173,9 +174,13 @@ def test_mme_as_llava_converts_it_for_the_authors_script(tmp_path):
     assert (found["artwork"], found["code_reasoning"]) == (50.0, 50.0)
 
 
-def test_seed_bench_passes_over_video_answers(tmp_path):
+def test_seed_bench_skips_answers_to_video_questions(tmp_path):
     path = official.seed_bench(tmp_path / "SEED-Bench.json")
-    rows = [llava_row(11, "B"), llava_row(12, "A"), llava_row("13", "A")]  # LLaVA writes numbers where it can
+    rows = [
+        llava(11, "B"),
+        llava(12, "A"),
+        llava("13", "A"),
+    ]  # LLaVA writes numeric ids
     assert values(scored("seed_bench", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)) == {
         "letter_accuracy": 0.5
     }
@@ -183,34 +188,38 @@ def test_seed_bench_passes_over_video_answers(tmp_path):
     found = values(scored("seed_bench_likelihood", path, official.jsonl(tmp_path / "b.jsonl", authors), tmp_path))
     assert found == {"likelihood_accuracy": 0.5}
     with pytest.raises(DataError, match=r"\(id 14\): the benchmark has no such id"):
-        scored("seed_bench", path, official.jsonl(tmp_path / "a.jsonl", [*rows, llava_row(14, "A")]), tmp_path)
+        scored("seed_bench", path, official.jsonl(tmp_path / "a.jsonl", [*rows, llava(14, "A")]), tmp_path)
 
 
-def test_gqa_takes_the_loaders_rows_and_passes_over_unbalanced_ones(tmp_path):
+def test_gqa_reads_the_loaders_records_and_skips_unbalanced_ones(tmp_path):
     path = official.gqa(tmp_path / "questions.json")
-    rows = [llava_row("101", "Yes."), llava_row("102", "Traffic light"), llava_row("103", "no")]
+    rows = [llava("101", "Yes."), llava("102", "Traffic light"), llava("103", "no")]
     assert values(scored("gqa", path, official.jsonl(tmp_path / "a.jsonl", rows), tmp_path)) == {"accuracy": 1.0}
 
 
-def test_vqav2_scienceqa_and_mmbench_take_the_loaders_rows(tmp_path):
+def test_vqav2_scienceqa_and_mmbench_read_the_loaders_records(tmp_path):
     path = official.vqav2(tmp_path / "vqa")
-    rows = [llava_row(420, "2", f"How many?{SUFFIX}"), llava_row(421, "yes", f"Is it?{SUFFIX}")]
+    rows = [llava(420, "2", f"How many?{SUFFIX}"), llava(421, "yes", f"Is it?{SUFFIX}")]
     assert values(scored("vqav2", path, official.jsonl(tmp_path / "v.jsonl", rows), tmp_path)) == {"accuracy": 1.0}
     path = official.scienceqa(tmp_path / "sqa")
-    rows = [llava_row("1", "B", "<image>\nQ one?"), llava_row("2", "A", "<image>\nQ two?"), llava_row("3", "A", "Q?")]
+    rows = [
+        llava("1", "B", "<image>\nQ one?"),
+        llava("2", "A", "<image>\nQ two?"),
+        llava("3", "A", "Q?"),
+    ]
     found = values(scored("scienceqa", path, official.jsonl(tmp_path / "s.jsonl", rows), tmp_path))
     assert found == {"img_accuracy": 0.5}
     path = official.mmbench(tmp_path / "mmbench.tsv")
     rows = [
-        llava_row(index, letter, "What is it?", round_id=0, options=["cat", "dog"], option_char=["A", "B"])
+        llava(index, letter, "What is it?", round_id=0, options=["cat", "dog"], option_char=["A", "B"])
         for index, letter in [(0, "A"), (1, "B"), (1000000, "B"), (1000001, "A")]
     ]
     found = values(scored("mmbench", path, official.jsonl(tmp_path / "m.jsonl", rows), tmp_path))
     assert found == {"accuracy": 1.0, "row_accuracy": 1.0}
 
 
-def test_mmbench_takes_the_table_that_pandas_uploads(tmp_path):
-    """`convert_mmbench_for_submission.py`: columns dropped, `prediction` inserted, written by pandas."""
+def test_mmbench_reads_the_table_that_llava_uploads(tmp_path):
+    """As by `convert_mmbench_for_submission.py`: columns dropped, `prediction` inserted, written by pandas."""
     pandas = pytest.importorskip("pandas")
     path = official.mmbench(tmp_path / "mmbench.tsv")
     table = pandas.read_table(path).drop(columns=["hint", "category", "image", "l2-category"])
@@ -222,7 +231,7 @@ def test_mmbench_takes_the_table_that_pandas_uploads(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pope", "mme"])
-def test_damaged_rows_of_llava_are_refused_in_one_line(name, tmp_path):
+def test_damaged_llava_answers_are_refused_in_one_line(name, tmp_path):
     if name == "pope":
         path, things = pope(tmp_path / "coco")
         rows = pope_answers(things, OFFSETS)
@@ -230,13 +239,13 @@ def test_damaged_rows_of_llava_are_refused_in_one_line(name, tmp_path):
         path = mme(tmp_path / "mme")
         asked = {"code_reasoning/0020.png": ["Is a c++ code shown?", "Is a python code shown?"],
                  "artwork/images/14777.jpg": ["Is this artwork titled sorrow?", "Is it religious?"]}  # fmt: skip
-        rows = [llava_row(image, "No", f"{q}{SUFFIX}") for image, questions in asked.items() for q in questions]
-    whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        rows = [llava(image, "No", f"{q}{SUFFIX}") for image, questions in asked.items() for q in questions]
+    complete = "".join(json.dumps(row) + "\n" for row in rows).encode()
     groups = list(make_benchmark(name).load(path, official.Names()))
     rng = random.Random(name)
     refusals = 0
     for _ in range(200):
-        torn = tmp_path / "torn.jsonl"
-        torn.write_bytes(damaged(whole, rng))
-        refusals += refused(lambda torn=torn: make_benchmark(name).read_answers(torn, path, groups))
+        file = tmp_path / "damaged.jsonl"
+        file.write_bytes(damaged(complete, rng))
+        refusals += refused(lambda file=file: make_benchmark(name).read_answers(file, path, groups))
     assert refusals > 60

@@ -1,4 +1,4 @@
-"""The named functions of column sums, by hand; and what a benchmark makes of them."""
+"""The metric functions by hand, and a benchmark composed of them."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from pairsight.registry import plugins
 
 
 def columns(**values):
-    return {name: np.array(row, dtype=float) for name, row in values.items()}
+    return {name: np.array(sums, dtype=float) for name, sums in values.items()}
 
 
-def test_mean_is_left_out_where_nothing_was_counted_and_rate_is_not():
+def test_mean_is_omitted_if_nothing_was_counted_and_rate_is_not():
     asked = columns(right=[3, 0], items=[4, 0])
     assert mean("right", "items").of(asked)[0] == 0.75
     assert np.isnan(mean("right", "items").of(asked)[1])  # one resample without items
@@ -48,9 +48,9 @@ class Words(Benchmark):
         yield (self.sample("1", "Say a.", [], cluster="c", target={"word": "a"}),)
 
     def read(self, sample, answer, *, official):
-        said = answer.split()
-        right = float(sample.target["word"] in (said if official else [word.lower() for word in said]))
-        return Reading(said, right, bool(said), (right, 1.0, float(len(said))), ("kind: word",))
+        words = answer.split()
+        right = float(sample.target["word"] in (words if official else [word.lower() for word in words]))
+        return Reading(words, right, bool(words), (right, 1.0, float(len(words))), ("kind: word",))
 
 
 def test_a_benchmark_is_composed_of_load_read_and_metrics(tmp_path):

@@ -1,4 +1,4 @@
-"""Each official rule against a second, plain implementation written from the description of the original scorer."""
+"""Each official rule against a second, plain implementation from the description of the original scorer."""
 
 import random
 import re
@@ -25,7 +25,7 @@ def test_pope_reads_as_the_original():
         assert pope.official_answer(text) == original(text), repr(text)
 
 
-def test_mme_reads_as_the_original_reads_its_own_line():
+def test_mme_reads_as_the_original_reads_a_line():
     def original(text):
         line = "image.jpg\tquestion\tYes\t" + re.sub(r"[\t\n\r]", " ", text) + "\n"
         answer = line.split("\t")[3].lower()

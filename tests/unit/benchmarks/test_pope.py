@@ -20,7 +20,7 @@ class Names:
         return ImageRef(f"name:{name}")
 
     def add(self, data, name):
-        raise AssertionError("POPE holds no image bytes")
+        raise AssertionError("POPE's files have no embedded images")
 
 
 def write(path, rows):
@@ -55,7 +55,7 @@ def test_official_reading(text, read):
 
 
 def naive(text):
-    """The rule told another way: cut, delete, look at the pieces between spaces."""
+    """The rule in other words: cut, delete, look at the pieces between spaces."""
     sentence = text[: text.index(".")] if "." in text else text
     sentence = "".join(ch for ch in sentence if ch != ",")
     return "no" if any(f" {word} " in f" {sentence} " for word in ("No", "no", "not")) else "yes"
@@ -110,7 +110,7 @@ def test_a_category_field_names_the_split(tmp_path):
     assert [g[0].id for g in load(write(tmp_path / "p.jsonl", rows))] == ["popular:1", "adversarial:1"]
 
 
-def test_unparsed_answers_are_counted_and_wrong_only_where_robust_reads(tmp_path):
+def test_unparsed_answers_are_counted_and_wrong_only_by_the_robust_parser(tmp_path):
     (group,) = load(write(tmp_path / "p.jsonl", [row(1, "no")]))
     official, robust = (Pope().score(group, ["a cat"], parser) for parser in ("official", "robust"))
     assert official.num_unparsed == robust.num_unparsed == 1
@@ -141,7 +141,7 @@ def test_clusters_are_images(tmp_path):
         ("", "is empty"),
     ],
 )
-def test_bad_rows_say_where(tmp_path, lines, message):
+def test_errors_name_the_line(tmp_path, lines, message):
     path = tmp_path / "p.jsonl"
     path.write_text(lines)
     with pytest.raises(DataError, match=re.escape(message)) as caught:
@@ -149,19 +149,19 @@ def test_bad_rows_say_where(tmp_path, lines, message):
     assert "\n" not in str(caught.value)
 
 
-def test_an_id_twice_names_both_lines(tmp_path):
+def test_the_error_for_a_duplicate_id_names_both_lines(tmp_path):
     path = write(tmp_path / "p.jsonl", [row(7), row(8), row(7)])
-    with pytest.raises(DataError, match=r"p.jsonl:3 \(id 7\): the id stands already in line 1"):
+    with pytest.raises(DataError, match=r"p.jsonl:3 \(id 7\): duplicate id, first on line 1"):
         load(path)
 
 
-def test_missing_files_say_where_they_are_published(tmp_path):
+def test_the_error_for_missing_files_names_where_they_are_published(tmp_path):
     for path in (tmp_path / "nothing", tmp_path):
         with pytest.raises(DataError, match="RUCAIBox/POPE"):
             load(path)
 
 
-def test_line_separators_inside_a_text_are_text(tmp_path):
+def test_unicode_line_separators_do_not_end_a_line(tmp_path):
     path = tmp_path / "p.jsonl"
     values = row(1)
     values["text"] = "Is\u2028there\x85a dog?"
@@ -178,7 +178,7 @@ def test_any_bytes_give_samples_or_a_data_error(tmp_path_factory, data):
         load(path)
 
 
-def test_answers_of_one_file_are_joined_by_plain_ids_where_these_are_unique(tmp_path):
+def test_answers_in_one_file_are_joined_by_plain_ids_if_these_are_unique(tmp_path):
     questions = [
         {"question_id": "a", "image": "x.jpg", "text": "Is there a dog?", "label": "yes", "category": "random"},
         {"question_id": "b", "image": "x.jpg", "text": "Is there a cat?", "label": "no", "category": "popular"},

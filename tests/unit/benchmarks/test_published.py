@@ -12,7 +12,7 @@ def cell(**wanted):
     return found
 
 
-def test_every_table_is_there_and_whole():
+def test_all_tables_are_complete():
     counts = {}
     for found in published_cells():
         counts[found.paper, found.table] = counts.get((found.paper, found.table), 0) + 1
@@ -35,12 +35,12 @@ def test_cells_by_hand():
 
 
 def test_every_named_metric_is_one_of_ours():
-    named = [found for found in published_cells() if found.metric]
-    assert len(named) > 30
-    for found in named:
-        benchmark, _, metric = found.metric.partition(".")
+    cells = [cell for cell in published_cells() if cell.metric]
+    assert len(cells) > 30
+    for cell in cells:
+        benchmark, _, metric = cell.metric.partition(".")
         assert metric in make_benchmark(benchmark).directions()
-        assert found.model
+        assert cell.model
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_every_named_metric_is_one_of_ours():
         ("liuhaotian/llava-v1.5-7b", "llava-1.5-7b"), ("llava-hf/llava-v1.6-vicuna-7b-hf", ""), ("tiny/model", ""),
     ],
 )  # fmt: skip
-def test_models_are_known_by_their_name(model_name, model):
+def test_models_are_recognised_by_their_name(model_name, model):
     assert known_model(model_name) == model
 
 
-def test_published_figures_stand_beside_ours_with_what_differs(tmp_path, caplog):
+def test_published_figures_are_shown_beside_ours_with_what_differs(tmp_path, caplog):
     path = official.pope(tmp_path / "pope")
     rows = [
         {"question_id": f"{split}:{k}", "text": "Yes"}

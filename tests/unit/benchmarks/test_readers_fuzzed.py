@@ -1,4 +1,4 @@
-"""Damaged official files and answers give samples or a DataError of one line, never anything else."""
+"""Damaged official files and answer files give samples or a one-line DataError, never anything else."""
 
 import random
 import shutil
@@ -103,5 +103,5 @@ def test_any_json_gives_samples_or_a_data_error(name, rows, tmp_path):
     path = official.jsonl(tmp_path / "rows.jsonl", rows)
     refused(lambda: list(make_benchmark(name).load(path, official.Names())))
     for shape in ({"data": rows}, {"questions": rows}, {str(k): row for k, row in enumerate(rows)}, rows):
-        path = official.as_json(tmp_path / "whole.json", shape)
+        path = official.as_json(tmp_path / "document.json", shape)
         refused(lambda path=path: list(make_benchmark(name).load(path, official.Names())))

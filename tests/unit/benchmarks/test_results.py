@@ -1,4 +1,4 @@
-"""`results.json` as records: both schemas read, nothing lost on the way, and what may stand beside what."""
+"""`results.json` as records: both schemas are read, nothing is lost, and only comparable sections are merged."""
 
 import json
 from dataclasses import replace
@@ -13,25 +13,25 @@ from pairsight.cli.show import print_results, side_by_side
 from pairsight.errors import DataError
 
 FIGURES = {"base": 0.5, "aligned": 0.625, "difference": 0.125, "low": 0.0625, "high": 0.25, "p_value": 0.015625}
-ROW = {**FIGURES, "better": "higher", "num_items": 9, "unparsed": 1, "unparsed_base": 2, "temperature": 0.0}
+F1 = {**FIGURES, "better": "higher", "num_items": 9, "unparsed": 1, "unparsed_base": 2, "temperature": 0.0}
 ALONE = {"value": 0.5, "low": 0.25, "high": 0.75, "better": "higher", "num_items": 9, "unparsed": 0}
 POPE = {
     "sha256": "ab" * 32, "rows": 9, "parser": "official", "prompt_suffix": "", "batch_size": 32, "temperature": 0.0,
     "max_new_tokens": 8, "limit": None, "fallbacks": ["words by rule"], "mean_words": {"base": 1.5, "aligned": None},
-    "failed": {"base": 0, "aligned": 1}, "failed_items": {"base": [], "aligned": ["7: empty"]}, "metrics": {"f1": ROW},
-    "other_parser": {"parser": "robust", "metrics": {"f1": ROW}}, "categories": {"popular": {"f1": ROW}},
+    "failed": {"base": 0, "aligned": 1}, "failed_items": {"base": [], "aligned": ["7: empty"]}, "metrics": {"f1": F1},
+    "other_parser": {"parser": "robust", "metrics": {"f1": F1}}, "categories": {"popular": {"f1": F1}},
     "published": [{"metric": "f1", "value": 0.859, "paper": "seva", "table": "2", "row": "7B", "note": "",
                    "differs": ["9 questions instead of 8910 or 9000"]}],
 }  # fmt: skip
 SCHEMA_1 = {
-    "schema": 1, "run": "first", "primary": "feedback", "metrics": {"f1": ROW},
+    "schema": 1, "run": "first", "primary": "feedback", "metrics": {"f1": F1},
     "systems": {
         "seva": {"models": {"base": "sha256:1", "aligned": "seva/align/dpo"},
                  "data": {"prompts": 9, "pairs": 7, "dropped": {"identical": 2}},
-                 "metrics": {"f1": ROW}, "benchmarks": {"pope": POPE},
+                 "metrics": {"f1": F1}, "benchmarks": {"pope": POPE},
                  "controls": {"null": {"models": {"base": "sha256:1", "aligned": "null/align/dpo"},
-                                       "metrics": {"f1": ROW}, "benchmarks": {"pope": POPE}}}},
-        "feedback": {"models": {}, "metrics": {"f1": ROW}, "benchmarks": {}, "controls": {}},
+                                       "metrics": {"f1": F1}, "benchmarks": {"pope": POPE}}}},
+        "feedback": {"models": {}, "metrics": {"f1": F1}, "benchmarks": {}, "controls": {}},
     },
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_both_schemas_are_printed(capsys):
         ]  # fmt: skip
 
 
-def test_files_and_models_that_are_scored_into_one_folder_stand_side_by_side(tmp_path):
+def test_files_and_models_scored_into_one_folder_are_kept_side_by_side(tmp_path):
     def score(file, label, **more):
         question = {"question_id": 1, "image": "a.png", "text": "Is it?", "label": label}
         (tmp_path / file).write_text(json.dumps(question) + "\n")
@@ -106,45 +106,45 @@ def test_files_and_models_that_are_scored_into_one_folder_stand_side_by_side(tmp
     assert score("random.jsonl", "yes") == {"pope": 1.0}
     assert score("popular.jsonl", "no") == {"pope": 1.0, "pope (popular.jsonl)": 0.0}
     assert score("random.jsonl", "no") == {"pope": 0.0, "pope (popular.jsonl)": 0.0}, "the same file again replaces"
-    whole = score("popular.jsonl", "no", model="llava")
-    assert list(whole) == ["pope", "pope (popular.jsonl)", "pope (popular.jsonl, llava)"]
+    values = score("popular.jsonl", "no", model="llava")
+    assert list(values) == ["pope", "pope (popular.jsonl)", "pope (popular.jsonl, llava)"]
 
 
-def test_sections_of_other_systems_go_only_where_they_cannot_be_compared():
+def test_sections_of_other_systems_are_removed_only_if_they_cannot_be_compared():
     old = systems(a=pope(rows=9), b=pope(rows=9))
     for new, kept in [
         (pope(rows=9), ["a", "b"]),
         (pope(rows=5), ["a"]),
-        (pope(rows=9, sha256="2"), ["a", "b"]),  # the old ones' file is not known
+        (pope(rows=9, sha256="2"), ["a", "b"]),  # the old sections' file hash is unknown
         (pope("other.jsonl", rows=5), ["a", "b"]),
         (pope(evaluation="few", rows=5), ["a", "b"]),
     ]:
-        whole, removed = merged(old, systems(a=new))
-        assert list(whole.systems) == kept
+        results, removed = merged(old, systems(a=new))
+        assert list(results.systems) == kept
         assert len(removed) == 2 - len(kept)
-        assert new in whole.systems["a"].sections
+        assert new in results.systems["a"].sections
 
 
-def test_other_weights_under_a_name_take_all_its_sections_with_them():
+def test_other_weights_under_a_name_remove_all_its_sections():
     old = Results({"a": System("a", (pope(), pope("b.jsonl"), pope(evaluation="few")), aligned="align/a")})
-    whole, removed = merged(old, systems(a=pope(aligned="w2")))
-    assert whole.systems["a"].sections == (pope(aligned="w2"),)
+    results, removed = merged(old, systems(a=pope(aligned="w2")))
+    assert results.systems["a"].sections == (pope(aligned="w2"),)
     assert removed == [
         "a: pope (held-out, b.jsonl) is removed, it was measured with other weights under that name; evaluate it again",
         "a: pope (few, pope.jsonl) is removed, it was measured with other weights under that name; evaluate it again",
     ]
 
 
-def test_another_base_leaves_no_section_of_the_old_one():
+def test_another_base_removes_all_sections_of_the_old_one():
     other = Section("pope", {}, "held-out", "pope.jsonl", {"base": "b2", "aligned": "w1"})
-    whole, removed = merged(systems(a=pope(), b=pope()), systems(a=other))
-    assert list(whole.systems) == ["a"]
+    results, removed = merged(systems(a=pope(), b=pope()), systems(a=other))
+    assert list(results.systems) == ["a"]
     assert removed == [
         "b: pope (held-out, pope.jsonl) is removed, it was measured with another base model; evaluate it again"
     ]
 
 
-def test_questions_without_an_answer_are_said(capsys):
+def test_questions_without_an_answer_are_reported(capsys):
     old = {"schema": 1, "models": {"base": "sha256:1"}, "benchmarks": {"pope": {"rows": 9, "metrics": {"f1": ALONE}}}}
     results = Results.from_plain(old)
     (section,) = results.sections

@@ -1,4 +1,4 @@
-"""`score` against the official scorers told again (`transcribed`), on ugly answers: every item, then every figure."""
+"""`score` against reimplemented official scorers (`transcribed`) on ugly answers: every item, then every metric."""
 
 import base64
 import functools
@@ -27,8 +27,11 @@ counts = pytest.mark.parametrize("count", [1_500, pytest.param(24_000, marks=LON
 def scored(name, path, answers, tmp_path, **more):
     """(metric -> value, category -> metric -> value, id -> (prediction, correct)) of the official parser."""
     content = score_answers(name, path, answers, tmp_path / "out", settings=FEW, **more).to_plain()["benchmarks"][name]
-    values = {metric: row["value"] for metric, row in content["metrics"].items()}
-    categories = {c: {m: row["value"] for m, row in rows.items()} for c, rows in content.get("categories", {}).items()}
+    values = {name: metric["value"] for name, metric in content["metrics"].items()}
+    categories = {
+        category: {name: metric["value"] for name, metric in metrics.items()}
+        for category, metrics in content.get("categories", {}).items()
+    }
     table = pq.read_table(
         tmp_path / "out" / "answers-model.parquet", columns=["id", "official_prediction", "official_correct"]
     )
@@ -36,11 +39,11 @@ def scored(name, path, answers, tmp_path, **more):
     return values, categories, dict(zip(ids, zip(read, correct, strict=True), strict=True))
 
 
-def rows_of(texts):
+def records_of(texts):
     return [{"question_id": str(k), "text": text} for k, text in enumerate(texts)]
 
 
-def test_the_tables_of_words_are_the_originals():
+def test_the_word_tables_equal_the_originals():
     assert NUMBERS == transcribed.DIGITS
     lower = {word: form for word, form in transcribed.CONTRACTIONS.items() if word == word.lower()}
     assert lower == CONTRACTIONS
@@ -172,7 +175,7 @@ def test_gqa(count, tmp_path):
         for k in range(count)
     }  # fmt: skip
     path = official.as_json(tmp_path / "questions.json", questions)
-    values, categories, items = scored("gqa", path, as_json_lines(tmp_path / "a.jsonl", rows_of(texts)), tmp_path)
+    values, categories, items = scored("gqa", path, as_json_lines(tmp_path / "a.jsonl", records_of(texts)), tmp_path)
     right, accuracy, kinds = transcribed.gqa(questions, {str(k): text for k, text in enumerate(texts)})
     assert {name: bool(correct) for name, (_, correct) in items.items()} == right
     assert values["accuracy"] == accuracy
@@ -196,7 +199,7 @@ def test_vqav2(count, tmp_path):
     ]  # fmt: skip
     official.as_json(tmp_path / "v" / "q_questions.json", {"data_subtype": "val2014", "questions": questions})
     official.as_json(tmp_path / "v" / "q_annotations.json", {"annotations": annotations})
-    answers = as_json_lines(tmp_path / "a.jsonl", rows_of(texts))
+    answers = as_json_lines(tmp_path / "a.jsonl", records_of(texts))
     values, categories, items = scored("vqav2", tmp_path / "v", answers, tmp_path)
     scores, accuracy = transcribed.vqav2(list(zip(texts, given, strict=True)))
     for kind in range(3):  # perQuestionType
@@ -241,7 +244,7 @@ def test_seed_bench(count, tmp_path):
                           "answer": rng.choice("ABCD")})  # fmt: skip
     names = {f"ability {kind}": kind for kind in range(1, 13)}
     path = official.as_json(tmp_path / "seed.json", {"questions": questions, "question_type": names})
-    answers = as_json_lines(tmp_path / "a.jsonl", rows_of(texts.values()))
+    answers = as_json_lines(tmp_path / "a.jsonl", records_of(texts.values()))
     values, categories, items = scored("seed_bench", path, answers, tmp_path)
     right, accuracy, kinds = transcribed.seed_bench(questions, {str(k): text for k, text in texts.items()})
     assert {name: bool(correct) for name, (_, correct) in items.items()} == right
@@ -262,7 +265,7 @@ def captions(seed, count):
 
 
 def coco(folder, count):
-    """Images with a label or two and two reference captions each; the objects that are there, by the same words."""
+    """Images with up to two labels and two reference captions each; returns a function for the objects present."""
     rng = random.Random(count)
     names = ["person", "bus", "cat", "dog", "dining table", "chair", "toilet", "oven"]
     images = [{"id": k, "file_name": f"COCO_val2014_{k:012d}.jpg"} for k in range(1, count + 1)]
@@ -379,15 +382,13 @@ def cosine(vectors):
 
 
 def as_json_lines(path, rows):
-    """Lone surrogates are escaped, as Python's own `json.dumps` writes them."""
-
+    """Lone surrogates are escaped, as by Python's `json.dumps`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def as_json_text(path, value):
-
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Taggers, lemmatizers and tokenizers that official scorers use: NLTK with data in a folder, and what stands in."""
+"""Taggers, lemmatizers and tokenizers of official scorers: NLTK with data in a folder, and the fallbacks."""
 
 import json
 import re
@@ -37,13 +37,13 @@ for name, path, more in (("chair", "coco", {}), ("object_halbench", "hal/obj_hal
                             options={"nltk_data": data, **more}, settings=EvaluationSettings(num_resamples=10))
     section = section.to_plain()["benchmarks"][name]
     found[name] = {"parser": section["parser"], "fallbacks": section["fallbacks"],
-                   "metrics": {n: row["value"] for n, row in section["metrics"].items()}}
+                   "metrics": {n: metric["value"] for n, metric in section["metrics"].items()}}
 print(json.dumps(found))
 """
 
 
 def test_nltk_and_its_data_from_a_folder_make_figures_official(tmp_path):
-    """A process of its own: NLTK keeps what it has loaded."""
+    """In a separate process, as NLTK keeps loaded data."""
     pytest.importorskip("nltk", reason="NLTK is not installed (extra `words`)")
     official.coco(tmp_path / "coco")
     official.object_halbench(tmp_path / "hal")
@@ -65,27 +65,27 @@ def test_nltk_and_its_data_from_a_folder_make_figures_official(tmp_path):
     assert found["lemmas"] == ["dog", "men", "woman", "wolf", "leaf", "xyzs", "glass"]
     assert found["nouns"] == ["dog", "sky"]
     assert (found["chair"]["parser"], found["chair"]["fallbacks"]) == ("official", [])
-    # image 1 has a cat and a bus, image 2 neither: of puppy, puppy, cat, bus 2 and 4 are made up
+    # image 1 has a cat and a bus, image 2 neither: of puppy, puppy, cat, bus 2 and 4 are hallucinated
     assert found["chair"]["metrics"]["chair_i"] == 6 / 8
     assert found["object_halbench"]["parser"] == "official rule with fallbacks"
     assert found["object_halbench"]["fallbacks"] == ["objects found by the word list, where the original asks GPT-3.5"]
-    assert found["object_halbench"]["metrics"]["chair_i"] == 4 / 6  # puppy once an answer
+    assert found["object_halbench"]["metrics"]["chair_i"] == 4 / 6  # puppy counts once per answer
     assert found["amber"]["fallbacks"] == ["word vectors from vectors.txt"]
-    # `men` stays `men`, which AMBER's vocabulary lacks; dog and sky: sky is there in 1, dog in 2
+    # `men` stays `men`, which is not in AMBER's vocabulary; dog and sky: sky is present in 1, dog in 2
     assert found["amber"]["metrics"]["chair"] == pytest.approx(0.5)
 
 
-def test_a_wrong_nltk_folder_is_said(tmp_path):
-    with pytest.raises(ConfigError, match=r"nltk_data .*nothing .*(is no folder|needs NLTK)"):
+def test_a_missing_nltk_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"nltk_data .*nothing .*(is not a folder|needs NLTK)"):
         _ = make_benchmark("chair", {"nltk_data": str(tmp_path / "nothing")}).fallbacks
 
 
-def test_textblob_and_lemminflect_stand_in_and_are_named():
+def test_textblob_and_lemminflect_are_named_fallbacks():
     pytest.importorskip("lemminflect", reason="lemminflect is not installed (extra `words`)")
     pytest.importorskip("textblob", reason="textblob is not installed (extra `words`)")
     lemma, label = noun_lemma()
     if not label:
-        pytest.skip("NLTK's WordNet is installed: nothing stands in")
+        pytest.skip("NLTK's WordNet is installed: no fallback is used")
     assert label == "base forms by lemminflect"
     bases = {"dogs": "dog", "buses": "bus", "glasses": "glass", "leaves": "leaf", "people": "people", "men": "men",
              "women": "woman", "children": "child", "knives": "knife", "geese": "goose", "boxes": "box"}  # fmt: skip
@@ -104,17 +104,17 @@ def test_textblob_and_lemminflect_stand_in_and_are_named():
 @pytest.mark.parametrize(
     ("seed", "count"), [(12, 3_000), pytest.param(13, 60_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
-def test_words_are_split_as_nltks_own_tokenizer_splits_them(seed, count):
+def test_words_are_split_as_by_nltks_tokenizer(seed, count):
     nltk = pytest.importorskip("nltk", reason="NLTK is not installed (extra `words`)")
     extra = ["don't", "cannot", '"quoted"', "it's", "(a dog)", "3,000", "a,b", "gonna", "''", "``", "rock'n'roll", "--"]
     for text in ugly.answers(seed, count, extra):
-        sentence = re.sub(r"[.?!]+", "", text).replace("\n", " ")  # one sentence: no end inside it
-        sentence = sentence.replace("\x1c", " ")  # a space to Python's `re`, none to the `regex` that NLTK uses
+        sentence = re.sub(r"[.?!]+", "", text).replace("\n", " ")  # a single sentence
+        sentence = sentence.replace("\x1c", " ")  # whitespace in Python's `re`, but not in NLTK's `regex`
         assert split_words(sentence) == nltk.word_tokenize(sentence, preserve_line=True), repr(sentence)
 
 
 def test_singular_forms_follow_patterns_rules():
-    """textblob carries pattern's rules; where its longer word lists decide, it is no witness."""
+    """textblob has pattern's rules; words decided by its longer word lists are not compared."""
     inflect = pytest.importorskip("textblob.en.inflect", reason="textblob is not installed (extra `words`)")
     stems = "bus glas tenni ti pon cook wom child kni wol glo mou sheep sk hou couch box potat pizz ax shoe quiz matr"
     ends = ["", "s", "es", "ies", "ves", "ses", "men", "ice", "ices", "oes", "zes", "us", "a", "ae", "i", "ews", "eaux"]
@@ -133,8 +133,8 @@ def test_singular_forms_follow_patterns_rules():
     assert compared > 400
 
 
-def test_spacy_compares_words_where_it_is_installed(monkeypatch, tmp_path):
-    """A stand-in for the package with the two calls that AMBER makes."""
+def test_spacy_compares_words_if_it_is_installed(monkeypatch, tmp_path):
+    """With a fake package that has the two calls AMBER makes."""
     vectors = {"dog": 1.0, "puppy": 0.81, "cat": 0.8}
 
     class Document:

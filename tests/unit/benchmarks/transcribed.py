@@ -1,7 +1,7 @@
-"""The official scorers told again, plainly and apart from our code, each from its authors' script.
+"""Plain reimplementations of the official scorers, independent of our code, each from its authors' script.
 
-Each takes what that script takes and returns what it decides per item and what it prints in the end. Tools that the
-scripts import (a tokenizer, a lemmatizer, word vectors) are arguments.
+Each takes the script's input and returns its decision per item and the metrics it prints. Tools that the scripts import
+(a tokenizer, a lemmatizer, word vectors) are arguments.
 """
 
 import re
@@ -98,7 +98,7 @@ def mmbench_choice(answer, choices):
 
 
 def mmbench(rows, answers):
-    """Circular evaluation: (letter per index, share of the questions all of whose rotations are right)."""
+    """Circular evaluation: (letter per index, share of questions with all rotations correct)."""
     read = {index: mmbench_choice(answers[index], choices) for index, choices, _ in rows}
     hits = defaultdict(list)
     for index, _, truth in rows:
@@ -107,7 +107,7 @@ def mmbench(rows, answers):
 
 
 def scienceqa(problems, predictions):
-    """LLaVA's eval_science_qa.py: (letter or FAILED per problem, accuracy of all, of those asked with an image)."""
+    """LLaVA's eval_science_qa.py: (letter or FAILED per problem, accuracy of all, of those with an image)."""
     letters = ["A", "B", "C", "D", "E"]
     read, results = {}, []
     for name, problem in problems.items():
@@ -198,7 +198,7 @@ def textvqa(pairs):
 
 
 def vqav2(pairs):
-    """vqaEval.py on (answer, ten answers): (accuracy per answer, mean in percent of two digits)."""
+    """vqaEval.py on (answer, ten answers): (accuracy per answer, mean in percent with two digits)."""
     scores = []
     for raw, given in pairs:
         answer = raw.replace("\n", " ").replace("\t", " ").strip()
@@ -245,7 +245,7 @@ def _double_words(pairs):
 def caption_words(caption, synonyms, split, base, *, refined=False):
     """caption_to_words of chair.py, or of RLHF-V's script: [(word, object)].
 
-    `synonyms` holds the lines of the table; RLHF-V strips its words and pairs all of two words.
+    `synonyms` are the lines of the table; RLHF-V strips its words and joins all its word pairs.
     """
     inverse = {}
     for line in synonyms:
@@ -286,15 +286,15 @@ def amber_caption(nouns, item, association, safe, similar):
     nouns = [noun for noun in nouns if noun in vocabulary]
 
     def spread(names):
-        words, indices = [], []
+        words, marks = [], []
         for index, name in enumerate(names):
             words += association[name]
-            indices += [index] * len(association[name])
-        return words + list(names), indices + [0] * len(names)
+            marks += [index] * len(association[name])
+        return words + list(names), marks + [0] * len(names)
 
-    def mark(indices, names, j):
-        start = len(indices) - len(names)
-        indices[indices[j] + start if j < start else j] = 1
+    def mark(marks, names, j):
+        start = len(marks) - len(names)
+        marks[marks[j] + start if j < start else j] = 1
 
     there, there_marks = spread(item["truth"])
     likely, likely_marks = spread(item["hallu"])
@@ -323,7 +323,7 @@ def amber_caption(nouns, item, association, safe, similar):
 
 
 def amber_generative(counts, items):
-    """The four figures that inference.py prints from all descriptions, in percent."""
+    """The four metrics that inference.py prints for all descriptions, in percent."""
 
     def share(top, bottom):
         return round(top / (bottom + 0.001) * 100, 1)

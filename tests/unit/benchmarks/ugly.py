@@ -1,4 +1,4 @@
-"""Seeded ugly answers: empty, shouted, tabbed, doubled, Chinese, very long, cut, quoted, with marks and line ends."""
+"""Random ugly answers: empty, upper case, tabs, repetitions, Chinese, very long, cut, quoted, marks, line ends."""
 
 import random
 
@@ -20,7 +20,7 @@ _PIECES = [
 
 
 def answers(seed: int, count: int, extra: list[str] | None = None) -> list[str]:
-    """`count` answers of one to eight pieces, with or without spaces between; `extra` pieces come often."""
+    """`count` answers of one to eight pieces, with or without spaces between them; `extra` pieces are frequent."""
     rng = random.Random(seed)
     found = []
     for _ in range(count):

@@ -259,7 +259,7 @@ def test_one_folder_has_one_name_in_a_call(run, world, capsys):
 def test_results_that_cannot_be_read_are_said_before_anything_is_answered(run, world, capsys):
     (run / "results.json").write_text('{"schema": 9}')
     assert evaluate(run, world) == 1
-    assert "schema 9, this Pairsight reads 1 and 2; move it away and evaluate again" in capsys.readouterr().err
+    assert "schema 9, this Pairsight reads 1 and 2; move the file away and evaluate again" in capsys.readouterr().err
     assert not (run / "evaluate").exists()
 
 

@@ -1,4 +1,4 @@
-"""The comparison of strategies: what is trained, how rates are chosen, how other models are paired with the base."""
+"""The comparison of strategies: what is trained, how learning rates are chosen, how other models are compared."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ PROMPT = Prompt("p", (Message("user", "What is it?"),))
 
 
 class Words:
-    """A tokenizer that has one token a word."""
+    """A tokenizer with one token per word."""
 
     def __call__(self, text, add_special_tokens):
         assert not add_special_tokens
@@ -36,7 +36,7 @@ class Words:
 
 
 class Share:
-    """A benchmark whose metric is a share of right answers."""
+    """A benchmark whose metric is the share of correct answers."""
 
     name = "share"
 
@@ -44,7 +44,7 @@ class Share:
         return {"accuracy": sums_RC[:, 0] / sums_RC[:, 1]}
 
 
-def _said(text):
+def _completion(text):
     return Completion(f"p:{text}", "p", text, "stop", "m", 0, 0)
 
 
@@ -52,10 +52,10 @@ def _training(strategy, setting, rate):
     return Training(strategy, setting, rate, 10, 1.5, Path(f"{strategy}-{setting}-{rate}"))
 
 
-def test_tokens_are_those_of_all_completions_with_their_ends():
-    pair = PreferencePair("p", PROMPT, _said("a red circle"), (_said("two"), _said("it is")), "s")
+def test_tokens_of_all_completions_and_their_end_tokens_are_counted():
+    pair = PreferencePair("p", PROMPT, _completion("a red circle"), (_completion("two"), _completion("it is")), "s")
     assert completion_tokens(Words(), pair) == 4 + 2 + 3
-    assert completion_tokens(Words(), Demonstration("p", PROMPT, _said("a red circle"), "s")) == 4
+    assert completion_tokens(Words(), Demonstration("p", PROMPT, _completion("a red circle"), "s")) == 4
 
 
 def test_steps_match_a_budget_of_tokens():
@@ -102,12 +102,12 @@ def test_another_model_is_compared_on_the_items_both_answered(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"text_benchmarks": ["mme"]}, "text_benchmarks: 'mme' is none of benchmarks"),
-        ({"backbone": "m"}, "backbone: say which benchmarks"),
-        ({"strategy_options": {"best": {}}}, "strategy_options: 'best' is none of strategies"),
+        ({"text_benchmarks": ["mme"]}, r"text_benchmarks: 'mme' is not one of the benchmarks \(pope\)"),
+        ({"backbone": "m"}, "backbone: name the benchmarks"),
+        ({"strategy_options": {"best": {}}}, "strategy_options: 'best' is not one of the strategies"),
     ],
 )
-def test_names_that_do_not_fit_are_refused_before_anything_is_trained(wrong, message):
+def test_inconsistent_names_are_refused_before_training(wrong, message):
     values = {"run": "r", "model": "m", "benchmarks": {"pope": "a"}, "validation": {"pope": "b"}}
     config = StrategiesStudy.parse({**values, "choose_by": "pope.accuracy", **wrong})
     with pytest.raises(ConfigError, match=message):
@@ -115,7 +115,7 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_trained(wrong, mes
 
 
 @pytest.mark.long
-def test_the_whole_study_on_a_small_world(tmp_path):
+def test_the_complete_study_on_a_small_world(tmp_path):
     torch.set_num_threads(1)
     world = write_world(tmp_path / "world", scenes=4, seed=4)
     validation = write_world(tmp_path / "validation", scenes=4, seed=4, part="validation", prompt_scenes=0, model=None)
@@ -149,7 +149,7 @@ def test_the_whole_study_on_a_small_world(tmp_path):
     own |= {f"steerlm-{name}" for name in ("paper", "token-matched", "images-only")}
     assert systems == {*own, "backbone", "second"}
     metrics = {row[4] for row in table.rows if row[0] == "backbone"}
-    assert metrics == {"tiny.text_accuracy"}, "the backbone answers only what has no image"
+    assert metrics == {"tiny.text_accuracy"}, "the backbone answers only text-only questions"
     assert len(rates.rows) == 10
     assert sum(row[-1] == "yes" for row in rates.rows) == 5
     bases = [row[5] for row in table.rows if row[4] == "tiny.text_accuracy"]
@@ -158,4 +158,4 @@ def test_the_whole_study_on_a_small_world(tmp_path):
     with plugins(tiny):
         assert config.results(quiet=True)[0].rows == table.rows
         (only,) = config.model_copy(update={"rate_factors": (0.5,)}).results(quiet=True)
-    assert {row[0] for row in only.rows} == systems, "one rate is no choice: nothing to validate"
+    assert {row[0] for row in only.rows} == systems, "with a single rate nothing is validated"

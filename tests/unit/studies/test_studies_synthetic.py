@@ -1,4 +1,4 @@
-"""The synthetic studies on candidates small enough to count by hand."""
+"""The synthetic studies on candidates small enough to compute by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ from pairsight.studies.image_selection import (
     vlm_image_judge,
 )
 from pairsight.studies.result import StudyResult
-from pairsight.studies.similarity import said, similarity
+from pairsight.studies.similarity import prompt_texts, similarity
 from pairsight.studies.synthetic_run import analyse
 
 SCALES = (5.0, 7.0, 9.0, 11.0)
@@ -72,10 +72,10 @@ def test_wins_are_counted_by_scale_and_topic():
     low, high = rows(result, "low", "high")[1]
     assert low < 0.75 <= high <= 1.0
     assert result.figure.startswith("<svg")
-    assert "most are won at 7 (0.750)" in result.words
+    assert "most are won at 7 (0.750)" in result.summary
 
 
-def test_overlap_is_the_shared_part_of_the_top_sets_beside_chance():
+def test_overlap_is_the_shared_part_of_the_top_sets():
     made = [
         candidate("a", "art", {"ir": [4, 3, 2, 1], "clip": [4, 3, 2, 1], "blip": [1, 2, 3, 4]}),
         candidate("b", "art", {"ir": [4, 3, 2, 1], "clip": [3, 4, 1, 2], "blip": [4, 3, 2, 1]}),
@@ -91,17 +91,17 @@ def test_overlap_is_the_shared_part_of_the_top_sets_beside_chance():
     assert found["ir & clip & blip", 3] == pytest.approx((2 / 3, 9 / 16))
 
 
-def test_overlap_counts_only_texts_that_all_scored():
-    whole = candidate("a", "art", {"ir": [4, 3, 2, 1], "clip": [4, 3, 2, 1]})
+def test_overlap_counts_only_texts_scored_by_all():
+    complete = candidate("a", "art", {"ir": [4, 3, 2, 1], "clip": [4, 3, 2, 1]})
     partly = candidate("b", "art", {"ir": [4, 3, 2, 1]})
-    assert rows(selector_overlap([whole, partly]), "num_texts")[0] == (1,)
-    with pytest.raises(DataError, match="two image scorers or more"):
+    assert rows(selector_overlap([complete, partly]), "num_texts")[0] == (1,)
+    with pytest.raises(DataError, match="scored by at least two scorers; found ir"):
         selector_overlap([partly])
     with pytest.raises(DataError, match="not of a synthetic run"):
         guidance_wins([Candidates(partly.prompt, partly.completions)])
 
 
-def test_the_judges_preference_counts_whichever_way_the_images_are_shown():
+def test_the_judges_preference_counts_in_either_order_of_the_images():
     made = [
         candidate("a", "art", {"ir": [1, 0], "clip": [0, 1]}),
         candidate("b", "art", {"ir": [1, 0], "clip": [0, 1]}),
@@ -125,7 +125,7 @@ def test_the_judges_preference_counts_whichever_way_the_images_are_shown():
     }  # fmt: skip
     assert seen[:2] == [("a0", "a1"), ("b1", "b0")]
     assert rows(result, "share", "share_of_decided")[0] == (0.4, 1.0)
-    assert "a rule" in result.words
+    assert "a rule" in result.summary
 
 
 def annotated(name, text_only, image_aware):
@@ -145,7 +145,7 @@ def test_disagreement_of_text_only_and_image_aware_scorers():
     assert found["same rejected"] == pytest.approx(1 / 3)
     assert found["reversed"] == pytest.approx(1 / 3)
     assert found["Kendall tau-b"] == pytest.approx((1 - 1 + 1 / 3) / 3)
-    with pytest.raises(DataError, match="both 'rm' and 'blip' scored"):
+    with pytest.raises(DataError, match="scored by both 'rm' and 'blip'"):
         scorer_disagreement(made, "rm", "blip")
 
 
@@ -173,7 +173,7 @@ def test_score_distributions_by_guidance_and_by_model():
 
 
 def embed(texts):
-    """Texts of the same first letter point the same way."""
+    """Texts with the same first letter have the same vector."""
     vectors = {"x": [1.0, 0.0], "y": [0.0, 1.0]}
     return np.array([vectors[text[0]] for text in texts])
 
@@ -186,17 +186,17 @@ def test_similarity_within_and_across_prompts_of_any_set():
 
     ours = [Candidates(p, tuple(completion(p, i, t) for i, t in enumerate(["x", "xx", "y"]))) for p in prompts]
     theirs = [PreferencePair(p.id, p, completion(p, 0, "x"), (completion(p, 1, "xx"),), "any") for p in prompts]
-    result = similarity({"ours": said(ours), "theirs": said(theirs)}, embed, "letters", num_pairs=100)
+    result = similarity({"ours": prompt_texts(ours), "theirs": prompt_texts(theirs)}, embed, "letters", num_pairs=100)
     found = {row[:2]: row[2] for row in rows(result, "set", "between", "mean_cosine")}
     assert found["ours", "completions of one prompt"] == pytest.approx(1 / 3)
     assert found["theirs", "completions of one prompt"] == 1.0
     assert found["ours", "prompts"] == 0.0
     assert "letters" in result.title
     with pytest.raises(DataError, match="'one' needs two prompts"):
-        similarity({"one": said(ours[:1])}, embed, "letters")
+        similarity({"one": prompt_texts(ours[:1])}, embed, "letters")
 
 
-def test_a_result_is_three_files(tmp_path):
+def test_a_result_is_written_as_three_files(tmp_path):
     result = StudyResult("wins", "Wins", ("topic", "share"), (("a|b", 0.123456), ("c", None)), "<svg/>", "Words.")
     table, figure, text = result.write(tmp_path / "studies")
     assert table.read_text() == "topic,share\na|b,0.123456\nc,\n"
@@ -209,11 +209,11 @@ def test_a_result_is_three_files(tmp_path):
     ("text", "verdict"),
     [("1", "first"), ("Image 2.", "second"), ("The second image", "second"), ("Tie", "tie"), ("Neither is", "tie")],
 )
-def test_a_judges_words_are_read(text, verdict):
+def test_a_judges_answer_is_parsed(text, verdict):
     assert parse_preference(text) == verdict
 
 
-def test_a_judge_that_says_nothing_is_an_error_of_its_text():
+def test_a_judge_without_a_verdict_is_an_error():
     assert parse_preference("I cannot compare images.").reason == "no_verdict"
     asked = []
 
@@ -232,7 +232,7 @@ def test_a_judge_that_says_nothing_is_an_error_of_its_text():
     assert '"a red bus"' in request.prompt.question
 
 
-def test_all_studies_that_a_runs_scorers_allow_and_why_others_are_left_out():
+def test_all_studies_that_the_scorers_allow_and_why_others_are_left_out():
     notes = [Annotation(f"a:{i}", name, {name: float(i)}) for name in ("rm", "clip") for i in range(2)]
     made = [candidate("a", "art", {"ir": [1, 2], "clip": [2, 1]}, notes, texts=["x", "xx"])]
     results, left_out = analyse(made, embed=("letters", embed), judge=("a rule", lambda *_: "tie"))

@@ -1,1 +1,1 @@
-"""Official files and answer files: what is read and written beside a benchmark's rule."""
+"""Readers and writers of official files and answer files."""

@@ -1,99 +1,101 @@
-"""Answers made elsewhere, joined to the samples by id, never by position; a wrong, missing or double id is named."""
+"""Answer files from elsewhere, joined to the samples by id, never by order; a bad, missing or duplicate id is named."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pairsight.benchmarks.files.official import Row, listed_rows, read_json, read_jsonl
+from pairsight.benchmarks.files.official import FileRecord, listed_records, read_json, read_jsonl
 from pairsight.errors import DataError, did_you_mean
 from pairsight.store.durable import write_file
 
 ID_FIELDS = ("question_id", "id", "questionId", "q_id")
 TEXT_FIELDS = ("text", "answer", "prediction", "response")
-_NAMED = 3  # missing ids that an error names
+_LISTED_IDS = 3  # missing ids that an error lists
 
 
-def answer_rows(
+def answer_records(
     path: Path, ids: Sequence[str] = ID_FIELDS, texts: Sequence[str] = TEXT_FIELDS
-) -> Iterator[tuple[Row, str]]:
-    """Each row of an answers file, named by its id, with its text.
+) -> Iterator[tuple[FileRecord, str]]:
+    """The records of an answer file with their ids, and the answer text of each.
 
     Args:
         path: JSON Lines, or one JSON list.
-        ids: fields that may hold the id, the first that is there.
+        ids: fields that may hold the id; the first that exists is used.
         texts: fields that may hold the text.
 
     Raises:
-        DataError: a row without id or text, or whose text is no text.
+        DataError: a record without id or text, or whose text is not a string.
     """
-    for bare in json_rows(path):
-        row = bare.named(*ids)
-        yield row, answer_text(row, texts)
+    for raw in json_records(path):
+        record = raw.with_id(*ids)
+        yield record, answer_text(record, texts)
 
 
-def answer_text(row: Row, texts: Sequence[str] = TEXT_FIELDS) -> str:
-    """The text of an answers row, which may be empty."""
-    field = next((name for name in texts if name in row.values), None)
+def answer_text(record: FileRecord, texts: Sequence[str] = TEXT_FIELDS) -> str:
+    """The answer text of a record; it may be empty."""
+    field = next((name for name in texts if name in record.values), None)
     if field is None:
-        raise row.error(f"no {' or '.join(repr(name) for name in texts)}; found {', '.join(row.values) or 'nothing'}")
-    return row.text(field, empty=True)
+        found = ", ".join(record.values) or "nothing"
+        raise record.error(f"no {' or '.join(repr(name) for name in texts)}; found {found}")
+    return record.text(field, empty=True)
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSON Lines file, or of one JSON list (then `line` counts the objects)."""
+def json_records(path: Path) -> Iterator[FileRecord]:
+    """The objects of a JSON Lines file, or of one JSON list (`line` is then the object's number)."""
     if path.is_file() and _begins_with_list(path):
         values = read_json(path)
-        yield from listed_rows(path, values if isinstance(values, list) else [values])
+        yield from listed_records(path, values if isinstance(values, list) else [values])
     else:
         yield from read_jsonl(path)
 
 
 def join(
-    rows: Iterable[tuple[Row, str]],
+    records: Iterable[tuple[FileRecord, str]],
     known: Mapping[str, str],
     path: Path,
     *,
     ignored: Iterable[str] = (),
-    may_miss: bool = False,
+    allow_missing: bool = False,
 ) -> dict[str, str]:
-    """Sample id -> text, from named rows.
+    """Sample id -> answer text.
 
     Args:
-        rows: from `answer_rows`.
-        known: the id in the answers file -> the sample's id.
-        path: the answers file, for messages.
-        ignored: ids that may be there and are passed over; looked at only when an id is unknown.
-        may_miss: whether samples may have no answer.
+        records: from `answer_records`.
+        known: the id in the answer file -> the sample's id.
+        path: the answer file, for messages.
+        ignored: ids of records to skip; read only once an unknown id is found.
+        allow_missing: whether samples may have no answer.
 
     Raises:
-        DataError: an id that is unknown, there twice, or missing.
+        DataError: an id is unknown, duplicate or missing.
     """
-    passed_over: frozenset[str] | None = None
+    skipped: frozenset[str] | None = None
     found: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for row, text in rows:
-        if row.name in lines:
-            raise row.error(f"the id was answered already in line {lines[row.name]}", reason="duplicate_id")
-        lines[row.name] = row.line
-        if row.name in known:
-            if known[row.name] in found:
-                raise row.error("its question was answered already under another id", reason="duplicate_id")
-            found[known[row.name]] = text
+    for record, text in records:
+        if record.id in lines:
+            raise record.error(f"duplicate id, first answered on line {lines[record.id]}", reason="duplicate_id")
+        lines[record.id] = record.line
+        if record.id in known:
+            if known[record.id] in found:
+                raise record.error("its question is already answered under another id", reason="duplicate_id")
+            found[known[record.id]] = text
             continue
-        passed_over = frozenset(ignored) if passed_over is None else passed_over
-        if row.name not in passed_over:
-            nearest = did_you_mean(row.name, list(known)[:2000]) if len(known) <= 2000 else ""
-            raise row.error(f"the benchmark has no such id{nearest}"[:400], reason="foreign_id")
+        skipped = frozenset(ignored) if skipped is None else skipped
+        if record.id not in skipped:
+            nearest = did_you_mean(record.id, list(known)[:2000]) if len(known) <= 2000 else ""
+            raise record.error(f"the benchmark has no such id{nearest}"[:400], reason="foreign_id")
     missing = list({ours: theirs for theirs, ours in reversed(list(known.items())) if ours not in found}.values())[::-1]
-    if missing and not may_miss:
-        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+    if missing and not allow_missing:
+        more = f" and {len(missing) - _LISTED_IDS} more" if len(missing) > _LISTED_IDS else ""
+        shown = ", ".join(missing[:_LISTED_IDS]) + more
         raise DataError(f"{path}: no answer for the id {shown}", reason="missing_id")
     return found
 
 
 def numbered(names: Iterable[str], mark: str = "#") -> list[str]:
-    """Each name, from its second time on with a mark and a number, e.g. 7, 7#2."""
+    """The names, with repeated ones numbered, e.g. 7, 7#2."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:
@@ -102,9 +104,9 @@ def numbered(names: Iterable[str], mark: str = "#") -> list[str]:
     return found
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write objects one a line, atomically; returns the path."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+def write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> Path:
+    """Write one object per line, atomically; returns the path."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
     write_file(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
     return path
 

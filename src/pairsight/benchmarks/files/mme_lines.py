@@ -1,40 +1,40 @@
-"""MME's task files, lines of image, question, answer and prediction; and its answers, joined by image and question."""
+"""MME's task files (lines of image, question, answer, prediction) and its answers, joined by image and question."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pairsight.benchmarks.files.answers import answer_text, json_rows
-from pairsight.benchmarks.files.official import Row, read_lines
+from pairsight.benchmarks.files.answers import answer_text, json_records
+from pairsight.benchmarks.files.official import FileRecord, read_lines
 from pairsight.benchmarks.protocol import Sample
 from pairsight.errors import DataError
 from pairsight.store.durable import write_file
 
-_WANTED_LINE = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
+_INSTRUCTIONS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
 _ONE_LINE = str.maketrans("\t\n\r", "   ")
-Key = tuple[str, str, str]
-"""Task, the image's name without extension, and the question without what is asked of its answer."""
+Asked = tuple[str, str, str]
+"""A question's task, image name without extension, and text without the answering instruction."""
 
 
 def read_mme_answers(answers: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
     """Sample id -> answer.
 
     Raises:
-        DataError: a missing file, a bad line, another image or question than the benchmark's, or a question that is
-            answered twice or not at all.
+        DataError: a missing file, a bad line, an unknown image or question, or a question that is answered twice or
+            not at all.
     """
     samples = [sample for group in groups for sample in group]
-    expected = {_sample_key(sample): sample for sample in samples}
-    images = {key[:2] for key in expected}
+    expected = {_asked(sample): sample for sample in samples}
+    images = {asked[:2] for asked in expected}
     found: dict[str, str] = {}
     tasks = dict.fromkeys(sample.target["task"] for sample in samples)
-    for row, key, text in _of_folder(answers, tasks) if answers.is_dir() else _of_jsonl(answers):
-        if key[:2] not in images:
-            raise row.error("the benchmark has no such image", reason="foreign_id")
-        if key not in expected:
-            raise row.error(f"not a question of this image: {key[2][:80]!r}", reason="foreign_id")
-        sample_id = expected[key].id
+    for record, asked, text in _of_folder(answers, tasks) if answers.is_dir() else _of_jsonl(answers):
+        if asked[:2] not in images:
+            raise record.error("the benchmark has no such image", reason="foreign_id")
+        if asked not in expected:
+            raise record.error(f"not a question about this image: {asked[2][:80]!r}", reason="foreign_id")
+        sample_id = expected[asked].id
         if sample_id in found:
-            raise row.error("the question was answered already", reason="duplicate_id")
+            raise record.error("the question is already answered", reason="duplicate_id")
         found[sample_id] = text
     missing = [sample.id for sample in samples if sample.id not in found]
     if missing:
@@ -43,34 +43,34 @@ def read_mme_answers(answers: Path, groups: Sequence[tuple[Sample, ...]]) -> Map
     return found
 
 
-def task_rows(file: Path, num_fields: int) -> list[Row]:
-    """The lines of a task file, named by their image.
+def task_records(file: Path, num_fields: int) -> list[FileRecord]:
+    """The lines of a task file; the id is the image.
 
     Args:
         file: `<task>.txt`.
-        num_fields: 3, where a fourth field (a prediction) may be there, or 4.
+        num_fields: 3 (a fourth field, the prediction, is allowed) or 4.
 
     Raises:
         DataError: no such file, a line with another number of fields, or an answer that is neither Yes nor No.
     """
-    return [_row(file, number, line, num_fields) for number, line in read_lines(file)]
+    return [_record(file, number, line, num_fields) for number, line in read_lines(file)]
 
 
-def row_pairs(file: Path) -> Iterator[tuple[Row, Row]]:
-    """The lines of a task file, two by two: an image's two questions.
+def record_pairs(file: Path) -> Iterator[tuple[FileRecord, FileRecord]]:
+    """The lines of a task file in pairs: the two questions about an image.
 
     Raises:
-        DataError: see `task_rows`; or a line whose neighbour belongs to another image.
+        DataError: see `task_records`; or the two lines of a pair name different images.
     """
-    rows = task_rows(file, 3)
-    for first, second in zip(rows[::2], [*rows[1::2], None], strict=False):
+    records = task_records(file, 3)
+    for first, second in zip(records[::2], [*records[1::2], None], strict=False):
         if second is None or first.values["image"] != second.values["image"]:
             raise first.error(f"image {first.values['image']} must have two consecutive lines", "bad_pair")
         yield first, second
 
 
 def write_task_files(folder: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]) -> list[Path]:
-    """`<task>.txt` with the answer as fourth field; its tabs and line ends become spaces."""
+    """Write `<task>.txt` with the answer as fourth field; its tabs and line ends become spaces."""
     lines: dict[str, list[str]] = {}
     for sample in (sample for group in groups for sample in group):
         fields = tuple(sample.target[name] for name in ("image", "question", "written"))
@@ -83,46 +83,49 @@ def write_task_files(folder: Path, groups: Sequence[tuple[Sample, ...]], answers
 
 
 def in_one_line(text: str) -> str:
-    """An answer as a field can hold it: tabs and line ends are spaces."""
+    """An answer as one field of a line: tabs and line ends become spaces."""
     return text.translate(_ONE_LINE)
 
 
-def _row(file: Path, number: int, line: str, num_fields: int) -> Row:
+def _record(file: Path, number: int, line: str, num_fields: int) -> FileRecord:
     fields = line.split("\t")
     if len(fields) != num_fields and not (num_fields == 3 and len(fields) == 4):
         names = "image, question, answer" + (", prediction" if num_fields == 4 else "")
-        raise Row(file, number, {}).error(f"{num_fields} fields with tabs between ({names}), found {len(fields)}")
+        problem = f"{num_fields} tab-separated fields are expected ({names}), found {len(fields)}"
+        raise FileRecord(file, number, {}).error(problem)
     values = dict(zip(("image", "question", "label", "prediction"), fields, strict=False))
-    row = Row(file, number, values).named("image")
-    row.text("question")
+    record = FileRecord(file, number, values).with_id("image")
+    record.text("question")
     if values["label"].lower() not in ("yes", "no"):
-        raise row.error(f"the answer must be Yes or No, found {values['label'][:40]!r}")
-    return row
+        raise record.error(f"the answer must be Yes or No, found {values['label'][:40]!r}")
+    return record
 
 
-def _of_folder(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[Row, Key, str]]:
+def _of_folder(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[FileRecord, Asked, str]]:
     for task in tasks:
-        for row in task_rows(folder / f"{task}.txt", 4):
-            yield row, (task, _stem(row.name), _bare(row.text("question"))), row.text("prediction", empty=True)
+        for record in task_records(folder / f"{task}.txt", 4):
+            question = _without_instruction(record.text("question"))
+            yield record, (task, _stem(record.id), question), record.text("prediction", empty=True)
 
 
-def _of_jsonl(file: Path) -> Iterator[tuple[Row, Key, str]]:
-    for bare in json_rows(file):
-        row = bare.named("question_id")
-        task, _, rest = row.name.partition("/")
-        asked = "prompt" if "prompt" in row.values else "question"
-        yield row, (task, _stem(rest), _bare(row.text(asked))), answer_text(row)
+def _of_jsonl(file: Path) -> Iterator[tuple[FileRecord, Asked, str]]:
+    for raw in json_records(file):
+        record = raw.with_id("question_id")
+        task, _, image = record.id.partition("/")
+        question = record.text("prompt" if "prompt" in record.values else "question")
+        yield record, (task, _stem(image), _without_instruction(question)), answer_text(record)
 
 
-def _sample_key(sample: Sample) -> Key:
-    return sample.target["task"], _stem(sample.target["image"]), _bare(sample.target["question"])
+def _asked(sample: Sample) -> Asked:
+    question = _without_instruction(sample.target["question"])
+    return sample.target["task"], _stem(sample.target["image"]), question
 
 
 def _stem(name: str) -> str:
     return name.rsplit("/", maxsplit=1)[-1].split(".", maxsplit=1)[0]
 
 
-def _bare(question: str) -> str:
-    for phrase in _WANTED_LINE:
+def _without_instruction(question: str) -> str:
+    for phrase in _INSTRUCTIONS:
         question = question.replace(phrase, "")
     return " ".join(question.split())

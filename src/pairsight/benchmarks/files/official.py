@@ -1,4 +1,4 @@
-"""Reading official files strictly: every error names the file, the line, the id, what was found and what is allowed."""
+"""Strict readers of official files: each error names the file, the line, the id, what was found and what is allowed."""
 
 import base64
 import hashlib
@@ -14,49 +14,50 @@ from pairsight.records import ImageRef
 
 
 class SampleImages(Protocol):
-    """How `load` names its images: by the file's name in the user's folder, or by the bytes the official file holds."""
+    """How `load` refers to images: by a file name in the user's folder, or by bytes embedded in the official file."""
 
     def ref(self, name: str, *others: str) -> ImageRef:
-        """The image called `name`, else the first of `others` that is there; DataError when all are missing or bad."""
+        """The image called `name`, else the first of `others` that exists; DataError when all are missing or bad."""
         ...
 
     def add(self, data: bytes, name: str) -> ImageRef:
-        """The image in `data`, kept for the model to see; `name` is for messages; DataError when it is bad."""
+        """The image in `data`, stored for the model; `name` is for messages. DataError for a bad image."""
         ...
 
 
-_LONGEST_NAME = 260  # a longer text is an image in base64
+_LONGEST_NAME = 260  # longer text is an image in base64
 
 
 @dataclass(slots=True)
-class Row:
-    """One row of an official file, which knows where it stands. `name` is the row's id, once it is known.
+class FileRecord:
+    """One record of an official file or an answer file, with its file and line for error messages.
 
-    Not frozen: there are hundreds of thousands of them, and a frozen one takes three times as long to make.
+    `id` is empty until `with_id` sets it. Not frozen: files hold hundreds of thousands of records, and creating a
+    frozen one takes three times as long.
     """
 
     file: Path
     line: int
     values: Mapping[str, object]
-    name: str = ""
+    id: str = ""
 
     def error(self, problem: str, reason: str = "bad_row") -> DataError:
-        """A DataError about this row: file, line, id and the problem."""
-        identity = f" (id {one_line(self.name, 80)})" if self.name else ""
+        """A DataError about this record: file, line, id and the problem."""
+        identity = f" (id {one_line(self.id, 80)})" if self.id else ""
         return DataError(f"{self.file}:{self.line}{identity}: {one_line(problem, 500)}", reason=reason)
 
-    def named(self, *fields: str) -> "Row":
-        """This row under the id in the first of `fields` it has: a non-empty text or a whole number."""
+    def with_id(self, *fields: str) -> "FileRecord":
+        """This record with its id, read from the first of `fields` it has: non-empty text or an integer."""
         for field in fields:
             if field in self.values:
                 value = self.values[field]
                 if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
                     raise self.error(f"'{field}' must be an id (text or whole number), found {_shown(value)}")
-                return Row(self.file, self.line, self.values, str(value))
+                return FileRecord(self.file, self.line, self.values, str(value))
         raise self.error(f"no {' or '.join(repr(f) for f in fields)}; found {self._fields()}")
 
     def text(self, field: str, *, empty: bool = False) -> str:
-        """The text in `field`; empty only where that is allowed."""
+        """The text in `field`; empty text only if `empty` allows it."""
         value = self._get(field)
         if not isinstance(value, str):
             raise self.error(f"'{field}' must be text, found {_shown(value)}")
@@ -72,7 +73,7 @@ class Row:
         return str(value)
 
     def number(self, field: str) -> int:
-        """The whole number in `field`."""
+        """The integer in `field`."""
         value = self._get(field)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(f"'{field}' must be a whole number, found {_shown(value)}")
@@ -86,33 +87,33 @@ class Row:
         return tuple(value)
 
     def image(self, images: SampleImages, field: str) -> ImageRef:
-        """The image that `field` names; a bad one is this row's error."""
+        """The image that `field` names; a bad image is reported as this record's error."""
         return self.image_called(images, self.text(field))
 
     def image_called(self, images: SampleImages, name: str, *others: str) -> ImageRef:
-        """The image called `name`, else the first of `others` that is there; a bad one is this row's error."""
+        """The image called `name`, else the first of `others` that exists; a bad image is this record's error."""
         try:
             return images.ref(name, *others)
         except DataError as error:
             raise self.error(str(error), reason=error.reason) from None
 
     def image_of(self, images: SampleImages, data: bytes, name: str) -> ImageRef:
-        """The image in `data`; a bad one is this row's error, in which it is called `name`."""
+        """The image in `data`; a bad image is this record's error. `name` is for the message."""
         try:
             return images.add(data, name)
         except DataError as error:
             raise self.error(str(error), reason=error.reason) from None
 
     def image_or_base64(self, images: SampleImages, field: str) -> ImageRef:
-        """The image that `field` names, or whose bytes it holds in base64; a bad one is this row's error."""
+        """The image that `field` names or holds in base64; a bad image is this record's error."""
         text = self.text(field)
         if len(text) <= _LONGEST_NAME:
             return self.image_called(images, text)
         try:
             data = base64.b64decode(text, validate=True)
         except ValueError:
-            raise self.error(f"'{field}' is neither a file's name nor base64", reason="not_an_image") from None
-        return self.image_of(images, data, f"{self.file.name}, image {self.name}")
+            raise self.error(f"'{field}' is neither a file name nor base64", reason="not_an_image") from None
+        return self.image_of(images, data, f"{self.file.name}, image {self.id}")
 
     def _get(self, field: str) -> Any:
         if field not in self.values:
@@ -123,92 +124,94 @@ class Row:
         return ", ".join(str(name) for name in list(self.values)[:12]) or "no fields"
 
 
-def written(text: str) -> str:
-    r"""A text as UTF-8 can hold it: a lone half of a pair of surrogates, which JSON may carry, becomes `\\ud83d`."""
+def escape_surrogates(text: str) -> str:
+    r"""Text that UTF-8 can encode: a lone surrogate, which JSON allows, is written as an escape such as `\\ud83d`."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-_DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` looks at every line's encoding first
+_DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` first checks each line's encoding
 
 
 class UniqueIds:
-    """Refuses an id that was there before, naming both lines."""
+    """Refuses a repeated id and names both lines."""
 
     def __init__(self) -> None:
         self._lines: dict[str, int] = {}
 
-    def add(self, row: Row) -> str:
-        """The row's id; DataError when another row has it."""
-        first = self._lines.setdefault(row.name, row.line)
-        if first != row.line:
-            raise row.error(f"the id stands already in line {first}; ids must be unique", reason="duplicate_id")
-        return row.name
+    def add(self, record: FileRecord) -> str:
+        """The record's id; DataError if an earlier record has it."""
+        first = self._lines.setdefault(record.id, record.line)
+        if first != record.line:
+            raise record.error(f"duplicate id, first on line {first}; ids must be unique", reason="duplicate_id")
+        return record.id
 
 
-def unique_rows(rows: Iterable[Row], *fields: str) -> Iterator[Row]:
-    """The rows under the id in the first of `fields` that each has; DataError when two have one id."""
+def unique_records(records: Iterable[FileRecord], *fields: str) -> Iterator[FileRecord]:
+    """The records with their ids, read from the first of `fields` each has; DataError for a duplicate id."""
     ids = UniqueIds()
-    for bare in rows:
-        row = bare.named(*fields)
-        ids.add(row)
-        yield row
+    for raw in records:
+        record = raw.with_id(*fields)
+        ids.add(record)
+        yield record
 
 
-def listed_rows(path: Path, items: Sequence[Any], field: str = "") -> Iterator[Row]:
-    """The objects of a list in a JSON file; `line` counts them.
+def listed_records(path: Path, items: Sequence[Any], field: str = "") -> Iterator[FileRecord]:
+    """The objects of a list in a JSON file; `line` is their 1-based number in the list.
 
     Args:
         path: the file, for messages.
         items: the list.
-        field: where in the file it is, for messages.
+        field: the field that holds the list, for messages; "" for the top level.
 
     Raises:
-        DataError: an item that is not an object.
+        DataError: an item is not an object.
     """
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
-            place = f"item {number} of '{field}'" if field else f"item {number}"
-            raise DataError(f"{path}: {place} must be an object, found {type(item).__name__}")
-        yield Row(path, number, item)
+            where = f"item {number} of '{field}'" if field else f"item {number}"
+            raise DataError(f"{path}: {where} must be an object, found {type(item).__name__}")
+        yield FileRecord(path, number, item)
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """The objects of a JSONL file, one a line; empty lines are passed over.
+def read_jsonl(path: Path) -> Iterator[FileRecord]:
+    """The objects of a JSONL file, one per line; empty lines are skipped.
 
-    Lines end at a line feed only: U+2028 and U+0085 inside a text are text.
+    Only a line feed ends a line: U+2028 and U+0085 within a text belong to it.
 
     Raises:
-        DataError: the file is missing, or a line is not UTF-8, not JSON (a truncated last line included), no object.
+        DataError: the file is missing; a line is not UTF-8, not JSON (e.g. a truncated last line) or not an object.
     """
-    num_rows = 0
+    num_records = 0
     try:
         with path.open("rb") as lines:
             for number, raw in enumerate(lines, start=1):
                 line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
                 if line.strip():
-                    num_rows += 1
-                    yield _json_row(path, number, line)
+                    num_records += 1
+                    yield _json_record(path, number, line)
     except OSError as error:
-        raise missing(path, error) from None
-    if num_rows == 0:
-        raise DataError(f"{path} is empty: one JSON object a line is expected", reason="empty_file")
+        raise unreadable(path, error) from None
+    if num_records == 0:
+        raise DataError(f"{path} is empty: one JSON object per line is expected", reason="empty_file")
 
 
-def _json_row(path: Path, number: int, line: bytes) -> Row:
+def _json_record(path: Path, number: int, line: bytes) -> FileRecord:
+    origin = FileRecord(path, number, {})
     try:
         values = _DECODE(line.decode("utf-8"))
     except DuplicateKeyError as error:
-        raise Row(path, number, {}).error(f"has {error}", reason="duplicate_key") from None
+        raise origin.error(f"has {error}", reason="duplicate_key") from None
     except (ValueError, RecursionError):
-        values = _parse(line, Row(path, number, {}))
+        values = _parse(line, origin)
     if not isinstance(values, dict):
         hint = "; is this a JSON list instead of JSONL?" if isinstance(values, list) else ""
-        raise Row(path, number, {}).error(f"a JSON object is expected, found {_shown(values)}{hint}", reason="not_json")
-    return Row(path, number, values)
+        raise origin.error(f"a JSON object is expected, found {_shown(values)}{hint}", reason="not_json")
+    origin.values = values
+    return origin
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, text without its end) of the lines of a UTF-8 file that are not empty.
+    """(line number, text without line end) of the non-empty lines of a UTF-8 file.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8.
@@ -216,13 +219,13 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise missing(path, error) from None
+        raise unreadable(path, error) from None
     found = []
     for number, raw in enumerate(lines, start=1):
         try:
             text = raw.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError:
-            raise Row(path, number, {}).error("not UTF-8", reason="not_utf8") from None
+            raise FileRecord(path, number, {}).error("not UTF-8", reason="not_utf8") from None
         if text.strip():
             found.append((number, text))
     if not found:
@@ -231,32 +234,32 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
-    """The value of a JSON file; DataError when it is missing, not UTF-8 or not JSON.
+    """The value in a JSON file; DataError if it is missing, not UTF-8 or not JSON.
 
     Args:
         path: the file.
-        object_hook: makes something smaller of each object while it is read, as in `json.loads`.
+        object_hook: replaces each object while it is read, as in `json.loads`; saves memory.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise missing(path, error) from None
-    return _parse(data.removeprefix(b"\xef\xbb\xbf"), Row(path, 1, {}), object_hook)
+        raise unreadable(path, error) from None
+    return _parse(data.removeprefix(b"\xef\xbb\xbf"), FileRecord(path, 1, {}), object_hook)
 
 
-def _parse(data: bytes, place: Row, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
+def _parse(data: bytes, origin: FileRecord, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_hook=object_hook)
     except UnicodeDecodeError as error:
-        raise place.error(f"not UTF-8 (byte {error.start + 1} of the line)", reason="not_utf8") from None
+        raise origin.error(f"not UTF-8 (byte {error.start + 1} of the line)", reason="not_utf8") from None
     except json.JSONDecodeError as error:
-        where = Row(place.file, place.line + error.lineno - 1, {})
+        where = FileRecord(origin.file, origin.line + error.lineno - 1, {})
         raise where.error(f"not JSON: {error.msg} at column {error.colno}", reason="not_json") from None
     except (RecursionError, ValueError) as error:
-        raise place.error(f"not JSON we read: {error}", reason="not_json") from None
+        raise origin.error(f"unsupported JSON: {error}", reason="not_json") from None
 
 
-def missing(path: Path, error: OSError) -> DataError:
+def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a file that cannot be read."""
     what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
     return DataError(f"{path} {what}", reason="missing_file")
@@ -274,7 +277,7 @@ def sha256_of(path: Path) -> str:
             while block := data.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise missing(path, error) from None
+        raise unreadable(path, error) from None
     return digest.hexdigest()
 
 

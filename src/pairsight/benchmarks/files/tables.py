@@ -1,4 +1,4 @@
-"""What a model answered and what each parser made of it, as Parquet that a person can open; complete or absent."""
+"""A model's answers and each parser's reading of them as Parquet files, written completely or not at all."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pairsight.benchmarks.files.official import written
+from pairsight.benchmarks.files.official import escape_surrogates
 from pairsight.benchmarks.scoring import Decisions, ScoredBenchmark, ScoreTable, as_text
 from pairsight.store.durable import cannot_write, make_folder, publish, temporary_path
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def texts(values: Sequence[str | None]) -> "pa.StringArray":
-    """A column of texts; what UTF-8 cannot hold is escaped."""
+    """A column of texts; lone surrogates are escaped."""
     import pyarrow as pa
 
     builder = pa.lib.StringBuilder()
@@ -26,12 +26,12 @@ def texts(values: Sequence[str | None]) -> "pa.StringArray":
         builder.append_values(values)
     except UnicodeEncodeError:
         builder = pa.lib.StringBuilder()
-        builder.append_values([value if value is None else written(value) for value in values])
+        builder.append_values([value if value is None else escape_surrogates(value) for value in values])
     return builder.finish()
 
 
 def numbers(values: NDArray[Any], known: NDArray[np.bool_] | None = None) -> "pa.Array":
-    """A column of float64 or int64; null where not known."""
+    """A column of float64 or int64; null where `known` is false."""
     import pyarrow as pa
 
     kind = pa.float64() if values.dtype == np.float64 else pa.int64()
@@ -40,7 +40,7 @@ def numbers(values: NDArray[Any], known: NDArray[np.bool_] | None = None) -> "pa
 
 
 def flags(values: NDArray[np.bool_], known: NDArray[np.bool_]) -> "pa.Array":
-    """A column of truths; null where not known."""
+    """A column of booleans; null where `known` is false."""
     import pyarrow as pa
 
     return pa.Array.from_buffers(pa.bool_(), len(values), [_bits(known), _bits(values)])
@@ -59,7 +59,7 @@ def lists_of_texts(values: Sequence[Sequence[str]]) -> "pa.ListArray":
     import pyarrow as pa
 
     ends = np.cumsum([0, *map(len, values)])
-    return pa.ListArray.from_arrays(_offsets(ends), texts([text for row in values for text in row]))
+    return pa.ListArray.from_arrays(_offsets(ends), texts([text for cell in values for text in cell]))
 
 
 def record_batch(columns: Sequence["pa.Array"], schema: "pa.Schema") -> "pa.RecordBatch":
@@ -85,9 +85,9 @@ GROUPS_PER_BATCH = 8192
 
 
 def write_answers(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[str] = ()) -> None:
-    """One row per sample: question, answer, and how each parser read it; samples that failed have an error.
+    """Write one row per sample: question, answer, and how each parser read it; failed samples have an error.
 
-    Rows of the benchmarks in `keep` that are in the file already and not in `parts` stay.
+    Rows already in the file are kept for the benchmarks in `keep` that are not in `parts`.
 
     Columns: benchmark, id, cluster, prompt, answer, finish_reason, error, target (JSON), and for each parser
     prediction (JSON), correct, parsed.
@@ -110,9 +110,9 @@ def write_answers(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection
 
 
 def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[str] = ()) -> None:
-    """One row per scored group and parser: its sums, ready to be resampled; the columns' names are in the metadata.
+    """Write one row per scored group and parser with its sums; the names of the sums are in the metadata.
 
-    Rows of the benchmarks in `keep` that are in the file already and not in `parts` stay.
+    Rows already in the file are kept for the benchmarks in `keep` that are not in `parts`.
 
     Columns: benchmark, parser, group (its first sample's id), cluster, num_items, num_unparsed, sums, categories.
 
@@ -121,8 +121,8 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[
     """
     import pyarrow as pa
 
-    own = {part.name: list(part.benchmark.columns) for part in parts}
-    names = {name: known for name, known in score_columns(path).items() if name in keep and name not in own} | own
+    new = {part.name: list(part.benchmark.columns) for part in parts}
+    old = {name: columns for name, columns in score_columns(path).items() if name in keep and name not in new}
     schema = pa.schema(
         [
             ("benchmark", pa.string()),
@@ -134,7 +134,7 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[
             ("sums", pa.list_(pa.float64())),
             ("categories", pa.list_(pa.string())),
         ],
-        metadata={"pairsight.columns": json.dumps(names)},
+        metadata={"pairsight.columns": json.dumps(old | new)},
     )
     batches = (
         _score_batch(part, table, span, schema)
@@ -142,18 +142,18 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[
         for table in part.tables.values()
         for span in _spans(len(part.scored))
     )
-    _write(path, schema, chain(_kept(path, schema, set(keep) - set(own)), batches))
+    _write(path, schema, chain(_kept(path, schema, set(keep) - set(new)), batches))
 
 
 def score_columns(path: Path) -> dict[str, list[str]]:
-    """Benchmark -> what its sums are, from a table of scores; nothing where there is no table."""
-    there = _schema(path)
-    metadata = (there.metadata if there is not None else None) or {}
+    """Benchmark -> the names of its sums, from a table of scores; empty if there is no table."""
+    schema = _schema(path)
+    metadata = (schema.metadata if schema is not None else None) or {}
     return dict(json.loads(metadata.get(b"pairsight.columns", b"{}")))
 
 
 def _schema(path: Path) -> "pa.Schema | None":
-    """A table's columns; None where there is no table that can be read."""
+    """The schema of an existing table; None if there is no readable table."""
     import pyarrow.parquet as pq
 
     try:
@@ -163,18 +163,18 @@ def _schema(path: Path) -> "pa.Schema | None":
 
 
 def _kept(path: Path, schema: "pa.Schema", names: Collection[str]) -> "Iterator[pa.RecordBatch]":
-    """The rows of some benchmarks in a table that another call wrote; none where it has other columns."""
+    """The rows of some benchmarks in an existing table; none if its columns differ."""
     import pyarrow.parquet as pq
 
-    there = _schema(path)
-    if not names or there is None or not there.equals(schema):
+    existing = _schema(path)
+    if not names or existing is None or not existing.equals(schema):
         return
     table = pq.read_table(path, filters=[("benchmark", "in", list(names))])
     yield from table.replace_schema_metadata(schema.metadata).to_batches()
 
 
 def _answer_batch(part: ScoredBenchmark, span: range, schema: "pa.Schema") -> "pa.RecordBatch":
-    """The samples of some groups, a column at a time: making a row at a time takes three times as long."""
+    """The samples of some groups, column by column: row by row takes three times as long."""
     pairs = [
         (sample, answer)
         for group, answers in zip(
@@ -192,42 +192,42 @@ def _answer_batch(part: ScoredBenchmark, span: range, schema: "pa.Schema") -> "p
         "error": texts([answer.error for _, answer in pairs]),
         "target": texts(_targets([sample.target for sample, _ in pairs])),
     }
-    places = _places(part, span)
+    positions = _positions(part, span)
     for parser, table in part.tables.items():
-        columns |= {f"{parser}_{name}": column for name, column in _read_by(table.decisions, places).items()}
+        columns |= {
+            f"{parser}_{name}": column for name, column in _decision_columns(table.decisions, positions).items()
+        }
     return record_batch([columns[name] for name in schema.names], schema)
 
 
 def _targets(targets: Sequence[Mapping[str, object]]) -> list[str | None]:
-    """Each as JSON; an object that many samples share is written once."""
-    shared = {id(target): target for target in targets}
-    written = {
-        key: as_text({name: value for name, value in target.items() if _is_plain(value)})
-        for key, target in shared.items()
+    """Each target as JSON; an object that several samples share is encoded once."""
+    distinct = {id(target): target for target in targets}
+    encoded = {
+        identity: as_text({name: value for name, value in target.items() if _is_plain(value)})
+        for identity, target in distinct.items()
     }
-    return [written[id(target)] for target in targets]
+    return [encoded[id(target)] for target in targets]
 
 
-def _places(part: ScoredBenchmark, span: range) -> list[int]:
-    """Where the decision on each sample of some groups stands in the columns; -1 where its group was not scored."""
+def _positions(part: ScoredBenchmark, span: range) -> list[int]:
+    """The position of each sample's decision in the columns, for some groups; -1 if its group was not scored."""
     first = next(iter(part.tables.values())).decisions.first
-    place = dict(zip(part.scored, first.tolist(), strict=True)) if len(part.scored) < len(part.groups) else first
-    places: list[int] = []
+    starts = dict(zip(part.scored, first.tolist(), strict=True)) if len(part.scored) < len(part.groups) else first
+    positions: list[int] = []
     for index in span:
-        begin = place.get(index, -1) if isinstance(place, dict) else int(place[index])
-        places += [begin + k if begin >= 0 else -1 for k in range(len(part.groups[index]))]
-    return places
+        start = starts.get(index, -1) if isinstance(starts, dict) else int(starts[index])
+        positions += [start + k if start >= 0 else -1 for k in range(len(part.groups[index]))]
+    return positions
 
 
-def _read_by(decisions: Decisions, places: Sequence[int]) -> dict[str, object]:
-    import numpy as np
-
-    index = np.asarray(places, np.int64)
+def _decision_columns(decisions: Decisions, positions: Sequence[int]) -> dict[str, object]:
+    index = np.asarray(positions, np.int64)
     known = index >= 0
     correct = np.where(known, decisions.correct[index] if len(decisions.correct) else np.nan, np.nan)
     parsed = np.where(known, decisions.parsed[index] if len(decisions.parsed) else -1, -1)
     return {
-        "prediction": texts([decisions.prediction[place] if place >= 0 else None for place in places]),
+        "prediction": texts([decisions.prediction[k] if k >= 0 else None for k in positions]),
         "correct": numbers(correct, ~np.isnan(correct)),
         "parsed": flags(parsed > 0, parsed >= 0),
     }

@@ -1,6 +1,6 @@
-"""The little of Office Open XML that MMBench's server speaks: one sheet of texts and numbers, read and written.
+"""The subset of Office Open XML that MMBench's server uses: one sheet of text and numbers, read and written.
 
-Source: ECMA-376 part 1 (SpreadsheetML). Written cells are inline texts or numbers; read ones also shared texts.
+Source: ECMA-376 part 1 (SpreadsheetML). Cells are written as inline strings or numbers; shared strings are read too.
 """
 
 import io
@@ -39,7 +39,7 @@ _PARTS = {
 
 
 def write_xlsx(path: Path, rows: Iterable[Sequence[str | int | float | None]]) -> Path:
-    """Write rows of cells as the one sheet of a workbook; None is an empty cell. The same rows give the same bytes."""
+    """Write rows of cells as a workbook with one sheet; None is an empty cell. Equal rows give equal bytes."""
     sheet = io.StringIO()
     sheet.write(f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>')
     for number, row in enumerate(rows, start=1):
@@ -55,32 +55,32 @@ def write_xlsx(path: Path, rows: Iterable[Sequence[str | int | float | None]]) -
 
 
 def read_xlsx(path: Path) -> Iterator[list[str | None]]:
-    """The rows of a workbook's first sheet as texts, numbers as they are written; None for an empty cell.
+    """The rows of a workbook's first sheet as text, numbers as they are stored; None for an empty cell.
 
     Raises:
-        DataError: the file is missing, no workbook, damaged, or unpacks to more than a gigabyte.
+        DataError: the file is missing, not a workbook, damaged, or unpacks to more than a gibibyte.
     """
     try:
         with zipfile.ZipFile(path) as book:
             names = sorted(n for n in book.namelist() if re.fullmatch(r"xl/worksheets/sheet\d+\.xml", n))
             if not names:
-                raise DataError(f"{path} is no .xlsx workbook: it has no sheet")
+                raise DataError(f"{path} is not an .xlsx workbook: it has no sheet")
             shared = list(_shared(book)) if "xl/sharedStrings.xml" in book.namelist() else []
             for element in _elements(book, min(names, key=lambda n: (len(n), n)), "row"):
                 yield _row(element, shared)
     except (OSError, zipfile.BadZipFile, ParseError, ValueError, IndexError, KeyError, NotImplementedError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no readable .xlsx workbook: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} is not a readable .xlsx workbook: {' '.join(str(error).split())}") from None
 
 
-def _cell(place: str, value: str | int | float | None) -> str:
+def _cell(name: str, value: str | int | float | None) -> str:
     if value is None:
         return ""
     if isinstance(value, int | float):
-        return f'<c r="{place}"><v>{value}</v></c>'
+        return f'<c r="{name}"><v>{value}</v></c>'
     text = _NOT_XML.sub(_escaped, value)
-    return f'<c r="{place}" t="inlineStr"><is><t xml:space="preserve">{escape(text)}</t></is></c>'
+    return f'<c r="{name}" t="inlineStr"><is><t xml:space="preserve">{escape(text)}</t></is></c>'
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -121,7 +121,7 @@ def _row(row: Element, shared: Sequence[str]) -> list[str | None]:
         letters = re.match(r"[A-Z]+", cell.get("r", ""))
         index = _index(letters[0]) if letters else len(cells)
         if not len(cells) <= index < 16384:
-            raise ValueError(f"a cell stands at {cell.get('r')}")
+            raise ValueError(f"unexpected cell {cell.get('r')}")
         cells += [None] * (index - len(cells)) + [_value(cell, shared)]
     return cells
 
@@ -138,7 +138,7 @@ def _value(cell: Element, shared: Sequence[str]) -> str | None:
 
 
 def _text(element: Element) -> str:
-    """The text of a string, its runs joined; phonetic hints are left out."""
+    """The text of a string item: its runs joined, without phonetic hints."""
     hints = {id(part) for hint in element.iter(f"{{{_MAIN}}}rPh") for part in hint.iter()}
     parts = [part.text or "" for part in element.iter(f"{{{_MAIN}}}t") if id(part) not in hints]
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), "".join(parts))

@@ -1,1 +1,1 @@
-"""One benchmark a file: its official files, its questions, its rule."""
+"""One benchmark per file: its official files, questions and rule."""

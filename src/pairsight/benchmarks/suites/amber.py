@@ -35,18 +35,18 @@ _PARTS: dict[str, tuple[tuple[str, ...], float]] = {
     "action_": (("action",), 0.0001),
     "relation_": (("relation",), 0.0001),
 }
-"""Prefix of the figures -> the kinds that are summed, and what is added to F1's denominator."""
+"""Prefix of the metrics -> the kinds to sum, and the constant added to F1's denominator."""
 
 
 def _better() -> dict[str, Better]:
-    """Which way each figure is better."""
-    ways: dict[str, Better] = {"chair": "lower", "cover": "higher", "hal": "lower", "cog": "lower"}
-    figures_of_answers = {f"{part}{name}" for part in _PARTS for name in ("accuracy", "precision", "recall", "f1")}
-    return {**ways, **dict.fromkeys(sorted(figures_of_answers), "higher"), "amber_score": "higher"}
+    """Metric name -> which values are better."""
+    caption_metrics: dict[str, Better] = {"chair": "lower", "cover": "higher", "hal": "lower", "cog": "lower"}
+    answer_metrics = {f"{part}{name}" for part in _PARTS for name in ("accuracy", "precision", "recall", "f1")}
+    return {**caption_metrics, **dict.fromkeys(sorted(answer_metrics), "higher"), "amber_score": "higher"}
 
 
 def figures(sums_RC: Floats) -> dict[str, Floats]:
-    """All figures of the parts that have any queries; "no" is the positive class of the yes-no part."""
+    """The metrics of all parts that have queries; "no" is the positive class of the yes-no part."""
     column = {name: sums_RC[:, index] for index, name in enumerate(COLUMNS)}
     found: dict[str, Floats] = {}
     if (column["responses"] > 0).any():
@@ -67,7 +67,7 @@ def figures(sums_RC: Floats) -> dict[str, Floats]:
 
 
 def _answer_figures(prefix: str, counts: dict[str, list[Floats]], added: float) -> dict[str, Floats]:
-    # the whole has one denominator that starts at 0.001, the attributes have three that are added up
+    # the total has one denominator that starts at 0.001; the attributes have three, which are added up
     start = _START if prefix == "" else _START * len(counts["questions"])
     total = {name: np.sum(values, axis=0) for name, values in counts.items()}
     precision = _percent(total["no_said_right"], total["no_said"] + start)
@@ -87,7 +87,7 @@ def _percent(top: Floats, bottom: Floats, *, complement: bool = False) -> Floats
 
 
 def _rounded(values: Floats) -> Floats:
-    """Rounded to one digit as Python rounds, which is not always as numpy does."""
+    """Rounded to one digit by Python's rule, which sometimes differs from numpy's."""
     return np.array([round(float(value), 1) for value in values])
 
 
@@ -99,15 +99,15 @@ _TYPES = {
     "generative": "generative", "discriminative-attribute-state": "state", "discriminative-attribute-number": "number",
     "discriminative-attribute-action": "action", "discriminative-hallucination": "existence",
 }  # fmt: skip
-"""The annotation's type -> our kind; every other type is a relation."""
+"""The annotation's type -> our kind; all other types are relations."""
 
 
 class Amber(Benchmark):
     """AMBER from its `data` folder: `query/query_<part>.json`, `annotations.json`, `relation.json`, `safe_words.txt`.
 
-    Nouns are tagged by NLTK and compared by spaCy's `en_core_web_lg` where both are installed with their data (NLTK's
-    may be given as a folder); what stands in for them is named, and the figures are then not called official. The
-    yes-no part needs neither.
+    Nouns are tagged by NLTK and compared by spaCy's `en_core_web_lg` if both are installed with their data (NLTK's data
+    may be a folder). Otherwise fallbacks are used and named, and the figures are not called official. The yes-no part
+    needs neither.
     """
 
     part: Part = Field("all", description="which queries: all, generative, discriminative or one of its three")
@@ -125,36 +125,37 @@ class Amber(Benchmark):
 
     @cached_property
     def fallbacks(self) -> tuple[str, ...]:
-        """What stands in for the original's tagger and vectors; nothing where only yes-no questions are asked."""
+        """What replaces missing tools of the original; nothing if only yes-no questions are asked."""
         return self._nouns.fallbacks if self.part in ("all", "generative") else ()
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """One group a query; the id is AMBER's.
+        """One group per query; the id is AMBER's.
 
         Raises:
-            DataError: a missing file, a bad row, an id twice or without annotation, or an object without relation.
+            DataError: a missing file, a bad record, an id that is duplicate or has no annotation, or an object that is
+                not in `relation.json`.
         """
         if not (path / "safe_words.txt").is_file():
-            raise self.refusal(f"there is no file {path / 'safe_words.txt'}", "missing_file")
+            raise self.file_error(f"there is no file {path / 'safe_words.txt'}", "missing_file")
         safe_words = frozenset(line for _, line in files.read_lines(path / "safe_words.txt"))
         words = amber_nouns.AmberWords(self._relations(path / "relation.json"), safe_words)
         annotations = self._list(path / "annotations.json")
-        for row in files.unique_rows(self._list(path / "query" / f"query_{self.part}.json"), "id"):
-            index = row.number("id") - 1
+        for record in files.unique_records(self._list(path / "query" / f"query_{self.part}.json"), "id"):
+            index = record.number("id") - 1
             if not 0 <= index < len(annotations) or annotations[index].values.get("id") != index + 1:
-                raise row.error("annotations.json has no such id at its place", reason="foreign_id")
-            target = _target(annotations[index].named("id"), words)
-            question, image = row.text("query"), row.image(images, "image")
-            yield (self.sample(row.name, question, [image], cluster=row.text("image"), target=target),)
+                raise record.error(f"item {index + 1} of annotations.json does not have this id", reason="foreign_id")
+            target = _target(annotations[index].with_id("id"), words)
+            question, image = record.text("query"), record.image(images, "image")
+            yield (self.sample(record.id, question, [image], cluster=record.text("image"), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
-        """Count the nouns of a description, or a yes-no answer, exactly `Yes` or `No` (in `robust`: in any form)."""
+        """Count the nouns of a description, or a yes-no answer: exactly `Yes` or `No` (`robust`: in any form)."""
         target, sums = sample.target, np.zeros(len(COLUMNS))
         if target["kind"] == "generative":
-            found = self._nouns.count(answer, target["truth"], target["hallu"], target["words"])
-            clean = found.unsupported == 0
+            counts = self._nouns.count(answer, target["truth"], target["hallu"], target["words"])
+            clean = counts.unsupported == 0
             sums[: len(_CAPTION)] = (
-                found.unsupported, found.nouns, found.covered, found.truth, found.made_up, found.likely, clean, 1,
+                counts.unsupported, counts.nouns, counts.covered, counts.truth, counts.made_up, counts.likely, clean, 1,
             )  # fmt: skip
             return Reading(None, float(clean), True, tuple(sums), ("generative",))
         understood = robust_yes_no(answer)
@@ -167,11 +168,11 @@ class Amber(Benchmark):
         return Reading(read, float(correct), understood is not None, tuple(sums), (target["kind"],))
 
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """The official figures, rounded as there, as fractions; those of parts without queries are left out."""
+        """The official metrics, rounded as in the original, as fractions; omitted for parts without queries."""
         return figures(sums_RC)
 
-    def answer_row(self, sample: Sample, answer: str | None) -> dict[str, object]:
-        """`{id, response}` as `inference.py` reads it."""
+    def to_record(self, sample: Sample, answer: str | None) -> dict[str, object]:
+        """`{id, response}`, as `inference.py` reads it."""
         return {"id": int(sample.id), "response": answer or ""}
 
     @cached_property
@@ -180,21 +181,21 @@ class Amber(Benchmark):
 
     def _relations(self, path: Path) -> dict[str, list[str]]:
         value = self.mapping(path)
-        words = {name: given for name, given in value.items() if isinstance(given, list)}
+        words = {name: listed for name, listed in value.items() if isinstance(listed, list)}
         if len(words) < len(value):
-            raise self.refusal(f"{path} must hold {{object: [words]}}")
+            raise self.file_error(f"{path} must hold {{object: [words]}}")
         return words
 
-    def _list(self, path: Path) -> list[files.Row]:
-        return list(self.rows(path, self.document(path)))
+    def _list(self, path: Path) -> list[files.FileRecord]:
+        return list(self.records(path, self.document(path)))
 
 
-def _target(row: files.Row, words: amber_nouns.AmberWords) -> dict[str, object]:
-    kind = _TYPES.get(row.text("type"), "relation")
+def _target(record: files.FileRecord, words: amber_nouns.AmberWords) -> dict[str, object]:
+    kind = _TYPES.get(record.text("type"), "relation")
     if kind != "generative":
-        return {"kind": kind, "truth": row.choice("truth", ("yes", "no"))}
-    truth, hallu = row.texts("truth"), row.texts("hallu")
+        return {"kind": kind, "truth": record.choice("truth", ("yes", "no"))}
+    truth, hallu = record.texts("truth"), record.texts("hallu")
     for word in (*truth, *hallu):
         if word not in words.association:
-            raise row.error(f"the object '{word}' is not in relation.json")
+            raise record.error(f"the object '{word}' is not in relation.json")
     return {"kind": kind, "truth": truth, "hallu": hallu, "words": words}

@@ -1,8 +1,8 @@
-"""Object HalBench: hallucinated COCO objects in descriptions of 300 images, each object counted once an answer.
+"""Object HalBench: hallucinated COCO objects in descriptions of 300 images; an object counts once per answer.
 
 Source: T. Yu et al., RLHF-V (2312.00849); counting as in `eval/eval_gpt_obj_halbench.py` (github.com/RLHF-V/RLHF-V).
-The original asks GPT-3.5 for the objects of an answer; here they are found by the word list, as the original does in
-its mode without GPT, so that the figures are never called official.
+The original asks GPT-3.5 for the objects of an answer; here they are found by the word list, as in the original's mode
+without GPT. The figures are therefore never called official.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +23,12 @@ from pairsight.benchmarks.words import coco_objects
 class ObjectHalBench(Benchmark):
     """Object HalBench from its question JSONL (`{image_id, question, image}`, the image in base64 or by name).
 
-    COCO's annotations and the refined synonyms (`synonyms_refine.txt`) lie beside it unless said otherwise.
+    COCO's annotations and the refined synonyms (`synonyms_refine.txt`) are in the same folder unless options say
+    otherwise.
     """
 
-    annotations: str | None = Field(None, description="folder of COCO's annotations; default: where the questions lie")
-    synonyms: str | None = Field(None, description="synonyms_refine.txt; default: where the questions lie")
+    annotations: str | None = Field(None, description="folder of COCO's annotations; default: that of the questions")
+    synonyms: str | None = Field(None, description="synonyms_refine.txt; default: in the questions' folder")
     nltk_data: str | None = Field(None, description="folder of NLTK's data, instead of where NLTK looks")
 
     name = "object_halbench"
@@ -53,56 +54,61 @@ class ObjectHalBench(Benchmark):
 
     @cached_property
     def fallbacks(self) -> tuple[str, ...]:
-        """What stands in for the original's tools."""
+        """What replaces the original's tools."""
         extracted = "objects found by the word list, where the original asks GPT-3.5"
-        return (extracted, *coco_objects.stand_ins(self.nltk_data, lemmas=True))
+        return (extracted, *coco_objects.fallback_labels(self.nltk_data, lemmas=True))
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """One group a question; the id is `image_id`, with a number where an image is asked more than once.
+        """One group per question; the id is `image_id`, numbered if there are several questions about an image.
 
         Raises:
-            DataError: a missing file, a bad row, or an image that COCO's files do not have.
+            DataError: a missing file, a bad record, or an image that is not in COCO's files.
         """
         if not path.is_file():
-            raise self.refusal(f"there is no file {path}", "missing_file")
+            raise self.file_error(f"there is no file {path}", "missing_file")
         synonyms = coco_objects.synonyms_file(self.synonyms or path.parent / "synonyms_refine.txt")
         table = coco_objects.CocoObjects.read_refined(synonyms, self.nltk_data)
         folder = Path(self.annotations) if self.annotations else path.parent
-        rows = [bare.named(*self.id_fields) for bare in files.read_jsonl(path)]
-        ids = [_image_id(row) for row in rows]
-        truth = coco_objects.coco_truth(folder, table, set(ids))
-        for row, image_id, own in zip(rows, ids, answer_files.numbered(map(str, ids)), strict=True):
+        records = [raw.with_id(*self.id_fields) for raw in files.read_jsonl(path)]
+        image_ids = [_image_id(record) for record in records]
+        truth = coco_objects.coco_truth(folder, table, set(image_ids))
+        sample_ids = answer_files.numbered(map(str, image_ids))
+        for record, image_id, sample_id in zip(records, image_ids, sample_ids, strict=True):
             if image_id not in truth:
-                raise row.error(f"COCO's files in {folder} have no image {image_id}", reason="foreign_id")
-            question, image = row.text("question"), row.image_or_base64(images, "image")
+                raise record.error(f"COCO's files in {folder} have no image {image_id}", reason="foreign_id")
+            question, image = record.text("question"), record.image_or_base64(images, "image")
             target = {"truth": truth[image_id], "image_id": image_id, "table": table}
-            yield (self.sample(own, question, [image], cluster=str(image_id), target=target),)
+            yield (self.sample(sample_id, question, [image], cluster=str(image_id), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
-        """Count the different object words of the answer, and those of objects that are not there."""
+        """Count the distinct object words of the answer, and those of absent objects."""
         parser = "official" if official else "robust"
-        said = sample.target["table"].compare(answer, sample.target["truth"], parser, once=True)
-        words, num_words = said.words, len(answer.strip().split(" "))
-        counts = (1, bool(words), bool(said.wrong), len(words), said.wrong, said.objects, said.found, num_words)
-        return Reading(words, float(not said.wrong), True, tuple(map(float, counts)))
+        counted = sample.target["table"].compare(answer, sample.target["truth"], parser, once=True)
+        words, num_words = counted.words, len(answer.strip().split(" "))
+        counts = (
+            1, bool(words), bool(counted.wrong), len(words), counted.wrong,
+            counted.objects, counted.found, num_words,
+        )  # fmt: skip
+        return Reading(words, float(not counted.wrong), True, tuple(map(float, counts)))
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """Rows with `image_id` and `answer` or `text`; "Assistant:" is removed, as in the original."""
-        known = {sample.id: sample.id for (sample,) in groups}
-        rows = list(self.answer_rows(answers))
-        named = []
-        for (row, text), own in zip(rows, answer_files.numbered(row.name for row, _ in rows), strict=True):
-            if own not in known and row.name in known:
-                raise row.error("the image was answered already, as often as it is asked", reason="duplicate_id")
-            named.append((replace(row, name=own), text.replace("Assistant:", "").strip()))
-        return answer_files.join(named, known, answers)
+        """Read records with `image_id` and `answer` or `text`; "Assistant:" is removed, as in the original."""
+        ids = {sample.id: sample.id for (sample,) in groups}
+        records = list(self.answer_records(answers))
+        sample_ids = answer_files.numbered(record.id for record, _ in records)
+        answered = []
+        for (record, text), sample_id in zip(records, sample_ids, strict=True):
+            if sample_id not in ids and record.id in ids:
+                raise record.error("the image has more answers than questions", reason="duplicate_id")
+            answered.append((replace(record, id=sample_id), text.replace("Assistant:", "").strip()))
+        return answer_files.join(answered, ids, answers)
 
-    def answer_row(self, sample: Sample, answer: str | None) -> dict[str, object]:
-        """`{image_id, question, answer}` as the original script reads it."""
+    def to_record(self, sample: Sample, answer: str | None) -> dict[str, object]:
+        """`{image_id, question, answer}`, as the original script reads it."""
         return {"image_id": sample.target["image_id"], "question": sample.prompt.question, "answer": answer or ""}
 
 
-def _image_id(row: files.Row) -> int:
-    if not row.name.isdigit():
-        raise row.error("the id must be COCO's image id, a whole number")
-    return int(row.name)
+def _image_id(record: files.FileRecord) -> int:
+    if not record.id.isdigit():
+        raise record.error("the id must be a COCO image id, a whole number")
+    return int(record.id)

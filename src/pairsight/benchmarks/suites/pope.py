@@ -1,4 +1,4 @@
-"""POPE: is an object in the image? Yes or no, over randomly, popularly and adversarially chosen absent objects.
+"""POPE: is an object in the image? Yes or no, with random, popular and adversarial choices of absent objects.
 
 Source: Y. Li et al., Evaluating Object Hallucination in Large Vision-Language Models (2305.10355); the rule is that of
 the authors' `evaluate.py` (github.com/RUCAIBox/POPE). Suffix and decoding are LLaVA-1.5's.
@@ -18,7 +18,7 @@ from pairsight.benchmarks.protocol import Benchmark, Reading, Sample, SampleImag
 from pairsight.benchmarks.words.reading import robust_yes_no
 
 SPLITS = ("random", "popular", "adversarial")
-_PARTS = (*SPLITS, "all")  # "all": a file that names no split
+_PARTS = (*SPLITS, "all")  # "all": a file without split
 _TARGETS = {(part, label): {"label": label, "split": part} for part in _PARTS for label in ("yes", "no")}
 _COUNTS = ("tp", "fp", "tn", "fn", "yes")
 
@@ -26,8 +26,9 @@ _COUNTS = ("tp", "fp", "tn", "fn", "yes")
 class Pope(Benchmark):
     """POPE from its three split files in one folder, or from one file.
 
-    A row is `{question_id, image, text, label}`. Its split is its `category`, else what the file's name says. Several
-    splits give each figure per split and, without a split's name, their mean (the usual headline is the mean F1).
+    A record is `{question_id, image, text, label}`; its split is its `category`, else the one in the file name. With
+    several splits, each metric is computed per split and, under its plain name, as the mean over splits (papers usually
+    report the mean F1).
     """
 
     name = "pope"
@@ -44,27 +45,27 @@ class Pope(Benchmark):
     prompt_suffix = "\nAnswer the question using a single word or phrase."
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """One group a question; ids are `split:question_id`.
+        """One group per question; ids are `split:question_id`.
 
         Raises:
-            DataError: a missing file, a bad row, an unknown split or label, an id that a split has twice.
+            DataError: a missing file, a bad record, an unknown split or label, or a duplicate id within a split.
         """
         for file in self._files(path):
             ids = {part: files.UniqueIds() for part in _PARTS}
-            of_file = next((split for split in SPLITS if split in file.stem), "all")
-            for bare in files.read_jsonl(file):
-                row = bare.named("question_id")
-                split = row.choice("category", SPLITS) if "category" in row.values else of_file
-                ids[split].add(row)
-                image, question = row.image(images, "image"), row.text("text")
-                target = _TARGETS[split, row.choice("label", ("yes", "no"))]
-                own = f"{split}:{row.name}"
-                yield (self.sample(own, question, [image], cluster=row.text("image"), target=target),)
+            file_split = next((split for split in SPLITS if split in file.stem), "all")
+            for raw in files.read_jsonl(file):
+                record = raw.with_id("question_id")
+                split = record.choice("category", SPLITS) if "category" in record.values else file_split
+                ids[split].add(record)
+                image, question = record.image(images, "image"), record.text("text")
+                target = _TARGETS[split, record.choice("label", ("yes", "no"))]
+                sample_id = f"{split}:{record.id}"
+                yield (self.sample(sample_id, question, [image], cluster=record.text("image"), target=target),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
         """Count the answer among its split's true and false positives and negatives (positive is yes).
 
-        What `robust` cannot read is wrong and is no yes.
+        An answer that `robust` cannot read is wrong and does not count as yes.
         """
         understood = robust_yes_no(answer)
         read = official_answer(answer) if official else understood
@@ -77,7 +78,7 @@ class Pope(Benchmark):
         return Reading(read, float(read == label), understood is not None, tuple(sums))
 
     def combine(self, sums_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Each figure per split that has rows, and its mean over splits: accuracy, precision, recall, F1, yes-rate."""
+        """Accuracy, precision, recall, F1 and yes-rate of each split with questions, and their means over splits."""
         counts_RPK = sums_RC.reshape(len(sums_RC), len(_PARTS), len(_COUNTS))
         parts = {
             part: figures.yes_no(*counts_RPK[:, index].T)
@@ -92,42 +93,42 @@ class Pope(Benchmark):
         return found
 
     def read_answers(self, answers: Path, path: Path, groups: Sequence[tuple[Sample, ...]]) -> Mapping[str, str]:
-        """`{question, answer}` rows as the authors have them, a file per split; or rows with a `question_id`.
+        """Read the authors' `{question, answer}` records, a file per split, or records with a `question_id`.
 
-        The authors' rows have no id: their number and each one's question must be those of the split. LLaVA's one
-        file for all splits is read too; see `pope_answers.llava_ids`.
+        The authors' records have no id: their number and questions must match the split's. LLaVA's single file for all
+        splits can be read too; see `pope_answers.llava_ids`.
         """
         return pope_answers.read_pope_answers(answers, path, groups)
 
     def write_answers(
         self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
     ) -> list[Path]:
-        """One `coco_pope_<split>_answers.json` of `{question, answer}` rows per split, in the official order."""
+        """Write `coco_pope_<split>_answers.json` for each split: `{question, answer}` records in the official order."""
         return pope_answers.write_pope_answers(folder, groups, answers)
 
     def _files(self, path: Path) -> list[Path]:
-        """The files of a POPE folder, one per split that is there, or the one file."""
+        """The files in the folder, one per split, or the single file."""
         if path.is_file():
             return [path]
         if not path.is_dir():
-            raise self.refusal(f"{path} does not exist", "missing_file")
+            raise self.file_error(f"{path} does not exist", "missing_file")
         found = []
         for split in SPLITS:
             of_split = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl") and split in p.stem)
             if len(of_split) > 1:
                 names = ", ".join(p.name for p in of_split)
-                raise self.refusal(f"{path} has {len(of_split)} files of the split {split} ({names}); keep one")
+                raise self.file_error(f"{path} has {len(of_split)} files for the split {split} ({names}); keep one")
             found += of_split
         if not found:
-            named = "*random*, *popular* or *adversarial*"
-            raise self.refusal(f"{path} holds no {named} .json file", "missing_file")
+            patterns = "*random*, *popular* or *adversarial*"
+            raise self.file_error(f"{path} holds no {patterns} .json file", "missing_file")
         return found
 
 
 def official_answer(text: str) -> Literal["yes", "no"]:
-    """No when `No`, `not` or `no` is among the words before the first point, commas removed; everything else is yes.
+    """`no` if `No`, `not` or `no` is a word before the first period, with commas removed; otherwise `yes`.
 
-    Only a space ends a word, so that `NO`, `No!` and the empty answer are yes.
+    Only spaces separate words, so `NO`, `No!` and the empty answer are yes.
     """
     words = text.split(".", maxsplit=1)[0].replace(",", "").split(" ")
     return "no" if any(word in ("No", "not", "no") for word in words) else "yes"

@@ -1,4 +1,4 @@
-"""VQAv2: open questions about COCO images, ten human answers each, soft accuracy.
+"""VQAv2: open questions about COCO images with ten human answers each; soft accuracy.
 
 Source: Y. Goyal et al. (1612.00837); the rule is that of the authors' `vqaEval.py` (github.com/GT-Vision-Lab/VQA).
 Suffix and decoding are LLaVA-1.5's.
@@ -22,10 +22,10 @@ _KINDS = ("answer_type", "question_type")
 
 
 class Vqav2(Benchmark):
-    """VQAv2 from a folder with one questions and (except test) one annotations file, or from LLaVA's test JSONL.
+    """VQAv2 from a folder with one questions file and, except for test, one annotations file; or LLaVA's test JSONL.
 
-    Without annotations nothing is scored: export the answers for the server. Categories are the types of
-    answers and questions.
+    Without annotations nothing is scored: export the answers for the server. Categories are the answer and question
+    types.
     """
 
     normalise: bool = Field(False, description="normalise answers before scoring and export, as LLaVA's exporter does")
@@ -41,26 +41,26 @@ class Vqav2(Benchmark):
     answers_file = "vqav2_results.json"
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
-        """One group a question; the id is `question_id`.
+        """One group per question; the id is `question_id`.
 
         Raises:
-            DataError: no questions file, a bad row, an id twice, or a question whose annotation is missing.
+            DataError: no questions file, a bad record, a duplicate id, or a question without annotation.
         """
         if path.is_file():  # LLaVA's
-            for row in files.unique_rows(files.read_jsonl(path), "question_id"):
-                yield (self._sample(row, row.text("text"), row.text("image"), images, {}),)
+            for record in files.unique_records(files.read_jsonl(path), "question_id"):
+                yield (self._sample(record, record.text("text"), record.text("image"), images, {}),)
             return
         questions, annotations = self._files(path)
         truths = self._annotations(annotations) if annotations else {}
-        for row in files.unique_rows(self._listed(questions, "questions"), "question_id"):
-            name = _image_name(row, questions)
-            truth = truths.get(row.name)
+        for record in files.unique_records(self._listed(questions, "questions"), "question_id"):
+            name = _image_name(record, questions)
+            truth = truths.get(record.id)
             if annotations and truth is None:
-                raise row.error(f"{annotations} has no annotation of this question", reason="missing_id")
-            yield (self._sample(row, row.text("question"), name, images, truth or {}),)
+                raise record.error(f"{annotations} has no annotation of this question", reason="missing_id")
+            yield (self._sample(record, record.text("question"), name, images, truth or {}),)
 
     def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
-        """The soft accuracy of one answer; a question without annotation counts nothing."""
+        """The soft accuracy of one answer; a question without annotation does not count."""
         truth = sample.target.get("answers")
         text = vqa.m4c_normal(answer) if self.normalise else answer
         if truth is None:
@@ -69,58 +69,63 @@ class Vqav2(Benchmark):
         categories = tuple(f"{k.replace('_', ' ')}: {sample.target[k]}" for k in _KINDS if sample.target.get(k))
         return Reading(read, vqa.soft_score(tuple(agrees)), bool(text.strip()), categories=categories)
 
-    def answer_row(self, sample: Sample, answer: str | None) -> dict[str, object]:
-        """`{question_id, answer}` for `vqaEval.py` or the server, which wants every question of the split."""
+    def to_record(self, sample: Sample, answer: str | None) -> dict[str, object]:
+        """`{question_id, answer}` for `vqaEval.py` or the server, which requires all questions of the split."""
         text = answer or ""
         number = int(sample.id) if sample.id.isdigit() else sample.id
         return {"question_id": number, "answer": vqa.m4c_normal(text) if self.normalise else text}
 
     def _sample(
-        self, row: files.Row, question: str, image_name: str, images: SampleImages, truth: Mapping[str, object]
+        self,
+        record: files.FileRecord,
+        question: str,
+        image_name: str,
+        images: SampleImages,
+        target: Mapping[str, object],
     ) -> Sample:
-        image = row.image_called(images, image_name)
-        return self.sample(row.name, question, [image], cluster=image_name, target=truth)
+        image = record.image_called(images, image_name)
+        return self.sample(record.id, question, [image], cluster=image_name, target=target)
 
     def _files(self, path: Path) -> tuple[Path, Path | None]:
-        """The questions and annotations of a VQA folder."""
+        """The questions file and the annotations file, if any, of a VQA folder."""
         if not path.is_dir():
-            raise self.refusal(f"{path} does not exist", "missing_file")
+            raise self.file_error(f"{path} does not exist", "missing_file")
         questions, annotations = sorted(path.glob("*questions*.json")), sorted(path.glob("*annotations*.json"))
         if len(questions) != 1 or len(annotations) > 1:
             found = ", ".join(p.name for p in (*questions, *annotations)) or "none"
             wanted = "one *questions*.json and at most one *annotations*.json"
-            raise self.refusal(f"{path} must hold {wanted}, found {found}", "missing_file")
+            raise self.file_error(f"{path} must hold {wanted}, found {found}", "missing_file")
         return questions[0], annotations[0] if annotations else None
 
     def _annotations(self, path: Path) -> dict[str, dict[str, object]]:
         found: dict[str, dict[str, object]] = {}
-        for row in files.unique_rows(self._listed(path, "annotations"), "question_id"):
-            given = row.values.get("answers")
-            if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
-                raise row.error("'answers' must be a list of {'answer': text}")
-            found[row.name] = {
-                "answers": tuple(sys.intern(text) for text in given),
-                **{kind: sys.intern(str(row.values.get(kind, ""))) for kind in _KINDS},
+        for record in files.unique_records(self._listed(path, "annotations"), "question_id"):
+            answers = record.values.get("answers")
+            if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+                raise record.error("'answers' must be a list of {'answer': text}")
+            found[record.id] = {
+                "answers": tuple(sys.intern(text) for text in answers),
+                **{kind: sys.intern(str(record.values.get(kind, ""))) for kind in _KINDS},
             }
         return found
 
-    def _listed(self, path: Path, field: str) -> Iterator[files.Row]:
-        whole = self.document(path, _without_annotator)
-        subset = whole.get("data_subtype", "") if isinstance(whole, dict) else ""
-        for row in self.rows(path, whole, field):
-            yield replace(row, values={"data_subtype": subset, **row.values})
+    def _listed(self, path: Path, field: str) -> Iterator[files.FileRecord]:
+        document = self.document(path, _without_annotator)
+        subset = document.get("data_subtype", "") if isinstance(document, dict) else ""
+        for record in self.records(path, document, field):
+            yield replace(record, values={"data_subtype": subset, **record.values})
 
 
 def official_match(answer: str, truth: Sequence[str]) -> tuple[str, list[bool]]:
-    """What the answer was read as, and which annotators gave it.
+    """The answer as read, and which annotators gave it.
 
-    Newlines and tabs become spaces and the ends are stripped; only if the annotators then differ are both sides
+    Newlines and tabs become spaces and the ends are stripped; only if the annotators then disagree, both sides are
     normalised further.
     """
-    read, given = _spaced(answer), [_spaced(text) for text in truth]
-    if len(set(given)) > 1:
-        read, given = vqa.vqa_normal(read), [vqa.vqa_normal(text) for text in given]
-    return read, [text == read for text in given]
+    read, expected = _spaced(answer), [_spaced(text) for text in truth]
+    if len(set(expected)) > 1:
+        read, expected = vqa.vqa_normal(read), [vqa.vqa_normal(text) for text in expected]
+    return read, [text == read for text in expected]
 
 
 def _robust_match(answer: str, truth: Sequence[str]) -> tuple[str, list[bool]]:
@@ -134,15 +139,15 @@ def _spaced(text: str) -> str:
 
 
 def _without_annotator(value: dict[str, object]) -> object:
-    """An annotator's answer as its text alone: two million small objects would take a gigabyte."""
+    """An annotator's answer reduced to its text: two million small objects would take a gigabyte."""
     return value["answer"] if "answer" in value and "question_id" not in value else value
 
 
-def _image_name(row: files.Row, path: Path) -> str:
-    subset = row.values["data_subtype"] or next(
+def _image_name(record: files.FileRecord, path: Path) -> str:
+    subset = record.values["data_subtype"] or next(
         (part for part in ("train2014", "val2014", "test2015", "test-dev2015") if part in path.name), ""
     )
     folder = {"test-dev2015": "test2015"}.get(str(subset), str(subset))
     if not folder:
-        raise row.error("neither the file's 'data_subtype' nor its name says which COCO images are meant")
-    return f"COCO_{folder}_{row.number('image_id'):012d}.jpg"
+        raise record.error("neither 'data_subtype' nor the file name gives the COCO image folder")
+    return f"COCO_{folder}_{record.number('image_id'):012d}.jpg"

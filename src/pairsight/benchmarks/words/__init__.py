@@ -1,1 +1,1 @@
-"""Reading words: yes and no, options, nouns, and how alike words are."""
+"""Text analysis: yes and no, option letters, nouns, objects, normalisation and word similarity."""

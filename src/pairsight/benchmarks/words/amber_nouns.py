@@ -1,4 +1,4 @@
-"""AMBER's nouns: which objects a description names that are there, and which that are not.
+"""AMBER's nouns: which present and which absent objects a description names.
 
 Source: J. Wang et al. (2311.07397); the rule is that of `inference.py` (github.com/junyangwang0410/AMBER).
 """
@@ -13,20 +13,22 @@ from pairsight.benchmarks.words.tokens import Nouns, known_nouns, tagged_nouns
 
 @dataclass(frozen=True)
 class AmberWords:
-    """AMBER's word lists: object -> words that may stand for it, and nouns that are never wrong."""
+    """AMBER's word lists: object -> words that may name it, and nouns that are never wrong."""
 
     association: Mapping[str, Sequence[str]]
     safe_words: Collection[str]
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """The nouns that are looked at."""
+        """The nouns that count."""
         return frozenset(self.association) | frozenset(word for words in self.association.values() for word in words)
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionCounts:
-    """Unsupported nouns of all nouns, truth objects covered of all, likely hallucinations made of all."""
+    """Counts of one description: nouns and unsupported nouns, true objects and those covered, likely hallucinations and
+    those made.
+    """
 
     unsupported: int
     nouns: int
@@ -47,26 +49,26 @@ def count_caption(
     """Score the nouns of a description.
 
     Args:
-        nouns: its nouns in base form, those of the vocabulary only, in order.
-        truth: the objects that are there.
+        nouns: its nouns in base form, only those of the vocabulary, in order.
+        truth: the objects that are present.
         likely: objects that a model may hallucinate.
-        words: what may stand for an object, and the safe words.
-        similar: whether two words mean nearly the same.
+        words: the words that may name an object, and the safe words.
+        similar: whether two words have nearly the same meaning.
     """
-    there, made_up = _Named(truth, words.association), _Named(likely, words.association)
+    present, made_up = _Objects(truth, words.association), _Objects(likely, words.association)
     unsupported = 0
     for noun in nouns:
-        if noun in words.safe_words or there.hit_exact(noun):
+        if noun in words.safe_words or present.hit_exact(noun):
             continue
         made_up.hit_exact(noun)
         made_up.hit_similar(noun, similar)
-        if not there.hit_similar(noun, similar):
+        if not present.hit_similar(noun, similar):
             unsupported += 1
-    return CaptionCounts(unsupported, len(nouns), there.num_hit, len(truth), made_up.num_hit, len(likely))
+    return CaptionCounts(unsupported, len(nouns), present.num_hit, len(truth), made_up.num_hit, len(likely))
 
 
-class _Named:
-    """Objects by the words that may name them: first the associated words of all objects, then the objects."""
+class _Objects:
+    """Objects with the words that may name them: first the associated words of all objects, then the objects."""
 
     def __init__(self, objects: Sequence[str], association: Mapping[str, Sequence[str]]) -> None:
         associated = [(word, index) for index, name in enumerate(objects) for word in association[name]]
@@ -75,7 +77,7 @@ class _Named:
 
     @property
     def num_hit(self) -> int:
-        """How many objects were named."""
+        """The number of objects named so far."""
         return len(self._hit)
 
     def hit_exact(self, noun: str) -> bool:
@@ -86,8 +88,8 @@ class _Named:
         """Mark the first object that a similar word names."""
         return self._mark(lambda word: similar(noun, word))
 
-    def _mark(self, fits: Callable[[str], bool]) -> bool:
-        index = next((index for word, index in self._words if fits(word)), None)
+    def _mark(self, matches: Callable[[str], bool]) -> bool:
+        index = next((index for word, index in self._words if matches(word)), None)
         if index is not None:
             self._hit.add(index)
         return index is not None
@@ -95,10 +97,10 @@ class _Named:
 
 @dataclass(frozen=True)
 class NounReader:
-    """Finds the nouns of descriptions and compares them with objects, by the original's tools where they are there.
+    """Finds the nouns of descriptions and compares them with objects, by the original's tools if available.
 
     Args:
-        nltk_data: folder of NLTK's data; None: where NLTK looks.
+        nltk_data: folder of NLTK's data; None: NLTK's search path.
         vectors: a spaCy model or a file of word vectors; None: en_core_web_lg.
         similarity: cosine above which two words mean the same.
     """
@@ -109,7 +111,7 @@ class NounReader:
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """What stands in for the original's tagger and vectors."""
+        """What replaces missing tools of the original: the tagger and the word vectors."""
         tagged = tagged_nouns(self.nltk_data)
         nouns = "nouns are the words that AMBER's vocabulary knows, untagged" if tagged is None else tagged[1]
         return tuple(label for label in (nouns, self._similar[1]) if label)

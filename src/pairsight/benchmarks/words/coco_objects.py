@@ -1,4 +1,4 @@
-"""COCO's 80 objects as captions mention them, by a synonym table: CHAIR's way with its mistakes, and a robust one.
+"""Mentions of COCO's 80 objects in captions, by a synonym table: CHAIR's rule with its mistakes, and a robust one.
 
 Source: `utils/chair.py` of A. Rohrbach et al. (1809.02156; github.com/LisaAnne/Hallucination); `robust` is ours.
 """
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pairsight.benchmarks.files.official import Row, read_json, read_lines
+from pairsight.benchmarks.files.official import FileRecord, read_json, read_lines
 from pairsight.benchmarks.protocol import Parser
 from pairsight.benchmarks.words.singular import pattern_singular
 from pairsight.benchmarks.words.tokens import Tokenizer, noun_lemma, tokenizer
@@ -24,8 +24,8 @@ DOUBLE_WORDS = (
     "tennis racket", "wine glass", "hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier", "potted plant",
     "laptop computer", "stove top oven", "home plate", "train track",
 )  # fmt: skip
-"""Two words that are one object or none (a home plate is no plate). Three words are never looked for: a "stove top
-oven" is found as two ovens."""
+"""Word pairs that mean one object or none (a home plate is not a plate). Three words are never matched: a "stove top
+oven" counts as two ovens."""
 
 _QUALIFIED = {f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS} | {
     f"passenger {vehicle}": vehicle for vehicle in VEHICLES
@@ -40,7 +40,9 @@ _IRREGULAR = {
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The words a caption mentions, how many are of objects that are not there, the objects there, and those found."""
+    """The object words of a caption, how many name absent objects, and the numbers of present objects and of those
+    found.
+    """
 
     words: list[str]
     wrong: int
@@ -50,9 +52,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class CocoObjects:
-    """The synonym table: each line an object and the words for it; and how a text becomes words.
+    """The synonym table (word -> object), and how text is split into words.
 
-    `synonyms` keeps the words as the originals split them, so that in CHAIR one with a space before it never matches.
+    `synonyms` has the words as the originals split them, so that in CHAIR a word with a leading space never matches.
     """
 
     synonyms: Mapping[str, str]
@@ -62,7 +64,7 @@ class CocoObjects:
 
     @classmethod
     def read(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
-        """CHAIR's table in a `synonyms.txt`, with pattern's singular forms and CHAIR's pairs of words.
+        """CHAIR's table from a `synonyms.txt`, with pattern's singular forms and CHAIR's word pairs.
 
         Raises:
             DataError: the file is missing or a line holds no word.
@@ -71,8 +73,8 @@ class CocoObjects:
 
     @classmethod
     def read_refined(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
-        """RLHF-V's table in a `synonyms_refine.txt`, with base forms of nouns; spaces around its words are removed,
-        and all its pairs of words count as one beside CHAIR's renamed and qualified ones.
+        """RLHF-V's table from a `synonyms_refine.txt`, with base forms of nouns; spaces around its words are removed,
+        and all its word pairs count as one word, in addition to CHAIR's renamed and qualified pairs.
 
         Raises:
             DataError: the file is missing or a line holds no word.
@@ -88,24 +90,24 @@ class CocoObjects:
         return self._official(text) if parser == "official" else self._robust(text)
 
     def compare(self, text: str, truth: "Truth", parser: Parser, *, once: bool) -> "Compared":
-        """What a text mentions against the objects that are there.
+        """Compare the mentions in a text with the objects that are present.
 
         Args:
             text: a caption.
-            truth: the objects that are there, as each parser finds them.
+            truth: the objects that are present, as each parser finds them.
             parser: how mentions are found.
-            once: count a mention of the same word once.
+            once: count each word only once.
         """
         mentions = self.mentions(text, parser)
         if once:
             mentions = list(dict.fromkeys(mentions))
-        there = truth[parser]
-        wrong = sum(node not in there for _, node in mentions)
-        found = {node for _, node in mentions} & there
-        return Compared([word for word, _ in mentions], wrong, len(there), len(found))
+        present = truth[parser]
+        wrong = sum(node not in present for _, node in mentions)
+        found = {node for _, node in mentions} & present
+        return Compared([word for word, _ in mentions], wrong, len(present), len(found))
 
     def _official(self, text: str) -> list[tuple[str, str]]:
-        """The originals' way: singular words, pairs of words, `seat` dropped beside `toilet`, then the table."""
+        """The originals' rule: singular words, word pairs, `seat` dropped if there is a `toilet`, then the table."""
         words = list(_paired([self.singular(word) for word in self.split(text.lower())], self.doubles))
         if "toilet" in words and "seat" in words:
             words = [word for word in words if word != "seat"]
@@ -115,26 +117,26 @@ class CocoObjects:
         words = re.findall(r"[a-z]+", re.sub(r"['’]s\b", "", text.lower()))
         bases = [self._base(word) for word in words]
         found: list[tuple[str, str]] = []
-        place = 0
-        while place < len(bases):
-            length, phrase = self._longest(bases, place)
+        start = 0
+        while start < len(bases):
+            length, phrase = self._longest(bases, start)
             if phrase is not None and phrase in self._phrases:
                 found.append((phrase, self._phrases[phrase]))
-            place += length
+            start += length
         if any(word == "toilet" for word, _ in found):
             found = [mention for mention in found if mention[0] != "seat"]
         return found
 
-    def _longest(self, bases: Sequence[str], place: int) -> tuple[int, str | None]:
-        """(how many words, the phrase they stand for) of the longest phrase that begins here."""
+    def _longest(self, bases: Sequence[str], start: int) -> tuple[int, str | None]:
+        """(number of words, phrase they count as) of the longest phrase that starts here."""
         for length in (3, 2):
-            phrase = " ".join(bases[place : place + length])
-            if place + length <= len(bases) and (phrase in self._phrases or phrase in _ROBUST_DOUBLES):
+            phrase = " ".join(bases[start : start + length])
+            if start + length <= len(bases) and (phrase in self._phrases or phrase in _ROBUST_DOUBLES):
                 return length, _ROBUST_DOUBLES.get(phrase, phrase)
-        return 1, bases[place]
+        return 1, bases[start]
 
     def _base(self, word: str) -> str:
-        """The singular that the table knows, else the word."""
+        """The word's singular if it is in the table, else the word."""
         if word in self._words:
             return word
         forms = [_IRREGULAR.get(word, ""), word.removesuffix("s"), word.removesuffix("es")]
@@ -155,14 +157,14 @@ class CocoObjects:
 
 
 def synonyms_file(path: str | Path) -> Path:
-    """A synonym table that is there; DataError with where to get it."""
+    """The path of an existing synonym table; otherwise DataError with where to get one."""
     if not Path(path).is_file():
-        raise DataError(f"CHAIR: there is no {path}; {_SYNONYMS_PUBLISHED}", reason="missing_file")
+        raise DataError(f"CHAIR: there is no file {path}; {_SYNONYMS_PUBLISHED}", reason="missing_file")
     return Path(path)
 
 
-def stand_ins(nltk_data: str | None, *, lemmas: bool = False) -> tuple[str, ...]:
-    """What stands in for the original's tokenizer and, where base forms are needed, lemmatizer."""
+def fallback_labels(nltk_data: str | None, *, lemmas: bool = False) -> tuple[str, ...]:
+    """What replaces the original's tokenizer and, if base forms are needed, its lemmatizer, if they are missing."""
     labels = tokenizer(nltk_data)[1], noun_lemma(nltk_data)[1] if lemmas else ""
     return tuple(label for label in labels if label)
 
@@ -173,76 +175,77 @@ _ROBUST_DOUBLES = {"home plate": "", "train track": ""} | _QUALIFIED | _RENAMED
 
 
 def _synonyms(path: Path) -> Iterator[tuple[str, str]]:
-    """(word, object) of a table, an object being a word for itself."""
+    """The (word, object) pairs of a table; an object is also a word for itself."""
     for number, line in read_lines(path):
         words = line.strip().split(", ")
         if not all(word.strip() for word in words):
-            raise Row(path, number, {}).error("an object and its words are expected, with ', ' between")
+            raise FileRecord(path, number, {}).error("an object and its words are expected, separated by ', '")
         yield from ((word, words[0]) for word in words)
 
 
 def _paired(words: Iterable[str], doubles: Mapping[str, str]) -> Iterator[str]:
-    """The words, each pair that is in the table as one."""
-    waiting: str | None = None
+    """The words, with each pair that is in the table as one word."""
+    previous: str | None = None
     for word in words:
-        if waiting is None:
-            waiting = word
+        if previous is None:
+            previous = word
             continue
-        pair = f"{waiting} {word}"
+        pair = f"{previous} {word}"
         if pair in doubles:
             yield doubles[pair]
-            waiting = None
+            previous = None
         else:
-            yield waiting
-            waiting = word
-    if waiting is not None:
-        yield waiting
+            yield previous
+            previous = word
+    if previous is not None:
+        yield previous
 
 
 _SYNONYMS_PUBLISHED = "its authors publish synonyms.txt at github.com/LisaAnne/Hallucination (data/)"
 _PUBLISHED = "COCO publishes annotations_trainval2014.zip at cocodataset.org"
 Truth = Mapping[Parser, frozenset[str]]
+"""Parser -> the objects in an image, where captions are read by that parser."""
 
 
 def coco_truth(folder: Path, table: CocoObjects, image_ids: set[int]) -> dict[int, Truth]:
-    """image id -> parser -> the objects that are there, for those ids that COCO has.
+    """Image id -> parser -> the objects that are present, for the ids that are in COCO's files.
 
     Args:
         folder: holds `instances_*.json` and `captions_*.json`, of val, train or both.
-        table: the synonyms; every COCO category must be among them.
-        image_ids: the images that are asked for.
+        table: the synonyms, including all COCO categories.
+        image_ids: the images to look up.
 
     Raises:
         DataError: a file is missing or damaged, or a category is not in the table.
     """
     labels: dict[int, set[str]] = {}
     for file in _files(folder, "instances"):
-        whole = read_json(file)
-        names = {row.number("id"): _node(table, row) for row in _rows(whole, "categories", file)}
-        for row in _rows(whole, "images", file, "id", image_ids):
-            labels.setdefault(row.number("id"), set())
-        for row in _rows(whole, "annotations", file, "image_id", image_ids):
-            if row.number("category_id") not in names:
-                raise row.error(f"there is no category {row.values['category_id']}")
-            labels.setdefault(row.number("image_id"), set()).add(names[row.number("category_id")])
+        document = read_json(file)
+        names = {record.number("id"): _node(table, record) for record in _records(document, "categories", file)}
+        for record in _records(document, "images", file, "id", image_ids):
+            labels.setdefault(record.number("id"), set())
+        for record in _records(document, "annotations", file, "image_id", image_ids):
+            if record.number("category_id") not in names:
+                raise record.error(f"there is no category {record.values['category_id']}")
+            labels.setdefault(record.number("image_id"), set()).add(names[record.number("category_id")])
     mentioned: dict[Parser, dict[int, set[str]]] = {"official": {}, "robust": {}}
     for file in _files(folder, "captions"):
-        for row in _rows(read_json(file), "annotations", file, "image_id", image_ids):
+        for record in _records(read_json(file), "annotations", file, "image_id", image_ids):
             for parser, found in mentioned.items():
-                nodes = {node for _, node in table.mentions(row.text("caption", empty=True), parser)}
-                found.setdefault(row.number("image_id"), set()).update(nodes)
+                nodes = {node for _, node in table.mentions(record.text("caption", empty=True), parser)}
+                found.setdefault(record.number("image_id"), set()).update(nodes)
     return {
-        image_id: {parser: frozenset(own | found.get(image_id, set())) for parser, found in mentioned.items()}
-        for image_id, own in labels.items()
+        image_id: {parser: frozenset(labelled | found.get(image_id, set())) for parser, found in mentioned.items()}
+        for image_id, labelled in labels.items()
     }
 
 
 def coco_images(folder: Path) -> dict[int, str]:
-    """image id -> file name of the images of the val labels, or of all where there is no val file."""
+    """Image id -> file name of the images in the val labels, or in all labels if there is no val file."""
     files = _files(folder, "instances")
-    chosen = [file for file in files if "val" in file.name] or files
-    rows = (row for file in chosen for row in _rows(read_json(file), "images", file))
-    return {row.number("id"): row.text("file_name") for row in rows}
+    val_files = [file for file in files if "val" in file.name] or files
+    records = (record for file in val_files for record in _records(read_json(file), "images", file))
+    return {record.number("id"): record.text("file_name") for record in records}
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
@@ -252,20 +255,22 @@ def _files(folder: Path, kind: str) -> list[Path]:
     return found
 
 
-def _rows(whole: Any, field: str, file: Path, key: str = "", wanted: Container[int] = frozenset()) -> Iterator[Row]:
-    """The objects of a list in a COCO file; with a key, only those whose key is wanted."""
-    items = whole.get(field) if isinstance(whole, dict) else None
+def _records(
+    document: Any, field: str, file: Path, id_field: str = "", wanted: Container[int] = frozenset()
+) -> Iterator[FileRecord]:
+    """The objects of a list in a COCO file; with an id field, only those whose id is wanted."""
+    items = document.get(field) if isinstance(document, dict) else None
     if not isinstance(items, list):
         raise DataError(f"{file} must hold '{field}': a list of objects; {_PUBLISHED}")
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
             raise DataError(f"{file}: item {number} of '{field}' must be an object, found {type(item).__name__}")
-        if not key or (isinstance(item.get(key), int) and item[key] in wanted):
-            yield Row(file, number, item, f"{field} {number}")
+        if not id_field or (isinstance(item.get(id_field), int) and item[id_field] in wanted):
+            yield FileRecord(file, number, item, f"{field} {number}")
 
 
-def _node(table: CocoObjects, row: Row) -> str:
-    name = row.text("name")
+def _node(table: CocoObjects, record: FileRecord) -> str:
+    name = record.text("name")
     if name not in table.synonyms:
-        raise row.error(f"the category '{name}' is not in the synonyms table", reason="bad_synonyms")
+        raise record.error(f"the category '{name}' is not in the synonyms table", reason="bad_synonyms")
     return table.synonyms[name]

@@ -1,4 +1,4 @@
-"""Reading yes or no out of an answer, in any case and wording: what `robust` means for yes-no benchmarks (ours)."""
+"""The `robust` parser for yes-no and multiple-choice answers: yes, no or an option letter in any wording (ours)."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ _STATES_PRESENCE = re.compile(
 
 @functools.lru_cache(maxsize=65_536)
 def robust_yes_no(text: str) -> Literal["yes", "no"] | None:
-    """The first yes or no as a word in any case; else a denial, else an affirmation; None when there is none (ours)."""
+    """The first word yes or no, in any case; else "no" for a denial, "yes" for an affirmation, or None (ours)."""
     lowered = text.lower().replace("’", "'")
     words = _WORD.findall(lowered)
     first = next((word for word in words if word in ("yes", "no")), None)
@@ -28,7 +28,7 @@ def robust_yes_no(text: str) -> Literal["yes", "no"] | None:
     return None
 
 
-_SAYS = re.compile(
+_NAMES = re.compile(
     r"(?:answer|option|choice)(?:\s+(?:is|would be|should be))?\s*[:：]?\s*[\"'(\[*（]*([A-Z])(?![A-Za-z])"
     r"|(?:答案|选项|选择)(?:是|为|应该是)?\s*[:：]?\s*[\"'(\[*（]*([A-Z])(?![A-Za-z])"
 )
@@ -37,26 +37,26 @@ _ALONE = re.compile(r"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’])")
 
 
 def option_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter an answer gives, None when it gives none or several.
+    """The option letter that an answer gives; None if it gives none or several.
 
-    In this order: the letter at the start (`B`, `(B)`, `B.`, `B: text`); the one letter named by "answer is B",
-    "option B" or 答案是B; the one option letter that stands alone (the article "A" only as the last word); the one
-    option whose text the answer is or contains.
+    In this order: the letter at the start (`B`, `(B)`, `B.`, `B: text`); the only letter named by "answer is B",
+    "option B" or 答案是B; the only option letter that is a separate word ("A" before a lower-case word is the article);
+    the only option whose text the answer equals or contains.
 
     Args:
         text: the answer.
-        options: letter -> the option's text; letters that are no option never count.
+        options: letter -> the option's text; other letters are ignored.
     """
     start = _STARTS.match(text)
     if start and start[1] in options:
         return start[1]
-    said = {letter for match in _SAYS.finditer(text) for letter in match.groups() if letter in options}
-    if len(said) == 1:
-        return said.pop()
+    named = {letter for match in _NAMES.finditer(text) for letter in match.groups() if letter in options}
+    if len(named) == 1:
+        return named.pop()
     alone = {match[1] for match in _ALONE.finditer(text) if match[1] in options and not _is_article(text, match)}
-    if len(alone) == 1 and not said:
+    if len(alone) == 1 and not named:
         return alone.pop()
-    return _by_text(text, options) if not said and not alone else None
+    return _by_text(text, options) if not named and not alone else None
 
 
 def _is_article(text: str, match: re.Match[str]) -> bool:
@@ -66,12 +66,12 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
 def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     answer = _plain(text)
     plain = {letter: _plain(option) for letter, option in options.items()}
-    same = [letter for letter, option in plain.items() if option == answer]
-    if len(same) == 1:
-        return same[0]
-    inside = [letter for letter, option in plain.items() if option and _contains(answer, option)]
-    # an option inside a longer option that is also there ("red" in "dark red") does not count
-    longest = [a for a in inside if not any(a != b and plain[a] in plain[b] for b in inside)]
+    equal = [letter for letter, option in plain.items() if option == answer]
+    if len(equal) == 1:
+        return equal[0]
+    contained = [letter for letter, option in plain.items() if option and _contains(answer, option)]
+    # an option within a longer contained option ("red" in "dark red") does not count
+    longest = [a for a in contained if not any(a != b and plain[a] in plain[b] for b in contained)]
     return longest[0] if len(longest) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Whether two words mean nearly the same: spaCy's vectors as AMBER uses them, or a file of word vectors."""
+"""Whether two words have nearly the same meaning: by spaCy's vectors, as in AMBER, or by a file of word vectors."""
 
 import functools
 import importlib.util
@@ -16,16 +16,19 @@ OFFICIAL = "en_core_web_lg"
 
 
 def word_similarity(vectors: str | None, threshold: float) -> tuple[Similar, str]:
-    """Whether the cosine of two words' vectors is above the threshold, and what stands in for the original's vectors.
+    """A test whether the cosine of two words' vectors exceeds the threshold, and what replaces the original's vectors.
 
     Args:
-        vectors: a spaCy model's name, or a text file of `word number number …` lines; None: `en_core_web_lg` where
-            it is installed, else only equal words are alike.
-        threshold: the cosine that must be exceeded.
+        vectors: a spaCy model's name, or a text file of `word number number …` lines; None: `en_core_web_lg` if it is
+            installed, else only equal words are similar.
+        threshold: the cosine to exceed.
+
+    Returns:
+        The test, and the fallback's label; "" for the original's vectors.
 
     Raises:
-        DataError: the file is missing or a line has another number of numbers.
-        ConfigError: neither such a file nor such a spaCy model.
+        DataError: a line of the file is not a word and the same number of numbers as the others.
+        ConfigError: neither a file nor an installed spaCy model.
     """
     if vectors is not None and Path(vectors).is_file():
         return _cosine(_read_vectors(Path(vectors)), threshold), f"word vectors from {Path(vectors).name}"
@@ -63,7 +66,7 @@ def _cosine(vectors: dict[str, np.ndarray[Any, np.dtype[np.float32]]], threshold
 
 
 def _read_vectors(path: Path) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Unit vectors by word; a first line of two numbers (word2vec's header) is passed over."""
+    """Unit vectors by word; a first line of two numbers (word2vec's header) is skipped."""
     found: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
     size = 0
     for number, line in read_lines(path):

@@ -1,7 +1,7 @@
-"""The singular that the `pattern` library gives a word, its mistakes included: CHAIR's official form of a word.
+"""Singular forms as the `pattern` library computes them, mistakes included; CHAIR's official rule uses them.
 
-Source: the rules of `singularize` in pattern 2.6 (github.com/clips/pattern), told as a table of facts. Its mistakes
-belong to CHAIR's figures: bus → bu, tennis → tenni, ties → ty, glass → glas.
+Source: the rules of `singularize` in pattern 2.6 (github.com/clips/pattern), written as tables. Its mistakes affect
+CHAIR's figures: bus → bu, tennis → tenni, ties → ty, glass → glas.
 """
 
 import functools
@@ -16,7 +16,7 @@ research rice salmon sand scissors series shears software species swine swiss tr
 wildebeest
 """
 _UNCHANGED = _UNCHANGED_WORDS.split()
-"""Every end of one of these is left as it is, `s` and the empty word too."""
+"""Every suffix of one of these words is returned unchanged, including `s` and the empty word."""
 
 _IE_WORDS = """
 alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie hippie hoagie
@@ -24,7 +24,7 @@ hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie qu
 stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombie
 """
 _ENDS_IN_IES = _IE_WORDS.split()
-"""Words on -ies that end in one of these are returned as they are: cookies stays cookies."""
+"""Words ending in one of these plus `s` are returned unchanged: cookies stays cookies."""
 
 _IRREGULAR = """
 atlantes atlas, atlases atlas, axes axe, beeves beef, brethren brother, children child, corpora corpus, corpuses corpus,
@@ -33,7 +33,7 @@ helves helve, kine cow, leaves leaf, loaves loaf, men man, mongooses mongoose, m
 numena numen, occipita occiput, octopodes octopus, opera opus, opuses opus, our my, oxen ox, penes penis, penises penis,
 people person, sexes sex, soliloquies soliloquy, teeth tooth, testes testis, trilbys trilby, turves turf, zoa zoon
 """
-"""As endings too: women → woman, and hour → hmy."""
+"""These apply to word endings too: women → woman, but also hour → hmy."""
 
 _ENDINGS = (
     (".", "ae", "a"), (".", "itis", "itis"), (".", "eaux", "eau"), ("quiz", "zes", ""), ("matr", "ices", "ix"),
@@ -47,8 +47,8 @@ _ENDINGS = (
     ("h|d|r|o|n|b|cl|p", "oses", "ose"), (".", "oses", "osis"), ("[ti]", "a", "um"), ("n", "ews", "ews"),
     ("", "s", ""),
 )  # fmt: skip
-"""What must stand before the ending, the ending, what replaces it; the first that fits is taken. `[octop|vir]` is any
-one of those characters, not the words that were meant."""
+"""(pattern before the ending, ending, replacement); the first match applies. `[octop|vir]` matches any one of these
+characters, not the intended words."""
 
 _RULES = tuple((re.compile(f"(?:{before}){ending}$"), len(ending), new) for before, ending, new in _ENDINGS)
 _IRREGULAR_ENDS = tuple(tuple(pair.split()) for pair in " ".join(_IRREGULAR.split()).split(","))
@@ -59,12 +59,12 @@ def pattern_singular(word: str) -> str:
     """The word as `pattern` writes its singular.
 
     Args:
-        word: one lower-case token. Words such as `mothers-in-law`, which pattern takes apart, are not: no object of
-            CHAIR's list has a hyphen.
+        word: one lower-case token. Hyphenated words such as `mothers-in-law`, which pattern splits, are not split here:
+            no object in CHAIR's list has a hyphen.
     """
     if word.endswith("'"):
         return pattern_singular(word[:-1]) + "'s"
-    if any(whole.endswith(word) for whole in _UNCHANGED) or any(word.endswith(f"{end}s") for end in _ENDS_IN_IES):
+    if any(known.endswith(word) for known in _UNCHANGED) or any(word.endswith(f"{end}s") for end in _ENDS_IN_IES):
         return word
     for plural, singular in _IRREGULAR_ENDS:
         if word.endswith(plural):

@@ -1,8 +1,7 @@
-"""Words of an English text as NLTK splits them; with NLTK where it and its punkt data are installed.
+"""English text split into words, base forms and nouns, by NLTK if it and its data are installed, else by fallbacks.
 
-Source: the rules of NLTK's `word_tokenize` (github.com/nltk/nltk, release 3.10.4), told as tables. Without punkt a
-sentence ends at every . ? or ! before a space, so that the point after an abbreviation becomes a word of its own: a
-fallback.
+Source: the rules of NLTK's `word_tokenize` (github.com/nltk/nltk, release 3.10.4), written as tables. Without punkt, a
+sentence ends at every . ? or ! before a space, so that the period after an abbreviation becomes a separate word.
 """
 
 import functools
@@ -17,10 +16,10 @@ from pairsight.errors import ConfigError
 
 @functools.cache
 def nltk_package(folder: str | None) -> Any:
-    """The `nltk` package, looking for its data in `folder` first; None where it is not installed.
+    """The `nltk` package, with `folder` first in its data path; None if NLTK is not installed.
 
     Raises:
-        ConfigError: a folder is given that is not there, or that nothing can read because NLTK is not installed.
+        ConfigError: the given folder does not exist, or NLTK is not installed.
     """
     try:
         nltk = importlib.import_module("nltk")
@@ -33,7 +32,7 @@ def nltk_package(folder: str | None) -> Any:
     if folder is not None:
         if not Path(folder).is_dir():
             raise ConfigError(
-                f"nltk_data {folder} is no folder: give the one that holds tokenizers/punkt_tab, "
+                f"nltk_data {folder} is not a folder: give the one that holds tokenizers/punkt_tab, "
                 f"taggers/averaged_perceptron_tagger_eng and corpora/wordnet (github.com/nltk/nltk_data)"
             )
         nltk.data.path.insert(0, str(Path(folder).resolve()))
@@ -66,16 +65,16 @@ _SENTENCE_END = re.compile(r"(?<=[.?!])([\])}>\"'»”’]*)\s+")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text by NLTK's rules, sentences ended without punkt."""
+    """The words of a text by NLTK's rules, with sentences split without punkt."""
     return [word for sentence in _SENTENCE_END.sub(r"\1\n", text).split("\n") for word in _sentence_words(sentence)]
 
 
 @functools.cache
 def tokenizer(nltk_data: str | None = None) -> tuple[Tokenizer, str]:
-    """The best tokenizer here, and what to call it where it is a fallback (empty for NLTK's own).
+    """The best available tokenizer, and its label if it is a fallback ("" for NLTK's).
 
     Args:
-        nltk_data: the folder of NLTK's data; None: where NLTK looks.
+        nltk_data: the folder of NLTK's data; None: NLTK's search path.
     """
     nltk = nltk_package(nltk_data)
     try:
@@ -104,7 +103,7 @@ Nouns = Callable[[str], list[str]]
 Tagger = Callable[[list[str]], list[tuple[str, str]]]
 
 _OVERRIDES = {"leaves": "leaf", "people": "people", "glasses": "glass", "men": "men"}
-"""What WordNet's lemmatizer gives and the stand-ins do not: it knows `men` and `people` as nouns of their own."""
+"""Where WordNet's lemmatizer differs from the fallbacks: `men` and `people` are separate nouns in WordNet."""
 
 _KEPT = ("ss", "us", "is")
 _ENDINGS = (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ies", "y"), ("ves", "f"), ("s", ""))
@@ -112,10 +111,10 @@ _ENDINGS = (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ies"
 
 @functools.cache
 def noun_lemma(nltk_data: str | None = None) -> tuple[Lemma, str]:
-    """The best lemmatizer of nouns here, and what to call it where it is a fallback (empty for WordNet's).
+    """The best available lemmatizer of nouns, and its label if it is a fallback ("" for WordNet's).
 
     Args:
-        nltk_data: the folder of NLTK's data; None: where NLTK looks.
+        nltk_data: the folder of NLTK's data; None: NLTK's search path.
     """
     nltk = nltk_package(nltk_data)
     try:
@@ -125,12 +124,12 @@ def noun_lemma(nltk_data: str | None = None) -> tuple[Lemma, str]:
             return functools.cache(lemmatizer.lemmatize), ""
     except LookupError:
         pass
-    return _stand_in()
+    return _fallback_lemma()
 
 
 @functools.cache
 def tagged_nouns(nltk_data: str | None = None) -> tuple[Nouns, str] | None:
-    """The nouns of a text in their base form, and what stands in for NLTK's tools; None without any tagger."""
+    """A function from text to nouns in base form, and the labels of its fallbacks; None if there is no tagger."""
     split, split_label = tokenizer(nltk_data)
     lemma, lemma_label = noun_lemma(nltk_data)
     tag, tag_label = _nltk_tagger(nltk_data), ""
@@ -138,16 +137,16 @@ def tagged_nouns(nltk_data: str | None = None) -> tuple[Nouns, str] | None:
         tag, tag_label = _textblob_tagger(), "nouns tagged by textblob's pattern tagger"
     if tag is None:
         return None
-    chosen = tag
+    tagger = tag
 
     def nouns(text: str) -> list[str]:
-        return [lemma(word) for word, kind in chosen(split(text)) if kind.startswith("NN")]
+        return [lemma(word) for word, kind in tagger(split(text)) if kind.startswith("NN")]
 
     return nouns, "; ".join(label for label in (split_label, lemma_label, tag_label) if label)
 
 
 def known_nouns(vocabulary: Collection[str], nltk_data: str | None = None) -> Nouns:
-    """The words of a text whose base form is in the vocabulary, untagged: the stand-in that needs no package."""
+    """A function from text to its words whose base form is in the vocabulary: a fallback without tagger."""
     split, _ = tokenizer(nltk_data)
     lemma, _ = noun_lemma(nltk_data)
 
@@ -158,7 +157,7 @@ def known_nouns(vocabulary: Collection[str], nltk_data: str | None = None) -> No
     return nouns
 
 
-def _stand_in() -> tuple[Lemma, str]:
+def _fallback_lemma() -> tuple[Lemma, str]:
     lemminflect = _imported("lemminflect")
     if lemminflect is None:
         return functools.cache(_by_ending), "base forms by a list of endings"

@@ -1,14 +1,14 @@
-"""How VQA answers are normalised: punctuation, digits, articles and contractions, quirks included.
+"""Normalisation of VQA answers: punctuation, digits, articles and contractions, quirks included.
 
 Source: the rules of `vqaEval.py` (S. Antol et al., 1505.00468; github.com/GT-Vision-Lab/VQA) and of the M4C evaluator
-that TextVQA and LLaVA-1.5 use. The tables are facts of those rules, wrong entries included.
+used by TextVQA and LLaVA-1.5. The tables follow these rules, wrong entries included.
 """
 
 import functools
 import re
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-"""Each is removed or becomes a space, in this order."""
+"""Each mark is removed or becomes a space, in this order."""
 
 ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = "none zero one two three four five six seven eight nine ten"
@@ -31,11 +31,11 @@ _TWICE_NOT = "couldn't've hadn't've mightn't've shouldn't've wouldn't've"
 def _contractions() -> dict[str, str]:
     table = {f"{stem}nt": f"{stem}n't" for stem in _NOT.split()}
     table |= {word.replace("'", ""): word for word in _CONTRACTED.split()}
-    for word in f"{_TWICE} {_TWICE_NOT}".split():  # one of the two apostrophes is missing
+    for word in f"{_TWICE} {_TWICE_NOT}".split():  # with one of the two apostrophes missing
         head, middle, tail = word.split("'")
         table[f"{head}{middle}'{tail}"] = word
         table[f"{head}'{middle}{tail}"] = word
-    table["somebody'd"] = "somebodyd"  # the originals' own slip
+    table["somebody'd"] = "somebodyd"  # a mistake of the originals
     table |= {"let's": "let's", "she's": "she's", "ow's'at": "'ow's'at", "'ows'at": "'ow's'at", "'ow'sat": "'ow's'at"}
     for word in ("yall'll", "y'allll"):
         table[word] = "y'all'll"
@@ -45,24 +45,24 @@ def _contractions() -> dict[str, str]:
 
 
 CONTRACTIONS = _contractions()
-"""Lower-case words only: the originals also list Im, Ive, Id've and I'dve, which a lower-cased answer never is."""
+"""Lower-case words only: the originals also list Im, Ive, Id've and I'dve, which no lower-cased answer contains."""
 
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _COMMAS_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_REMOVED = 32
-"""The originals pass a flag where the number of substitutions belongs, so that later points stay."""
+"""The originals pass a flag as the number of substitutions, so that later periods stay."""
 
 
 @functools.lru_cache(maxsize=65_536)
 def vqa_normal(text: str) -> str:
-    """A VQAv2 answer after the official punctuation, digit, article and contraction rules."""
+    """A VQAv2 answer normalised by the official punctuation, digit, article and contraction rules."""
     return _words(_without_punctuation(text, _COMMA_IN_NUMBER))
 
 
 @functools.lru_cache(maxsize=65_536)
 def m4c_normal(text: str) -> str:
-    """A TextVQA answer after the M4C evaluator's rules: commas and ? go first, 's is split off, then as VQA."""
+    """A TextVQA answer normalised by the M4C evaluator: commas and ? removed, 's split off, then as for VQAv2."""
     plain = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     plain = plain.replace("\n", " ").replace("\t", " ").strip()
     return _words(_without_punctuation(plain, _COMMAS_IN_NUMBER))
@@ -72,11 +72,11 @@ def m4c_normal(text: str) -> str:
 def soft_score(agrees: tuple[bool, ...]) -> float:
     """The mean over leave-one-out sets of min(1, matches/3).
 
-    A set leaves out one annotator and counts how many of the others gave this answer. Summed annotator by annotator,
-    as the originals do, to be equal to the last digit.
+    A set leaves out one annotator; matches is how many of the others gave this answer. Summed in the annotators' order,
+    as in the originals, to agree to the last digit.
 
     Args:
-        agrees: per annotator whether they gave this answer.
+        agrees: whether each annotator gave this answer.
     """
     matches = sum(agrees)
     scores = [min(1, float(matches - agreed) / 3) for agreed in agrees]
@@ -84,11 +84,11 @@ def soft_score(agrees: tuple[bool, ...]) -> float:
 
 
 def _without_punctuation(text: str, commas: re.Pattern[str]) -> str:
-    number = commas.search(text) is not None
+    has_number = commas.search(text) is not None
     plain = text
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
-        plain = plain.replace(mark, "" if beside_space or number else " ")
+        plain = plain.replace(mark, "" if beside_space or has_number else " ")
     return _PERIOD.sub("", plain, count=_PERIODS_REMOVED)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from pairsight.benchmarks.files.official import Row, UniqueIds, read_jsonl
+from pairsight.benchmarks.files.official import FileRecord, UniqueIds, read_jsonl
 from pairsight.benchmarks.suites.pope import official_answer
 from pairsight.models.protocols import Annotator
 from pairsight.records import ATTRIBUTES, QUALITY_ATTRIBUTES, Annotation, Completion, ItemError, Prompt
@@ -67,23 +67,23 @@ def read_truth(path: Path) -> Iterator[TruthQuestion]:
         DataError: a bad row, with file, line and id.
     """
     ids = UniqueIds()
-    for bare in read_jsonl(path):
-        row = bare.named("id")
-        ids.add(row)
-        image = row.values.get("image")
-        kind = row.choice("kind", (*VISUAL_KINDS, "text"))
+    for raw in read_jsonl(path):
+        record = raw.with_id("id")
+        ids.add(record)
+        image = record.values.get("image")
+        kind = record.choice("kind", (*VISUAL_KINDS, "text"))
         if (image is None) != (kind == "text"):
-            raise row.error(f"a question of kind '{kind}' must {'not ' if kind == 'text' else ''}have an image")
+            raise record.error(f"a question of kind '{kind}' must {'not ' if kind == 'text' else ''}have an image")
         yield TruthQuestion(
-            id=row.name,
-            use="prompt" if row.choice("use", ("prompt", "benchmark")) == "prompt" else "benchmark",
-            image=None if image is None else row.text("image"),
-            image_sha256=None if image is None else row.text("image_sha256"),
+            id=record.id,
+            use="prompt" if record.choice("use", ("prompt", "benchmark")) == "prompt" else "benchmark",
+            image=None if image is None else record.text("image"),
+            image_sha256=None if image is None else record.text("image_sha256"),
             kind=kind,
-            category=row.text("category"),
-            question=row.text("question"),
-            answer=row.text("answer"),
-            objects=_objects(row),
+            category=record.text("category"),
+            question=record.text("question"),
+            answer=record.text("answer"),
+            objects=_objects(record),
         )
 
 
@@ -92,13 +92,13 @@ def bare_question(text: str) -> str:
     return text.replace(SHORT_ANSWER_SUFFIX.strip(), "").strip()
 
 
-def _objects(row: Row) -> tuple[Mapping[str, str], ...]:
-    objects = row.values.get("objects")
+def _objects(record: FileRecord) -> tuple[Mapping[str, str], ...]:
+    objects = record.values.get("objects")
     if not isinstance(objects, list):
-        raise row.error("'objects' must be a list")
+        raise record.error("'objects' must be a list")
     for thing in objects:
         if not isinstance(thing, dict) or thing.get("colour") not in COLOURS or thing.get("shape") not in SHAPES:
-            raise row.error(f"an object needs a colour of {', '.join(COLOURS)} and a shape of {', '.join(SHAPES)}")
+            raise record.error(f"an object needs a colour of {', '.join(COLOURS)} and a shape of {', '.join(SHAPES)}")
     return tuple(objects)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.protocol import Benchmark, Better, Reading, Sample, SampleImages
 from pairsight.benchmarks.suites.pope import official_answer
-from pairsight.benchmarks.tasks import unseen_name
+from pairsight.benchmarks.tasks import unverified_name
 from pairsight.benchmarks.words.reading import robust_yes_no
 from pairsight.errors import DataError
 from pairsight.records import ImageRef
@@ -64,7 +64,7 @@ class TinyWorld(Benchmark):
 
 def _image(row: TruthQuestion, name: str, images: SampleImages) -> ImageRef:
     ref = images.ref(name)
-    if unseen_name(ref) is None and ref.sha256 != row.image_sha256:
+    if unverified_name(ref) is None and ref.sha256 != row.image_sha256:
         raise DataError(f"image {name} is not the picture that {row.id} asks about: the file has changed")
     return ref
 
