@@ -128,6 +128,8 @@ def written(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+_Made = Callable[[Sequence[tuple[str, Any]]], object]
+"""What makes an object's value of its names and values, as they stand."""
 _DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` looks at every line's encoding first
 
 
@@ -231,7 +233,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
-    """The value of a JSON file; DataError when it is missing, not UTF-8 or not JSON.
+    """The value of a JSON file; DataError when it is missing, not UTF-8, not JSON, or names a key of an object twice.
 
     Args:
         path: the file.
@@ -241,12 +243,18 @@ def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | N
         data = path.read_bytes()
     except OSError as error:
         raise missing(path, error) from None
-    return _parse(data.removeprefix(b"\xef\xbb\xbf"), Row(path, 1, {}), object_hook)
-
-
-def _parse(data: bytes, place: Row, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
+    made: _Made = unique if object_hook is None else (lambda pairs: object_hook(unique(pairs)))
     try:
-        return json.loads(data.decode("utf-8"), object_hook=object_hook)
+        return _parse(data.removeprefix(b"\xef\xbb\xbf"), Row(path, 1, {}), made)
+    except DuplicateKeyError as error:
+        raise DataError(f"{path} has {error}; of two such values one would be lost", "duplicate_key") from None
+
+
+def _parse(data: bytes, place: Row, made: "_Made | None" = None) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=made)
+    except DuplicateKeyError:
+        raise
     except UnicodeDecodeError as error:
         raise place.error(f"not UTF-8 (byte {error.start + 1} of the line)", reason="not_utf8") from None
     except json.JSONDecodeError as error:
