@@ -9,7 +9,7 @@ from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
-from pairsight.benchmarks.scoring import Answer, collector_paused, score_benchmark
+from pairsight.benchmarks.scoring import Answer, collector_paused, score_benchmark, without_answers
 from pairsight.benchmarks.sections import EvaluationSettings, section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
 from pairsight.errors import DataError
@@ -40,7 +40,7 @@ def score_answers(
         The benchmark's section; OUT's `results.json` keeps those of other benchmarks, files and models beside it.
 
     Raises:
-        DataError: a bad file, or an id that is wrong, missing or there twice.
+        DataError: a bad file, an id that is wrong, missing or there twice, or no question with an answer.
     """
     chosen = replace(settings or EvaluationSettings(), model=model)
     piece = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
@@ -52,6 +52,8 @@ def score_answers(
         texts = piece.read_answers(Path(answers), Path(path), loaded.groups)
         made: dict[str | None, Answer] = {}  # most answers are said often
         rows = [tuple(_answer(texts.get(sample.id), made) for sample in group) for group in loaded.groups]
+        if why := without_answers({model: [rows]}):
+            raise DataError(f"{answers}: {why}", reason="no_answers")
         complete = [index for index, row in enumerate(rows) if all(answer.text is not None for answer in row)]
         scored = score_benchmark(task.name, piece, loaded.groups, rows, complete)
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)

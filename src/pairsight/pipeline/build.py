@@ -213,6 +213,8 @@ class Built:
     spent: Mapping[str, Spent]
     plugins: tuple[str, ...] = ()
     """Files that the recipe and the strategy came from."""
+    failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Stage -> reason -> how many of its items failed."""
 
 
 def build(
@@ -311,6 +313,7 @@ def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, qu
     """The build itself, once everything is parsed."""
     from pairsight.engine.calls.calls import Caller
     from pairsight.engine.runner import Runner, open_engine
+    from pairsight.store.sealed_results import results_of_plans
 
     options, source, strategy = spec.options, spec.source, spec.strategy
     own = spec.recipe.fingerprints()
@@ -319,11 +322,12 @@ def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, qu
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
-            runner = Runner(ledger, engine, progress, caller=Caller(options.calls))
+            runner = Runner(ledger, engine, progress, caller=Caller(options.calls), refuse_all_failed=True)
             made = source.candidates(spec.recipe, models, runner)
             first = list(islice(made, 1))  # the stages do all their work before the first candidates come
             with progress.task("select") as task:
-                kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
+                results = results_of_plans(ledger, runner.plans)
+                kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance, results)
             spent = Attempts(ledger).spent_by_stage()
         for line in progress.summary().splitlines():
             _LOG.info("summary: %s", line)
@@ -336,6 +340,7 @@ def build_run(spec: BuildSpec, models: RecipeModels, *, update: bool = False, qu
         kept.dropped,
         spent,
         tuple(dict.fromkeys(file.rpartition(":")[0] for file in spec.files.values())),
+        dict(runner.failed),
     )
 
 

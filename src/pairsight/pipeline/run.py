@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
 from pairsight.benchmarks.results import Results
 from pairsight.config import BaseConfig, read_yaml, with_settings
 from pairsight.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pairsight.pipeline.build import Built
 
 
 class RunConfig(BaseConfig):
@@ -67,20 +70,20 @@ def plan(config: RunConfig) -> str:
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 
-def run_all(config: RunConfig, quiet: bool = False) -> Results:
+def run_all(config: RunConfig, quiet: bool = False) -> "tuple[Built, Results]":
     """Do all parts in order, then write the report; each part resumes where it stopped.
 
     Returns:
-        The run's results; empty when nothing was evaluated.
+        What was built, and the run's results; these are empty when nothing was evaluated.
     """
     from pairsight.pipeline.align import align_from_options
     from pairsight.pipeline.build import build_from_options
     from pairsight.pipeline.evaluate import evaluate_from_options
     from pairsight.reporting.report import write_report
 
-    build_from_options(config.build_values(), quiet=quiet)
+    built = build_from_options(config.build_values(), quiet=quiet)
     if config.align is not None:
         align_from_options(config.align_values(), quiet=quiet)
     results = evaluate_from_options(config.evaluate_values(), quiet=quiet) if config.evaluate is not None else Results()
     write_report(Path(config.out))
-    return results
+    return built, results

@@ -137,6 +137,7 @@ def seal_build(
     made: Iterable[Candidates | Dropped],
     strategy: Strategy,
     advance: Callable[[int], None] = lambda count: None,
+    results: "Iterable[pa.RecordBatch] | None" = None,
 ) -> Sealed:
     """Write candidates, completions, annotations, pairs (or demonstrations) and drops; all are published at the end.
 
@@ -145,12 +146,14 @@ def seal_build(
         made: what the recipe made and dropped, in order; read once.
         strategy: what chooses.
         advance: told how many more of `made` are written.
+        results: rows of the table that `salvage` rebuilds a ledger from, read after `made`; None: no such table.
 
     Raises:
         RunError: the disk is full or the folder read-only; earlier tables then stay.
         ConfigError: the strategy chooses something else than it says.
     """
     from pairsight.formats import tables, trl
+    from pairsight.store import sealed_results
 
     demonstrates = strategy.makes_demonstrations
     schemas = {
@@ -174,6 +177,10 @@ def seal_build(
             num_examples += len(selection.pairs) + len(selection.demonstrations)
             dropped.update((one.stage, one.reason) for one in selection.dropped)
             advance(len(part))
+        if results is not None:
+            kept = sealing.table(sealed_results.TABLE, sealed_results.SCHEMA)
+            for batch in results:
+                kept.write(batch)
     return Sealed(num_examples, dict(dropped))
 
 

@@ -129,7 +129,7 @@ def written(text: str) -> str:
 
 
 _Made = Callable[[Sequence[tuple[str, Any]]], object]
-"""What makes an object's value of its names and values, as they stand."""
+"""What makes an object's value of its names and values, in their order."""
 _DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` looks at every line's encoding first
 
 
