@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The `object_pairs_hook` that refuses an object with a key twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in values if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
         raise DuplicateKeyError(f"'{repeated:.60}' twice in one object")
     return values
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pairsight.store import blobs, durable, journal, lock, repair, run_folder, sealed
+from pairsight.store import blobs, durable, journal, lock, repair, replay, run_folder, sealed
 
 STEPS = ("write_all", "sync", "replace", "sync_folder")
 NUMBER_OF = {"points": 0}
@@ -52,7 +52,7 @@ def crash_at(point: int | None, names: list[str] | None = None, also: Sequence[t
             passing("after commit")
             return cursor
 
-    modules = (blobs, durable, journal, lock, repair, run_folder, sealed)
+    modules = (blobs, durable, journal, lock, repair, replay, run_folder, sealed)
     originals = [(module, name, getattr(module, name)) for module in modules
                  for name in STEPS if hasattr(module, name)]  # fmt: skip
     originals += [(module, name, getattr(module, name)) for module, name in also]

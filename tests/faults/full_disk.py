@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pairsight.cli.main import main
 
-ROOM_KIB = 64 << 10
+ROOM_KIB = 128 << 10
 BUILD = "build seva --model {world}/model --prompts {world}/prompts.json --images {world}/images --limit 8 --quiet"
 ALIGN = "align {run} --model {world}/model --quiet --set max_steps=4 --set save_steps=1"
 VERBS = {

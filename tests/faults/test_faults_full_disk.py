@@ -11,8 +11,15 @@ import pytest
 
 from pairsight.tiny.world.world_files import write_world
 
-SIZES = {"build": (0, 8, 100, 200), "evaluate": (0, 40), "tiny": (0, 40, 2000), "report": (0, 40), "inspect": (0, 8)}
-"""KiB left; a training needs some thousands."""
+SIZES = {
+    "build": (0, 8, 100, 200),
+    "evaluate": (0, 40),
+    "tiny": (0, 40, 2000),
+    "report": (0, 40),
+    "inspect": (0, 8),
+    "demo": (0, 14_000, 44_000),
+}
+"""KiB left; a training needs some thousands, the demo 12,000 for its world and 60,000 in all."""
 
 
 def may_mount(folder: Path) -> bool:

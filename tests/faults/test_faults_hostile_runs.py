@@ -392,7 +392,7 @@ def test_files_that_are_pipes_or_folders_do_not_hang(verb: str, template: Path, 
             assert call(verb, run, world) in (0, 1), name
 
 
-@pytest.mark.parametrize("kind", ["rows", "cell"])
+@pytest.mark.parametrize("kind", ["rows", "few rows", "cell"])
 @pytest.mark.parametrize("verb", CHEAPEST[:3])
 def test_a_small_table_that_unpacks_to_far_more_is_one_line(
     kind: str,
@@ -401,13 +401,14 @@ def test_a_small_table_that_unpacks_to_far_more_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Much in one cell, or many rows without any, in a file of some kilobytes."""
+    """Much in one cell, many rows without any, or more rows than are ever in one file, in a file of some kilobytes."""
     monkeypatch.setattr("pairsight.store.sealed.MOST_UNPACKED_BYTES", 1 << 20)
     file = run / "data" / "pairs-00000.parquet"
     if kind == "cell":
         table = pa.table({"record": pa.array(["a" * (8 << 20)])})
     else:
-        table = pa.table({"record": pa.nulls(2_000_000, pa.null())})
+        num_rows = 2_000_000 if kind == "rows" else 100_001
+        table = pa.table({"record": pa.nulls(num_rows, pa.null())})
     pq.write_table(table, file, compression="zstd", row_group_size=2_000_000)
     assert file.stat().st_size < 8_000
     manifest = run / "data" / "manifest.json"

@@ -11,7 +11,7 @@ from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
 from pairsight.benchmarks.results import Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, update_results
-from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark
+from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark, without_answers
 from pairsight.benchmarks.sections import EvaluationSettings, make_section
 from pairsight.benchmarks.tasks import BenchmarkTask, EvaluationImages, LoadedTask, load_tasks, read_tasks, sources_of
 from pairsight.bounded import as_object
@@ -24,6 +24,7 @@ from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.seeds import derived_seed
+from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def evaluate_models(
 
     Raises:
         DataError: a bad file, record or image, before any model is loaded or OUT is created.
-        RunError: OUT belongs to another evaluation.
+        RunError: OUT belongs to another evaluation, or no question has an answer of every model.
     """
     settings = replace(settings or EvaluationSettings(), model=model)
     models = _models(tasks, adapters or {})
@@ -145,9 +146,19 @@ def evaluate_models(
             generator = open_model(adapter, source)
             answers[name] = answer_all(loaded, generator, runner, settings.seed)
             fingerprints[name] = generator.fingerprint
+        _seal(folder, ledger, answers)
     if export is not None:
         _export(Path(export), loaded, answers)
     return _write_all(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings)
+
+
+def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]) -> None:
+    """Seal what the ledger holds; RunError where nothing of it can be scored."""
+    from pairsight.store.sealed_results import seal_results
+
+    seal_results(folder.data, ledger)
+    if why := without_answers(answers):
+        raise RunError(f"{why}; fix the cause, then `pairsight retry {folder.path}` and the same command ask again")
 
 
 def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:

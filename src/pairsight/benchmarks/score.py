@@ -9,7 +9,7 @@ from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
-from pairsight.benchmarks.scoring import Answer, score_benchmark
+from pairsight.benchmarks.scoring import Answer, score_benchmark, without_answers
 from pairsight.benchmarks.sections import EvaluationSettings, make_section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
 from pairsight.errors import DataError
@@ -41,7 +41,7 @@ def score_answers(
         The benchmark's section; sections of other benchmarks, files and models in OUT's `results.json` are kept.
 
     Raises:
-        DataError: a bad file, or an id that is unknown, missing or duplicate.
+        DataError: a bad file, an id that is unknown, missing or duplicate, or no question with an answer.
     """
     settings = replace(settings or EvaluationSettings(), model=model)
     benchmark = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
@@ -53,6 +53,8 @@ def score_answers(
         texts = benchmark.read_answers(Path(answers), Path(path), loaded.groups)
         shared: dict[str | None, Answer] = {}  # most answers occur often
         by_group = [tuple(_answer(texts.get(sample.id), shared) for sample in group) for group in loaded.groups]
+        if why := without_answers({model: [by_group]}):
+            raise DataError(f"{answers}: {why}", reason="no_answers")
         complete = [g for g, group in enumerate(by_group) if all(answer.text is not None for answer in group)]
         scored = score_benchmark(task.name, benchmark, loaded.groups, by_group, complete)
     folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)

@@ -3,6 +3,7 @@
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairsight.benchmarks.protocol import Benchmark, Parser, Reading, Sample
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 
 _BLOCK = 4096
 
@@ -162,6 +163,26 @@ def score_benchmark(
         for parser in parsers
     }
     return ScoredBenchmark(name, benchmark, groups, answers, complete, tables)
+
+
+def without_answers(answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]) -> str:
+    """Why nothing can be scored: no group of any benchmark has all its answers of every model; "" where one has.
+
+    Args:
+        answers: model -> for each benchmark and group, one answer per sample.
+    """
+    for groups in zip(*answers.values(), strict=True):
+        for group in zip(*groups, strict=True):
+            if all(answer.text is not None for own in group for answer in own):
+                return ""
+    said = []
+    for model, benchmarks in answers.items():
+        all_of_model = [answer for groups in benchmarks for group in groups for answer in group]
+        errors = Counter(answer.error for answer in all_of_model if answer.text is None)
+        for error, count in errors.most_common(1):
+            counts = f"{errors.total()} of {len(all_of_model)} questions have no answer by {model}"
+            said.append(f"{counts} ({count} of them: {one_line(error, 160)})")
+    return f"nothing can be scored: {'; '.join(said)}"
 
 
 def as_text(value: Any) -> str | None:

@@ -53,14 +53,14 @@ class Group(_Once, TyperGroup):
     """A verb that has verbs of its own."""
 
 
-def add_verb(app: typer.Typer, body: Callable[..., None], *classes: str) -> None:
+def add_verb(app: typer.Typer, body: Callable[..., int | None], *classes: str) -> None:
     """Add a verb whose flags are options that classes declare.
 
     The classes are imported when the verb's flags are needed, so that the other verbs start fast.
 
     Args:
         app: the command.
-        body: the verb: it takes the given options as one mapping, and then flags of its own.
+        body: the verb: it takes the given options as one mapping, and then flags of its own; returns the exit status.
         classes: "module:Class" of the options' `BaseConfig` classes; where two declare a name, the first one's is used.
     """
 
@@ -81,15 +81,15 @@ def add_verb(app: typer.Typer, body: Callable[..., None], *classes: str) -> None
     app.command(body.__name__, cls=Verb, help=body.__doc__)(stub)
 
 
-def _callback(body: Callable[..., None], classes: Sequence[str]) -> Callable[..., None]:
+def _callback(body: Callable[..., int | None], classes: Sequence[str]) -> Callable[..., int | None]:
     """The verb as a function with all its flags in its signature."""
     declared = _declared(classes)
     _, *own = signature(body).parameters.values()
 
-    def run(**given: Any) -> None:
+    def run(**given: Any) -> int | None:
         options = {name: _given_value(*declared[name], given[name]) for name in declared}
         trust(given["plugin"])
-        body(merge(given["config"], given["settings"], options), **{one.name: given[one.name] for one in own})
+        return body(merge(given["config"], given["settings"], options), **{one.name: given[one.name] for one in own})
 
     shared = [_keyword(name, kind, None) for name, kind in (("plugin", Plugin), ("config", Config), ("settings", Set))]
     before = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own if one.name != "quiet"]

@@ -82,7 +82,7 @@ def retry(
 
 
 def salvage(run: Run) -> None:
-    """Rebuild lost or damaged ledgers from their journals and what can still be read; damaged files are kept."""
+    """Rebuild lost or damaged ledgers from journals, sealed tables and what can be read; damaged files are kept."""
     from pairsight.store.repair import salvage_run
 
     salvaged = salvage_run(run)
@@ -92,13 +92,18 @@ def salvage(run: Run) -> None:
             print(f"{one.ledger}: {one.what}, {kept}")
             continue
         print(f"{one.ledger}: rebuilt, {kept} kept, {one.num_lost} to be computed again")
+        if one.num_sealed:
+            print(f"{one.num_sealed} of them were left in sealed tables only, which hold no raw answers of paid calls:")
+            print("they are used as they were parsed, and what they cost is no longer known")
+        for problem in one.problems:
+            print(f"{problem}; its content is to be computed again, unless a backup of it is restored first")
         if one.unreadable:
-            print(f"nothing of the damaged ledger could be read ({one.unreadable}); all of this is from its journal")
+            print(f"nothing of the damaged ledger could be read ({one.unreadable}); what is kept is from elsewhere")
         if one.damaged is not None:
             print(f"the damaged ledger is kept as {one.damaged}")
         if not one.num_kept and not one.num_answers:
             print("nothing was left to rebuild it from, so the next run computes, and pays for, everything again:")
-            print("if you have a backup of the ledger or its journal, restore that first")
+            print("if you have a backup of the ledger, its journal or data/ledger-*.parquet, restore that first")
     if any(one.what == "rebuilt" for one in salvaged):
         print("run the same build or evaluate command to continue")
     elif all(one.what == "intact" for one in salvaged):

@@ -31,7 +31,9 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 a clear error, 2 wrong usage, 130 interrupted."""
+    """Run the command line and return its exit status: 0 done, 1 a clear error, 2 wrong usage, 3 done although items
+    failed, 130 interrupted.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about their own next version

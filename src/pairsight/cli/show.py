@@ -24,6 +24,7 @@ def print_build(built: "Built") -> None:
         print(f"  dropped {count}: {reason} ({stage})")
     for stage, spent in built.spent.items():
         print_spent(stage, spent)
+    print_failures(built)
     if built.num_pairs:
         plugins = "".join(f" --plugin {shlex.quote(file)}" for file in built.plugins)
         align = f"pairsight align {built.run} --model {_to_align(built.model)}{plugins}"
@@ -32,6 +33,13 @@ def print_build(built: "Built") -> None:
         print(
             f"there are no {built.examples} to align on; `pairsight inspect {built.run}` and the reasons above say why"
         )
+
+
+def print_failures(built: "Built") -> None:
+    """The items of each stage that failed, by reason, and how to try them again."""
+    for stage, reasons in built.failed.items():
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        print(f"failed in {stage}: {counts}; `pairsight retry {built.run}` and the same command try them again")
 
 
 def _to_align(model_name: str) -> str:
@@ -80,6 +88,12 @@ def print_scores(results: "Results") -> None:
             table.add_row(metric.name, _number(metric.base), interval, *counts)
         console.print(table)
         _print_unanswered(section)
+
+
+def lacks_answers(results: "Results") -> bool:
+    """Whether questions are in no figure because a model gave no answer."""
+    sections = [*results.sections, *(section for system in results.systems.values() for section in system.sections)]
+    return any(any(section.failed.values()) for section in sections)
 
 
 def _print_unanswered(section: "Section") -> None:

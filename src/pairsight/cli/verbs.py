@@ -10,6 +10,8 @@ from pairsight.cli import flags
 
 Values = Mapping[str, object]
 """The options that were given, flat, by name."""
+PARTLY_FAILED = 3
+"""The exit status of what is done although items failed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -29,12 +31,14 @@ def build(
         bool, typer.Option("--update", help="change a run's options; only what is missing is computed")
     ] = False,
     quiet: flags.Quiet = False,
-) -> None:
+) -> int:
     """Build preference data: prompts -> completions -> pairs, in a run folder that resumes where it stopped."""
     from pairsight.cli.show import print_build
     from pairsight.pipeline.build import BuildSpec, build_run
 
-    print_build(build_run(BuildSpec.parse(values), update=update, quiet=quiet))
+    built = build_run(BuildSpec.parse(values), update=update, quiet=quiet)
+    print_build(built)
+    return PARTLY_FAILED if built.failed else 0
 
 
 def align(values: Values, quiet: flags.Quiet = False) -> None:
@@ -45,20 +49,24 @@ def align(values: Values, quiet: flags.Quiet = False) -> None:
     print_align(align_run(AlignSpec.parse(values), quiet=quiet))
 
 
-def evaluate(values: Values, quiet: flags.Quiet = False) -> None:
+def evaluate(values: Values, quiet: flags.Quiet = False) -> int:
     """Evaluate the base and its adapters on benchmarks, with intervals of the paired differences."""
-    from pairsight.cli.show import print_results
+    from pairsight.cli.show import lacks_answers, print_results
     from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 
-    print_results(evaluate_run(EvaluateSpec.parse(values), quiet=quiet))
+    results = evaluate_run(EvaluateSpec.parse(values), quiet=quiet)
+    print_results(results)
+    return PARTLY_FAILED if lacks_answers(results) else 0
 
 
-def score(values: Values) -> None:
+def score(values: Values) -> int:
     """Score answers made elsewhere, by a benchmark's official rule."""
-    from pairsight.cli.show import print_scores
+    from pairsight.cli.show import lacks_answers, print_scores
     from pairsight.pipeline.evaluate import ScoreSpec, score_run
 
-    print_scores(score_run(ScoreSpec.parse(values)))
+    results = score_run(ScoreSpec.parse(values))
+    print_scores(results)
+    return PARTLY_FAILED if lacks_answers(results) else 0
 
 
 def run(
@@ -69,7 +77,7 @@ def run(
     plugin: flags.Plugin = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
-) -> None:
+) -> int:
     """Build, align, evaluate and report from one file; each part resumes where it stopped."""
     from pairsight.config import read_yaml, with_settings
     from pairsight.pipeline.run import RunConfig, plan, run_all
@@ -79,10 +87,14 @@ def run(
     flags.check_config(with_settings(read_yaml(config), settings or []), typed, str(config))
     parsed = RunConfig.read(config, settings or [])
     print(plan(parsed))
-    if not dry_run:
-        from pairsight.cli.show import print_results
+    if dry_run:
+        return 0
+    from pairsight.cli.show import lacks_answers, print_failures, print_results
 
-        print_results(run_all(parsed, quiet=quiet))
+    built, results = run_all(parsed, quiet=quiet)
+    print_failures(built)
+    print_results(results)
+    return PARTLY_FAILED if built.failed or lacks_answers(results) else 0
 
 
 def study(

@@ -35,6 +35,7 @@ class Runner:
         engine: where batches of local stages run.
         progress: what shows how far it is; nothing when left out.
         caller: what sends paid calls, with their limits and budget.
+        refuse_all_failed: whether a stage of which every item failed ends the work.
     """
 
     def __init__(
@@ -43,12 +44,19 @@ class Runner:
         engine: Engine | None = None,
         progress: Progress | None = None,
         caller: "Caller | None" = None,
+        *,
+        refuse_all_failed: bool = False,
     ) -> None:
         self._ledger = ledger
         self._engine = engine or LocalEngine()
         self._progress = progress or Progress("quiet")
         self._caller = caller
+        self._refuse_all_failed = refuse_all_failed
         self._calls: Counter[str] = Counter()
+        self.plans: list[int] = []
+        """The plans of the stages that were run, in their order."""
+        self.failed: dict[str, Counter[str]] = {}
+        """Stage -> reason -> how many of its items failed, now or at an earlier start."""
 
     def __call__(self, stage: Stage[In, Out] | Call[In, Out], items: Iterable[In]) -> Results[Out]:
         """The results of a stage for `items`, one per item and in their order; only what is missing is worked on.
@@ -59,7 +67,8 @@ class Runner:
             items: read once, a few thousand at a time; may be longer than memory.
 
         Raises:
-            RunError: the ledger cannot be written. Running again continues.
+            RunError: the ledger cannot be written, or all items failed where that ends the work. Running again
+                continues.
             EndpointError, BudgetError: a call's endpoint or budget ended the work.
         """
         if isinstance(stage, MayBeCall):
@@ -67,6 +76,7 @@ class Runner:
         total = len(items) if isinstance(items, Sized) else None
         plan = self._ledger.open_plan(stage.name, self._calls[stage.name], total)
         self._calls[stage.name] += 1
+        self.plans.append(plan)
         with self._progress.task(stage.name, total) as task:
             work = StageRun(stage, plan, self._ledger, task)
             if isinstance(stage, Call):
@@ -74,7 +84,23 @@ class Runner:
             else:
                 work.run(stage, items, self._engine)
             _LOG.info("%s: %d done, %d reused, %d failed", stage.name, task.done, task.reused, task.failed)
-        return Results(self._ledger, plan, stage.output)
+        results = Results(self._ledger, plan, stage.output)
+        if task.failed:
+            self._note_failures(stage.name, results)
+        return results
+
+    def _note_failures(self, stage: str, results: Results[Any]) -> None:
+        """Count what failed; that nothing was done is an error where it ends the work."""
+        reasons = results.failures()
+        self.failed.setdefault(stage, Counter()).update(reasons)
+        if self._refuse_all_failed and reasons.total() == len(results):
+            ((reason, count),) = reasons.most_common(1)
+            first, folder = next(iter(results)), self._ledger.path.parent
+            detail = f"; the first: {one_line(first.detail, 160)}" if isinstance(first, ItemError) else ""
+            raise RunError(
+                f"stage '{stage}' failed for every item ({count} of {len(results)} for '{reason}'{detail}); fix the "
+                f"cause, then `pairsight retry {folder}` and the same command try them again"
+            )
 
     def _sender(self) -> "Caller":
         if self._caller is None:

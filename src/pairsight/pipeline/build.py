@@ -219,6 +219,8 @@ class Built:
     spent: Mapping[str, Spent]
     plugins: tuple[str, ...] = ()
     """The Python files that the recipe and the strategy come from."""
+    failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Stage -> reason -> number of its items that failed."""
 
 
 def build(
@@ -296,6 +298,7 @@ def build_run(
     """
     from pairsight.engine.calls.calls import Caller
     from pairsight.engine.runner import Runner, open_engine
+    from pairsight.store.sealed_results import results_of_plans
 
     options, source, strategy = spec.options, spec.source, spec.strategy
     if models is None:
@@ -313,11 +316,12 @@ def build_run(
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
-            runner = Runner(ledger, engine, progress, caller=Caller(options.calls))
+            runner = Runner(ledger, engine, progress, caller=Caller(options.calls), refuse_all_failed=True)
             made = source.candidates(spec.recipe, models, runner)
             first = list(islice(made, 1))  # all stages do their work before they return the first candidates
             with progress.task("select") as task:
-                kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance)
+                results = results_of_plans(ledger, runner.plans)
+                kept = seal_build(folder, chain(source.dropped, first, made), strategy, task.advance, results)
             spent = Attempts(ledger).spent_by_stage()
         for line in progress.summary().splitlines():
             _LOG.info("summary: %s", line)
@@ -330,6 +334,7 @@ def build_run(
         kept.dropped,
         spent,
         tuple(dict.fromkeys(file.rpartition(":")[0] for file in spec.files.values())),
+        dict(runner.failed),
     )
 
 

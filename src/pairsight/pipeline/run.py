@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from pairsight.errors import ConfigError
 from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import BuildSpec, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
+
+if TYPE_CHECKING:
+    from pairsight.pipeline.build import Built
 
 
 class RunConfig(BaseConfig):
@@ -75,17 +78,17 @@ def plan(config: RunConfig) -> str:
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 
-def run_all(config: RunConfig, quiet: bool = False) -> Results:
+def run_all(config: RunConfig, quiet: bool = False) -> "tuple[Built, Results]":
     """Do all parts in order, then write the report; each part resumes where it stopped.
 
     Returns:
-        The run's results; empty when nothing was evaluated.
+        What was built, and the run's results; these are empty when nothing was evaluated.
     """
     from pairsight.reporting.report import write_report
 
-    build_run(config.build_spec(), quiet=quiet)
+    built = build_run(config.build_spec(), quiet=quiet)
     if config.align is not None:
         align_run(config.align_spec(), quiet=quiet)
     results = evaluate_run(config.evaluate_spec(), quiet=quiet) if config.evaluate is not None else Results()
     write_report(Path(config.out))
-    return results
+    return built, results

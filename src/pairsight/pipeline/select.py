@@ -130,6 +130,7 @@ def seal_build(
     made: Iterable[Candidates | Dropped],
     strategy: Strategy,
     advance: Callable[[int], None] = lambda count: None,
+    results: "Iterable[pa.RecordBatch] | None" = None,
 ) -> Sealed:
     """Write candidates, completions, annotations, pairs (or demonstrations) and drops; all are published at the end.
 
@@ -138,12 +139,14 @@ def seal_build(
         made: what the recipe made and dropped, in order; read once.
         strategy: what chooses.
         advance: called with the number of items of `made` that were written since the last call.
+        results: rows of the table that `salvage` rebuilds a ledger from, read after `made`; None: no such table.
 
     Raises:
         RunError: the disk is full or the folder read-only; earlier tables are then kept.
         ConfigError: the strategy returns pairs where it declares demonstrations, or the reverse.
     """
     from pairsight.formats import tables, trl
+    from pairsight.store import sealed_results
 
     demonstrates = strategy.makes_demonstrations
     schemas = {
@@ -167,6 +170,10 @@ def seal_build(
             num_examples += len(selection.pairs) + len(selection.demonstrations)
             dropped.update((one.stage, one.reason) for one in selection.dropped)
             advance(len(part))
+        if results is not None:
+            kept = sealing.table(sealed_results.TABLE, sealed_results.SCHEMA)
+            for batch in results:
+                kept.write(batch)
     return Sealed(num_examples, dict(dropped))
 
 

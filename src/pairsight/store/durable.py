@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def copy_file(source: Path, target: Path) -> None:
 def temporary_path(path: Path) -> Path:
     """Where `path` is written before it gets its name: hidden, in the same folder, one per process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def name_aside(path: Path) -> Path:
+    """Where something damaged is kept: `path` with ".damaged", or ".damaged-2"…, whichever is not taken yet."""
+    names = (path.with_name(f"{path.name}.damaged{'' if n == 1 else f'-{n}'}") for n in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _discard(temporary: Path) -> None:

@@ -13,7 +13,7 @@ from pairsight.errors import RunError
 from pairsight.records import ItemError
 from pairsight.store.encoding import decode, encode, has_checksum, row_checksum, text_checksum
 from pairsight.store.journal import Journal, journal_files
-from pairsight.store.replay import catch_up, copy_to_journal, results_record, retry_record
+from pairsight.store.replay import catch_up, renew_journal, results_record, retry_record
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading, open_for_writing
 
 Status = Literal["pending", "done", "failed"]
@@ -167,7 +167,7 @@ class Ledger:
             return Planned(item, "pending")
         _, status, reason, detail, _, parser_version, _, checksum, _ = result
         if row_checksum(*result[:7]) != checksum:
-            raise self._damaged(item)
+            raise self.damaged(item)
         return Planned(item, _STATUS[status], reason, detail, parser_version)
 
     # results ----------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class Ledger:
                 )
             planned = self._planned(item, result)
             if planned.status == "done" and not has_checksum(payload, result[6]):
-                raise self._damaged(item)
+                raise self.damaged(item)
             page.append(
                 ItemState(item, name, planned.status, payload or "", planned.reason, planned.detail, result[4] != 0)
             )
@@ -323,14 +323,15 @@ class Ledger:
             raise self._broken(error) from None
 
     def _join_journal(self) -> None:
-        """Apply what only the journal holds; a ledger from before there were journals gets one with its paid calls."""
+        """Apply what only the journal holds; where there is none, write one of all that the ledger holds."""
         with self.transaction() as db:
             if journal_files(self.journal.folder):
                 catch_up(db, self.journal.folder)
-            elif db.execute("SELECT 1 FROM attempts LIMIT 1").fetchone():
-                copy_to_journal(db, self.journal, results=False)
+            elif db.execute("SELECT 1 FROM results UNION ALL SELECT 1 FROM attempts LIMIT 1").fetchone():
+                renew_journal(db, self.journal.folder)
 
-    def _damaged(self, item: int) -> RunError:
+    def damaged(self, item: int) -> RunError:
+        """The error of a result that does not have its checksum."""
         names = self.read("SELECT name FROM items WHERE id = ?", (item,))
         name = names[0][0] if names else item
         return RunError(

@@ -1,22 +1,21 @@
 """What a person may do to a run's ledgers: have failures tried again, or rebuild what is damaged."""
 
-import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pairsight.errors import RunError, one_line
-from pairsight.store.durable import publish, sync_folder, temporary_path
+from pairsight.store.durable import name_aside, publish, temporary_path
 from pairsight.store.encoding import row_checksum, text_checksum
-from pairsight.store.journal import Journal, journal_files, journal_problems, read_journal
+from pairsight.store.journal import journal_files, journal_problems, read_journal
 from pairsight.store.ledger import Ledger
-from pairsight.store.replay import copy_to_journal, raw_answers_missing, replay
+from pairsight.store.replay import forgotten_keys, raw_answers_missing, renew_journal, replay
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, SCHEMA_VERSION, check_tables, open_for_reading, open_for_writing
 from pairsight.store.status import phases
@@ -43,6 +42,8 @@ class Salvaged:
         num_lost: results that were found damaged and are to be made again.
         num_answers: raw answers of paid calls.
         unreadable: why nothing of the old file could be read.
+        num_sealed: results that were left in sealed tables only, which hold no raw answers and no calls.
+        problems: sealed tables that could not be read, or not to their end, and why.
     """
 
     ledger: Path
@@ -52,6 +53,8 @@ class Salvaged:
     num_lost: int
     num_answers: int
     unreadable: str = ""
+    num_sealed: int = 0
+    problems: tuple[str, ...] = ()
 
 
 def retry_run(path: str | Path, stage: str | None = None, reason: str | None = None) -> int:
@@ -81,7 +84,7 @@ def retry_run(path: str | Path, stage: str | None = None, reason: str | None = N
 
 
 def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
-    """Rebuild lost or damaged ledgers from their journals and the rows that can still be read; runs make the rest.
+    """Rebuild lost or damaged ledgers from rows that can still be read, journals and sealed tables; runs make the rest.
 
     A ledger that passes every check stays as it is. A damaged file stays beside the new one as
     `ledger.sqlite.damaged`, a damaged journal as `journal.damaged`. Rows are copied in ranges that are halved around
@@ -104,13 +107,15 @@ def _intact(file: Path) -> Salvaged:
     problems = check_journal(file)
     with closing(open_for_reading(file)) as db:
         if problems:
-            _renew_journal(db, file.parent / "journal")
+            renew_journal(db, file.parent / "journal")
         (num_kept,) = db.execute("SELECT count(*) FROM results").fetchone()
         (num_answers,) = db.execute("SELECT count(*) FROM answers").fetchone()
     return Salvaged(file, "journal rewritten" if problems else "intact", None, num_kept, 0, num_answers)
 
 
 def _salvage(file: Path) -> Salvaged:
+    from pairsight.store.sealed_results import restore_results
+
     damaged = _set_aside(file) if file.is_file() else None
     temporary, folder = temporary_path(file), file.parent / "journal"
     temporary.unlink(missing_ok=True)
@@ -123,42 +128,27 @@ def _salvage(file: Path) -> Salvaged:
             unreadable = "" if damaged is None else _copy_rows(damaged, new)
             lost = _forget_damaged(new)
             replay(new, chain.from_iterable(map(read_journal, journal_files(folder))))
+            num_sealed, unread = restore_results(new, file.parent / "data", forgotten_keys(folder))
             _forget_dangling(new)
             new.execute("COMMIT")
             kept = {item for (item,) in new.execute("SELECT item FROM results")}
             (num_answers,) = new.execute("SELECT count(*) FROM answers").fetchone()
-            if problems or (kept and not journal_files(folder)) or raw_answers_missing(new, folder):
-                _renew_journal(new, folder)
+            if problems or num_sealed or (kept and not journal_files(folder)) or raw_answers_missing(new, folder):
+                renew_journal(new, folder)
             new.execute("PRAGMA journal_mode = DELETE")
     except (*DATABASE_ERRORS, OSError) as error:
         raise RunError(f"{file} cannot be rebuilt: {one_line(error)}") from None
     for suffix in ("-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     publish(temporary, file)
-    return Salvaged(file, "rebuilt", damaged, len(kept), len(lost - kept), num_answers, unreadable)
-
-
-def _renew_journal(db: sqlite3.Connection, folder: Path) -> None:
-    """Rewrite the journal from a rebuilt ledger; the damaged one stays beside it."""
-    draft = folder.with_name(f".journal.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    copy_to_journal(db, Journal(draft))
-    if folder.exists():
-        folder.rename(_free_name(folder))
-    if draft.exists():
-        draft.rename(folder)
-    sync_folder(folder.parent)
-
-
-def _free_name(path: Path) -> Path:
-    """`path` with ".damaged", or ".damaged-2"…, whichever is not taken yet."""
-    names = (path.with_name(f"{path.name}.damaged{'' if n == 1 else f'-{n}'}") for n in count(1))
-    return next(name for name in names if not name.exists())
+    return Salvaged(
+        file, "rebuilt", damaged, len(kept), len(lost - kept), num_answers, unreadable, num_sealed, tuple(unread)
+    )
 
 
 def _set_aside(file: Path) -> Path:
     """A durable copy of the damaged ledger and its write-ahead log, under a name not taken yet."""
-    damaged = _free_name(file)
+    damaged = name_aside(file)
     for suffix in ("-wal", ""):
         part = file.with_name(file.name + suffix)
         if part.exists():

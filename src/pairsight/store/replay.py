@@ -6,6 +6,8 @@ can take it.
 """
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pairsight.errors import RunError
-from pairsight.store.encoding import row_checksum, text_checksum
+from pairsight.store.durable import cannot_write, name_aside, sync_folder
+from pairsight.store.encoding import has_checksum, row_checksum, text_checksum
 from pairsight.store.journal import Gap, Journal, Record, journal_files, last_record, read_journal
 
 _ATTEMPT = (
@@ -69,15 +72,35 @@ def retry_record(db: sqlite3.Connection, items: Sequence[int], attempts: Sequenc
     return {"kind": "retry", "at_s": time.time(), "keys": keys, "attempts": list(attempts)}
 
 
-def copy_to_journal(db: sqlite3.Connection, journal: Journal, *, results: bool = True) -> None:
-    """Write all that a ledger holds to a new journal, and put it on disk."""
-    if results:
-        rows = db.execute(
-            "SELECT r.*, l.payload FROM results r LEFT JOIN payloads l ON l.item = r.item ORDER BY r.item"
-        )
-        for _, together in groupby(rows, key=lambda row: row[8]):
-            while some := list(islice(together, _ROWS_AT_ONCE)):
-                journal.append(*results_record(db, some, ((row[0], row[9] or "") for row in some)))
+def renew_journal(db: sqlite3.Connection, folder: Path) -> None:
+    """Write the journal again from all that a ledger holds and has its checksum; complete or absent.
+
+    Args:
+        db: the ledger.
+        folder: the journal's; an earlier journal stays beside it as `journal.damaged`.
+
+    Raises:
+        RunError: the disk is full or failed.
+    """
+    draft = folder.with_name(f".journal.{os.getpid()}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    _copy(db, Journal(draft))
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            folder.rename(name_aside(folder))
+        if draft.is_dir():
+            draft.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def _copy(db: sqlite3.Connection, journal: Journal) -> None:
+    rows = db.execute("SELECT r.*, l.payload FROM results r LEFT JOIN payloads l ON l.item = r.item ORDER BY r.item")
+    intact = (r for r in rows if row_checksum(*r[:7]) == r[7] and (r[1] != 1 or has_checksum(r[9], r[6])))
+    for _, together in groupby(intact, key=lambda row: row[8]):
+        while some := list(islice(together, _ROWS_AT_ONCE)):
+            journal.append(*results_record(db, some, ((row[0], row[9] or "") for row in some)))
     ids = [attempt for (attempt,) in db.execute("SELECT id FROM attempts ORDER BY id")]
     for attempt in ids:
         raw = db.execute("SELECT raw FROM answers WHERE attempt = ?", (attempt,)).fetchone()
@@ -97,6 +120,13 @@ def raw_answers_missing(db: sqlite3.Connection, folder: Path) -> list[str]:
             row = dict(zip(_ATTEMPT, record.about["row"], strict=False))
             held[row["id"]] = row["checksum"]
     return [name for attempt, checksum, name in kept if held.get(attempt) != checksum]
+
+
+def forgotten_keys(folder: Path) -> set[str]:
+    """Keys in hex of all items whose results were forgotten, so that they would be made again; some were, since."""
+    records = chain.from_iterable(map(read_journal, journal_files(folder)))
+    kinds = (record.about for record in records if isinstance(record, Record))
+    return {key for about in kinds if about.get("kind") == "retry" for key in about["keys"]}
 
 
 # records as rows ----------------------------------------------------------------------------------------------------
@@ -129,7 +159,7 @@ def replay(db: sqlite3.Connection, records: Iterable[Record | Gap]) -> int:
             if about["kind"] == "results":
                 payloads = iter(record.raw.decode().split("\n"))
                 for row in about["rows"]:
-                    _apply_result(db, about, row, next(payloads) if len(row) == _DONE else "")
+                    apply_result(db, about, row, next(payloads) if len(row) == _DONE else "")
             elif about["kind"] == "attempt":
                 _apply_attempt(db, about, record.raw)
             elif about["kind"] == "retry":
@@ -153,18 +183,27 @@ def _holds(db: sqlite3.Connection, record: Record) -> bool:
     return about.get("kind") == "retry" and not _forgotten(db, about)
 
 
-def _apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payload: str) -> None:
+def apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payload: str) -> bool:
+    """Apply a row of a `results` record, unless the ledger has a result of its item that is as new; says whether.
+
+    Args:
+        db: the ledger, inside the caller's transaction.
+        about: the record: `stages` and `at_s`.
+        row: as `results_record` makes it; without an item's number, the item gets a new one.
+        payload: the result as JSON; empty where it failed.
+    """
     old, key, stage, name, parser, *failure = row
     item, committed = _item(db, old, key, about["stages"][stage], name), about["at_s"]
     found = db.execute("SELECT committed_s FROM results WHERE item = ?", (item,)).fetchone()
     if found is not None and found[0] >= committed:
-        return
+        return False
     db.execute("DELETE FROM payloads WHERE item = ?", (item,))
     values = (item, 2, *failure, parser, 0) if failure else (item, 1, "", "", 0, parser, text_checksum(payload))
     if not failure:
         db.execute("INSERT INTO payloads VALUES (?, ?)", (item, payload))
     checked = (*values, row_checksum(*values), committed)
     db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", checked)
+    return True
 
 
 def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
@@ -196,7 +235,7 @@ def _forgotten(db: sqlite3.Connection, about: Any) -> list[int]:
     return [row[0] for row in found if row is not None]
 
 
-def _item(db: sqlite3.Connection, old: int, key: str, stage: str, name: str) -> int:
+def _item(db: sqlite3.Connection, old: int | None, key: str, stage: str, name: str) -> int:
     """The row of an item, made (with its old number, if that is free) where it is lost."""
     db.execute("INSERT INTO stages (name) VALUES (?) ON CONFLICT DO NOTHING", (stage,))
     (stage_id,) = db.execute("SELECT id FROM stages WHERE name = ?", (stage,)).fetchone()

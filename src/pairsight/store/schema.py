@@ -171,7 +171,8 @@ def _refuse_lost(path: Path) -> None:
         what = "is empty" if is_file else "is missing"
         raise RunError(
             f"the ledger {path} {what}, though {beside[0]} beside it says that there was one; "
-            f"`pairsight salvage {path.parent}` rebuilds it from its journal, so that nothing is bought or made again"
+            f"`pairsight salvage {path.parent}` rebuilds it from its journal and sealed tables, so that what they "
+            f"hold is not bought or made again"
         )
 
 

@@ -231,23 +231,32 @@ def damage(folder: Path, shard: Shard) -> str:
         return f"{path} is missing"
     if file_sha256(path) != shard.sha256:
         return f"{path} is damaged (its SHA-256 is not the manifest's)"
-    size = _unpacked_bytes(path)
-    if size > MOST_UNPACKED_BYTES and size > MOST_UNPACKED * path.stat().st_size:
-        return f"{path} was not written by Pairsight ({path.stat().st_size} bytes that say they unpack to {size})"
-    return ""
+    why = oversized(path, ROWS_PER_SHARD)
+    return f"{path} was not written by Pairsight ({why})" if why else ""
 
 
-def _unpacked_bytes(path: Path) -> int:
-    """How much memory a Parquet file may take, as it says itself; 0 for one that cannot be read."""
+def oversized(path: Path, most_rows: int | None = None) -> str:
+    """Why a Parquet file takes far more memory than its bytes, by what it says itself; "" where it does not, or cannot
+    be read.
+
+    Args:
+        path: the file.
+        most_rows: rows that such a file has at most.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException):
-        return 0
+        return ""
+    if most_rows is not None and footer.num_rows > most_rows:
+        return f"{footer.num_rows} rows, at most {most_rows} are written to one file"
     groups = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
-    return int(max(groups, footer.num_rows * BYTES_PER_ROW))
+    packed, unpacked = path.stat().st_size, max(groups, footer.num_rows * BYTES_PER_ROW)
+    if unpacked > MOST_UNPACKED_BYTES and unpacked > MOST_UNPACKED * packed:
+        return f"{packed} bytes that say they unpack to {unpacked}"
+    return ""
 
 
 def _restore(temporary: Path, path: Path, shard: Shard) -> None:

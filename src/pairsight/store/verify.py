@@ -21,12 +21,11 @@ from pairsight.store.journal import journal_files, journal_problems
 from pairsight.store.replay import raw_answers_missing
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
-from pairsight.store.sealed import MANIFEST, damage, sealed_tables
-from pairsight.store.status import phases
+from pairsight.store.sealed import MANIFEST, damage, oversized, sealed_tables
+from pairsight.store.status import Phase, phases
 
 _IMAGE = re.compile(r'"sha256":"([0-9a-f]{64})"')
 _RESTORED = "the same {verb} command with --images restores it (a generated image is made again)"
-_SEALED_AGAIN = "the same build command writes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +93,20 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
 
 
 def check_journal(ledger: Path) -> list[str]:
-    """The problems of the journal beside a ledger; none where there is no journal, which the next run writes."""
+    """The problems of the journal beside a ledger; a ledger that holds something must have one."""
     folder = ledger.parent / "journal"
-    if not journal_files(folder):
-        return []
     _, problems = journal_problems(folder)
-    try:
-        with closing(open_for_reading(ledger)) as db:
-            missing = raw_answers_missing(db, folder)
-    except (RunError, *DATABASE_ERRORS, OSError):  # the ledger's own problems are reported by `check_ledger`
-        missing = []
+    missing: list[str] = []
+    holds = False
+    # the ledger's own problems are reported by `check_ledger`
+    with suppress(RunError, *DATABASE_ERRORS, OSError), closing(open_for_reading(ledger)) as db:
+        holds = bool(db.execute("SELECT 1 FROM results UNION ALL SELECT 1 FROM attempts LIMIT 1").fetchone())
+        missing = raw_answers_missing(db, folder) if journal_files(folder) else []
     problems += [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
-    return [f"{problem}; `pairsight salvage {ledger.parent}` rewrites the journal" for problem in problems]
+    if holds and not journal_files(folder):
+        why = "it was deleted, or the run is older than journals"
+        problems.append(f"{folder} is missing, from which a lost ledger would be rebuilt ({why})")
+    return [f"{problem}; `pairsight salvage {ledger.parent}` writes the journal again" for problem in problems]
 
 
 def _dangling(db: sqlite3.Connection) -> Iterator[str]:
@@ -155,27 +156,38 @@ def _named_images(run: RunFolder) -> set[str]:
 
 
 def _check_tables(run: RunFolder) -> tuple[int, list[str]]:
+    """The sealed tables of the run and of its evaluations."""
+    count, problems = 0, []
+    for phase in phases(run):
+        num_files, found = _check_sealed(phase)
+        count += num_files
+        problems += found
+    return count, problems
+
+
+def _check_sealed(phase: Phase) -> tuple[int, list[str]]:
     """Every sealed file against the manifest: its hash, its rows, and whether the manifest lists it."""
     import pyarrow.parquet as pq
 
+    data, verb = phase.ledger.parent / "data", "build" if phase.name == "build" else "evaluate"
     try:
-        tables = sealed_tables(run.data)
+        tables = sealed_tables(data)
     except RunError as error:
         return 0, [str(error)]
     shards, problems = [shard for table in tables.values() for shard in table], []
     for shard in shards:
-        problem = damage(run.data, shard)
+        problem = damage(data, shard)
         if not problem:
-            with pq.ParquetFile(run.data / shard.file) as file:
+            with pq.ParquetFile(data / shard.file) as file:
                 rows = file.metadata.num_rows
             if rows != shard.rows:
-                problem = f"{run.data / shard.file} has {rows} rows, {MANIFEST} says {shard.rows}"
-        problems += [f"{problem}; {_SEALED_AGAIN}"] if problem else []
-    if run.locked_by("build") is None:  # a build at work names its files before it lists them
+                problem = f"{data / shard.file} has {rows} rows, {MANIFEST} says {shard.rows}"
+        problems += [problem] if problem else []
+    if phase.holder() is None:  # a process at work names its files before it lists them
         listed = {shard.file for shard in shards}
-        unlisted = [file for file in sorted(run.data.glob("*.parquet")) if file.name not in listed]
-        problems += [f"{file} is not listed in {MANIFEST}; {_SEALED_AGAIN}" for file in unlisted]
-    return len(shards), problems
+        unlisted = [file for file in sorted(data.glob("*.parquet")) if file.name not in listed]
+        problems += [f"{file} is not listed in {MANIFEST}" for file in unlisted]
+    return len(shards), [f"{problem}; the same {verb} command writes it again" for problem in problems]
 
 
 def _check_evaluations(run: RunFolder) -> list[str]:
@@ -190,6 +202,8 @@ def _check_evaluations(run: RunFolder) -> list[str]:
             try:
                 if file.suffix == ".json":
                     json.loads(file.read_bytes())
+                elif why := oversized(file):
+                    raise ValueError(why)
                 else:
                     pq.read_table(file)
             except (OSError, ValueError, pa.ArrowException) as error:

@@ -8,6 +8,7 @@ from PIL import Image
 from pairsight.benchmarks.evaluate import evaluate_models
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
+from pairsight.benchmarks.scoring import Answer, without_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError, DataError, RunError
@@ -216,3 +217,28 @@ def test_answers_are_exported_as_the_official_script_reads_them(world):
         lines = (world / "official" / model / "pope" / "coco_pope_all_answers.json").read_text().splitlines()
         assert len(lines) == 36
         assert json.loads(lines[0]) == {"question": "Is a present thing here?", "answer": "Yes"}
+
+
+def test_where_no_question_has_an_answer_of_every_model_nothing_is_written(world):
+    class Never(Rule):
+        def _one(self, request):
+            return ItemError("away", "the server is away") if self.adapter else super()._one(request)
+
+    tasks = make_tasks({"pope": world / "pope.jsonl"})
+    with pytest.raises(RunError) as error:
+        evaluate_models("model", tasks, Never, out=world / "out", adapters={"aligned": world / "adapter"},
+                        images=world / "images", export=world / "official")  # fmt: skip
+    assert str(error.value) == (
+        "nothing can be scored: 36 of 36 questions have no answer by aligned (36 of them: away: the server is away); "
+        f"fix the cause, then `pairsight retry {world / 'out'}` and the same command ask again"
+    )
+    assert not (world / "out" / "results.json").exists()
+    assert not (world / "official").exists()
+
+
+def test_nothing_can_be_scored_only_where_no_group_is_complete():
+    said, none = Answer("yes"), Answer(None, error="away")
+    assert without_answers({"base": [[(none,)], [(none, said), (said, said)]]}) == ""
+    assert "1 of 3 questions have no answer by a (1 of them: away)" in without_answers(
+        {"a": [[(none, said)], [(said,)]], "b": [[(said, said)], [(none,)]]}
+    )

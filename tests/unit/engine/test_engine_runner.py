@@ -159,6 +159,29 @@ def test_progress_counts_done_reused_and_failed(tmp_path: Path) -> None:
     assert (task.name, task.total, task.done, task.reused, task.failed) == ("upper", 4, 2, 1, 1)
 
 
+def test_failures_are_counted_also_those_of_an_earlier_start(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            runner = Runner(ledger)
+            for items in (["a", "bx"], ["cx"], ["d"]):
+                runner(Upper(), items)
+            assert {stage: reasons.total() for stage, reasons in runner.failed.items()} == {"upper": 2}
+            assert len(runner.plans) == 3
+
+
+def test_a_stage_of_which_every_item_failed_ends_the_work_where_that_is_asked(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            runner = Runner(ledger, refuse_all_failed=True)
+            runner(Upper(), [])
+            runner(Upper(), ["a", "bx"])
+            with pytest.raises(RunError, match=r"'upper' failed for every item \(2 of 2 .*`pairsight retry ") as error:
+                runner(Upper(), ["cx", "dx"])
+            assert "\n" not in str(error.value)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert [type(one) for one in Runner(ledger)(Upper(), ["cx"])] == [ItemError]
+
+
 @dataclass(frozen=True)
 class Halves(Upper):
     """Makes results, reasons and messages that hold half a surrogate pair, as a file's name may."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pairsight.benchmarks.files.official import read_jsonl
+from pairsight.benchmarks.files.official import read_json, read_jsonl
 from pairsight.errors import DataError
 from pairsight.formats.completions import read_completions
 from pairsight.formats.prompts import read_prompts
@@ -47,3 +47,19 @@ def test_answers_too(tmp_path: Path) -> None:
     file.write_text('{"question_id": 1, "text": "yes"}\n{"question_id": 2, "text": "yes", "text": "no"}\n')
     with pytest.raises(DataError, match=r"a.jsonl:2: has 'text' twice in one object"):
         list(read_jsonl(file))
+
+
+@pytest.mark.parametrize("text", ['{"1": {"question": "a"}, "2": {}, "1": {"question": "b"}}', '[{"1": 0, "1": 1}]'])
+@pytest.mark.parametrize("hook", [None, lambda made: made])
+def test_official_files_that_are_one_value_too(tmp_path: Path, text: str, hook: object) -> None:
+    file = tmp_path / "questions.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"questions.json has '1' twice in one object") as raised:
+        read_json(file, hook)
+    assert raised.value.reason == "duplicate_key"
+
+
+def test_equal_keys_of_different_objects_are_well(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text('{"a": {"x": 1}, "b": {"x": 2}}')
+    assert read_json(tmp_path / "q.json") == {"a": {"x": 1}, "b": {"x": 2}}
+    assert read_json(tmp_path / "q.json", lambda made: made.get("x", made)) == {"a": 1, "b": 2}

@@ -16,6 +16,7 @@ from pairsight.store.journal import Gap, Journal, Record, journal_files, journal
 from pairsight.store.ledger import Entry, Ledger, Outcome
 from pairsight.store.repair import salvage_run
 from pairsight.store.run_folder import RunFolder
+from pairsight.store.verify import verify_run
 
 
 def write(folder: Path, *numbers: int) -> Path:
@@ -232,13 +233,40 @@ def test_opening_applies_nothing_to_a_ledger_that_is_up_to_date(run: RunFolder) 
     assert len(journal_files(run.path / "journal")) == 2
 
 
-def test_a_ledger_of_a_time_before_journals_writes_its_paid_calls_to_one(run: RunFolder) -> None:
+def test_a_missing_journal_is_a_problem_and_the_next_opening_writes_it_of_all_that_the_ledger_holds(
+    run: RunFolder,
+) -> None:
+    """Deleted, or never there as in a run of a time before journals."""
     shutil.rmtree(run.path / "journal")
-    wanted = content(run.path / "ledger.sqlite")["attempts"]
+    wanted = content(run.path / "ledger.sqlite")
+    (problem,) = verify_run(run.path).problems
+    assert "journal is missing" in problem
+    assert "pairsight salvage" in problem
     run.ledger().close()
+    assert verify_run(run.path).problems == ()
+    assert not (run.path / "journal.damaged").exists()
     (run.path / "ledger.sqlite").unlink()
     salvage_run(run.path)
-    assert content(run.path / "ledger.sqlite")["attempts"] == wanted
+    assert content(run.path / "ledger.sqlite") == wanted
+
+
+def test_salvage_writes_a_missing_journal_beside_an_intact_ledger(run: RunFolder) -> None:
+    wanted = content(run.path / "ledger.sqlite")
+    for file in journal_files(run.path / "journal"):
+        file.unlink()
+    (salvaged,) = salvage_run(run.path)
+    assert (salvaged.what, salvaged.num_kept) == ("journal rewritten", 5)
+    assert verify_run(run.path).problems == ()
+    (run.path / "ledger.sqlite").unlink()
+    salvage_run(run.path)
+    assert content(run.path / "ledger.sqlite") == wanted
+
+
+def test_a_ledger_that_holds_nothing_needs_no_journal(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    run.ledger().close()
+    assert verify_run(run.path).problems == ()
+    assert not (run.path / "journal").exists()
 
 
 def test_a_damaged_journal_is_rewritten_by_salvage(run: RunFolder) -> None:

@@ -129,6 +129,8 @@ def escape_surrogates(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+_ObjectMaker = Callable[[Sequence[tuple[str, Any]]], object]
+"""Makes an object's value from its names and values, in their order."""
 _DECODE = json.JSONDecoder(object_pairs_hook=unique).decode  # `json.loads` first checks each line's encoding
 
 
@@ -234,7 +236,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
-    """The value in a JSON file; DataError if it is missing, not UTF-8 or not JSON.
+    """The value in a JSON file; DataError if it is missing, not UTF-8, not JSON, or has a duplicate key in an object.
 
     Args:
         path: the file.
@@ -244,12 +246,18 @@ def read_json(path: Path, object_hook: Callable[[dict[str, object]], object] | N
         data = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None
-    return _parse(data.removeprefix(b"\xef\xbb\xbf"), FileRecord(path, 1, {}), object_hook)
-
-
-def _parse(data: bytes, origin: FileRecord, object_hook: Callable[[dict[str, object]], object] | None = None) -> Any:
+    maker: _ObjectMaker = unique if object_hook is None else (lambda pairs: object_hook(unique(pairs)))
     try:
-        return json.loads(data.decode("utf-8"), object_hook=object_hook)
+        return _parse(data.removeprefix(b"\xef\xbb\xbf"), FileRecord(path, 1, {}), maker)
+    except DuplicateKeyError as error:
+        raise DataError(f"{path} has {error}; one of the two values would be lost", "duplicate_key") from None
+
+
+def _parse(data: bytes, origin: FileRecord, maker: _ObjectMaker | None = None) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=maker)
+    except DuplicateKeyError:
+        raise
     except UnicodeDecodeError as error:
         raise origin.error(f"not UTF-8 (byte {error.start + 1} of the line)", reason="not_utf8") from None
     except json.JSONDecodeError as error:
