@@ -18,7 +18,7 @@ from pairsight.errors import RunError, one_line
 from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.ledger import Ledger
 from pairsight.store.replay import apply_result
-from pairsight.store.sealed import ROWS_PER_GROUP, damage, seal, sealed_tables
+from pairsight.store.sealed import ROWS_PER_GROUP, Sealing, damage, sealed_tables
 
 TABLE = "ledger"
 SCHEMA = pa.schema(
@@ -53,7 +53,10 @@ def seal_results(folder: Path, ledger: Ledger) -> None:
         "ORDER BY s.name, i.key",
         (),
     )
-    seal(folder, TABLE, _batches(ledger, [item for (item,) in found]), SCHEMA)
+    with Sealing(folder) as sealing:
+        table = sealing.table(TABLE, SCHEMA)
+        for batch in _batches(ledger, [item for (item,) in found]):
+            table.write(batch)
 
 
 def results_of_plans(ledger: Ledger, plans: Sequence[int]) -> Iterator[pa.RecordBatch]:

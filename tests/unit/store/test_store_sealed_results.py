@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from made_tables import seal
 from pairsight.errors import RunError
 from pairsight.records import ImageRef, ItemError
 from pairsight.store.ledger import Entry, Ledger, Outcome
 from pairsight.store.repair import salvage_run
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import read_sealed, seal
+from pairsight.store.sealed import read_sealed
 from pairsight.store.sealed_results import SCHEMA, TABLE, results_of_plans, seal_results
 from pairsight.store.verify import verify_run
 
