@@ -97,6 +97,7 @@ class Trainer:
         examples = self._examples(spec)
         mean = sum(completion_tokens(self.tokenizer, example) for example in examples) / len(examples)
         if budget is not None:
+            training = training.for_examples(len(examples))  # as the default setting's batch is lowered for few
             steps = matched_steps(budget, mean, training.global_batch)
             training = training.model_copy(update={"max_steps": steps})
         adapter = align(examples, replace(spec, training=training), self.candidates.run, quiet=self.quiet).adapter

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +14,20 @@ import pairsight.tiny.world.benchmark
 from pairsight.benchmarks.results import Metric
 from pairsight.errors import ConfigError, RunError
 from pairsight.formats.prompts import read_prompts
+from pairsight.options import AlignOptions
+from pairsight.pipeline.align import AlignSpec
 from pairsight.pipeline.build import build
 from pairsight.recipes.feedback import Feedback
 from pairsight.records import Completion, Demonstration, Message, PreferencePair, Prompt
 from pairsight.registry import plugins
+from pairsight.studies import strategy_trainings
 from pairsight.studies.result import compare_scores
 from pairsight.studies.strategies import StrategiesStudy, best_by_setting, run_study
 from pairsight.studies.strategy_trainings import MATCHED, PAPER, Training, completion_tokens, matched_steps
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.truth.annotator import TruthAnnotator
 from pairsight.tiny.world.world_files import write_world
+from pairsight.training.config import TrainingConfig
 
 PROMPT = Prompt("p", (Message("user", "What is it?"),))
 
@@ -61,6 +66,27 @@ def test_tokens_of_all_completions_and_their_end_tokens_are_counted():
 def test_steps_match_a_budget_of_tokens():
     assert matched_steps(budget=9_600, tokens_per_example=10.0, batch_size=32) == 30
     assert matched_steps(budget=1, tokens_per_example=10.0, batch_size=32) == 1
+
+
+def test_a_matched_training_of_few_examples_takes_the_batch_that_the_default_one_takes(tmp_path, monkeypatch):
+    pairs = [
+        PreferencePair(f"p{k}", PROMPT, _completion("a red circle"), (_completion("two"),), "s") for k in range(60)
+    ]  # 6 tokens each
+    trained = []
+
+    def align(examples, spec, run, quiet):
+        trained.append(spec.training)
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": spec.training.max_steps}) + "\n")
+        return SimpleNamespace(adapter=tmp_path)
+
+    monkeypatch.setattr(strategy_trainings, "align", align)
+    monkeypatch.setattr(strategy_trainings.Trainer, "_examples", lambda self, spec: pairs)
+    options = AlignOptions(data="run", model="model", strategy="best_over_worst")
+    spec = AlignSpec(options, TrainingConfig(per_device_train_batch_size=128, gradient_accumulation_steps=1))
+    trainer = strategy_trainings.Trainer(SimpleNamespace(run=None), tmp_path, Words(), True)
+    done = trainer.train(spec, MATCHED, 1e-4, budget=720.0)
+    assert (trained[0].global_batch, trained[0].max_steps) == (6, 20)  # 60 examples in 10 steps an epoch, two epochs
+    assert done.tokens == pytest.approx(0.72)
 
 
 @pytest.mark.parametrize(("better", "best"), [("higher", [2e-4, 2e-4]), ("lower", [1e-4, 1e-4])])
