@@ -119,10 +119,18 @@ def _auto_class(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
-    """The model under its adapter, every tensor of which must fit."""
+    """The model under its adapter, every tensor of which must fit.
+
+    Modules that the adapter holds in full stay in float32, as they were trained: in bfloat16 the small steps of their
+    training would round away.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
+    dtype, names = model.dtype, read_model_json(adapter / "adapter_config.json").get("modules_to_save") or ()
+    for path, module in model.named_modules():
+        if any(path == name or path.endswith(f".{name}") for name in names):
+            module.float()
     with quiet():
         try:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
@@ -137,7 +145,27 @@ def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
             f"adapter {adapter} does not fit the model {model_name}: {len(strangers)} of its tensors have no "
             f"counterpart there, first {strangers[0]}; give the model it was trained on"
         )
+    _cast_at_edges(wrapped, dtype)
     return wrapped
+
+
+def _cast_at_edges(model: Any, dtype: "torch.dtype") -> None:
+    """Let modules that an adapter holds in full, in float32, take and give the other modules' type."""
+    import torch
+    from peft.utils.other import ModulesToSaveWrapper
+    from torch.utils._pytree import tree_map
+
+    def cast(value: Any, to: torch.dtype) -> Any:
+        return tree_map(lambda x: x.to(to) if torch.is_tensor(x) and x.is_floating_point() else x, value)
+
+    if dtype == torch.float32:
+        return
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.register_forward_pre_hook(
+                lambda _, args, named: cast((args, named), torch.float32), with_kwargs=True
+            )
+            module.register_forward_hook(lambda _, args, output: cast(output, dtype))
 
 
 def load_part(folder: Path, cls: str | type, model_types: tuple[str, ...] = (), **options: Any) -> Any:

@@ -192,10 +192,15 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     from transformers import AutoConfig
 
     from pairsight.models.load import load_model, quiet
+    from pairsight.training.policy import movement_kept
 
-    merged = load_model(base, adapter=adapter, dtype="float32", device="cpu").merge_and_unload()
+    policy = load_model(base, adapter=adapter, dtype="float32", device="cpu")
+    dtype = AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
+    if (kept := movement_kept(policy, dtype)) < 0.9:
+        lost = "only %.0f %% of how far %s moved the modules that it holds in full is left in the merged model's %s"
+        _LOG.warning(f"{lost}; evaluate the adapter itself, which keeps all of it", 100 * kept, adapter, dtype)
     with quiet(), written_by_a_library(folder):
-        merged.to(AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32).save_pretrained(folder)
+        policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)
     if (adapter / PROMPT_SUFFIX_FILE).is_file():
         copy_file(adapter / PROMPT_SUFFIX_FILE, folder / PROMPT_SUFFIX_FILE)

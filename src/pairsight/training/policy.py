@@ -111,6 +111,29 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
     return tuple(sorted({_part(name) for name in before} - moved))
 
 
+def movement_kept(policy: Any, dtype: torch.dtype) -> float:
+    """The share of the way that modules held in full moved from the base which is left once they are rounded.
+
+    Formula: Σ (round(w) − w₀)(w − w₀) / Σ (w − w₀)², over the weights w of those modules and w₀ of the base; 1 where
+    there are none. Source: ours.
+
+    Args:
+        policy: the base with its adapter, float32.
+        dtype: the type that weights are rounded to.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    kept = total = 0.0
+    for module in policy.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            (trained,) = module.modules_to_save.values()
+            for new, old in zip(trained.parameters(), module.original_module.parameters(), strict=True):
+                moved = (new - old).double()
+                kept += float(((new.to(dtype).double() - old.double()) * moved).sum())
+                total += float(moved.square().sum())
+    return kept / total if total else 1.0
+
+
 def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
     """Names of modules outside the language model that a config keeps in float32, as families call them.
 

@@ -167,7 +167,7 @@ class PreferenceTrainer:
         config = self.config
         device = pick_device()
         if device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
-            _LOG.info("%d GPUs are visible; training runs on the first", count)
+            _LOG.warning("%d GPUs are visible; training runs on the first", count)
         precision = Precision.choose(config, device)
         model = load_model(
             self.model, dtype=precision.weights, device=device, float32_modules=float32_parts(config)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 import families
 from pairsight.errors import ModelError
@@ -16,6 +17,7 @@ from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Sampling
 from pairsight.pipeline.models import check_model_name, open_generator
 from pairsight.records import CompletionRequest, Message, Prompt
+from pairsight.training.adapter import merge
 
 torch.set_num_threads(1)
 
@@ -78,3 +80,49 @@ def test_a_base_that_is_not_there_is_said(made, tmp_path, named, match):
 def test_no_adapter_goes_on_top_of_another(made):
     with pytest.raises(ModelError, match="is itself an adapter: give its base as --model"):
         check_model_name(made / "adapter", made / "adapter")
+
+
+@pytest.fixture(scope="module")
+def with_projector(made, tmp_path_factory):
+    """A base in bfloat16 and an adapter whose projector moved by less than bfloat16 distinguishes."""
+    root = tmp_path_factory.mktemp("projector")
+    plain = load_model(made / "base", dtype="bfloat16")
+    plain.save_pretrained(root / "base")
+    for file in (made / "base").iterdir():
+        if not (root / "base" / file.name).exists():
+            shutil.copy(file, root / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["model.multi_modal_projector"])
+    model = get_peft_model(load_model(root / "base", dtype="float32"), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.mul_(1 + 2**-12)
+    model.peft_config["default"].base_model_name_or_path = str(root / "base")
+    model.save_pretrained(root / "adapter")
+    return root
+
+
+def test_a_projector_that_was_trained_is_used_as_it_was_trained_in_a_bfloat16_model(with_projector):
+    model = load_model(with_projector / "base", adapter=with_projector / "adapter", dtype="bfloat16")
+    kept = load_file(with_projector / "adapter" / "adapter_model.safetensors")
+    wrapper = model.get_submodule("base_model.model.model.multi_modal_projector")
+    seen = torch.randn(1, 4, kept["base_model.model.model.multi_modal_projector.linear_1.weight"].shape[1]).bfloat16()
+    own = {name.rpartition("projector.")[2]: tensor for name, tensor in kept.items() if "projector" in name}
+    hidden = torch.nn.functional.gelu(seen.float() @ own["linear_1.weight"].T + own["linear_1.bias"])
+    expected = hidden @ own["linear_2.weight"].T + own["linear_2.bias"]
+    assert torch.equal(wrapper(seen), expected.bfloat16())
+    assert wrapper.modules_to_save["default"].linear_1.weight.dtype == torch.float32
+    assert model.dtype == torch.bfloat16
+    asked = [CompletionRequest(Prompt("p", (Message("user", "what is this"),)))]
+    generator = LocalVLM(with_projector / "base", UnpackedImages(), with_projector / "adapter", dtype="bfloat16")
+    (said,) = generator.generate(asked, Sampling(temperature=0.0, max_new_tokens=4))
+    assert said.text is not None
+
+
+def test_a_merge_into_bfloat16_says_how_much_of_a_trained_projector_is_lost(with_projector, tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="pairsight.training"):
+        merge(with_projector / "adapter", tmp_path / "merged")
+    assert "only 0 % of how far" in caplog.text
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(with_projector / "base" / "model.safetensors")
+    assert all(torch.equal(merged[name], base[name]) for name in base if "projector" in name)
