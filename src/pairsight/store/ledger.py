@@ -376,3 +376,8 @@ class Results(Generic[Out]):
                 else:
                     yield ItemError(row.reason, row.detail, row.retryable)
             start += len(page)
+
+    def failures(self) -> "Counter[str]":
+        """reason -> number of items that failed for it."""
+        counts = self._ledger.counts(self._plan)
+        return Counter({reason: count for (status, reason), count in counts.items() if status == "failed"})

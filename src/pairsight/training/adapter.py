@@ -251,7 +251,7 @@ def model_card(
             "```python\nfrom transformers import AutoModelForImageTextToText\n\n"
             'model = AutoModelForImageTextToText.from_pretrained("THIS FOLDER")\n```\n'
         )
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "Data": {**counts, "sha256": origin.data_sha256},
         "Settings": {k: v for k, v in config.to_plain().items() if v not in (None, {}, [], ())},
         "Last step": {k: f"{v:.6g}" for k, v in metrics.items()},
