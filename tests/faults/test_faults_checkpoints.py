@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_it_is_said(out
     found = newest_complete(folder)
     assert found is not None
     assert found.folder.name == "checkpoint-2"
-    assert f"checkpoint {folder / 'checkpoint-3'} is passed over: " in caplog.text
+    assert f"checkpoint {folder / 'checkpoint-3'} is skipped: " in caplog.text
     assert name in caplog.text
 
 
@@ -121,7 +121,7 @@ def test_without_any_complete_checkpoint_it_begins_again(base, whole, out, caplo
     for step in (2, 3):
         _cut(out / "checkpoints" / f"checkpoint-{step}" / "weights.safetensors")
     assert same(train(base, out, "lora", save_total_limit=2), whole)
-    assert caplog.text.count("is passed over") == 2
+    assert caplog.text.count("is skipped") == 2
 
 
 def test_a_checkpoint_of_an_earlier_version_is_passed_over_and_said(base, whole, out, caplog):

@@ -35,7 +35,7 @@ class Strategy(BaseConfig, ABC):
         return Dropped(candidates.prompt.id, f"select/{self.name}", reason, detail)
 
     def too_few_scored(self, candidates: Candidates, count: int) -> Dropped:
-        """The prompt, left out as only so many of its completions have the scores that count."""
+        """The prompt, left out because too few of its completions have the scores that count."""
         return self.drop(candidates, "too_few_scored", f"{count} of {len(candidates.completions)} completions")
 
     def scored_pair(self, candidates: Candidates, chosen: Completion, rejected: Completion) -> PreferencePair:

@@ -1,7 +1,7 @@
 """Checkpoints of a training: trained weights by the model's own names, marked when complete, verified before use.
 
 `checkpoint-STEP/` holds what the training resumes from; `complete.json`, written last, lists its files with their
-hashes. A checkpoint without it was cut short, and one that differs from it is damaged: both are passed over.
+hashes. A checkpoint without it was cut short, and one that differs from it is damaged: both are skipped.
 """
 
 import logging
@@ -107,12 +107,12 @@ def mark_complete(folder: Path, *, ended: bool, loss_state: Mapping[str, float],
 
 
 def newest_complete(folder: Path) -> Checkpoint | None:
-    """The newest undamaged, complete checkpoint; a warning names each newer one that was passed over, and why."""
+    """The newest undamaged, complete checkpoint; a warning names each newer one that was skipped, and why."""
     for path in sorted(_all(folder), key=_step, reverse=True):
         try:
             return _read(path)
         except RunError as error:
-            _LOG.warning("checkpoint %s is passed over: %s", path, error)
+            _LOG.warning("checkpoint %s is skipped: %s", path, error)
     return None
 
 
@@ -128,7 +128,7 @@ def rotate(folder: Path, newest: int, keep: int) -> None:
 
     Args:
         folder: of all checkpoints.
-        newest: the step of the one just marked; any later one was passed over when the training resumed.
+        newest: the step of the one just marked; any later one was skipped when the training resumed.
         keep: how many to keep.
     """
     marked = [path for path in _all(folder) if _step(path) <= newest and (path / COMPLETE).is_file()]
