@@ -30,7 +30,7 @@ def seen(body: dict[str, Any]) -> dict[str, Any]:
 def build(world: Path, run: Path, url: str, *more: str) -> int:
     given = ["build", "seva", "--model", f"endpoint:m@{url}", "--prompts", str(world / "prompts.json")]
     given += ["--images", str(world / "images"), "--limit", str(PROMPTS), "--out", str(run), "--quiet"]
-    return main([*given, "--set", "calls.max_attempts=1", *more])
+    return main([*given, "--set", "calls.max_attempts=1", "--set", "distortion=small_crop", *more])
 
 
 def evaluate(world: Path, out: Path, url: str, *more: str) -> int:
@@ -68,7 +68,7 @@ def test_without_ledger_and_journal_a_sealed_stage_is_not_bought_again(
         assert f"pairsight salvage {run}" in said
         assert main(["salvage", str(run)]) == 0
         said = capsys.readouterr().out
-        assert f"{num_calls} results kept, 0 to be made again" in said
+        assert f"{num_calls} results kept, 0 to be computed again" in said
         assert f"{num_calls} of them were left in sealed tables only, which hold no raw answers" in said
         assert verb(world, run, server.url) == 0
         assert server.asked.total() == num_calls
@@ -88,7 +88,7 @@ def test_of_a_run_sealed_without_the_table_one_is_told_before_anything_is_bought
         (run / "data" / "ledger-00000.parquet").unlink()
         lose(run)
         assert main(["salvage", str(run)]) == 0
-        assert "makes, and pays for, everything again" in capsys.readouterr().out
+        assert "computes, and pays for, everything again" in capsys.readouterr().out
         assert server.asked.total() == 2 * PROMPTS
 
 
