@@ -1,11 +1,13 @@
 """What prefix sharing must know about a model family, read from the loaded model itself."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Bidirectional = Literal["none", "image", "prompt"]
 
@@ -85,6 +87,17 @@ def language_model(model: Any) -> Any:
         if hasattr(inner, name):
             return getattr(inner, name)
     return inner
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model without dropout inside, and as it was after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def prompt_positions(model: Any, family: Family, input_ids: Tensor, extra: dict[str, Tensor]) -> Tensor | None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pairsight.errors import RunError
 from pairsight.store.durable import write_file
+from pairsight.training.families import evaluating
 from pairsight.training.scorer import SequenceScorer
 from pairsight.training.tokens import TokenExample
 
@@ -118,23 +119,21 @@ def compute_reference(
     """
     missing = [n for n, example in enumerate(scorer.examples) if any(s.key not in store for s in example.sequences)]
     advance(0, len(scorer.examples) - len(missing))
-    training = model.training
-    model.eval()
     written = time.monotonic()
-    for start in range(0, len(missing), _CHUNK):
-        for scores in scorer.scored(model, missing[start : start + _CHUNK]):
-            logps_T = scores.token_logps_T.cpu().numpy()
-            number_T = scores.sequence_T.cpu().numpy()
-            sequences = [s for n in scores.examples for s in scorer.examples[n].sequences]
-            for index, sequence in enumerate(sequences):
-                store.add(sequence.key, logps_T[number_T == index])
-            advance(len(scores.examples), 0)
-        if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+    with evaluating(model):
+        for start in range(0, len(missing), _CHUNK):
+            for scores in scorer.scored(model, missing[start : start + _CHUNK]):
+                logps_T = scores.token_logps_T.cpu().numpy()
+                number_T = scores.sequence_T.cpu().numpy()
+                sequences = [s for n in scores.examples for s in scorer.examples[n].sequences]
+                for index, sequence in enumerate(sequences):
+                    store.add(sequence.key, logps_T[number_T == index])
+                advance(len(scores.examples), 0)
+            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                store.save()
+                written = time.monotonic()
+        if missing:
             store.save()
-            written = time.monotonic()
-    if missing:
-        store.save()
-    model.train(training)
     return len(missing)
 
 

@@ -13,7 +13,7 @@ from pairsight.errors import TrainingError
 from pairsight.models.load import free_bytes
 from pairsight.training.batch import PackedBatch, PackedRow, PassLimits, collate, pack_row, plan_passes
 from pairsight.training.examples import Tokeniser
-from pairsight.training.families import Family, base_model, inner_model, language_model
+from pairsight.training.families import Family, base_model, evaluating, inner_model, language_model
 from pairsight.training.kernels.attention import attention_masks, row_layout
 from pairsight.training.kernels.head import head_logps
 from pairsight.training.kernels.layers import has_plain_layers
@@ -240,16 +240,13 @@ class SequenceScorer:
         seeing = [n for n, example in enumerate(self.examples) if bool((example.sequences[0].unit_T >= 0).any())]
         number = min(seeing or range(len(self.examples)), key=lambda n: self.examples[n].num_tokens)
         example = self.examples[number]
-        training = model.training
-        model.eval()
         worst, allowed = 0.0, _ROUNDING
-        with torch.no_grad(), self.scoring.precision.compute(model.device):
+        with torch.no_grad(), evaluating(model), self.scoring.precision.compute(model.device):
             scores = self.score(model, [(number,)])
             for index in self._last_in_row(number):
                 alone_T, rounding = self._alone(model, example.sequences[index])
                 differences_T = (alone_T - scores.token_logps_T[scores.sequence_T == index]).abs()
                 worst, allowed = max(worst, float(differences_T.max())), max(allowed, rounding)
-        model.train(training)
         if not worst <= allowed:
             raise TrainingError(
                 f"packed log-probs differ from a separate computation by {worst:.3g} per token at '{example.id}' "

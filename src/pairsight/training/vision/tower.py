@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pairsight.errors import DataError
-from pairsight.training.families import TOWERS, base_model, inner_model
+from pairsight.training.families import TOWERS, base_model, evaluating, inner_model
 
 Tensors = dict[str, Tensor]
 Call = tuple[tuple[Any, ...], dict[str, object]]
@@ -106,7 +106,7 @@ def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> Tow
     hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in _modules(model, projectors)]
     hooks += [layer.register_forward_hook(look) for layer in _tower_layers(model, projectors)[:1]]
     try:
-        with torch.no_grad(), _evaluating(inner):
+        with torch.no_grad(), evaluating(inner):
             inner.get_image_features(**inputs, return_dict=True)
     finally:
         for hook in hooks:
@@ -183,16 +183,6 @@ def _passing_through(layers: Sequence[nn.Module], give_tuples: bool) -> Iterator
                 del layer.forward
             else:
                 layer.forward = own
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pairsight.images.source import ImageSource
 from pairsight.models.local.processor import EncodedPrompt, encode
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
-from pairsight.training.families import inner_model
+from pairsight.training.families import evaluating, inner_model
 from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
 _CHUNK = 4
@@ -110,12 +110,8 @@ class ImageUnits:
             self._all_fit = sum(u.num_tokens for u in self._units) * _bytes_per_token(model) <= self._budget
         start = unit - unit % _CHUNK
         chunk = list(range(start, min(start + _CHUNK, len(self._units)))) if self._all_fit else [unit]
-        inner = inner_model(model)
-        training = inner.training
-        inner.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(inner_model(model)):
             made = run_tower(model, [self._tensors(u) for u in chunk], [self.num_tokens(u) for u in chunk])
-        inner.train(training)
         new = dict(zip(chunk, made, strict=True))
         for number, features in new.items():
             self._drop_pixels(number)
