@@ -119,18 +119,19 @@ def test_status_inspect_and_retry_read_the_run(run, capsys):
     assert capsys.readouterr().out.startswith("0 failed items")
 
 
-def test_feedback_with_a_model_that_cannot_annotate_counts_every_drop(world, tmp_path, capsys):
+def test_feedback_with_a_model_that_cannot_annotate_is_an_error_and_every_failure_is_counted(world, tmp_path, capsys):
     out = tmp_path / "feedback"
     model = world / "model"
     status = command(
         "build", "feedback", "--model", model, "--annotator", model, *files(world), "--limit", 3, "--out", out, *SMALL
     )
-    printed = capsys.readouterr().out
-    assert status == 0
-    assert "3 prompts → 0 pairs" in printed
-    assert "dropped 3" in printed
-    assert "pairsight align" not in printed
-    assert command("inspect", out) == 0
+    said = capsys.readouterr()
+    assert status == 1
+    assert said.out == ""
+    assert "stage 'annotate' failed for every item (3 of 3 for 'unparsed'" in said.err
+    assert "pairsight retry" in said.err
+    assert command("status", out) == 0
+    assert "3 unparsed" in capsys.readouterr().out
 
 
 def test_one_config_does_it_all(world, tmp_path, capsys):
