@@ -61,9 +61,8 @@ def backward(shape: Shape, row: Tree) -> float:
     """Operations of the gradients of adapters on every matrix of the language model."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
     by_inputs = 2 * (2 * d * d) * tokens * (shape.layers - 1)  # keys and values, except in the first layer
-    by_inputs += (
-        2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens
-    )  # without the first layer's queries
+    # and the other matrices, without the first layer's queries
+    by_inputs += 2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens
     attention = 2 * 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
     return by_inputs + attention + 2 * low_rank(shape, row) + head(shape, row)
 
@@ -80,7 +79,7 @@ def head(shape: Shape, row: Tree) -> float:
 
 
 def needed(shape: Shape, row: Tree) -> int:
-    """Token states that all layers compute beside keys and values: in the last one those that predict."""
+    """The number of token states computed besides keys and values: in the last layer only those that predict."""
     return len(row.seen) * (shape.layers - 1) + row.num_predicting
 
 

@@ -77,9 +77,9 @@ class Job:
 
     Args:
         world: the folder with model/ and images/.
-        items: what is trained on.
-        prompts_per_step: of an optimiser step; each has the pairs of its rejected completions.
-        per_pass: pairs of a peer's forward pass.
+        items: the training data.
+        prompts_per_step: prompts per optimiser step; each has as many pairs as rejected completions.
+        per_pass: pairs per forward pass of a peer.
     """
 
     world: Path
@@ -91,7 +91,7 @@ class Job:
 
     @property
     def passes_per_step(self) -> int:
-        """A peer's forward passes of one optimiser step."""
+        """A peer's forward passes per optimiser step."""
         return self.prompts_per_step * len(self.items[0].rejected) // self.per_pass
 
 

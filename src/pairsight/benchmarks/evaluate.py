@@ -128,7 +128,7 @@ def evaluate_models(
 
     Raises:
         DataError: a bad file, record or image, before any model is loaded or OUT is created.
-        RunError: OUT belongs to another evaluation, or no question has an answer of every model.
+        RunError: OUT belongs to another evaluation, or no question was answered by every model.
     """
     settings = replace(settings or EvaluationSettings(), model=model)
     models = _models(tasks, adapters or {})
@@ -153,12 +153,14 @@ def evaluate_models(
 
 
 def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]) -> None:
-    """Seal what the ledger holds; RunError where nothing of it can be scored."""
+    """Seal the ledger's results; RunError if nothing can be scored."""
     from pairsight.store.sealed_results import seal_results
 
     seal_results(folder.data, ledger)
     if why := without_answers(answers):
-        raise RunError(f"{why}; fix the cause, then `pairsight retry {folder.path}` and the same command ask again")
+        raise RunError(
+            f"{why}; fix the cause, then `pairsight retry {folder.path}` and the same command try them again"
+        )
 
 
 def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:

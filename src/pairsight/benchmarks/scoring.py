@@ -166,23 +166,23 @@ def score_benchmark(
 
 
 def without_answers(answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]) -> str:
-    """Why nothing can be scored: no group of any benchmark has all its answers of every model; "" where one has.
+    """Why nothing can be scored: no group was answered completely by every model; "" if one was.
 
     Args:
         answers: model -> for each benchmark and group, one answer per sample.
     """
     for groups in zip(*answers.values(), strict=True):
-        for group in zip(*groups, strict=True):
-            if all(answer.text is not None for own in group for answer in own):
+        for by_model in zip(*groups, strict=True):
+            if all(answer.text is not None for group in by_model for answer in group):
                 return ""
-    said = []
+    reasons = []
     for model, benchmarks in answers.items():
         all_of_model = [answer for groups in benchmarks for group in groups for answer in group]
         errors = Counter(answer.error for answer in all_of_model if answer.text is None)
         for error, count in errors.most_common(1):
             counts = f"{errors.total()} of {len(all_of_model)} questions have no answer by {model}"
-            said.append(f"{counts} ({count} of them: {one_line(error, 160)})")
-    return f"nothing can be scored: {'; '.join(said)}"
+            reasons.append(f"{counts} ({count} of them: {one_line(error, 160)})")
+    return f"nothing can be scored: {'; '.join(reasons)}"
 
 
 def as_text(value: Any) -> str | None:

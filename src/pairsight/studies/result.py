@@ -63,11 +63,11 @@ class StudyResult:
 
 
 class Study(BaseConfig, ABC):
-    """The base of all studies. A subclass is one file: its options as fields, and `results`."""
+    """The base class of all studies. A subclass is one file: its options as fields, and `results`."""
 
     @abstractmethod
     def results(self, *, quiet: bool = False) -> list[StudyResult]:
-        """Do the work and write it; what an earlier call finished is kept.
+        """Run the study and write its results; finished parts of earlier calls are reused.
 
         Args:
             quiet: show no progress.
@@ -92,7 +92,6 @@ def compare_scores(base: Path, other: Path, name: str, benchmark: Benchmark) -> 
         other: another model's table, possibly of another evaluation on the same file.
         name: the benchmark's name in both tables.
         benchmark: the benchmark with its metrics.
-        parser: the parser whose scores are compared.
 
     Raises:
         RunError: the tables share no group of the benchmark, or one has no scores of it.

@@ -124,11 +124,11 @@ def train_all(config: StrategiesStudy, out: Path, quiet: bool = False) -> list[T
 
 
 def _training(config: StrategiesStudy, strategy: str) -> AlignSpec:
-    """A strategy's training in its default setting; it has no options of the loss of pairs where it imitates."""
-    own = config.strategy_options.get(strategy, {})
-    imitates = make_strategy(strategy, **own).makes_demonstrations
+    """A strategy's training in its default setting, without options of the pair loss if it makes demonstrations."""
+    options = config.strategy_options.get(strategy, {})
+    imitates = make_strategy(strategy, **options).makes_demonstrations
     training = {name: value for name, value in config.training.items() if not imitates or name not in OF_THE_LOSS}
-    choice = {"data": config.run, "model": config.model, "strategy": strategy, "strategy_options": own}
+    choice = {"data": config.run, "model": config.model, "strategy": strategy, "strategy_options": options}
     return AlignSpec.parse({**training, **choice})
 
 

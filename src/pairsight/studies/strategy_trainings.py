@@ -73,7 +73,7 @@ class Trainer:
     quiet: bool
 
     def tokens(self, spec: AlignSpec) -> float:
-        """The number of completion tokens that a training sees, repetitions counted."""
+        """The number of completion tokens that a training sees, including repetitions."""
         training = spec.training
         counts = [completion_tokens(self.tokenizer, example) for example in self._examples(spec)]
         if training.max_steps > 0:
@@ -85,9 +85,9 @@ class Trainer:
 
         Args:
             spec: the training in its default setting.
-            setting: the setting's name; IMAGES_ONLY leaves text-only prompts out.
+            setting: the setting's name; IMAGES_ONLY excludes text-only prompts.
             learning_rate: the peak learning rate.
-            budget: completion tokens to see, instead of the defaults' epochs.
+            budget: completion tokens to train on, instead of the default number of epochs.
         """
         strategy = str(spec.options.strategy)
         name = training_name(strategy, setting, learning_rate)

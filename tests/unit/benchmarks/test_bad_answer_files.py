@@ -62,7 +62,7 @@ def changed(records, field, change):
 
 
 MESSAGES = {
-    "missing": "no answer for", "double": "already|too many|dupl", "foreign": "no such (id|image)", "no id": "no '",
+    "missing": "no answer for", "double": "already|many|dupl|more", "foreign": "no such (id|image)", "no id": "no '",
     "null id": "must be an id", "list id": "must be an id", "no text": "no '", "number for text": "must be text",
     "empty": "is empty",
 }  # fmt: skip

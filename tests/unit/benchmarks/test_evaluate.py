@@ -230,7 +230,7 @@ def test_where_no_question_has_an_answer_of_every_model_nothing_is_written(world
                         images=world / "images", export=world / "official")  # fmt: skip
     assert str(error.value) == (
         "nothing can be scored: 36 of 36 questions have no answer by aligned (36 of them: away: the server is away); "
-        f"fix the cause, then `pairsight retry {world / 'out'}` and the same command ask again"
+        f"fix the cause, then `pairsight retry {world / 'out'}` and the same command try them again"
     )
     assert not (world / "out" / "results.json").exists()
     assert not (world / "official").exists()

@@ -1,6 +1,6 @@
 """MMBench in English and Chinese: multiple choice; every rotation of the options must be answered correctly.
 
-Source: Y. Liu et al. (2307.06281); grouping and final figures as in VLMEvalKit's circular evaluation (d21c5e9), letters
+Source: Y. Liu et al. (2307.06281); grouping and metrics as in VLMEvalKit's circular evaluation (d21c5e9), letters
 as in its exact matching. Prompt, suffixes and decoding are LLaVA-1.5's.
 """
 
