@@ -13,8 +13,7 @@ BOTH_WAYS = {"parse", "to_plain", "from_plain", "__getstate__", "__setstate__"}
 EDGES = {
     "files": (
         "bounded.py", "config.py", "store", "formats", "inspection/dataset.py", "benchmarks/files", "benchmarks/suites",
-        "benchmarks/protocol.py", "benchmarks/results.py", "benchmarks/evaluate.py", "benchmarks/published.py",
-        "training/adapter.py",
+        "benchmarks/protocol.py", "benchmarks/results.py", "benchmarks/evaluate.py", "training/adapter.py",
     ),
     "requests, answers and models' own files": ("engine/calls", "engine/stage.py", "models", "tiny"),
     "other libraries": (

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Self
 
+Scalar = str | int | float | bool | None
+"""A value of an evaluation's settings."""
+
 _SIZES: Mapping[str, tuple[int, ...]] = {
     "amber": (15_220,), "chair": (500,), "gqa": (12_578,), "mmbench": (4_377,), "mmbench_cn": (4_329, 4_377),
     "mme": (2_374,), "object_halbench": (300,), "pope": (8_910, 9_000), "scienceqa": (2_017,),
@@ -101,7 +104,7 @@ def published_figures(
     benchmark: str,
     own_suffix: str,
     *,
-    settings: Mapping[str, object],
+    settings: Mapping[str, Scalar],
     metrics: Collection[str],
     any_failed: bool,
 ) -> tuple[PrintedFigure, ...]:
@@ -128,7 +131,7 @@ def published_figures(
 
 
 def differing_settings(
-    benchmark: str, own_suffix: str, ours: Mapping[str, object], any_failed: bool
+    benchmark: str, own_suffix: str, ours: Mapping[str, Scalar], any_failed: bool
 ) -> tuple[str, ...]:
     """Which of our settings differ from those of LLaVA-1.5's published figures, in words."""
     differs = []

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from pairsight.benchmarks.published import PrintedFigure, printed_figures
+from pairsight.benchmarks.published import PrintedFigure, Scalar, printed_figures
 from pairsight.bounded import as_object
 from pairsight.errors import DataError
 
 SCHEMA = 2
 """The schema that is written. Schema 1, whose benchmarks have no evaluation and no file, can also be read."""
 
-Scalar = str | int | float | bool | None
 Verdict = Literal["better", "worse", "moved", "unclear", "unknown"]
 """`moved`: changed, but neither direction is better. `unclear`: the interval includes zero. `unknown`: no interval."""
 

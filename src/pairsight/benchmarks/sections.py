@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pairsight.benchmarks.protocol import Benchmark, Parser
-from pairsight.benchmarks.published import PrintedFigure, published_figures
-from pairsight.benchmarks.results import Metric, Scalar, Section, finite
+from pairsight.benchmarks.published import PrintedFigure, Scalar, published_figures
+from pairsight.benchmarks.results import Metric, Section, finite
 from pairsight.benchmarks.scoring import ScoredBenchmark, ScoreTable
 from pairsight.benchmarks.tasks import LoadedTask
 from pairsight.statistics import NUM_RESAMPLES, Difference, Resampled, differences, estimates, resample

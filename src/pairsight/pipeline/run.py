@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -10,11 +10,8 @@ from pairsight.benchmarks.results import Results
 from pairsight.config import BaseConfig, read_yaml, with_settings
 from pairsight.errors import ConfigError
 from pairsight.pipeline.align import AlignSpec, align_run
-from pairsight.pipeline.build import BuildSpec, build_run
+from pairsight.pipeline.build import BuildSpec, Built, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
-
-if TYPE_CHECKING:
-    from pairsight.pipeline.build import Built
 
 
 class RunConfig(BaseConfig):
@@ -78,7 +75,7 @@ def plan(config: RunConfig) -> str:
     return "\n".join([f"run {config.out} with {config.model}", *(f"  {line}" for line in lines)])
 
 
-def run_all(config: RunConfig, quiet: bool = False) -> "tuple[Built, Results]":
+def run_all(config: RunConfig, quiet: bool = False) -> tuple[Built, Results]:
     """Do all parts in order, then write the report; each part resumes where it stopped.
 
     Returns:
