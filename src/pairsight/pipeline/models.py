@@ -121,7 +121,7 @@ def open_models(
         annotator = VlmAnnotator(answerer, form="json" if structured else "text")
     elif annotator is not None and not isinstance(annotator, Annotator):
         raise ConfigError(
-            f"annotator: found a {type(annotator).__name__}; give a model model_name, or an object of a class derived "
+            f"annotator: found a {type(annotator).__name__}; give a model's name, or an object of a class derived "
             "from pairsight.models.protocols.Annotator"
         )
     return RecipeModels(
