@@ -19,7 +19,7 @@ from pairsight.registry import NamedPiece, recipes
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
 
-# Options that several verbs have, said once.
+# Options that several verbs share.
 Engine = Annotated[
     Literal["local", "processes", "ray"],
     Option("--engine", results=False),
@@ -248,10 +248,10 @@ def recipe_class(name: str) -> "type[Recipe]":
 
 @dataclass(frozen=True, slots=True)
 class BuildRecord:
-    """What a `run.yaml` says of a build; what it does not say, or not in the form that we know, is empty or None.
+    """The content of a build's `run.yaml`; what is missing or in an unknown form is empty or None.
 
     Attributes:
-        recipe: its name and its own options; the name is "" where there is none.
+        recipe: its name and its own options; the name is "" if it is missing.
         recipe_file: the `file.py:Class` that the recipe comes from; "" for ours.
         strategy: how pairs were chosen.
         strategy_file: the `file.py:Class` that the strategy comes from; "" for ours.
@@ -290,12 +290,12 @@ class BuildRecord:
 
     @property
     def recipe_name(self) -> str:
-        """The recipe as the verbs take it: its name or `file.py:Class`; "" for none."""
+        """The recipe as the verbs take it: its name or `file.py:Class`; "" if it is missing."""
         return self.recipe_file or self.recipe.name
 
     @property
     def built_with(self) -> NamedPiece | None:
-        """The strategy as the verbs take it: its name or `file.py:Class`, and its options; None for none."""
+        """The strategy as the verbs take it: its name or `file.py:Class`, and its options; None if it is missing."""
         if self.strategy is None:
             return None
         return NamedPiece(self.strategy_file or self.strategy.name, self.strategy.options)

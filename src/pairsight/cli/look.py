@@ -94,11 +94,13 @@ def salvage(run: Run) -> None:
         print(f"{one.ledger}: rebuilt, {kept} kept, {one.num_lost} to be computed again")
         if one.num_sealed:
             print(f"{one.num_sealed} of them were left in sealed tables only, which hold no raw answers of paid calls:")
-            print("they are used as they were parsed, and what they cost is no longer known")
+            print("they are used as they were parsed, and their cost is no longer known")
         for problem in one.problems:
             print(f"{problem}; its content is to be computed again, unless a backup of it is restored first")
         if one.unreadable:
-            print(f"nothing of the damaged ledger could be read ({one.unreadable}); what is kept is from elsewhere")
+            print(
+                f"nothing of the damaged ledger could be read ({one.unreadable}); the results kept are from other files"
+            )
         if one.damaged is not None:
             print(f"the damaged ledger is kept as {one.damaged}")
         if not one.num_kept and not one.num_answers:

@@ -31,7 +31,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 a clear error, 2 wrong usage, 3 done although items
+    """Run the command line and return its exit status: 0 done, 1 a clear error, 2 wrong usage, 3 done, but items
     failed, 130 interrupted.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

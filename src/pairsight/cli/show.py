@@ -36,7 +36,7 @@ def print_build(built: "Built") -> None:
 
 
 def print_failures(built: "Built") -> None:
-    """The items of each stage that failed, by reason, and how to try them again."""
+    """The failed items of each stage by reason, and how to retry them."""
     for stage, reasons in built.failed.items():
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         print(f"failed in {stage}: {counts}; `pairsight retry {built.run}` and the same command try them again")
@@ -91,7 +91,7 @@ def print_scores(results: "Results") -> None:
 
 
 def lacks_answers(results: "Results") -> bool:
-    """Whether questions are in no figure because a model gave no answer."""
+    """Whether questions are left out of the figures because a model gave no answer."""
     sections = [*results.sections, *(section for system in results.systems.values() for section in system.sections)]
     return any(any(section.failed.values()) for section in sections)
 

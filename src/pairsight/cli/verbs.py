@@ -11,7 +11,7 @@ from pairsight.cli import flags
 Values = Mapping[str, object]
 """The options that were given, flat, by name."""
 PARTLY_FAILED = 3
-"""The exit status of what is done although items failed."""
+"""The exit status when the work is done but items failed."""
 
 
 def register(app: typer.Typer) -> None:

@@ -62,7 +62,7 @@ class Origin:
     training: TrainingConfig
 
     def to_plain(self) -> dict[str, Any]:
-        """What `align.yaml` says."""
+        """The content of `align.yaml`."""
         return asdict(self) | {"training": self.training.to_plain()}
 
 
@@ -197,8 +197,10 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     policy = load_model(base, adapter=adapter, dtype="float32", device="cpu")
     dtype = AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
     if (kept := movement_kept(policy, dtype)) < 0.9:
-        lost = "only %.0f %% of how far %s moved the modules that it holds in full is left in the merged model's %s"
-        _LOG.warning(f"{lost}; evaluate the adapter itself, which keeps all of it", 100 * kept, adapter, dtype)
+        lost = (
+            "rounded to the base's %s, the merged model keeps %.0f %% of the change of modules that %s trained in full"
+        )
+        _LOG.warning(f"{lost}; evaluate the adapter itself, which keeps all of it", dtype, 100 * kept, adapter)
     with quiet(), written_by_a_library(folder):
         policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)

@@ -173,12 +173,12 @@ PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
         ),
     }
 )
-"""The options that a preset gives; those in `OF_THE_LOSS` are meant for `dpo`."""
+"""The options of a preset; those in `OF_THE_LOSS` are meant for `dpo`."""
 SFT_PRESETS: Mapping[str, TrainingConfig] = MappingProxyType(
     # measured: imitation alone needs and tolerates a higher rate than pairs
     {"tiny": TrainingConfig(learning_rate=5e-4)}
 )
-"""The options that a preset gives in place of those when the loss is `sft` alone."""
+"""The options of a preset that replace those when the loss is `sft` alone."""
 OF_THE_LOSS = ("beta", "label_smoothing", "average_log_prob", "loss_options", "loss_weights")
 """Options that have another meaning, or none, under another loss. A recipe's or preset's value holds for its own loss
 only; all others (learning rate, rank, batch size, epochs, ...) belong to the recipe and are kept whatever the loss."""
@@ -217,7 +217,7 @@ def is_sft(loss: Any) -> bool:
 
 
 def model_presets(model: str | Path | None, loss: Any = None) -> tuple[TrainingConfig, ...]:
-    """The presets that a model folder's `pairsight.json` names, for a loss; the later ones come over the earlier."""
+    """The presets that a model folder's `pairsight.json` names, for a loss; later ones override earlier ones."""
     file = Path(model) / "pairsight.json" if model is not None else None
     if file is None or not file.is_file():
         return ()

@@ -50,7 +50,7 @@ def training_config(
     Args:
         options: what the user asked for, option name -> value.
         model: a model folder; its `pairsight.json` may name a `training_preset`.
-        recipe_defaults: the recipe's `default_training`: the options that are given in it.
+        recipe_defaults: the recipe's `default_training`, of which only the options given in it count.
 
     Raises:
         ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.

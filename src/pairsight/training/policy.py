@@ -112,9 +112,9 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
 
 
 def movement_kept(policy: Any, dtype: torch.dtype) -> float:
-    """The share of the way that modules held in full moved from the base which is left once they are rounded.
+    """The share of the change of fully trained modules from the base that is kept when they are rounded.
 
-    Formula: Σ (round(w) − w₀)(w − w₀) / Σ (w − w₀)², over the weights w of those modules and w₀ of the base; 1 where
+    Formula: Σ (round(w) − w₀)(w − w₀) / Σ (w − w₀)², over the weights w of those modules and w₀ of the base; 1 if
     there are none. Source: ours.
 
     Args:
