@@ -170,4 +170,4 @@ def test_everything_reaches_the_words_and_the_page():
     ]  # fmt: skip
     text = describe(found)
     assert "x and y: 24 completions, 12 comparisons" in text
-    assert "x and dataset" in text
+    assert "x and given" in text
