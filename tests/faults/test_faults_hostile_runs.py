@@ -155,7 +155,7 @@ def test_named_in_this_call_the_code_runs_and_only_that_file(
     assert code.with_name("ran").exists()
     assert call("align", run, world) == 1  # the call before named it, this one does not
     assert call("align", run, world, "--plugin", str(tmp_path / "nothing.py")) == 1
-    assert "must be a Python file" in capsys.readouterr().err
+    assert "must be an existing Python file" in capsys.readouterr().err
 
 
 def test_the_run_of_a_users_own_code_goes_on_when_it_is_named(
