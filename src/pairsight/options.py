@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
 from pairsight.models.endpoint.messages import EndpointOptions
-from pairsight.registry import NamedPiece, recipes
+from pairsight.registry import ALLOWED_IN_A_NAME, BASE, NamedPiece, is_adapter_name, is_folder_name, recipes
 
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
@@ -139,6 +139,13 @@ class AlignOptions(BaseConfig):
         False, description="also write the full merged model, to OUT/merged"
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not is_adapter_name(value):
+            raise ValueError(f"{ALLOWED_IN_A_NAME}, and not '{BASE}'")
+        return value
+
 
 class EvaluateOptions(BaseConfig):
     """The options of `evaluate`."""
@@ -191,6 +198,13 @@ class EvaluateOptions(BaseConfig):
     trust_remote_code: Annotated[bool, Option(identity=False)] = Field(
         False, description="run code that comes with the model; only for models you trust"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not is_folder_name(value):
+            raise ValueError(ALLOWED_IN_A_NAME)
+        return value
 
 
 class ScoreOptions(BaseConfig):

@@ -156,6 +156,21 @@ def plain_name(name: str) -> str:
     return name.rpartition(":")[2] if is_file_name(name) else name
 
 
+BASE = "base"
+"""What evaluations call the model that adapters are compared with; no adapter is named so."""
+ALLOWED_IN_A_NAME = "use letters, digits, . _ + -, and no dot first"
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a folder can have this name: it stays inside the folder that it is made in, and is not hidden."""
+    return re.fullmatch(r"[\w+-][\w.+-]*", name) is not None
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may have this name: it becomes part of names of files, and `base` is reserved."""
+    return name != BASE and is_folder_name(name)
+
+
 @contextmanager
 def plugins(*words: Any) -> Iterator[None]:
     """While inside, pieces may be loaded from the Python files that these words name.

@@ -1,7 +1,6 @@
 """Evaluate a base model and its adapters on benchmarks: keep every answer, report differences with intervals."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from pairsight.images.source import ImageSource
 from pairsight.models.protocols import Generator, Sampling
 from pairsight.models.stages import GenerateCompletions
 from pairsight.records import Completion, CompletionRequest, ItemError
+from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name
 from pairsight.seeds import derived_seed
 from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
@@ -83,8 +83,6 @@ def _answer(loaded: LoadedTask, sample_id: str, results: Iterator[Completion | I
         return Answer(None, error=f"{result.reason}: {result.detail}" if result.detail else result.reason)
     return Answer(result.text, result.finish_reason)
 
-
-BASE = "base"
 
 OpenModel = Callable[[str | None, ImageSource], Generator]
 """(the adapter's folder or None, images) -> the model that answers."""
@@ -260,11 +258,6 @@ def _results(
     )
 
 
-def is_system_name(name: str) -> bool:
-    """Whether an adapter may have this name: it becomes part of file names, and `base` is reserved."""
-    return name != BASE and re.fullmatch(r"[\w.+-]+", name) is not None
-
-
 def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -> dict[str, str | None]:
     """The base and the adapters by name, after checking names and folders."""
     names = [task.name for task in tasks]
@@ -274,8 +267,8 @@ def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) 
         if names.count(name) > 1:
             raise ConfigError(f"the benchmark '{name}' is given twice; choose another name for the second")
     for name, path in adapters.items():
-        if not is_system_name(name):
-            raise ConfigError(f"an adapter cannot be named '{name}': use letters, digits, . _ + -, and not '{BASE}'")
+        if not is_adapter_name(name):
+            raise ConfigError(f"an adapter cannot be named {name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")
         if not Path(path).is_dir():
             raise ConfigError(f"adapter '{name}': there is no folder {path}")
     return {BASE: None, **{name: str(path) for name, path in adapters.items()}}

@@ -12,7 +12,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
 from pairsight.pipeline.models import check_model_name, model_opener
-from pairsight.registry import plugins
+from pairsight.registry import is_adapter_name, plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
@@ -177,15 +177,13 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
         ModelError: the base cannot be used.
         RunError: no training can be evaluated.
     """
-    from pairsight.benchmarks.evaluate import is_system_name
-
     check_model_name(model)
     found, left_out = {}, []
     for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
             if not (folder / "pairsight.json").is_file():
                 raise RunError(_unfinished(folder))
-            if not is_system_name(folder.name):
+            if not is_adapter_name(folder.name):
                 raise RunError("a name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
             check_model_name(model, folder)
         except PairsightError as error:

@@ -16,6 +16,7 @@ from pairsight.pipeline.align import AlignSpec
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 from pairsight.pipeline.select import load_candidates
 from pairsight.plots import intervals
+from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plain_name
 from pairsight.reporting.measures import estimate
 from pairsight.selection.strategy import make_strategy
 from pairsight.studies.result import Cell, Study, StudyResult, compare_scores
@@ -164,6 +165,13 @@ def _check(config: StrategiesStudy) -> None:
         raise ConfigError(f"text_benchmarks: '{unknown[0]}' is not one of the benchmarks ({known})")
     if config.backbone is not None and not config.text_benchmarks:
         raise ConfigError("backbone: name the benchmarks whose text-only questions it answers in text_benchmarks")
+    names = [plain_name(name) for name in config.strategies]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"strategies: two are called '{name}'; each needs a name of its own")
+    for name in (*config.adapters, *config.models):
+        if not is_adapter_name(name):
+            raise ConfigError(f"a system cannot be named {name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")
     for name in config.strategy_options:
         if name not in config.strategies:
             known = ", ".join(config.strategies)

@@ -9,6 +9,7 @@ from typing import Any
 from pairsight.pipeline.align import AlignSpec, align, limited
 from pairsight.pipeline.select import CandidateSet, Examples, select
 from pairsight.records import Demonstration, PreferencePair
+from pairsight.registry import plain_name
 from pairsight.training.config import TrainingConfig
 
 PAPER, MATCHED, IMAGES_ONLY = "paper", "token-matched", "images-only"
@@ -19,7 +20,7 @@ class Training:
     """One adapter.
 
     Attributes:
-        strategy: the strategy that chose the examples.
+        strategy: the strategy that chose the examples, by its plain name.
         setting: PAPER, the default number of epochs; MATCHED, as many completion tokens as the first strategy;
             IMAGES_ONLY, the defaults without examples on text-only prompts.
         learning_rate: the peak learning rate.
@@ -89,7 +90,7 @@ class Trainer:
             learning_rate: the peak learning rate.
             budget: completion tokens to train on, instead of the default number of epochs.
         """
-        strategy = str(spec.options.strategy)
+        strategy = plain_name(str(spec.options.strategy))
         name = training_name(strategy, setting, learning_rate)
         own = {"name": name, "out": str(self.out / name), "text_only_prompts": setting != IMAGES_ONLY}
         training = TrainingConfig.parse({**spec.training.to_plain(), "learning_rate": learning_rate}, name)

@@ -14,7 +14,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
-from pairsight.registry import plugins
+from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
 from pairsight.store.durable import write_file, written_by_a_library
 from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
@@ -91,6 +91,8 @@ class PreferenceTrainer:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
         self._run = None if run is None else RunFolder.open(run)
         self._name = name or self.config.training_name
+        if not is_adapter_name(self._name):
+            raise ConfigError(f"a training cannot be named {self._name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")
         self.out = self._run.align(self._name) if self._run is not None and out is None else Path(out or "")
         self._images = images
         self._progress = progress or Progress("auto")

@@ -9,12 +9,13 @@ from PIL import Image
 
 from pairsight.config import option_facts
 from pairsight.errors import ConfigError, RunError
-from pairsight.options import AlignOptions, BuildOptions
+from pairsight.options import AlignOptions, BuildOptions, EvaluateOptions
 from pairsight.pipeline.align import AlignSpec
 from pairsight.pipeline.build import BuildSpec, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, ScoreSpec
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.training.config import TrainingConfig
+from pairsight.training.trainer import PreferenceTrainer
 
 RECORD = [
     "recipe", "options", "strategy", "model_fingerprint", "annotator_fingerprint", "writer_fingerprint", "num_prompts",
@@ -92,6 +93,31 @@ def test_an_evaluation_has_its_benchmarks_and_their_files(tmp_path: Path):
     assert [(task.name, task.sampling.temperature) for task in spec.tasks] == [("pope", 0.5)]
     with pytest.raises(ConfigError, match=r"benchmark pope: .*gone\.jsonl does not exist"):
         EvaluateSpec.parse({**given, "benchmarks": {"pope": str(tmp_path / "gone.jsonl")}})
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out", "..", ".", "a/b", "/abs", ".hidden", "", "a b", "a\nb", "a\0", "nö/../x", "C:x"]
+)
+def test_a_name_that_leads_out_of_its_folder_or_is_hidden_is_refused_when_it_is_parsed(name: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"align: option 'name': use letters, digits, \. _ \+ -, and no dot first"):
+        AlignSpec.parse({"data": "d", "model": "m", "name": name})
+    with pytest.raises(ConfigError, match=r"evaluate: option 'name': use letters, digits, \. _ \+ -, and no dot"):
+        EvaluateSpec.parse({"run": "r", "model": "m", "benchmarks": {"pope": "p"}, "name": name})
+    if name:
+        with pytest.raises(ConfigError, match=r"a training cannot be named .*: use letters"):
+            PreferenceTrainer("m", out=tmp_path / "out", name=name)
+
+
+@pytest.mark.parametrize("name", ["dpo", "dpo+sft", "höher", "a.b", "-x", "_", "rank-1.5", "2"])
+def test_a_plain_name_is_taken(name: str):
+    assert AlignSpec.parse({"data": "d", "model": "m", "name": name}).options.name == name
+    assert EvaluateOptions(run="r", model="m", benchmarks={}, name=name).name == name
+
+
+def test_an_adapter_cannot_be_called_as_evaluations_call_the_base():
+    with pytest.raises(ConfigError, match=r"option 'name': use letters, .* and not 'base'"):
+        AlignSpec.parse({"data": "d", "model": "m", "name": "base"})
+    assert EvaluateOptions(run="r", model="m", benchmarks={}, name="base").name == "base"
 
 
 def test_scoring_takes_one_benchmark():

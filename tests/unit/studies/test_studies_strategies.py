@@ -89,6 +89,27 @@ def test_a_matched_training_of_few_examples_takes_the_batch_that_the_default_one
     assert done.tokens == pytest.approx(0.72)
 
 
+def test_a_strategy_from_a_file_is_trained_inside_the_studys_folder_under_its_plain_name(tmp_path, monkeypatch):
+    asked = []
+
+    def align(examples, spec, run, quiet):
+        asked.append(spec.options)
+        Path(spec.options.out).mkdir(parents=True)
+        (Path(spec.options.out) / "metrics.jsonl").write_text('{"step": 3}\n')
+        return SimpleNamespace(adapter=Path(spec.options.out))
+
+    pair = PreferencePair("p", PROMPT, _completion("a red circle"), (_completion("two"),), "s")
+    monkeypatch.setattr(strategy_trainings, "align", align)
+    monkeypatch.setattr(strategy_trainings.Trainer, "_examples", lambda self, spec: [pair])
+    options = AlignOptions(data="run", model="model", strategy=f"{tmp_path}/plugin/lengths.py:Longest")
+    trainer = strategy_trainings.Trainer(SimpleNamespace(run=None), tmp_path / "study", Words(), True)
+    done = trainer.train(AlignSpec(options, TrainingConfig()), PAPER, 2e-4)
+    assert done.adapter == tmp_path / "study" / "Longest-paper-lr0.0002"
+    assert (done.strategy, done.name, asked[0].name) == ("Longest", done.adapter.name, done.adapter.name)
+    assert asked[0].strategy == f"{tmp_path}/plugin/lengths.py:Longest"
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
 @pytest.mark.parametrize(("better", "best"), [("higher", [2e-4, 2e-4]), ("lower", [1e-4, 1e-4])])
 def test_each_strategy_and_setting_has_its_own_best_rate(better, best):
     trained = [_training("a", setting, rate) for setting in (PAPER, MATCHED) for rate in (1e-4, 2e-4)]
@@ -131,6 +152,9 @@ def test_another_model_is_compared_on_the_items_both_answered(tmp_path):
         ({"text_benchmarks": ["mme"]}, r"text_benchmarks: 'mme' is not one of the benchmarks \(pope\)"),
         ({"backbone": "m"}, "backbone: name the benchmarks"),
         ({"strategy_options": {"best": {}}}, "strategy_options: 'best' is not one of the strategies"),
+        ({"strategies": ["a.py:Own", "b.py:Own"]}, "strategies: two are called 'Own'; each needs a name of its own"),
+        ({"models": {"../../x": "m"}}, r"a system cannot be named '../../x': use letters, digits, \. _ \+ -"),
+        ({"adapters": {"base": "m"}}, "a system cannot be named 'base': .* and not 'base'"),
     ],
 )
 def test_inconsistent_names_are_refused_before_training(wrong, message):
