@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pairsight.bounded import read_json
-from pairsight.config import option_facts, read_yaml
+from pairsight.config import option_facts, plain_defaults, read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.folders import (
     NO_PART,
@@ -70,7 +70,7 @@ def claim(folder: Path, origin: Origin) -> bool:
     """Claim `folder` for this training, or recognise it as its own.
 
     Returns:
-        Whether the training in it is finished.
+        Whether the training in it is finished, maybe by a version that lacked options which now have their defaults.
 
     Raises:
         RunError: the folder holds another training, or something else.
@@ -79,13 +79,15 @@ def claim(folder: Path, origin: Origin) -> bool:
 
     file = folder / "align.yaml"
     if file.is_file():
-        differences = _differences(_read_origin(file), origin.to_plain())
-        if differences:
+        here, wanted = _read_origin(file), origin.to_plain()
+        known = {**plain_defaults(TrainingConfig), **here.get("training", {})}  # what an earlier version did not have
+        finished = not _differences({**here, "training": known}, wanted) and is_finished(folder)
+        if not finished and (differences := _differences(here, wanted)):
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
                 "same options to resume it"
             )
-        return is_finished(folder)
+        return finished
     if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no training (align.yaml); choose another --name or --out")
     write_file(file, yaml.safe_dump(origin.to_plain(), sort_keys=False, allow_unicode=True).encode())

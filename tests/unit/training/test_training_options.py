@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pairsight.config import with_settings
 from pairsight.engine.progress import Progress
@@ -121,6 +122,60 @@ def test_a_plug_ins_adapter_has_a_plain_folder_and_another_of_that_name_is_refus
     found = r"holds another training \(loss '.*a/x\.py:dpo' here, '.*b/x\.py:dpo' asked\); choose another --name"
     with pytest.raises(RunError, match=found):
         claim(trainers[1].out, origins[1])
+
+
+OF_0_1 = """\
+model: m
+base_fingerprint: sha256:1
+data_sha256: '2'
+num_examples: 3
+training: {loss: dpo, loss_weights: [], beta: 0.1, label_smoothing: null, average_log_prob: false, loss_options: {},
+  learning_rate: 0.0002, projector_learning_rate: 2.0e-06, vision_learning_rate: null, tuning: lora, lora_r: 16,
+  lora_alpha: 32.0, lora_dropout: 0.0, lora_target_modules: [], per_device_train_batch_size: 32,
+  gradient_accumulation_steps: 1, num_train_epochs: 2.0, max_steps: -1, warmup_ratio: 0.03, lr_scheduler_type: cosine,
+  weight_decay: 0.0, max_grad_norm: 1.0, max_length: 2048, overlong: skip, seed: 42, bf16: null,
+  gradient_checkpointing: false, max_tokens_per_pass: null, image_cache_mb: 1024, group_by_image: false,
+  share_prefixes: true, check_first_batch: true, eval_fraction: 0.0, eval_steps: 20, early_stopping_patience: 0,
+  save_steps: 50, save_total_limit: 2, logging_steps: 1, report_to: [tensorboard]}
+"""
+"""The `align.yaml` of version 0.1.0 (77c1124), which had no `min_steps_per_epoch`, for one command."""
+TODAY = TrainingConfig(
+    loss="dpo", beta=0.1, learning_rate=2e-4, projector_learning_rate=2e-6, lora_r=16, lora_alpha=32.0,
+    num_train_epochs=2.0,
+)  # fmt: skip
+"""What the same command asks for now."""
+
+
+def old_training(folder: Path, *, finished: bool) -> Path:
+    folder.mkdir()
+    (folder / "align.yaml").write_text(OF_0_1)
+    save_file({"w": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    if finished:
+        (folder / "pairsight.json").write_text('{"kind": "adapter", "base": "m", "base_fingerprint": "sha256:1"}')
+    return folder
+
+
+def test_the_same_command_recognises_a_finished_training_of_an_older_version(tmp_path: Path):
+    old = old_training(tmp_path / "old", finished=True)
+    assert claim(old, Origin("m", "sha256:1", "2", 3, TODAY))
+    assert (old / "align.yaml").read_text() == OF_0_1
+
+
+@pytest.mark.parametrize(
+    ("finished", "asked", "message"),
+    [
+        (False, {}, r"\(min_steps_per_epoch None here, 10 asked\)"),  # it would go on with another batch
+        (True, {"min_steps_per_epoch": 5}, r"\(min_steps_per_epoch None here, 5 asked\)"),
+        (True, {"beta": 0.2}, r"beta 0\.1 here, 0\.2 asked"),
+    ],
+)
+def test_a_training_of_an_older_version_that_another_command_asks_for_is_refused(tmp_path, finished, asked, message):
+    old = old_training(tmp_path / "old", finished=finished)
+    training = TODAY.model_copy(update=asked)
+    with pytest.raises(RunError, match=message):
+        claim(old, Origin("m", "sha256:1", "2", 3, training))
+    with pytest.raises(RunError, match="data_sha256 '2' here, '3' asked"):
+        claim(old, Origin("m", "sha256:1", "3", 3, training))
 
 
 def train(small, out: Path, **options) -> list[float]:
