@@ -57,6 +57,8 @@ def load_model(
             f"model {model_name}: its weights do not fit its config.json, {len(lacking)} tensors are missing or have "
             f"another shape, first {lacking[0]}; copy the folder again"
         )
+    if float32_modules:
+        _state_dtype(model, model.get_input_embeddings().weight.dtype)
     if adapter is not None:
         check_adapter(adapter, model_name)
         model = _with_adapter(model, Path(adapter).expanduser(), model_name)
@@ -74,6 +76,17 @@ def _kept_in_float32(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         PreTrainedModel._keep_in_fp32_modules_strict = before
+
+
+def _state_dtype(model: Any, dtype: "torch.dtype") -> None:
+    """Let a model some of whose modules are float32 name the type of all others as its own.
+
+    Its `dtype` is that of its first weights, often a vision tower's, and some families cast image features to it.
+    """
+    for module in (model, model.base_model):
+        if module.dtype != dtype:
+            cls = type(module)
+            module.__class__ = type(cls.__name__, (cls,), {"dtype": dtype, "__module__": cls.__module__})
 
 
 def pick_device(device: "torch.device | str | None" = None) -> "torch.device":
@@ -131,6 +144,7 @@ def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
     for path, module in model.named_modules():
         if any(path == name or path.endswith(f".{name}") for name in names):
             module.float()
+    _state_dtype(model, dtype)
     with quiet():
         try:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)

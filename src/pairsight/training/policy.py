@@ -69,16 +69,17 @@ def lora_targets(model: Any, asked: tuple[str, ...]) -> str:
 
 def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, object]]:
     """Trained parameters by learning rate, the language model's first; vectors (norms, biases) get no weight decay."""
+    asked = {
+        "projector": config.projector_learning_rate,
+        "vision": config.vision_learning_rate,
+        "language": config.learning_rate,
+    }
+    rates = {part: rate for part, rate in asked.items() if rate is not None}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
-            rate = {
-                "projector": config.projector_learning_rate,
-                "vision": config.vision_learning_rate,
-                "language": config.learning_rate,
-            }[_part(name)]
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate or config.learning_rate, decay), []).append(parameter)
+            groups.setdefault((rates[_part(name)], decay), []).append(parameter)
     ordered = sorted(groups.items(), key=lambda group: group[0][0] != config.learning_rate)
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in ordered]
 
@@ -165,13 +166,25 @@ def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
         names = [n for n in found if not any(n.startswith(f"{other}.") for other in found)]
         if not names:
             raise ConfigError(f"{part}_learning_rate: {type(inner_model(model)).__name__} has no {part}")
-        opened[part] = [member for name in names for member in _members(name, found[name])]
+        opened[part] = [piece for name in names for piece in _pieces(name, found[name], part)]
     return opened
 
 
-def _members(name: str, module: nn.Module) -> list[str]:
-    """The module itself, or the members of a list of modules, which cannot be trained as one."""
-    return [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
+def _pieces(name: str, module: nn.Module, part: str) -> list[str]:
+    """Full names of what is trained of a module: the module itself, or its children where it cannot be trained as one.
+
+    That is so for a list of modules, and for a tower with a projector inside, which belongs to the other part.
+    """
+    inside = part == "vision" and any(path.rpartition(".")[2] in PROJECTORS for path, _ in module.named_modules())
+    if not inside and not isinstance(module, nn.ModuleList):
+        return [name]
+    if next(module.parameters(recurse=False), None) is not None:
+        raise ConfigError(
+            f"{part}_learning_rate: {name} holds a projector and weights of its own, which is not supported"
+        )
+    children = {child: one for child, one in module.named_children() if not (inside and child in PROJECTORS)}
+    trained = {child: one for child, one in children.items() if next(one.parameters(), None) is not None}
+    return [piece for child, one in trained.items() for piece in _pieces(f"{name}.{child}", one, part)]
 
 
 def _part(name: str) -> str:

@@ -65,9 +65,10 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         )
         placeholders_F = batch.placeholders_F.to(device)
         layers = zip(*(f.deepstack for f in features), strict=True)
+        dtype = inner.get_input_embeddings().weight.dtype  # some families put features in without a cast
         arguments["mm_encoder_outputs"] = encoder_outputs(
-            torch.cat([f.embeddings for f in features])[placeholders_F],
-            [torch.cat(layer)[placeholders_F] for layer in layers],
+            torch.cat([f.embeddings for f in features])[placeholders_F].to(dtype),
+            [torch.cat(layer)[placeholders_F].to(dtype) for layer in layers],
             listed=features[0].listed,
         )
     positions_ARS = batch.positions_ARS.to(device)
