@@ -12,7 +12,7 @@ BOTH_WAYS = {"parse", "to_plain", "from_plain", "__getstate__", "__setstate__"}
 """Functions that make a record of plain values, or plain values of a record."""
 EDGES = {
     "files": (
-        "bounded.py", "config.py", "store", "formats", "inspection/dataset.py", "benchmarks/files", "benchmarks/suites",
+        "bounded.py", "config.py", "store", "formats", "benchmarks/files", "benchmarks/suites",
         "benchmarks/protocol.py", "benchmarks/results.py", "benchmarks/evaluate.py", "training/adapter.py",
     ),
     "requests, answers and models' own files": ("engine/calls", "engine/stage.py", "models", "tiny"),

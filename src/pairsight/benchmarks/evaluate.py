@@ -318,13 +318,13 @@ def _joined(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[
     existing = RunFolder.open(out).config
     if existing.get("kind") != "evaluate":
         raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
-    known = dict(as_object(existing.get("benchmarks") or {}))
+    known = _benchmarks_of(out, existing)
     fixed = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
     differences = [
         f"{name} {existing.get(name)!r} there, {value!r} here" for name, value in fixed if existing.get(name) != value
     ]
     for name, task in asked.benchmarks.items():
-        old = as_object(known.get(name, task))
+        old = known.get(name, task)
         differing = [part for part in task if part == "path" and not _same_file(old.get(part), str(task[part]))]
         differing += [part for part in task if part != "path" and old.get(part) != task[part]]
         differences += [f"{part} of {name} {old.get(part)!r} there, {task[part]!r} here" for part in differing]
@@ -336,9 +336,19 @@ def _joined(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[
     return existing, known | {name: task for name, task in asked.benchmarks.items() if name not in known}
 
 
+def _benchmarks_of(out: Path, config: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    """The benchmarks that an evaluation's config names, each with its settings."""
+    try:
+        return {name: as_object(task) for name, task in as_object(config.get("benchmarks") or {}).items()}
+    except TypeError as error:
+        raise RunError(
+            f"{out / 'run.yaml'}: 'benchmarks' is damaged ({error}); choose another --name or --out"
+        ) from None
+
+
 def _add_benchmarks(folder: RunFolder, benchmarks: Mapping[str, object]) -> None:
     """Record benchmarks that were added to an evaluation."""
-    if as_object(folder.config.get("benchmarks", {})).keys() < benchmarks.keys():
+    if _benchmarks_of(folder.path, folder.config).keys() < benchmarks.keys():
         RunFolder.create(folder.path, {**folder.config, "benchmarks": benchmarks}, update=True)
 
 

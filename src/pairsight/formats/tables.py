@@ -123,9 +123,11 @@ def read_candidates(files: Iterable[Path]) -> Iterator[Candidates]:
 def _records(file: Path) -> Iterator[str | None]:
     try:
         with pq.ParquetFile(file) as table:
+            if (kind := table.schema_arrow.field("record").type) != pa.string():
+                raise ValueError(f"'record' must be text, found {kind}")
             for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=["record"]):
                 yield from batch.column(0).to_pylist()
-    except (pa.ArrowException, OSError, LookupError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DataError(f"{file} holds no candidates: {' '.join(str(error).split())}", "bad_parquet") from None
 
 

@@ -1,9 +1,7 @@
 """What a run folder or a pairs file holds, read for inspection: records, counts, and where the images are."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pairsight.config import read_yaml
 from pairsight.errors import RunError
@@ -91,28 +89,30 @@ def _pairs(run: Path) -> tuple[PreferencePair, ...]:
 
 def _annotations(data: Path) -> tuple[Annotation, ...]:
     """All annotations without their critiques, which pairs carry where they are shown."""
-    from pairsight.records import from_json
+    import pyarrow as pa
 
-    rows = enumerate(_rows(data, "annotations", ["record"]), start=1)
+    from pairsight.formats.tables import ANNOTATIONS_SCHEMA
+    from pairsight.records import from_json
+    from pairsight.store.sealed import sealed_rows
+
+    columns = pa.schema([ANNOTATIONS_SCHEMA.field("record")])
+    rows = enumerate(sealed_rows(data, "annotations", columns), start=1)
     found = (from_json(Annotation, row["record"], f"{data}: annotation {number}") for number, row in rows)
     return tuple(replace(annotation, critique="") for annotation in found)
 
 
 def _completions(data: Path) -> tuple[CompletionFacts, ...]:
-    rows = _rows(data, "completions", ["id", "prompt_id", "words"])
-    return tuple(CompletionFacts(**row) for row in rows)
+    import pyarrow as pa
+
+    from pairsight.formats.tables import COMPLETIONS_SCHEMA
+    from pairsight.store.sealed import sealed_rows
+
+    columns = pa.schema([COMPLETIONS_SCHEMA.field(name) for name in ("id", "prompt_id", "words")])
+    return tuple(CompletionFacts(**row) for row in sealed_rows(data, "completions", columns))
 
 
 def _dropped(data: Path) -> tuple[Dropped, ...]:
-    return tuple(Dropped(**row) for row in _rows(data, "dropped", ["item_id", "stage", "reason", "detail"]))
+    from pairsight.formats.tables import DROPPED_SCHEMA
+    from pairsight.store.sealed import sealed_rows
 
-
-def _rows(data: Path, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a sealed and verified table, some columns only, never all in memory."""
-    import pyarrow.parquet as pq
-
-    from pairsight.store.sealed import verified_files
-
-    for file in verified_files(data, table):
-        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
-            yield from batch.to_pylist()
+    return tuple(Dropped(**row) for row in sealed_rows(data, "dropped", DROPPED_SCHEMA))

@@ -62,11 +62,17 @@ def read_model_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold a JSON object, found {type(values).__name__}")
+    if path.name in _OURS:  # what they hold is written again, into other folders
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ModelError(f"{path} holds half a surrogate pair, which is not a character; correct it") from None
     return values
 
 
 PROMPT_SUFFIX_FILE = "inference.json"
 """Beside a model's or an adapter's weights: the line that must end every question asked of it, SteerLM's scores."""
+_OURS = ("pairsight.json", PROMPT_SUFFIX_FILE)
 
 
 def prompt_suffix_json(line: str) -> bytes:
@@ -315,7 +321,10 @@ def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     files = sorted(folder.glob("*.safetensors"))
     if index.is_file():
-        named = sorted(set(read_model_json(index).get("weight_map", {}).values()))
+        listed = read_model_json(index).get("weight_map", {})
+        named = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+        if any(Path(name).name != name or "\0" in name for name in named) or not isinstance(listed, dict):
+            raise ModelError(f"{index}: 'weight_map' must name files of this folder; copy the model again")
         missing = [name for name in named if not (folder / name).is_file()]
         if missing:
             raise ModelError(

@@ -305,12 +305,13 @@ def data_counts(run: RunFolder) -> DataCounts:
     """How many prompts and pairs a run has, and how many items were dropped by reason."""
     from collections import Counter
 
-    from pairsight.store.sealed import read_sealed, table_rows
+    from pairsight.formats.tables import DROPPED_SCHEMA
+    from pairsight.store.sealed import sealed_rows, table_rows
 
     rows = table_rows(run.data)
     dropped: Counter[str] = Counter()
     if "dropped" in rows:
-        dropped.update(read_sealed(run.data, "dropped").column("reason").to_pylist())
+        dropped.update(row["reason"] for row in sealed_rows(run.data, "dropped", DROPPED_SCHEMA))
     num_prompts = BuildRecord.from_plain(run.config).num_prompts
     return DataCounts(
         prompts=rows.get("candidates", 0) if num_prompts is None else num_prompts,

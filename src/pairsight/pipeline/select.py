@@ -16,7 +16,7 @@ from pairsight.registry import NamedPiece, plugins, strategies
 from pairsight.selection.strategy import Selection, Strategy, choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import Sealing, verified_files
+from pairsight.store.sealed import Sealing, sealed_rows, verified_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,15 +51,11 @@ def load_candidates(run: str | Path) -> CandidateSet:
     Raises:
         RunError: there is no run, or its build is not finished.
     """
-    import pyarrow.parquet as pq
-
-    from pairsight.formats.tables import read_candidates
+    from pairsight.formats.tables import DROPPED_SCHEMA, read_candidates
 
     folder = RunFolder.open(run)
     items = tuple(read_candidates(verified_files(folder.data, "candidates")))
-    dropped: list[Dropped] = []
-    for file in verified_files(folder.data, "dropped"):
-        dropped += [Dropped(**row) for row in pq.read_table(file).to_pylist()]
+    dropped = (Dropped(**row) for row in sealed_rows(folder.data, "dropped", DROPPED_SCHEMA))
     made = tuple(one for one in dropped if not one.stage.startswith("select"))
     return CandidateSet(items, folder.blobs, folder.path, strategy_of_run(folder), made)
 

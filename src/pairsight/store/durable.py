@@ -18,10 +18,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pairsight.errors import PairsightError, RunError
+from pairsight.bounded import read_json
+from pairsight.errors import PairsightError, RunError, one_line
 
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """A disk that is full, broken or read-only: not a fault of the program, so no traceback."""
+
+
+_LONGEST_NAME = 255
+"""Bytes of a file's name: what file systems allow."""
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -245,7 +250,7 @@ def read_marker(marker: Path, *, checksum: bool = False) -> dict[str, Any]:
         RunError: it is missing or damaged.
     """
     try:
-        content = json.loads(marker.read_bytes())
+        content = read_json(marker)
     except OSError as error:
         raise RunError(f"{marker.name} cannot be read: {error.strerror}") from None
     except ValueError:
@@ -266,14 +271,12 @@ def damaged_file(folder: Path, files: Mapping[str, Mapping[str, object]]) -> str
         files: name -> {"bytes", "sha256"}, as in the marker.
     """
     for name, listed in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if (size := path.stat().st_size) != listed["bytes"]:
-            return f"{name} has {size} bytes instead of {listed['bytes']}"
-    return next(
-        (f"{name} was changed" for name, listed in files.items() if file_sha256(folder / name) != listed["sha256"]), ""
-    )
+        if not (folder / name).is_file():
+            return f"{one_line(name)} is missing"
+        if (size := (folder / name).stat().st_size) != listed["bytes"]:
+            return f"{one_line(name)} has {size} bytes instead of {listed['bytes']}"
+    changed = (name for name, listed in files.items() if file_sha256(folder / name) != listed["sha256"])
+    return next((f"{one_line(name)} was changed" for name in changed), "")
 
 
 def _is_listing(files: Any) -> bool:
@@ -283,6 +286,7 @@ def _is_listing(files: Any) -> bool:
         and isinstance(listed.get("sha256"), str)
         and ".." not in Path(name).parts
         and not Path(name).is_absolute()
+        and all(len(part.encode("utf-8", "replace")) <= _LONGEST_NAME for part in Path(name).parts)
         for name, listed in files.items()
     )
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import yaml
 
-from pairsight.bounded import read_json
+from pairsight.bounded import as_object, read_json
 from pairsight.config import read_yaml
 from pairsight.errors import RunError
 from pairsight.store.blobs import BlobStore
@@ -98,7 +98,7 @@ class RunFolder:
             raise RunError(f"{folder} is not a run: it has no run.yaml; name the folder given as --out to build or run")
         try:
             made_with = read_json(folder / "versions.json")
-            schema, packages = int(made_with["schema"]), dict(made_with["packages"])
+            schema, packages = int(made_with["schema"]), as_object(made_with["packages"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             raise RunError(f"{folder / 'versions.json'} is missing or damaged; restore it from a backup") from None
         if schema > RUN_SCHEMA:

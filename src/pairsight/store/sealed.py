@@ -4,13 +4,14 @@ Sealing the same rows twice gives the same bytes. The manifest is written last, 
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pairsight.bounded import read_json
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.store.durable import cannot_write, file_sha256, publish, remove_temporaries, temporary_path, write_file
 from pairsight.store.lock import folder_lock
 
@@ -202,6 +203,39 @@ def read_sealed(folder: Path, name: str) -> "pa.Table":
     return pa.concat_tables(tables)
 
 
+def sealed_rows(folder: Path, name: str, columns: "pa.Schema") -> Iterator[dict[str, Any]]:
+    """The rows of a sealed table, some columns only, each file verified; a few are in memory at once.
+
+    Args:
+        folder: the run's `data` folder.
+        name: the table's name, e.g. "dropped".
+        columns: those to read, each with its type; every row has a value in each.
+
+    Raises:
+        RunError: the table is not there, a file is missing or damaged, or its columns are others than these.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in verified_files(folder, name):
+        try:
+            with pq.ParquetFile(path) as file:
+                found = {field.name: field.type for field in file.schema_arrow}
+                for field in columns:
+                    if found.get(field.name) != field.type:
+                        raise ValueError(f"its column '{field.name}' is {found.get(field.name, 'missing')}")
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns.names):
+                    if empty := [
+                        field.name for field, column in zip(batch.schema, batch, strict=True) if column.null_count
+                    ]:
+                        raise ValueError(f"its column '{empty[0]}' has rows without a value")
+                    yield from batch.to_pylist()
+        except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+            raise RunError(
+                f"{path} holds no table '{name}' of Pairsight: {one_line(error)}; run the step that makes it again"
+            ) from None
+
+
 def verified_files(folder: Path, name: str) -> list[Path]:
     """The files of a sealed table, each verified; what `datasets` and other readers may be given."""
     shards = _read_manifest(folder).get(name)
@@ -236,8 +270,7 @@ def damage(folder: Path, shard: Shard) -> str:
 
 
 def oversized(path: Path, most_rows: int | None = None) -> str:
-    """Why a Parquet file takes far more memory than its bytes, by what it says itself; "" where it does not, or cannot
-    be read.
+    """Why a file is not Parquet, or takes far more memory than its bytes, by what it says itself; "" for others.
 
     Args:
         path: the file.
@@ -248,8 +281,8 @@ def oversized(path: Path, most_rows: int | None = None) -> str:
 
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
-        return ""
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return f"not Parquet: {one_line(error, 100)}"
     if most_rows is not None and footer.num_rows > most_rows:
         return f"{footer.num_rows} rows, at most {most_rows} are written to one file"
     groups = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))

@@ -4,7 +4,6 @@ Each problem says what to do about it. The run is only read; a damaged image is 
 hashes, so that the next build replaces it.
 """
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairsight.bounded import read_tensors_header
+from pairsight.bounded import read_json, read_tensors_header
 from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import damaged_file, read_marker
@@ -137,6 +136,7 @@ def _check_images(run: RunFolder) -> tuple[int, list[str]]:
 
 def _named_images(run: RunFolder) -> set[str]:
     """The hashes of all images that intact results and tables refer to."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     found: set[str] = set()
@@ -147,8 +147,9 @@ def _named_images(run: RunFolder) -> set[str]:
         for shard in (shard for shards in sealed_tables(run.data).values() for shard in shards):
             if damage(run.data, shard):
                 continue
-            with pq.ParquetFile(run.data / shard.file) as file:
-                if "record" in file.schema_arrow.names:
+            with suppress(OSError, ValueError, pa.ArrowException), pq.ParquetFile(run.data / shard.file) as file:
+                records = file.schema_arrow.field("record") if "record" in file.schema_arrow.names else None
+                if records is not None and pa.types.is_string(records.type):
                     for batch in file.iter_batches(1024, columns=["record"]):
                         for record in batch.column(0).to_pylist():
                             found.update(_IMAGE.findall(record or ""))
@@ -178,8 +179,7 @@ def _check_sealed(phase: Phase) -> tuple[int, list[str]]:
     for shard in shards:
         problem = damage(data, shard)
         if not problem:
-            with pq.ParquetFile(data / shard.file) as file:
-                rows = file.metadata.num_rows
+            rows = pq.read_metadata(data / shard.file).num_rows
             if rows != shard.rows:
                 problem = f"{data / shard.file} has {rows} rows, {MANIFEST} says {shard.rows}"
         problems += [problem] if problem else []
@@ -201,7 +201,7 @@ def _check_evaluations(run: RunFolder) -> list[str]:
         for file in [*sorted(folder.glob("*.parquet")), *folder.glob("results.json")]:
             try:
                 if file.suffix == ".json":
-                    json.loads(file.read_bytes())
+                    read_json(file)
                 elif why := oversized(file):
                     raise ValueError(why)
                 else:

@@ -1,7 +1,5 @@
 """The trainings for a comparison of strategies: each strategy, setting and learning rate, with its cost."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,5 +111,6 @@ class Trainer:
 
 def last_step(adapter: Path) -> int:
     """The last optimizer step in a training's `metrics.jsonl`."""
-    lines: Sequence[str] = (adapter / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    from pairsight.training.metrics import MetricsFile
+
+    return int(MetricsFile(adapter).last().get("step", 0))

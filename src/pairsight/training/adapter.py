@@ -115,8 +115,8 @@ def write_adapter(policy: Any, folder: Path, origin: Origin, extra_files: Mappin
     """
     from pairsight.models.load import quiet
 
-    (folder / MARK).unlink(missing_ok=True)
     adapter = hasattr(policy, "peft_config")
+    (folder / MARK).unlink(missing_ok=True)
     with quiet(), written_by_a_library(folder):
         policy.save_pretrained(folder)
     if not adapter:
@@ -242,8 +242,7 @@ def model_card(
     notes: Sequence[str] = (),
 ) -> str:
     """The README of an adapter: what it is, what it was trained on and how, and how to load it."""
-    library = "transformers" if config.tuning == "full" else "peft"
-    names = ", ".join(config.loss_names)
+    library, names = "transformers" if config.tuning == "full" else "peft", ", ".join(config.loss_names)
     head = f"---\nlibrary_name: {library}\nbase_model: {origin.model}\ntags: [pairsight, {names}]\n---\n"
     load = (
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
@@ -272,7 +271,10 @@ def model_card(
 
 def _read_origin(file: Path) -> dict[str, Any]:
     try:
-        return read_yaml(file)
+        origin = read_yaml(file)
+        if isinstance(origin.get("training", {}), dict):
+            return origin
+        raise ConfigError(f"{file}: 'training' must hold options, found {origin['training']!r:.60}")
     except ConfigError as error:
         raise RunError(
             f"{error}: it says which training this folder holds; remove the folder to start over, or choose another "

@@ -7,11 +7,14 @@ hashes. A checkpoint without it was cut short, and one that differs from it is d
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairsight.errors import RunError, TrainingError
+from pydantic import TypeAdapter, ValidationError
+
+from pairsight.bounded import as_object, read_json
+from pairsight.errors import RunError, TrainingError, one_line
 from pairsight.store.durable import damaged_file, read_marker, write_marker
 
 if TYPE_CHECKING:
@@ -66,10 +69,16 @@ def load_weights(model: Any, path: Path) -> None:
         TrainingError: a name, shape or type that the model does not have, or a missing parameter.
     """
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     own = _trained(model)
-    with safe_open(path, framework="pt") as file:
+    try:
+        opened = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise TrainingError(
+            f"{path} holds no weights: {one_line(error)}; remove its folder to resume from an earlier one"
+        ) from None
+    with opened as file:
         names = set(file.keys())
         if different := sorted(names ^ own.keys()):
             raise TrainingError(
@@ -144,10 +153,46 @@ def _read(path: Path) -> Checkpoint:
     content = read_marker(path / COMPLETE, checksum=True)
     if damage := damaged_file(path, content["files"]):
         raise RunError(f"it is damaged: {damage}")
-    if content["step"] != _step(path):
-        raise RunError(f"it is of step {content['step']}")
-    best = None if content["held_out"] is None else Best(**content["held_out"])
-    return Checkpoint(path, content["step"], content["ended"], content["loss_state"], best)
+    try:
+        mark = _MARK.validate_python(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunError(f"{COMPLETE} was not written by Pairsight ({one_line(where)})") from None
+    if mark.step != _step(path):
+        raise RunError(f"it is of step {mark.step}")
+    if not mark.ended and not _is_trainer_state(path / "trainer_state.json", mark.step):
+        raise RunError("trainer_state.json is not of this step of a training")
+    return Checkpoint(path, mark.step, mark.ended, mark.loss_state, mark.held_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What a checkpoint's mark says, besides its files."""
+
+    step: int
+    ended: bool
+    loss_state: Mapping[str, float]
+    held_out: Best | None
+
+
+_MARK = TypeAdapter(_Mark)
+
+
+def _is_trainer_state(file: Path, step: int) -> bool:
+    """Whether a file holds the Trainer's state after a step, each number a number."""
+    from transformers import TrainerState
+
+    try:
+        state = as_object(read_json(file))
+    except (OSError, ValueError, TypeError):
+        return False
+    numbers = [field.name for field in fields(TrainerState) if isinstance(field.default, int | float)]
+    return (
+        state.keys() <= {field.name for field in fields(TrainerState)}
+        and state.get("global_step") == step
+        and all(isinstance(state.get(name, 0), int | float) for name in numbers)
+        and isinstance(state.get("log_history"), list)
+    )
 
 
 def _all(folder: Path) -> list[Path]:

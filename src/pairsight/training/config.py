@@ -224,8 +224,8 @@ def model_presets(model: str | Path | None, loss: Any = None) -> tuple[TrainingC
     name = read_model_json(file).get("training_preset")
     if name is None:
         return ()
-    if name not in PRESETS:
-        raise ModelError(f"{file}: unknown training_preset {name!r}{did_you_mean(str(name), list(PRESETS))}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ModelError(f"{file}: unknown training_preset {name!r:.60}{did_you_mean(str(name)[:60], list(PRESETS))}")
     own = PRESETS[name]
     if is_sft(loss) and name in SFT_PRESETS:
         return own, SFT_PRESETS[name]

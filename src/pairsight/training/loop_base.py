@@ -4,7 +4,9 @@ Built on `transformers.Trainer`.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations import TensorBoardCallback
 
+from pairsight.errors import TrainingError, one_line
 from pairsight.store.durable import written_by_a_library
 from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
@@ -126,6 +129,14 @@ class LoopBase(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_weights(self.model, Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _read_from(checkpoint, "optimizer"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _read_from(checkpoint, "random generator"):
+            super()._load_rng_state(checkpoint)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write, mark, and only then remove older ones."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -151,6 +162,19 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if "loss" in logs or "eval_loss" in logs:
             self.metrics_file.append(self.state.global_step, logs)
         super().log(logs, start_time)
+
+
+@contextmanager
+def _read_from(checkpoint: str | None, what: str) -> Iterator[None]:
+    """While PyTorch reads a state from a checkpoint, which may hold anything: what it refuses is one clear error."""
+    try:
+        yield
+    except (UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        why = "not only numbers" if isinstance(error, UnpicklingError) else one_line(error, 120)
+        raise TrainingError(
+            f"{checkpoint} holds no state of this training's {what} ({why}); remove that folder to "
+            "resume from an earlier checkpoint, or to start over"
+        ) from None
 
 
 class _AfterStep(TrainerCallback):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pairsight.bounded import load_json
 from pairsight.store.durable import sync_file, write_file, written_by_a_library
 from pairsight.training.loss_grid import LossInputs
 
@@ -99,14 +100,21 @@ class MetricsFile:
             write_file(self.path, b"".join(line for line in lines if _step(line) <= step))
 
     def last(self) -> dict[str, float]:
-        """The last line's values; empty where there is none."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        return dict(json.loads(lines[-1])) if lines else {}
+        """The last line's values; empty where there is none, or where it is not a line of ours."""
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        return _values(lines[-1]) if lines else {}
 
 
 def _step(line: bytes) -> float:
-    """The step of a line; infinite for one that was cut short."""
+    """The step of a line; infinite for one that was cut short, or is not ours."""
+    return _values(line).get("step", math.inf) if line.endswith(b"\n") else math.inf
+
+
+def _values(line: bytes) -> dict[str, float]:
+    """The numbers of a line by name; empty where it is not a JSON object of numbers."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        values = load_json(line)
+    except ValueError:
+        return {}
+    numbers = isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
+    return values if numbers else {}
