@@ -1,8 +1,8 @@
 """Runs one command of `pairsight` and writes down its way: every function that it enters, and from which it came.
 
-`python recorded_way.py OUT VERB …` writes a JSON list of `[from, to]` to OUT; a function is `file qualified.name`, and
-`from` is the nearest function of the package below it on the stack, "" where a thread begins. Counted are calls in all
-threads; not counted is what runs while a module is imported.
+`python recorded_way.py OUT VERB …` writes a JSON list of `[from, to]` to OUT, each once, by when it came first; a
+function is `file qualified.name`, and `from` is the nearest function of the package below it on the stack, "" where a
+thread begins. Counted are calls in all threads; not counted is what runs while a module is imported.
 """
 
 import json
@@ -20,10 +20,10 @@ PACKAGE = f"{Path(pairsight.__file__).parent}/"
 
 
 class Way:
-    """The calls seen so far; install `profile` in every thread."""
+    """The calls seen so far, in the order in which each came first; install `profile` in every thread."""
 
     def __init__(self) -> None:
-        self.calls: set[tuple[CodeType | None, CodeType]] = set()
+        self.calls: dict[tuple[CodeType | None, CodeType], None] = {}
         self._here = threading.local()
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
@@ -37,7 +37,7 @@ class Way:
             below = frame.f_back
             while below is not None and not below.f_code.co_filename.startswith(PACKAGE):
                 below = below.f_back
-            self.calls.add((below.f_code if below is not None else None, code))
+            self.calls.setdefault((below.f_code if below is not None else None, code))
 
 
 def name(code: CodeType | None) -> str:
@@ -59,7 +59,7 @@ def main(out: str, *arguments: str) -> int:
         status = command(arguments)
     finally:
         sys.setprofile(None)
-    calls = sorted({(name(below), name(code)) for below, code in way.calls})
+    calls = list(dict.fromkeys((name(below), name(code)) for below, code in way.calls))
     Path(out).write_text(json.dumps(calls), encoding="utf-8")
     return status
 
