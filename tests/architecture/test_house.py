@@ -116,3 +116,23 @@ def test_no_room_probes_our_own_objects():
             if (called == "hasattr" or has_default) and room not in MAY_PROBE and path.name != "registry.py":
                 probing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert probing == []
+
+
+def test_no_room_asks_which_model_it_was_given():
+    """What one kind of Generator, Annotator, Recipe, Strategy or Benchmark does otherwise is a method of the base."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    contracts = {"Generator", "Annotator", "Recipe", "Strategy", "Benchmark"}
+    derived = set(contracts)
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for _ in range(3):
+        derived |= {one.name for one in classes if {ast.unparse(base) for base in one.bases} & derived}
+    assert {"EndpointModel", "LocalVLM", "VlmAnnotator", "MMBenchCn"} <= derived
+    asking = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                asked = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & (
+                    derived - contracts
+                )
+                asking += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in asked]
+    assert asking == []

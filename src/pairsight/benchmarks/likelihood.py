@@ -10,7 +10,6 @@ from typing import Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import ConfigError, DataError
-from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.protocols import Generator, prompt_key
 from pairsight.records import Completion, ItemError, Prompt
 
@@ -30,10 +29,10 @@ class RankOptions:
     """A stage that answers each request with the letter of the likeliest option, as a completion.
 
     Args:
-        generator: the model, with its `prompt_suffix`; its weights are loaded separately, as for training.
+        generator: a model that gives log-probs; its weights are loaded separately, as for training.
     """
 
-    generator: LocalVLM
+    generator: Generator
     batch_size: int = 16
     resources: Resources = field(default_factory=Resources)
     name: str = "rank-options"
@@ -46,9 +45,9 @@ class RankOptions:
         """The stage that ranks options with a generator's model.
 
         Raises:
-            ConfigError: the model is behind an endpoint, which does not return log-probs of given texts.
+            ConfigError: a model that does not give the log-probs of given texts, such as one behind an endpoint.
         """
-        if not isinstance(generator, LocalVLM):
+        if not generator.gives_logps:
             raise ConfigError(
                 "ranking options by likelihood needs the log-probs of given texts, which only a local model gives: use "
                 "a model folder, or the benchmark by letter (seed_bench)"

@@ -1,19 +1,23 @@
 """What a model does for us, by role: base classes, of which one backend a file derives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
 from pairsight.config import BaseConfig
-from pairsight.engine.stage import Json
-from pairsight.errors import DataError
+from pairsight.engine.stage import Call, Json
+from pairsight.errors import ConfigError, DataError
+from pairsight.images.source import ImageSource
 from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ImageRef, ItemError, Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class Sampling(BaseConfig):
@@ -35,11 +39,41 @@ class Model(ABC):  # noqa: B024 - what a model is asked for is its role's, below
         """Free the weights; the next use loads them again."""
 
 
+@dataclass(frozen=True)
+class Question(Generic[In, Out]):
+    """What a model is asked about an item, and how the item's result is read from its completion.
+
+    Args:
+        output: the record class of a result.
+        ask: the item as a completion request.
+        read: the item's result in the model's completion; free and repeatable.
+        item_name: the item's name in messages.
+        ids: what else is in the result besides what the model says, as JSON values, e.g. ids: part of the key.
+        schema: the JSON schema that the answer should follow.
+        parser_version: of `read`; 0 where it takes the completion as it is.
+    """
+
+    output: type[Out]
+    ask: Callable[[In], CompletionRequest]
+    read: Callable[[In, Completion], Out | ItemError]
+    item_name: Callable[[In], str]
+    ids: Callable[[In], Json] = lambda item: None
+    schema: Callable[[In], Mapping[str, object] | None] = lambda item: None
+    parser_version: int = 0
+
+
 class Generator(Model):
-    """Makes completions. `fingerprint` changes whenever weights, processor or template do."""
+    """Makes completions. `fingerprint` changes whenever weights, processor or template do.
+
+    One behind a paid service defines `as_call`; one whose weights are on this machine may define `loaded_copy`.
+    """
 
     batch_size: int = 32
     """How many completions it writes at once at most."""
+    gives_logps: ClassVar[bool] = False
+    """Whether it gives the log-probs of given texts: then `loaded_copy` is defined, and `images` is set."""
+    images: ImageSource
+    """Where its prompts' images are."""
 
     @property
     @abstractmethod
@@ -49,6 +83,33 @@ class Generator(Model):
     @abstractmethod
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
         """One completion or error per request, in order. Requests of one prompt and images share their prefill."""
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether it is asked for JSON of a schema where there is one."""
+        return False
+
+    def as_call(self, name: str, sampling: Sampling, question: Question[In, Out]) -> Call[In, Out] | None:
+        """The paid call that asks it a question about each item; None where its work is local.
+
+        Args:
+            name: the stage's name.
+            sampling: how it answers.
+            question: what it is asked.
+        """
+        return None
+
+    def asked(self, prompt: Prompt) -> Prompt:
+        """The prompt as the model is asked it, e.g. with a line that it was trained with."""
+        return prompt
+
+    def loaded_copy(self) -> tuple[Any, Any]:
+        """A processor and a model of its own for whoever asks, beside those that `generate` uses.
+
+        Raises:
+            ConfigError: a model that does not give log-probs of given texts.
+        """
+        raise ConfigError(f"model {self.fingerprint} gives no log-probs of given texts; use a model folder")
 
 
 class ImageGenerator(Model):
@@ -76,6 +137,14 @@ class Annotator(Model):
     def annotate_batch(self, items: Sequence[Candidates]) -> list[list[Annotation | ItemError]]:
         """`annotate` for several prompts; for an annotator that rates several at once faster than one by one."""
         return [self.annotate(item.prompt, item.completions) for item in items]
+
+    def as_call(self, name: str) -> Call[Candidates, Candidates] | None:
+        """The paid call that annotates a prompt's candidates; None where the work is local.
+
+        Args:
+            name: the stage's name.
+        """
+        return None
 
 
 def seen_prompt(request: CompletionRequest) -> Prompt:
@@ -126,3 +195,9 @@ def completion_id(request: CompletionRequest) -> str:
 def named_for(completion: Completion, request: CompletionRequest) -> Completion:
     """A kept completion under the ids of this request: two prompts with the same content share one result."""
     return replace(completion, id=completion_id(request), prompt_id=request.prompt.id, images=request.images)
+
+
+COMPLETION: Question[CompletionRequest, Completion] = Question(
+    Completion, lambda request: request, lambda request, completion: completion, item_name=completion_id
+)
+"""The question of whoever wants the completion itself."""

@@ -1,17 +1,25 @@
 """The stages that models work in: completions of prompts, and annotations of completions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pairsight.engine.stage import Call, Json, MayBeCall, Resources
 from pairsight.models.annotation.prompt import PARSER_VERSION as ANNOTATION_PARSER_VERSION
-from pairsight.models.annotation.prompt import annotation_prompt, annotation_schema, shown_order
-from pairsight.models.annotation.vlm_annotator import VlmAnnotator, answered
-from pairsight.models.endpoint.messages import ENDINGS_WITHOUT_TEXT
-from pairsight.models.endpoint.model import PARSER_VERSION, EndpointCall, EndpointModel
+from pairsight.models.annotation.prompt import annotation_prompt, annotation_schema
+from pairsight.models.annotation.vlm_annotator import VlmAnnotator, annotated, answered, cut_short
+from pairsight.models.endpoint.model import EndpointModel
 from pairsight.models.load import keep
-from pairsight.models.protocols import Annotator, Generator, Sampling, completion_id, prompt_key, request_key
+from pairsight.models.protocols import (
+    COMPLETION,
+    Annotator,
+    Generator,
+    Question,
+    Sampling,
+    completion_id,
+    prompt_key,
+    request_key,
+)
 from pairsight.models.scorers.base import Rated
 from pairsight.records import Annotation, Candidates, Completion, CompletionRequest, ItemError
 from pairsight.store.encoding import shared_part
@@ -66,9 +74,7 @@ class GenerateCompletions(MayBeCall):
 
     def as_call(self) -> Call[CompletionRequest, Completion] | None:
         """The paid call that does the same, where the generator is behind an endpoint."""
-        return (
-            self.generator.completions(self.sampling, self.name) if isinstance(self.generator, EndpointModel) else None
-        )
+        return self.generator.as_call(self.name, self.sampling, COMPLETION)
 
 
 @dataclass(frozen=True)
@@ -114,55 +120,10 @@ class AnnotateCandidates(MayBeCall):
 
     def as_call(self) -> Call[Candidates, Candidates] | None:
         """The paid call that does the same, where the annotator is a model behind an endpoint."""
-        annotator = self.annotator
-        if not isinstance(annotator, VlmAnnotator) or not isinstance(annotator.generator, EndpointModel):
-            return None
-        return annotation_call(annotator, annotator.generator, self.name)
+        return self.annotator.as_call(self.name)
 
 
-def annotated(item: Candidates, marks: Sequence[Annotation | ItemError]) -> Candidates | ItemError:
-    """The candidates with their valid annotations; an error when there are too few."""
-    valid = tuple(mark for mark in marks if isinstance(mark, Annotation))
-    errors = [mark for mark in marks if isinstance(mark, ItemError)]
-    if len(valid) >= min(2, max(1, len(item.completions))):
-        return replace(item, annotations=valid)
-    if errors and len({error.reason for error in errors}) == 1 and not valid:
-        return errors[0]
-    detail = f"{len(valid)} of {len(item.completions)} completions were rated; {errors[0].detail if errors else ''}"
-    return ItemError("too_few_annotations", detail, retryable=False)
-
-
-def annotation_call(annotator: VlmAnnotator, model: EndpointModel, name: str) -> EndpointCall[Candidates, Candidates]:
-    """The call that asks for the annotation of all completions of a prompt, and reads it with the same parser.
-
-    Args:
-        annotator: how it is asked: sampling, order, form.
-        model: the model behind an endpoint; asked for JSON of the annotation's schema where its service offers that.
-        name: the stage's name.
-    """
-
-    def order(item: Candidates) -> tuple[int, ...]:
-        return shown_order(len(item.completions), annotator.seed, item.prompt.id)
-
-    def ask(item: Candidates) -> CompletionRequest:
-        texts = [item.completions[index].text for index in order(item)]
-        return CompletionRequest(annotation_prompt(item.prompt, texts, annotator.form), seed=annotator.seed)
-
-    def read(item: Candidates, answer: Completion) -> Candidates | ItemError:
-        rated = annotated(item, answered(item.completions, order(item), answer, annotator.fingerprint))
-        return _cut_short(rated, answer) if isinstance(rated, ItemError) else rated
-
-    def ids(item: Candidates) -> Json:
-        return [item.prompt.id, *(completion.id for completion in item.completions)]
-
-    return EndpointCall(
-        name, 1, PARSER_VERSION * 1000 + ANNOTATION_PARSER_VERSION, Candidates, model, annotator.sampling,
-        ask=ask, read=read, ids=ids, item_name=lambda item: item.prompt.id,
-        schema=lambda item: annotation_schema(len(item.completions)) if annotator.form == "json" else None,
-    )  # fmt: skip
-
-
-def judging_call(model: EndpointModel, name: str, kind: str) -> EndpointCall[Rated, Annotation]:
+def judging_call(model: EndpointModel, name: str, kind: str) -> Call[Rated, Annotation]:
     """The call that asks a judge for the scores of one completion alone, as `VlmJudge` does.
 
     Args:
@@ -183,19 +144,11 @@ def judging_call(model: EndpointModel, name: str, kind: str) -> EndpointCall[Rat
         (mark,) = answered((completion,), (0,), answer, annotator.fingerprint)
         scores = quality_scores(mark)
         if isinstance(scores, ItemError):
-            return _cut_short(scores, answer)
+            return cut_short(scores, answer)
         return Annotation(completion.id, kind, dict(scores), answer.text)
 
-    return EndpointCall(
-        name, 1, PARSER_VERSION * 1000 + ANNOTATION_PARSER_VERSION, Annotation, model, annotator.sampling,
-        ask=ask, read=read, ids=lambda item: item[1].id, item_name=lambda item: item[1].id,
-        schema=lambda item: annotation_schema(1),
+    question = Question(
+        Annotation, ask, read, item_name=lambda item: item[1].id, ids=lambda item: item[1].id,
+        schema=lambda item: annotation_schema(1), parser_version=ANNOTATION_PARSER_VERSION,
     )  # fmt: skip
-
-
-def _cut_short(error: ItemError, answer: Completion) -> ItemError:
-    """The error by the name of the answer's ending, where that explains it."""
-    if answer.finish_reason not in ENDINGS_WITHOUT_TEXT:
-        return error
-    detail = f"the answer ended by '{answer.finish_reason}', {error.detail}"
-    return ItemError(answer.finish_reason, detail, retryable=False)
+    return model.as_call(name, annotator.sampling, question)

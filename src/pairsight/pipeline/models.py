@@ -117,8 +117,7 @@ def open_models(
         from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 
         answerer = generator(annotator)
-        structured = isinstance(answerer, EndpointModel) and answerer.is_structured
-        annotator = VlmAnnotator(answerer, form="json" if structured else "text")
+        annotator = VlmAnnotator(answerer, form="json" if answerer.is_structured else "text")
     elif annotator is not None and not isinstance(annotator, Annotator):
         raise ConfigError(
             f"annotator: found a {type(annotator).__name__}; give a model's name, or an object of a class derived "

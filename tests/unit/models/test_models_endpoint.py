@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -11,15 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fault_server import answer
+from pairsight.engine.stage import Call
 from pairsight.errors import ConfigError, DataError
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 from pairsight.models.endpoint.messages import EndpointOptions, completion_of
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.local.local_vlm import LocalVLM
-from pairsight.models.protocols import Sampling
+from pairsight.models.protocols import Generator, Question, Sampling
 from pairsight.models.scorers.names import scorer_identity
 from pairsight.models.scorers.stages import ScoreCompletions
-from pairsight.models.stages import AnnotateCandidates, GenerateCompletions, annotation_call
+from pairsight.models.stages import AnnotateCandidates, GenerateCompletions
 from pairsight.records import (
     Annotation,
     Candidates,
@@ -33,6 +36,8 @@ from pairsight.records import (
 )
 from pairsight.store.blobs import BlobStore
 
+In = TypeVar("In")
+Out = TypeVar("Out")
 MODEL = "endpoint:org/model-7b@http://127.0.0.1:8000/v1"
 
 
@@ -225,11 +230,55 @@ def test_stages_become_calls_only_when_their_model_is_behind_an_endpoint(blobs: 
     assert GenerateCompletions(generator=local, sampling=Sampling()).as_call() is None
 
 
+class Relayed(Generator):
+    """A generator of a user's own whose work is paid for: it asks an endpoint under another name."""
+
+    def __init__(self, model: EndpointModel) -> None:
+        self.model = model
+
+    fingerprint = "relayed"
+    is_structured = True
+
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
+        raise AssertionError("a call is asked instead")
+
+    def as_call(self, name: str, sampling: Sampling, question: Question[In, Out]) -> Call[In, Out]:
+        return self.model.as_call(name, sampling, question)
+
+
+class Own(Generator):
+    """A generator of a user's own on this machine, with nothing but what is asked of it."""
+
+    fingerprint = "own"
+
+    def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
+        return []
+
+
+def test_a_generator_of_a_users_own_may_be_a_call(blobs: BlobStore) -> None:
+    relayed = Relayed(EndpointModel(MODEL, blobs))
+    calls = (
+        GenerateCompletions(generator=relayed, sampling=Sampling()).as_call(),
+        AnnotateCandidates(annotator=VlmAnnotator(relayed)).as_call(),
+    )
+    assert [call.name for call in calls if call is not None] == ["generate", "annotate"]
+
+
+def test_a_generator_is_local_and_gives_no_logps_unless_it_says_so() -> None:
+    own = Own()
+    assert GenerateCompletions(generator=own, sampling=Sampling()).as_call() is None
+    assert AnnotateCandidates(annotator=VlmAnnotator(own)).as_call() is None
+    assert not own.is_structured
+    with pytest.raises(ConfigError, match="model own gives no log-probs of given texts; use a model folder"):
+        own.loaded_copy()
+
+
 def test_an_annotation_is_asked_for_and_read_with_the_same_prompt_and_parser(blobs: BlobStore) -> None:
     completions = tuple(Completion(f"p:{i}", "p", f"text {i}", "stop", "m", 0, i) for i in range(2))
     item = Candidates(Prompt("p", (Message("user", "What?"),)), completions)
     model = EndpointModel(MODEL, blobs, EndpointOptions(structured_output=True))
-    call = annotation_call(VlmAnnotator(model, form="json"), model, "annotate")
+    call = VlmAnnotator(model, form="json").as_call("annotate")
+    assert call is not None
     body = call.request(item).body
     assert "text 0" in body["messages"][0]["content"]
     assert body["response_format"]["json_schema"]["schema"]["properties"]["answers"]["minItems"] == 2
@@ -269,7 +318,8 @@ def test_an_annotation_that_was_cut_fails_by_the_name_of_its_ending(blobs: BlobS
     completions = tuple(Completion(f"p:{i}", "p", f"text {i}", "stop", "m", 0, i) for i in range(2))
     item = Candidates(Prompt("p", (Message("user", "What?"),)), completions)
     model = EndpointModel(MODEL, blobs)
-    call = annotation_call(VlmAnnotator(model), model, "annotate")
+    call = VlmAnnotator(model).as_call("annotate")
+    assert call is not None
     grades = "Answer {}\nHelpfulness: 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 1\n"
     half = call.parse(item, json.dumps(answer(grades.format(1), ending)))
     assert isinstance(half, ItemError)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pairsight.engine.stage import Call
 from pairsight.models.annotation.prompt import (
     PARSER_VERSION,
     Form,
@@ -12,7 +14,8 @@ from pairsight.models.annotation.prompt import (
     parse_annotation,
     shown_order,
 )
-from pairsight.models.protocols import Annotator, Generator, Sampling
+from pairsight.models.endpoint.messages import ENDINGS_WITHOUT_TEXT
+from pairsight.models.protocols import Annotator, Generator, Question, Sampling
 from pairsight.records import (
     ATTRIBUTES,
     Annotation,
@@ -65,6 +68,27 @@ class VlmAnnotator(Annotator):
             for item, order, answer in zip(items, orders, answers, strict=True)
         ]
 
+    def as_call(self, name: str) -> Call[Candidates, Candidates] | None:
+        """The paid call that asks for the annotation of all completions of a prompt, where the generator's are calls.
+
+        It is read by the same parser, and asked for JSON of the annotation's schema where its service offers that.
+        """
+
+        def order(item: Candidates) -> tuple[int, ...]:
+            return shown_order(len(item.completions), self.seed, item.prompt.id)
+
+        def read(item: Candidates, answer: Completion) -> Candidates | ItemError:
+            rated = annotated(item, answered(item.completions, order(item), answer, self.fingerprint))
+            return cut_short(rated, answer) if isinstance(rated, ItemError) else rated
+
+        question = Question(
+            Candidates, lambda item: self._request(item, order(item)), read, item_name=lambda item: item.prompt.id,
+            ids=lambda item: [item.prompt.id, *(completion.id for completion in item.completions)],
+            schema=lambda item: annotation_schema(len(item.completions)) if self.form == "json" else None,
+            parser_version=PARSER_VERSION,
+        )  # fmt: skip
+        return self.generator.as_call(name, self.sampling, question)
+
     def load(self) -> None:
         """Load the generator's weights, where it has any."""
         self.generator.load()
@@ -105,3 +129,23 @@ def answered(
             values = {name: scores[name] for name in ATTRIBUTES}
             marks[index] = Annotation(completions[index].id, annotator, values, answer.text, position)
     return marks
+
+
+def annotated(item: Candidates, marks: Sequence[Annotation | ItemError]) -> Candidates | ItemError:
+    """The candidates with their valid annotations; an error when there are too few."""
+    valid = tuple(mark for mark in marks if isinstance(mark, Annotation))
+    errors = [mark for mark in marks if isinstance(mark, ItemError)]
+    if len(valid) >= min(2, max(1, len(item.completions))):
+        return replace(item, annotations=valid)
+    if errors and len({error.reason for error in errors}) == 1 and not valid:
+        return errors[0]
+    detail = f"{len(valid)} of {len(item.completions)} completions were rated; {errors[0].detail if errors else ''}"
+    return ItemError("too_few_annotations", detail, retryable=False)
+
+
+def cut_short(error: ItemError, answer: Completion) -> ItemError:
+    """The error by the name of the answer's ending, where that explains it."""
+    if answer.finish_reason not in ENDINGS_WITHOUT_TEXT:
+        return error
+    detail = f"the answer ended by '{answer.finish_reason}', {error.detail}"
+    return ItemError(answer.finish_reason, detail, retryable=False)

@@ -8,8 +8,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +18,7 @@ from pairsight.engine.stage import Call, Json, Request
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions, chat_messages, completion_of
-from pairsight.models.protocols import Generator, Sampling, completion_id, request_key, seen_prompt
+from pairsight.models.protocols import COMPLETION, Generator, Question, Sampling, request_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.store.encoding import shared_part
 
@@ -132,12 +131,9 @@ class EndpointModel(Generator):
         body = {name: value for name, value in body.items() if value is not None}
         return Request(self.url, body, prompt_tokens, sampling.max_new_tokens)
 
-    def completions(self, sampling: Sampling, name: str = "generate") -> "EndpointCall[CompletionRequest, Completion]":
-        """The call that makes completions."""
-        return EndpointCall(
-            name, 1, PARSER_VERSION, Completion, self, sampling,
-            ask=_itself, read=_as_it_came, ids=_no_ids, item_name=completion_id,
-        )  # fmt: skip
+    def as_call(self, name: str, sampling: Sampling, question: Question[In, Out]) -> "EndpointCall[In, Out]":
+        """The paid call that asks it a question about each item."""
+        return EndpointCall(name, self, sampling, question)
 
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:
         """One completion or error per request, outside of any run: nothing is kept, no budget holds."""
@@ -145,36 +141,35 @@ class EndpointModel(Generator):
         from pairsight.store.ledger import Ledger
 
         with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
-            return list(Runner(ledger)(self.completions(sampling), requests))
+            call = self.as_call("generate", sampling, COMPLETION)
+            return list(Runner(ledger)(call, requests))
 
 
-@dataclass(frozen=True)
 class EndpointCall(Call[In, Out]):
-    """Something that an endpoint's model is asked for each item.
+    """A question that an endpoint's model is asked about each item.
 
     Args:
-        ask: the item as a completion request.
-        read: the item's result in the model's completion; free and repeatable.
-        ids: what else is in the result besides what the model says, as JSON values, e.g. ids: part of the key.
-        schema: the JSON schema that the answer should follow.
+        name: the stage's name.
+        model: who is asked.
+        sampling: how it answers.
+        question: what it is asked, and how its answer is read.
     """
 
-    name: str
-    version: int
-    parser_version: int
-    output: type[Out]
-    model: EndpointModel
-    sampling: Sampling
-    ask: Callable[[In], CompletionRequest]
-    read: Callable[[In, Completion], Out | ItemError]
-    ids: Callable[[In], Json]
-    item_name: Callable[[In], str]
-    schema: Callable[[In], Mapping[str, object] | None] = lambda item: None
+    version = 1
+
+    def __init__(self, name: str, model: EndpointModel, sampling: Sampling, question: Question[In, Out]) -> None:
+        self.name = name
+        self.model = model
+        self.sampling = sampling
+        self.question = question
+        self.output = question.output
+        reader = question.parser_version
+        self.parser_version = PARSER_VERSION * 1000 + reader if reader else PARSER_VERSION
 
     def key(self, item: In) -> Mapping[str, Json]:
         """All that determines the request; not the parser, so that a better one costs nothing."""
-        asked = request_key(self.ask(item))
-        return {**self._same_for_all, "ids": self.ids(item), **asked}
+        asked = request_key(self.question.ask(item))
+        return {**self._same_for_all, "ids": self.question.ids(item), **asked}
 
     @cached_property
     def _same_for_all(self) -> Mapping[str, Json]:
@@ -182,25 +177,13 @@ class EndpointCall(Call[In, Out]):
 
     def item_id(self, item: In) -> str:
         """The item's name."""
-        return self.item_name(item)
+        return self.question.item_name(item)
 
     def request(self, item: In) -> Request:
         """The request as it is sent."""
-        return self.model.request(self.ask(item), self.sampling, self.schema(item))
+        return self.model.request(self.question.ask(item), self.sampling, self.question.schema(item))
 
     def parse(self, item: In, raw: str) -> Out | ItemError:
         """The result in a raw answer."""
-        completion = completion_of(raw, self.ask(item), self.model.fingerprint)
-        return completion if isinstance(completion, ItemError) else self.read(item, completion)
-
-
-def _itself(item: CompletionRequest) -> CompletionRequest:
-    return item
-
-
-def _as_it_came(item: CompletionRequest, completion: Completion) -> Completion:
-    return completion
-
-
-def _no_ids(item: CompletionRequest) -> Json:
-    return None
+        completion = completion_of(raw, self.question.ask(item), self.model.fingerprint)
+        return completion if isinstance(completion, ItemError) else self.question.read(item, completion)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
@@ -31,6 +31,8 @@ class LocalVLM(Generator):
         device: default: the GPU where there is one.
         prompt_suffix: a line that ends every prompt, on a line of its own; "" for none. See `read_prompt_suffix`.
     """
+
+    gives_logps: ClassVar[bool] = True
 
     def __init__(
         self,
