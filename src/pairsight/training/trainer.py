@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("pairsight.training")
 
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables in which torchrun, `accelerate launch` and MPI say how many processes they started."""
+_LOCAL_RANK = "LOCAL_RANK"
+"""From this variable accelerate concludes that there are several processes, even where there is one."""
+_SHARDING = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
 """Variables by which a launcher would shard the model without the trainer's knowledge."""
 
 
@@ -142,6 +151,7 @@ class PreferenceTrainer:
                 for name in extra_files.keys() - {path.name for path in self.out.iterdir()}:
                     write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
                 return self.out
+            stack.enter_context(_one_process())
             self._train(examples, images, objective, origin, extra_files)
         release_memory()
         return self.out
@@ -329,10 +339,23 @@ class PreferenceTrainer:
 
 
 def _refuse_several_processes() -> None:
-    launched = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", *_SHARDING)}
+    launched = {name: os.environ.get(name, "") for name in (*_WORLD_SIZES, *_SHARDING)}
     several = [f"{name} is {value}" for name, value in launched.items() if value.lower() not in ("", "0", "1", "false")]
+    rank = os.environ.get(_LOCAL_RANK, "")
+    several += [f"{_LOCAL_RANK} is {rank}"] if rank.isdecimal() and int(rank) > 0 else []
     if several:
         raise ConfigError(
-            f"{several[0]}: training runs in one process on one device; start it without torchrun or "
+            f"{several[0]}: training runs in one process on one device; start it without torchrun, mpirun or "
             "`accelerate launch`, and choose the GPU with CUDA_VISIBLE_DEVICES"
         )
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Train without a launcher's rank, which would make accelerate wrap the model also in a single process."""
+    rank = os.environ.pop(_LOCAL_RANK, None)
+    try:
+        yield
+    finally:
+        if rank is not None:
+            os.environ[_LOCAL_RANK] = rank

@@ -138,11 +138,60 @@ def test_a_training_of_no_steps_is_refused():
         TrainingConfig.parse({"max_steps": 0})
 
 
-def test_several_processes_are_refused_in_one_sentence(small, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2: .* one device"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORLD_SIZE", "2"),
+        ("PMI_SIZE", "2"),
+        ("OMPI_COMM_WORLD_SIZE", "4"),
+        ("MV2_COMM_WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "1"),
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "True"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+    ],
+)
+def test_several_processes_are_refused_in_one_sentence(small, tmp_path: Path, monkeypatch, name: str, value: str):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"^{name} is {value}: .* one device.*mpirun.*CUDA_VISIBLE_DEVICES$"):
         train(small, tmp_path / "a", 3)
     assert not (tmp_path / "a").exists()
+
+
+TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+@pytest.fixture
+def fresh_accelerator(monkeypatch):
+    """accelerate reads a launcher's variables once a process; here again."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    monkeypatch.undo()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"LOCAL_RANK": "0"}, {**TORCHRUN, "MASTER_PORT": "0"}, {"PMI_SIZE": "1", "PMI_RANK": "0"}, {"LOCAL_RANK": "-1"}],
+    ids=["rank", "torchrun", "mpi", "none"],
+)
+def test_one_process_of_a_launcher_trains_as_without_it(
+    small, tmp_path: Path, monkeypatch, fresh_accelerator, variables: dict
+):
+    import os
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    _, lines = train(small, tmp_path / "a", 3, max_steps=2, learning_rate=1e-2)
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert not torch.distributed.is_initialized()
+    assert {name: os.environ.get(name) for name in variables} == {name: before[name] for name in variables}
 
 
 def test_several_gpus_do_not_wrap_the_model(tmp_path: Path, monkeypatch):
