@@ -148,6 +148,8 @@ class Attempts:
             "ON i.id = a.item JOIN stages s ON s.id = i.stage WHERE a.outcome IN ('sent', 'lost') ORDER BY a.id",
             (),
         )
+        if any(not isinstance(row[4], int | float) or not isinstance(row[5], int | float | None) for row in rows):
+            raise self._ledger.broken(TypeError("calls hold values of another type"))
         return [UnknownOutcome(*row) for row in rows]
 
     def _used(

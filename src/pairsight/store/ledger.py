@@ -145,7 +145,7 @@ class Ledger:
         )
         found: list[Planned | None] = [None] * len(entries)
         for position, key, item, status, parser_version in rows:
-            if entries[position - start].key != key:
+            if not isinstance(position, int) or entries[position - start].key != key:
                 continue
             if status is None:
                 found[position - start] = Planned(item, "pending")
@@ -166,7 +166,7 @@ class Ledger:
         if result[0] is None:
             return Planned(item, "pending")
         _, status, reason, detail, _, parser_version, _, checksum, _ = result
-        if row_checksum(*result[:7]) != checksum:
+        if row_checksum(*result[:7]) != checksum or status not in _STATUS:
             raise self.damaged(item)
         return Planned(item, _STATUS[status], reason, detail, parser_version)
 
@@ -270,6 +270,8 @@ class Ledger:
             "WHERE p.plan = ? GROUP BY r.status, r.reason",
             (plan,),
         )
+        if any(status not in _STATUS or not isinstance(reason, str | None) for status, reason, _ in rows):
+            raise self.broken(TypeError("results hold values of another type"))
         return Counter({(_STATUS[status], reason or ""): count for status, reason, count in rows})
 
     def plans(self) -> list[tuple[int, str, int | None, bool]]:
@@ -284,7 +286,7 @@ class Ledger:
         ((oldest, newest, count),) = self.read(
             "SELECT min(committed_s), max(committed_s), count(*) FROM (SELECT r.committed_s FROM results r "
             "JOIN items i ON i.id = r.item JOIN stages s ON s.id = i.stage WHERE s.name = ? AND r.committed_s >= ? "
-            "ORDER BY r.item DESC LIMIT 1000)",
+            "AND typeof(r.committed_s) = 'real' ORDER BY r.item DESC LIMIT 1000)",
             (stage, since_s),
         )
         return count / (newest - oldest) if count and newest > oldest else None
@@ -313,14 +315,14 @@ class Ledger:
                 if not synced:
                     self._connection.execute("PRAGMA synchronous = FULL")
         except DATABASE_ERRORS as error:
-            raise self._broken(error) from None
+            raise self.broken(error) from None
 
     def read(self, sql: str, values: Sequence[str | int | float | bytes | None]) -> list[tuple[Any, ...]]:
         """All rows of a query; RunError when the file is damaged."""
         try:
             return self._connection.execute(sql, values).fetchall()
         except DATABASE_ERRORS as error:
-            raise self._broken(error) from None
+            raise self.broken(error) from None
 
     def _join_journal(self) -> None:
         """Apply what only the journal holds; where there is none, write one of all that the ledger holds."""
@@ -338,7 +340,8 @@ class Ledger:
             f"{self.path}: the result of item '{name}' is damaged; `pairsight salvage {self.path.parent}` restores it"
         )
 
-    def _broken(self, error: Exception) -> RunError:
+    def broken(self, error: Exception) -> RunError:
+        """The error of a ledger that cannot be read or written, and what to do."""
         what = " ".join(str(error).split())
         folder = self.path.parent
         return RunError(

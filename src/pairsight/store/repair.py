@@ -15,9 +15,16 @@ from pairsight.store.durable import name_aside, publish, temporary_path
 from pairsight.store.encoding import row_checksum, text_checksum
 from pairsight.store.journal import journal_files, journal_problems, read_journal
 from pairsight.store.ledger import Ledger
-from pairsight.store.replay import forgotten_keys, raw_answers_missing, renew_journal, replay
+from pairsight.store.replay import foreign_records, forgotten_keys, raw_answers_missing, renew_journal, replay
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.schema import DATABASE_ERRORS, SCHEMA_VERSION, check_tables, open_for_reading, open_for_writing
+from pairsight.store.schema import (
+    DATABASE_ERRORS,
+    SCHEMA_VERSION,
+    check_tables,
+    mistyped,
+    open_for_reading,
+    open_for_writing,
+)
 from pairsight.store.status import phases
 from pairsight.store.verify import check_journal, check_ledger
 
@@ -120,12 +127,14 @@ def _salvage(file: Path) -> Salvaged:
     temporary, folder = temporary_path(file), file.parent / "journal"
     temporary.unlink(missing_ok=True)
     _, problems = journal_problems(folder)
+    problems += foreign_records(journal_files(folder))
     try:
         with closing(open_for_writing(temporary, rebuilt=True)) as new:
             new.create_function("text_checksum", 1, text_checksum, deterministic=True)
             new.create_function("row_checksum", 7, row_checksum, deterministic=True)
             new.execute("BEGIN")
             unreadable = "" if damaged is None else _copy_rows(damaged, new)
+            _forget_mistyped(new)
             lost = _forget_damaged(new)
             replay(new, chain.from_iterable(map(read_journal, journal_files(folder))))
             num_sealed, unread = restore_results(new, file.parent / "data", forgotten_keys(folder))
@@ -224,6 +233,12 @@ def _readable(db: sqlite3.Connection, table: str, size: int) -> Iterator[tuple[A
         except sqlite3.DatabaseError:
             if stop - start > 1:
                 ranges += [(middle := (start + stop) // 2, stop), (start, middle)]
+
+
+def _forget_mistyped(db: sqlite3.Connection) -> None:
+    """Remove rows with values of another type than their column has; the journal gives them back."""
+    for table in _COPIED:
+        db.execute(f"DELETE FROM {table} WHERE {mistyped(db, table)}")  # noqa: S608 - our own names
 
 
 def _forget_damaged(db: sqlite3.Connection) -> set[int]:

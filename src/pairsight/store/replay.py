@@ -6,11 +6,14 @@ can take it.
 """
 
 import json
+import math
 import os
+import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,13 @@ from pairsight.store.durable import cannot_write, name_aside, sync_folder
 from pairsight.store.encoding import has_checksum, row_checksum, text_checksum
 from pairsight.store.journal import Gap, Journal, Record, journal_files, last_record, read_journal
 
-_ATTEMPT = (
-    "id", "item", "endpoint", "model", "sent_s", "ended_s", "outcome", "http_status", "detail", "finish_reason",
-    "estimated_tokens", "prompt_tokens", "completion_tokens", "cost", "checksum",
-)  # fmt: skip
+_ATTEMPT: Mapping[str, str] = {
+    "id": "i", "item": "i", "endpoint": "t", "model": "t", "sent_s": "n", "ended_s": "n?", "outcome": "t",
+    "http_status": "i?", "detail": "t", "finish_reason": "t", "estimated_tokens": "i", "prompt_tokens": "i?",
+    "completion_tokens": "i?", "cost": "n?", "checksum": "i",
+}  # fmt: skip
+"""Columns of a paid call: whole number, number or text, or (?) null."""
+_HALF = re.compile("[\ud800-\udfff]")
 _ROWS_AT_ONCE = 256
 _DONE = 5
 """Fields of a row of a `results` record that is done; one that failed has more."""
@@ -115,18 +121,88 @@ def raw_answers_missing(db: sqlite3.Connection, folder: Path) -> list[str]:
         "WHERE a.outcome IN ('answered', 'set_aside') AND a.checksum != 0 ORDER BY a.id"
     ).fetchall()  # before the journal is read, which has an answer earlier than the ledger
     held = dict[int, int]()
-    for record in chain.from_iterable(map(read_journal, journal_files(folder))) if kept else ():
-        if isinstance(record, Record) and record.about.get("kind") == "attempt" and record.raw:
-            row = dict(zip(_ATTEMPT, record.about["row"], strict=False))
+    for record in _records(folder) if kept else ():
+        if record.about.get("kind") == "attempt" and record.raw:
+            row = dict(zip(_ATTEMPT, record.about["row"], strict=True))
             held[row["id"]] = row["checksum"]
     return [name for attempt, checksum, name in kept if held.get(attempt) != checksum]
 
 
 def forgotten_keys(folder: Path) -> set[str]:
     """Keys in hex of all items whose results were forgotten, so that they would be made again; some were, since."""
-    records = chain.from_iterable(map(read_journal, journal_files(folder)))
-    kinds = (record.about for record in records if isinstance(record, Record))
+    kinds = (record.about for record in _records(folder))
     return {key for about in kinds if about.get("kind") == "retry" for key in about["keys"]}
+
+
+# what a record may hold ---------------------------------------------------------------------------------------------
+
+
+def foreign_records(files: Iterable[Path]) -> list[str]:
+    """One line for each file of a journal with intact records that are not as this version writes them."""
+    counts = Counter(
+        file for file in files for record in read_journal(file) if isinstance(record, Record) and not _is_ours(record)
+    )
+    return [f"{file}: {count} of its records are not as this version writes them" for file, count in counts.items()]
+
+
+def _records(folder: Path) -> Iterator[Record]:
+    """The records of a journal that are as this version writes them."""
+    for found in chain.from_iterable(map(read_journal, journal_files(folder))):
+        if isinstance(found, Record) and _is_ours(found):
+            yield found
+
+
+def _is_ours(record: Record) -> bool:
+    """Whether a record's values have the types that `results_record`, `attempt_record` and `retry_record` give them.
+
+    A record of a kind that is not known is a later version's, and is left alone.
+    """
+    about = record.about
+    try:
+        if about["kind"] == "results":
+            rows, stages = about["rows"], about["stages"]
+            num_done = sum(len(row) == _DONE for row in rows)
+            return (
+                _are("n", [about["at_s"]])
+                and _are("t" * len(stages), stages)
+                and all(_is_result(row, stages) for row in rows)
+                and (not num_done or record.raw.decode().count("\n") == num_done - 1)
+            )
+        if about["kind"] == "attempt":
+            named, row = about["named"], about["row"]
+            kinds = list(_ATTEMPT.values())
+            return _are(kinds, row) and (not named or (_are("ttt", named) and bool(bytes.fromhex(named[0]))))
+        if about["kind"] == "retry":
+            keys, attempts = about["keys"], about["attempts"]
+            ours = _are("n", [about["at_s"]]) and _are("t" * len(keys), keys) and _are("i" * len(attempts), attempts)
+            return ours and all(map(bytes.fromhex, keys))
+    except (KeyError, TypeError, ValueError):
+        return False
+    return isinstance(about["kind"], str)
+
+
+def _is_result(row: Any, stages: Sequence[str]) -> bool:
+    """Whether a row of a `results` record is done (item, key, stage, name, parser) or failed (and why)."""
+    kinds = ["i", "t", "i", "t", "i", *(() if len(row) == _DONE else ("t", "t", "i"))]
+    return _are(kinds, row) and 0 <= row[2] < len(stages) and bool(bytes.fromhex(row[1]))
+
+
+def _are(kinds: Sequence[str], values: Any) -> bool:
+    """Whether a list has values of these kinds, as `_ATTEMPT` has them; numbers are those that SQLite can hold."""
+    if not isinstance(values, list) or len(values) != len(kinds):
+        return False
+    for kind, value in zip(kinds, values, strict=True):
+        if value is None:
+            fits = kind.endswith("?")
+        elif kind[0] == "t":
+            fits = isinstance(value, str) and not _HALF.search(value)
+        elif isinstance(value, int):
+            fits = -(2**63) <= value < 2**63
+        else:
+            fits = kind[0] == "n" and isinstance(value, float) and math.isfinite(value)
+        if not fits:
+            return False
+    return True
 
 
 # records as rows ----------------------------------------------------------------------------------------------------
@@ -137,35 +213,43 @@ def catch_up(db: sqlite3.Connection, folder: Path) -> int:
 
     Files are applied whose last record the ledger does not hold: none in a run that was closed in order, which costs
     one look at the end of the last file.
+
+    Raises:
+        RunError: a record is not as this version writes it.
     """
     behind: list[Path] = []
     for file in reversed(journal_files(folder)):
         last = last_record(file)
-        if last is not None and _holds(db, last):
+        if last is not None and _is_ours(last) and _holds(db, last):
             break
         behind.insert(0, file)
+    if foreign := foreign_records(behind):
+        raise RunError(
+            f"{foreign[0]}: if a later version of Pairsight did, upgrade; if not, "
+            f"`pairsight salvage {folder.parent}` rebuilds the ledger without them"
+        )
     return replay(db, chain.from_iterable(map(read_journal, behind)))
 
 
 def replay(db: sqlite3.Connection, records: Iterable[Record | Gap]) -> int:
-    """Apply records in order to a ledger, inside the caller's transaction; what it holds that is newer stays."""
+    """Apply records in order to a ledger, inside the caller's transaction; what it holds that is newer stays.
+
+    Records that are not as this version writes them are left out: `foreign_records` names them.
+    """
     count = 0
     for record in records:
-        if isinstance(record, Gap):
+        if isinstance(record, Gap) or not _is_ours(record):
             continue
         count += 1
         about = record.about
-        try:
-            if about["kind"] == "results":
-                payloads = iter(record.raw.decode().split("\n"))
-                for row in about["rows"]:
-                    apply_result(db, about, row, next(payloads) if len(row) == _DONE else "")
-            elif about["kind"] == "attempt":
-                _apply_attempt(db, about, record.raw)
-            elif about["kind"] == "retry":
-                _apply_retry(db, about)
-        except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
-            raise RunError(f"a record of the journal is of another version ({error}): upgrade Pairsight") from None
+        if about["kind"] == "results":
+            payloads = iter(record.raw.decode().split("\n"))
+            for row in about["rows"]:
+                apply_result(db, about, row, next(payloads) if len(row) == _DONE else "")
+        elif about["kind"] == "attempt":
+            _apply_attempt(db, about, record.raw)
+        elif about["kind"] == "retry":
+            _apply_retry(db, about)
     return count
 
 
@@ -173,13 +257,13 @@ def _holds(db: sqlite3.Connection, record: Record) -> bool:
     """Whether the ledger knows of a record (by its last row)."""
     about = record.about
     if about.get("kind") == "attempt":
-        row = dict(zip(_ATTEMPT, about["row"], strict=False))
+        row = dict(zip(_ATTEMPT, about["row"], strict=True))
         found = db.execute("SELECT ended_s, outcome FROM attempts WHERE id = ?", (row["id"],)).fetchone()
         return found is not None and (row["ended_s"] is None or found[0] is not None)
     if about.get("kind") == "results":
         last = about["rows"][-1][:1] if about["rows"] else ()
         found = db.execute("SELECT committed_s FROM results WHERE item = ?", last).fetchone() if last else (0,)
-        return found is not None and found[0] >= about["at_s"]
+        return found is not None and _is_as_new(found[0], about["at_s"])
     return about.get("kind") == "retry" and not _forgotten(db, about)
 
 
@@ -195,7 +279,7 @@ def apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payload
     old, key, stage, name, parser, *failure = row
     item, committed = _item(db, old, key, about["stages"][stage], name), about["at_s"]
     found = db.execute("SELECT committed_s FROM results WHERE item = ?", (item,)).fetchone()
-    if found is not None and found[0] >= committed:
+    if found is not None and _is_as_new(found[0], committed):
         return False
     db.execute("DELETE FROM payloads WHERE item = ?", (item,))
     values = (item, 2, *failure, parser, 0) if failure else (item, 1, "", "", 0, parser, text_checksum(payload))
@@ -206,6 +290,11 @@ def apply_result(db: sqlite3.Connection, about: Any, row: Sequence[Any], payload
     return True
 
 
+def _is_as_new(committed_s: object, at_s: float) -> bool:
+    """Whether a result that the ledger holds is not older than a record; a time that is not a number is."""
+    return isinstance(committed_s, int | float) and committed_s >= at_s
+
+
 def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
     row = dict(zip(_ATTEMPT, about["row"], strict=True))
     if not about["named"]:  # a call without an item: the ledger was damaged when this was written
@@ -214,7 +303,7 @@ def _apply_attempt(db: sqlite3.Connection, about: Any, raw: bytes) -> None:
     attempt, has_answer = row["id"], row["outcome"] in ("answered", "set_aside")
     found = db.execute("SELECT ended_s FROM attempts WHERE id = ?", (attempt,)).fetchone()
     kept = db.execute("SELECT 1 FROM answers WHERE attempt = ?", (attempt,)).fetchone()
-    if found is None or (row["ended_s"] or 0) > (found[0] or 0) or (has_answer and kept is None):
+    if found is None or not _is_as_new(found[0] or 0, row["ended_s"] or 0) or (has_answer and kept is None):
         marks = ", ".join("?" * len(_ATTEMPT))
         db.execute(f"INSERT OR REPLACE INTO attempts ({', '.join(_ATTEMPT)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         if has_answer:

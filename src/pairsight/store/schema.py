@@ -152,6 +152,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         advice = newer if version > SCHEMA_VERSION else salvage
         raise RunError(f"{path} has ledger version {version}, this Pairsight reads {SCHEMA_VERSION}; {advice}")
     check_tables(connection)
+    for table in ("stages", "plans"):  # small, and read by every command; the others are checked by `status --verify`
+        if count := count_mistyped(connection, table):
+            raise sqlite3.DatabaseError(f"{count} of the rows of {table} hold values of another type")
     # SQLite itself does not notice a last page that is cut; with a write-ahead log the file may be shorter
     ((pages,), (size,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     log = path.with_name(path.name + "-wal")
@@ -180,6 +183,24 @@ def check_tables(connection: sqlite3.Connection) -> None:
     """Raise `sqlite3.DatabaseError` when the tables are not described as ours are."""
     if connection.execute(_SCHEMA).fetchall() != _expected_schema():
         raise sqlite3.DatabaseError("the description of its tables is damaged")
+
+
+def count_mistyped(connection: sqlite3.Connection, table: str) -> int:
+    """How many rows of a table hold a value of another type than their column has; SQLite itself allows any."""
+    query = f"SELECT count(*) FROM {table} WHERE {mistyped(connection, table)}"  # noqa: S608 - our own names
+    return int(connection.execute(query).fetchone()[0])
+
+
+def mistyped(connection: sqlite3.Connection, table: str) -> str:
+    """The SQL condition of such a row."""
+    conditions = []
+    for _, name, declared, required, _, _ in connection.execute(f"PRAGMA table_info({table})"):
+        allowed = _TYPES[declared] + ("" if required else ", 'null'") + (", 'blob'" if name == "raw" else "")
+        conditions.append(f"typeof({name}) NOT IN ({allowed})")
+    return " OR ".join(conditions)
+
+
+_TYPES = {"INTEGER": "'integer'", "REAL": "'real', 'integer'", "TEXT": "'text'", "BLOB": "'blob'"}
 
 
 @cache

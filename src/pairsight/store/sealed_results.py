@@ -96,7 +96,11 @@ def _batches(ledger: Ledger, items: Iterable[int]) -> Iterator[pa.RecordBatch]:
     source = iter(items)
     while some := list(islice(source, ROWS_PER_GROUP)):
         rows = [_row(ledger, *row) for row in ledger.read(query, (json.dumps(some),))]
-        yield pa.RecordBatch.from_pylist(rows, SCHEMA)
+        try:
+            batch = pa.RecordBatch.from_pylist(rows, SCHEMA)
+        except (pa.ArrowException, OverflowError) as error:
+            raise ledger.broken(error) from None
+        yield batch
 
 
 def _row(ledger: Ledger, stage: str, key: bytes, name: str, *result: Any) -> dict[str, object]:

@@ -17,9 +17,9 @@ from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import damaged_file, read_marker
 from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
-from pairsight.store.replay import raw_answers_missing
+from pairsight.store.replay import foreign_records, raw_answers_missing
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.schema import DATABASE_ERRORS, open_for_reading
+from pairsight.store.schema import DATABASE_ERRORS, count_mistyped, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, oversized, sealed_tables
 from pairsight.store.status import Phase, phases
 
@@ -69,7 +69,7 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
         for (line,) in db.execute("PRAGMA integrity_check(20)"):
             if line != "ok":
                 problems.append(f"{path}: {one_line(line)}")
-        for what in _dangling(db):
+        for what in (*_dangling(db), *_mistyped(db)):
             problems.append(f"{path}: {what}")
         for name, payload, *row in db.execute(
             "SELECT i.name, l.payload, r.* FROM results r JOIN items i ON i.id = r.item "
@@ -95,6 +95,8 @@ def check_journal(ledger: Path) -> list[str]:
     """The problems of the journal beside a ledger; a ledger that holds something must have one."""
     folder = ledger.parent / "journal"
     _, problems = journal_problems(folder)
+    with suppress(OSError):  # reported already
+        problems += foreign_records(journal_files(folder))
     missing: list[str] = []
     holds = False
     # the ledger's own problems are reported by `check_ledger`
@@ -114,6 +116,12 @@ def _dangling(db: sqlite3.Connection) -> Iterator[str]:
         (count,) = db.execute(query).fetchone()
         if count:
             yield f"{count} rows of {table} belong to no item"
+
+
+def _mistyped(db: sqlite3.Connection) -> Iterator[str]:
+    for table in ("items", "plan_items", "results", "payloads", "attempts", "answers"):
+        if count := count_mistyped(db, table):
+            yield f"{count} of the rows of {table} hold values of another type"
 
 
 def _check_images(run: RunFolder) -> tuple[int, list[str]]:
