@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.progress import Progress
-from pairsight.errors import ConfigError, DataError
+from pairsight.errors import ConfigError, DataError, TrainingError, one_line
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
@@ -123,8 +123,11 @@ class PreferenceTrainer:
         Raises:
             DataError: nothing to train on, or data that cannot be used.
             RunError: the folder holds another training, or it cannot be written.
-            TrainingError: a loss that is not finite, or packed log-probs that differ from a separate computation.
+            TrainingError: a loss that is not finite, packed log-probs that differ from a separate computation, or too
+                little memory.
         """
+        import torch
+
         from pairsight.models.folders import fingerprint
         from pairsight.models.load import release_memory
         from pairsight.training.objective import Objective
@@ -152,8 +155,18 @@ class PreferenceTrainer:
                     write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
                 return self.out
             stack.enter_context(_one_process())
-            self._train(examples, images, objective, origin, extra_files)
-        release_memory()
+            shortage = ""
+            try:
+                self._train(examples, images, objective, origin, extra_files)
+            except torch.OutOfMemoryError as error:
+                shortage = one_line(error, 80)
+        release_memory()  # outside, because the error holds what was on the device
+        if shortage:
+            raise TrainingError(
+                f"the device has too little memory for this training ({shortage}): set bf16=true, a smaller "
+                "lora_r or max_length, leave projector and vision tower frozen, or use a smaller model or a "
+                "larger device"
+            )
         return self.out
 
     def _train(

@@ -160,6 +160,32 @@ def test_one_example_that_does_not_fit_into_memory_is_reported(small, tmp_path: 
         train(small, tmp_path / "a", max_steps=1)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pairsight.models.load.load_model",
+        "pairsight.training.policy.make_policy",
+        "pairsight.training.scorer.separate_logits",
+        "torch.nn.utils.clip_grad_norm_",
+        "torch.optim.AdamW.step",
+    ],
+)
+def test_memory_that_runs_out_outside_a_pass_is_one_sentence(small, tmp_path: Path, monkeypatch, place: str):
+    """AdamW's first step is where its state is allocated."""
+
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a capacity of 4 GiB")
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(
+        TrainingError, match=r"too little memory .*\(CUDA out of memory.*lora_r.* larger device$"
+    ) as error:
+        train(small, tmp_path / "a", max_steps=1)
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    train(small, tmp_path / "a", max_steps=1)  # the folder is not blocked
+
+
 def test_a_training_frees_its_memory(small, tmp_path: Path, monkeypatch):
     """So that an evaluation in the same process has the device for itself."""
     import gc
