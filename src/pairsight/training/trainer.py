@@ -43,6 +43,11 @@ _SHARDING = (
 )
 """Variables by which a launcher would shard the model without the trainer's knowledge."""
 
+_TOO_LITTLE_MEMORY = (
+    "the device has too little memory for this training ({}): set bf16=true, a smaller lora_r or max_length, leave "
+    "projector and vision tower frozen, or use a smaller model or a larger device"
+)
+
 
 class PreferenceTrainer:
     """Trains an adapter, or a full model, on preference pairs or demonstrations.
@@ -162,11 +167,7 @@ class PreferenceTrainer:
                 shortage = one_line(error, 80)
         release_memory()  # outside, because the error holds what was on the device
         if shortage:
-            raise TrainingError(
-                f"the device has too little memory for this training ({shortage}): set bf16=true, a smaller "
-                "lora_r or max_length, leave projector and vision tower frozen, or use a smaller model or a "
-                "larger device"
-            )
+            raise TrainingError(_TOO_LITTLE_MEMORY.format(shortage))
         return self.out
 
     def _train(
