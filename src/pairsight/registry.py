@@ -10,6 +10,7 @@ in this call (`plugins`): a config, a run folder or a data file that names one i
 import hashlib
 import importlib
 import importlib.util
+import logging
 import re
 import shlex
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 from pairsight.errors import ConfigError, did_you_mean
 
+_LOG = logging.getLogger("pairsight")
 PLUGIN = "pairsight_plugin_"
 """How the names of modules begin that were loaded from files."""
 
@@ -137,7 +139,12 @@ class Registry:
             self._plugins_read = True
             self._read_module()
             for point in entry_points(group=f"pairsight.{self.kind}"):
-                self._targets.setdefault(point.name, point.value)
+                if self._targets.setdefault(point.name, point.value) != point.value:
+                    package = point.dist.name if point.dist else "an installed package"
+                    _LOG.warning(
+                        "%s '%s' of %s is ignored: the name is taken by %s",
+                        *(self.kind, point.name, package, self._targets[point.name]),
+                    )
 
 
 def _target(named: str) -> Any:

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import sys
+import tomllib
 from contextlib import chdir
 from pathlib import Path
 
@@ -10,15 +12,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from pairsight import registry
 from pairsight.cli.main import main
+from pairsight.errors import DataError
 from pairsight.formats.pairs import read_pairs
+from pairsight.formats.prompts import read_prompts
 from pairsight.formats.tables import read_candidates
+from pairsight.images.source import FileImages
+from pairsight.models.scorers.names import load_completion_scorer, sees_images
 from pairsight.pipeline.evaluate import run_adapters
+from pairsight.records import Candidates, Completion
+from pairsight.selection.strategy import make_strategy
 from pairsight.store.run_folder import RunFolder
+from pairsight.training.config import TrainingConfig
+from pairsight.training.loss_grid import LossInputs
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 BLOCK = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TABLES = {table.kind: table for table in vars(registry).values() if isinstance(table, registry.Registry)}
 INTRODUCTION, *SECTIONS = PAGE.read_text(encoding="utf-8").split("\n## ")
 
 
@@ -115,3 +128,86 @@ def test_a_scorer(folder):
     (made, *_) = list(read_candidates(sorted((folder / "runs" / "scored" / "data").glob("candidates-*.parquet"))))
     scores = {note.completion_id: note.scores for note in made.annotations if note.annotator == "Brevity"}
     assert scores == {one.id: {"brevity": -float(len(one.text.split()))} for one in made.completions}
+
+
+def test_a_study(folder):
+    follow("A study", folder)
+    lines = (folder / "runs" / "first" / "studies" / "word_counts.csv").read_text().splitlines()
+    texts = [
+        (one.sample_index, one.text)
+        for made in read_candidates(sorted((folder / "runs" / "first" / "data").glob("candidates-*.parquet")))
+        for one in made.completions
+    ]
+    assert lines[0] == "sample,completions,mean_words"
+    for line, index in zip(lines[1:], (0, 1), strict=True):
+        words = [len(text.split()) for one, text in texts if one == index]
+        name, number, mean = line.split(",")
+        assert (name, int(number)) == (f"sample {index}", len(words))
+        assert float(mean) == pytest.approx(sum(words) / len(words))
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """The page's pieces as pip would install its package: modules, and a dist-info folder with their entry points."""
+    titled = {title: body for _, title, body in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if title}
+    project = tomllib.loads(titled.pop("pyproject.toml"))["project"]
+    groups: dict[str, dict[str, str]] = project["entry-points"]
+    site = tmp_path / "site"
+    (site / "my_pieces").mkdir(parents=True)
+    for title, body in titled.items():
+        (site / "my_pieces" / title).write_text(body, encoding="utf-8")
+    notes = site / f"my_pieces-{project['version']}.dist-info"
+    notes.mkdir()
+    (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    entries = {group: "".join(f"{name} = {target}\n" for name, target in one.items()) for group, one in groups.items()}
+    entries["pairsight.strategy"] += "sft = my_pieces.lengths:LongestOverShortest\n"
+    (notes / "entry_points.txt").write_text("".join(f"[{group}]\n{lines}" for group, lines in entries.items()))
+    monkeypatch.syspath_prepend(str(site))
+    for group in groups:
+        table = TABLES[group.removeprefix("pairsight.")]
+        monkeypatch.setattr(table, "_targets", dict(table._targets))
+        monkeypatch.setattr(table, "_plugins_read", False)
+    yield groups
+    for module in [name for name in sys.modules if name.partition(".")[0] == "my_pieces"]:
+        del sys.modules[module]
+
+
+def test_a_package(installed, tmp_path, caplog, capsys):
+    assert {group.removeprefix("pairsight.") for group in installed} == set(TABLES)
+    for group, points in installed.items():
+        for name, target in points.items():
+            piece = TABLES[group.removeprefix("pairsight.")].get(name)
+            assert f"{piece.__module__}:{piece.__name__}" == target
+
+    logps = torch.zeros(1, 1, 2)
+    inputs = LossInputs(logps, logps, torch.ones(1, 2), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1))
+    assert TABLES["loss"].get("squared_hinge")(inputs, target=2.0).loss_B.tolist() == [4.0]
+    assert TrainingConfig(loss="squared_hinge").training_name == "squared_hinge"
+
+    image = tmp_path / "one.png"
+    Image.new("RGB", (8, 8)).save(image)
+    (tmp_path / "q.tsv").write_text("id\tpicture\tasked\nq1\tone.png\tWhat?\n")
+    (prompt,) = read_prompts(tmp_path / "q.tsv", format="tsv")
+    assert (prompt.id, prompt.question, len(prompt.images)) == ("q1", "What?", 1)
+    with pytest.raises(DataError, match=r"q\.tsv row 1: .*asked"):
+        (tmp_path / "q.tsv").write_text("id\tpicture\tasked\nq1\tone.png\n")
+        read_prompts(tmp_path / "q.tsv", format="tsv")
+
+    completions = tuple(Completion(f"q1:{i}", "q1", text, "stop", "m", 0, i) for i, text in enumerate(("a", "a b c")))
+    pair = make_strategy("longest_over_shortest")(Candidates(prompt, completions))
+    assert [pair.chosen.text, pair.rejected[0].text, pair.strategy] == ["a b c", "a", "longest_over_shortest"]
+    scorer = load_completion_scorer("brevity:v1", FileImages(tmp_path))
+    assert scorer.score([(prompt, completions[1])]) == [{"brevity": -3.0}]
+    assert not sees_images("brevity:v1")
+
+    (tmp_path / "b.jsonl").write_text('{"question_id": 1, "image": "one.png", "text": "Is it?", "label": "no"}\n')
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "answer": "No."}\n')
+    scored = ["score", "--benchmark", f"yes_no={tmp_path / 'b.jsonl'}", "--answers", str(tmp_path / "a.jsonl")]
+    assert main([*scored, "--out", str(tmp_path / "scored")]) == 0
+    found = json.loads((tmp_path / "scored" / "results.json").read_text())["benchmarks"]["yes_no"]["metrics"]
+    assert found["accuracy"]["value"] == 1.0
+    assert TABLES["recipe"].get("twice")(temperature=0.5).to_plain()["temperature"] == 0.5
+    assert main(["study", "word_counts", "--run", str(tmp_path / "none")]) == 1
+    assert f"{tmp_path / 'none'} is not a run" in capsys.readouterr().err
+    ignored = "strategy 'sft' of my-pieces is ignored: the name is taken by pairsight.selection.sft:Sft"
+    assert [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()] == [ignored]

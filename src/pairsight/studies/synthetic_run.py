@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from pairsight.errors import DataError
-from pairsight.models.scorers.names import looks
+from pairsight.errors import ConfigError, DataError
+from pairsight.models.scorers.names import scorer_kind, sees_images
+from pairsight.options import BuildRecord
 from pairsight.pipeline.select import load_candidates
 from pairsight.records import Candidates
+from pairsight.store.run_folder import RunFolder
 from pairsight.studies.completion_scores import (
     completion_score_distributions,
     image_score_distributions,
@@ -65,7 +67,9 @@ def analyse_run(
         DataError: the run has no generated images.
         RunError: no such run.
     """
-    results, left_out = analyse(load_candidates(run), embed, judge, others)
+    named = BuildRecord.from_plain(RunFolder.open(run).config).recipe.options.get("completion_scorers")
+    scorers = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    results, left_out = analyse(load_candidates(run), embed, judge, others, scorers)
     for result in results:
         result.write(Path(run) / "studies")
     return results, left_out
@@ -76,29 +80,47 @@ def analyse(
     embed: tuple[str, Embed] | None = None,
     judge: tuple[str, ImageJudge] | None = None,
     others: Mapping[str, Sequence[PromptTexts]] | None = None,
+    completion_scorers: Sequence[str] = (),
 ) -> tuple[list[StudyResult], list[str]]:
-    """As `analyse_run`, on given candidates and without writing files."""
+    """As `analyse_run`, on given candidates and without writing files.
+
+    Args:
+        completion_scorers: their complete names, which say of a plug-in where it is and so whether it sees images.
+    """
     selectors = list(dict.fromkeys(name for one in candidates for image in one.images for name in image.scores))
     scorers = list(dict.fromkeys(note.annotator for one in candidates for note in one.annotations))
     if not selectors:
         raise DataError("the candidates have no generated images: they are not of a synthetic run")
-    studies: list[Callable[[], StudyResult]] = [partial(guidance_wins, candidates)]
+    studies: list[Callable[[], StudyResult | None]] = [partial(guidance_wins, candidates)]
     studies += [partial(image_score_distributions, candidates, name) for name in selectors]
     if len(selectors) > 1:
         studies.append(partial(selector_overlap, candidates, selectors))
         if judge is not None:
             studies.append(partial(judged_wins, candidates, selectors[0], selectors[1], judge[1], judge[0]))
     studies += [partial(completion_score_distributions, candidates, name) for name in scorers]
-    text_only, image_aware = ([name for name in scorers if looks(name) is wanted] for wanted in (False, True))
-    if text_only and image_aware:
-        studies.append(partial(scorer_disagreement, candidates, text_only[0], image_aware[0]))
+    if len(scorers) > 1:
+        studies.append(partial(_disagreement, candidates, scorers, completion_scorers))
     if embed is not None:
         sets = {"this run": prompt_texts(candidates), **(others or {})}
         studies.append(partial(similarity, sets, embed[1], embed[0]))
-    results, left_out = [], []
+    results: list[StudyResult] = []
+    left_out: list[str] = []
     for study in studies:
         try:
-            results.append(study())
-        except DataError as error:
+            if result := study():
+                results.append(result)
+        except (ConfigError, DataError) as error:
             left_out.append(str(error))
     return results, left_out
+
+
+def _disagreement(candidates: Sequence[Candidates], kinds: Sequence[str], names: Sequence[str]) -> StudyResult | None:
+    """The first text-only scorer against the first image-aware one; None where there are not both.
+
+    Raises:
+        ConfigError: a plug-in whose file this call does not name.
+    """
+    by_kind = {scorer_kind(name): name for name in names}
+    sees = {kind: sees_images(by_kind.get(kind, kind)) for kind in kinds}
+    text_only, image_aware = ([kind for kind in kinds if sees[kind] is wanted] for wanted in (False, True))
+    return scorer_disagreement(candidates, text_only[0], image_aware[0]) if text_only and image_aware else None

@@ -18,6 +18,7 @@ from pairsight.records import (
     PreferencePair,
     Prompt,
 )
+from pairsight.registry import plugins
 from pairsight.studies.completion_scores import (
     completion_score_distributions,
     image_score_distributions,
@@ -246,3 +247,31 @@ def test_all_studies_that_the_scorers_allow_and_why_others_are_left_out():
     results, left_out = analyse([candidate("a", "art", {"ir": [1, 2]})])
     assert [one.name for one in results] == ["guidance_wins", "image_scores_ir"]
     assert left_out == []
+
+
+SEEING = """
+from pairsight.models.scorers.base import Scorer
+
+
+class Seeing(Scorer):
+    needs_images = {}
+
+    def score(self, items):
+        return [{{"n": 1.0}} for _ in items]
+"""
+
+
+@pytest.mark.parametrize(("sees", "title"), [(True, "rm (text only) against Seeing (image-aware)"), (False, None)])
+def test_a_scorer_from_a_file_says_itself_whether_it_sees_the_image(tmp_path, sees, title):
+    file = tmp_path / "seeing.py"
+    file.write_text(SEEING.format(sees))
+    notes = [Annotation(f"a:{i}", name, {name: float(i)}) for name in ("Seeing", "rm") for i in range(2)]
+    made = [candidate("a", "art", {"ir": [1, 2]}, notes, texts=["x", "xx"])]
+    names = ("sequence:models/rm", f"{file}:Seeing:v1")
+    with plugins(file):
+        results, left_out = analyse(made, completion_scorers=names)
+    assert [one.title for one in results if "against" in one.title] == ([title] if title else [])
+    assert left_out == []
+    results, (left_out,) = analyse(made, completion_scorers=names)
+    assert f"add --plugin {file}" in left_out, "a run folder does not run code"
+    assert not any("against" in one.title for one in results)

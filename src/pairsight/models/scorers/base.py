@@ -66,7 +66,7 @@ def fill(inputs: Sequence[T | ItemError], results: Sequence[Scores]) -> list[Sco
 class Scorer(Model, Generic[ItemT]):
     """Returns a number per column: of (text, ImageRef) for images, of (Prompt, Completion) for completions.
 
-    A subclass is made loaded: `Class(model_name, device)`, or `Class(model_name, images, device)` where it looks.
+    A subclass is made loaded: `Class(model_name, device)`, or `Class(model_name, images, device)` with `needs_images`.
     `fingerprint` identifies it wherever its folder lies; `columns` are the names of its numbers, the first selects.
     """
 

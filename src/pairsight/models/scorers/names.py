@@ -13,7 +13,7 @@ from pairsight.models.endpoint.model import is_endpoint, parse_endpoint
 from pairsight.models.folders import local_folder
 from pairsight.models.load import weights_folder
 from pairsight.models.scorers.base import ImageAware, ImageTextScorer, Rated, Scorer
-from pairsight.registry import plain_name, scorers
+from pairsight.registry import is_file_name, plain_name, scorers
 
 if TYPE_CHECKING:
     import torch
@@ -87,9 +87,17 @@ def _made(found: type[S], model_name: str, images: ImageSource, device: "torch.d
     return make(model_name, images, device) if found.needs_images else make(model_name, device)
 
 
-def looks(kind: str) -> bool:
-    """Whether this kind of scorer of completions is shown the image; a kind that is not registered counts as not."""
-    if kind not in scorers.names():
+def sees_images(name: str) -> bool:
+    """Whether a scorer of completions is shown the image; one of a kind that is not registered counts as not.
+
+    Args:
+        name: KIND:MODEL, or the kind alone; of a plug-in with its file.
+
+    Raises:
+        ConfigError: a plug-in whose file this call does not name, or does not have.
+    """
+    kind, _ = _split(name)
+    if not is_file_name(kind) and kind not in scorers.names():
         return False
     found: type[Scorer[Any]] = scorers.get(kind)
     return found.needs_images
