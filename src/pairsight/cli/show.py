@@ -183,6 +183,8 @@ def print_verification(found: "Verification") -> None:
     from pairsight.errors import RunError
 
     print(f"checked {found.num_results} results, {found.num_blobs} images, {found.num_files} tables")
+    for notice in found.notices:
+        print(f"note: {notice}")
     for problem in found.problems:
         print(f"damaged: {problem}")
     if found.problems:

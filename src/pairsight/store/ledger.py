@@ -14,7 +14,7 @@ from pairsight.records import ItemError
 from pairsight.store.encoding import decode, encode, has_checksum, row_checksum, text_checksum
 from pairsight.store.journal import Journal, journal_files
 from pairsight.store.replay import catch_up, renew_journal, results_record, retry_record
-from pairsight.store.schema import DATABASE_ERRORS, open_for_reading, open_for_writing
+from pairsight.store.schema import DATABASE_ERRORS, JOURNAL_MARK, has_mark, open_for_reading, open_for_writing
 
 Status = Literal["pending", "done", "failed"]
 _DONE, _FAILED = 1, 2
@@ -331,6 +331,8 @@ class Ledger:
                 catch_up(db, self.journal.folder)
             elif db.execute("SELECT 1 FROM results UNION ALL SELECT 1 FROM attempts LIMIT 1").fetchone():
                 renew_journal(db, self.journal.folder)
+            if not has_mark(db):
+                db.execute(f"PRAGMA application_id = {JOURNAL_MARK}")
 
     def damaged(self, item: int) -> RunError:
         """The error of a result that does not have its checksum."""

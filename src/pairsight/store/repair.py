@@ -111,7 +111,8 @@ def salvage_run(path: str | Path) -> tuple[Salvaged, ...]:
 
 def _intact(file: Path) -> Salvaged:
     """An intact ledger; its journal is rewritten if that is damaged."""
-    problems = check_journal(file)
+    damaged, without = check_journal(file)
+    problems = [*damaged, *([without] if without else [])]
     with closing(open_for_reading(file)) as db:
         if problems:
             renew_journal(db, file.parent / "journal")

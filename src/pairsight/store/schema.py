@@ -11,6 +11,8 @@ from pairsight.store.journal import journal_files
 from pairsight.store.lock import refuse_other_writer
 
 SCHEMA_VERSION = 1
+JOURNAL_MARK = int.from_bytes(b"PSJ1", "big")
+"""SQLite's `application_id` of a ledger that has had a journal since; in one of an earlier version it is 0."""
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 """What `sqlite3` raises on damage: its own errors, and texts that are not UTF-8."""
 _SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
@@ -111,7 +113,8 @@ def open_for_writing(path: Path, *, rebuilt: bool = False) -> sqlite3.Connection
         connection.execute("PRAGMA cache_size = -65536")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and (rebuilt or not traces(path)):
-            connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            numbers = f"PRAGMA application_id = {JOURNAL_MARK}; PRAGMA user_version = {SCHEMA_VERSION};"
+            connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {numbers} COMMIT;")
         _check(connection, path)
     except DATABASE_ERRORS as error:
         connection.close()
@@ -160,6 +163,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     log = path.with_name(path.name + "-wal")
     if not (log.is_file() and log.stat().st_size) and path.stat().st_size < pages * size:
         raise sqlite3.DatabaseError("the file is shorter than its pages")
+
+
+def has_mark(connection: sqlite3.Connection) -> bool:
+    """Whether a ledger says that there is a journal beside it."""
+    return bool(connection.execute("PRAGMA application_id").fetchone()[0] == JOURNAL_MARK)
 
 
 def traces(path: Path) -> list[str]:

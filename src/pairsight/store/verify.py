@@ -4,6 +4,7 @@ Each problem says what to do about it. The run is only read; a damaged image is 
 hashes, so that the next build replaces it.
 """
 
+import hashlib
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairsight.bounded import read_json, read_tensors_header
+from pairsight.bounded import as_object, read_json, read_tensors_header
 from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import damaged_file, read_marker
@@ -19,7 +20,7 @@ from pairsight.store.encoding import has_checksum, row_checksum
 from pairsight.store.journal import journal_files, journal_problems
 from pairsight.store.replay import foreign_records, raw_answers_missing
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.schema import DATABASE_ERRORS, count_mistyped, open_for_reading
+from pairsight.store.schema import DATABASE_ERRORS, count_mistyped, has_mark, open_for_reading
 from pairsight.store.sealed import MANIFEST, damage, oversized, sealed_tables
 from pairsight.store.status import Phase, phases
 
@@ -29,12 +30,13 @@ _RESTORED = "the same {verb} command with --images restores it (a generated imag
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How much was checked, and what is wrong: one line a problem."""
+    """How much was checked, what is wrong, and what is not but should be known: one line each."""
 
     num_results: int
     num_blobs: int
     num_files: int
     problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def verify_run(path: str | Path) -> Verification:
@@ -45,17 +47,20 @@ def verify_run(path: str | Path) -> Verification:
     """
     run = RunFolder.open(path)
     problems: list[str] = []
+    notices: list[str] = []
     num_results = 0
     for phase in phases(run):
         count, found = check_ledger(phase.ledger)
         num_results += count
         problems += found
-        problems += check_journal(phase.ledger)
+        found, notice = check_journal(phase.ledger)
+        problems += found
+        notices += [notice] if notice else []
     num_blobs, found = _check_images(run)
     problems += found
     num_files, found = _check_tables(run)
     problems += [*found, *_check_evaluations(run), *_check_trainings(run.path)]
-    return Verification(num_results, num_blobs, num_files, tuple(problems))
+    return Verification(num_results, num_blobs, num_files, tuple(problems), tuple(notices))
 
 
 def check_ledger(path: Path) -> tuple[int, list[str]]:
@@ -91,23 +96,32 @@ def check_ledger(path: Path) -> tuple[int, list[str]]:
     return count, [f"{problem}; {advice}" for problem in problems]
 
 
-def check_journal(ledger: Path) -> list[str]:
-    """The problems of the journal beside a ledger; a ledger that holds something must have one."""
+def check_journal(ledger: Path) -> tuple[list[str], str]:
+    """The problems of the journal beside a ledger, and what to know where an older version wrote none (else "")."""
     folder = ledger.parent / "journal"
     _, problems = journal_problems(folder)
     with suppress(OSError):  # reported already
         problems += foreign_records(journal_files(folder))
     missing: list[str] = []
-    holds = False
+    holds = marked = False
     # the ledger's own problems are reported by `check_ledger`
     with suppress(RunError, *DATABASE_ERRORS, OSError), closing(open_for_reading(ledger)) as db:
         holds = bool(db.execute("SELECT 1 FROM results UNION ALL SELECT 1 FROM attempts LIMIT 1").fetchone())
+        marked = has_mark(db)
         missing = raw_answers_missing(db, folder) if journal_files(folder) else []
     problems += [f"{folder}: the raw answer for item '{name}' is missing" for name in missing]
+    notice = ""
     if holds and not journal_files(folder):
-        why = "it was deleted, or the run is older than journals"
-        problems.append(f"{folder} is missing, from which a lost ledger would be rebuilt ({why})")
-    return [f"{problem}; `pairsight salvage {ledger.parent}` writes the journal again" for problem in problems]
+        without = "from which a lost ledger would be rebuilt"
+        if marked:
+            problems.append(f"{folder} is missing, {without}")
+        else:
+            notice = (
+                f"{ledger.parent} has no journal, {without}: its version of Pairsight wrote none; "
+                f"`pairsight salvage {ledger.parent}` writes one"
+            )
+    advice = f"`pairsight salvage {ledger.parent}` writes the journal again"
+    return [f"{problem}; {advice}" for problem in problems], notice
 
 
 def _dangling(db: sqlite3.Connection) -> Iterator[str]:
@@ -199,22 +213,22 @@ def _check_sealed(phase: Phase) -> tuple[int, list[str]]:
 
 
 def _check_evaluations(run: RunFolder) -> list[str]:
-    """The tables and results of evaluations, which have no manifest, can be read from beginning to end."""
+    """The tables and results of evaluations, which have no manifest, and the run's own results can be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     problems = []
-    own = [run.path] if run.config.get("kind") == "evaluate" else []
-    for folder in [*own, *sorted(run.path.glob("evaluate/*/"))]:
-        for file in [*sorted(folder.glob("*.parquet")), *folder.glob("results.json")]:
+    for folder in [run.path, *sorted(run.path.glob("evaluate/*/"))]:
+        evaluated = folder != run.path or run.config.get("kind") == "evaluate"
+        for file in [*(sorted(folder.glob("*.parquet")) if evaluated else ()), *folder.glob("results.json")]:
             try:
                 if file.suffix == ".json":
-                    read_json(file)
+                    as_object(read_json(file))
                 elif why := oversized(file):
                     raise ValueError(why)
                 else:
                     pq.read_table(file)
-            except (OSError, ValueError, pa.ArrowException) as error:
+            except (OSError, ValueError, TypeError, pa.ArrowException) as error:
                 why = one_line(error, 200)
                 problems.append(f"{file} cannot be read ({why}); remove it, the same evaluate command writes it again")
     return problems
@@ -238,14 +252,29 @@ def _check_trainings(run: Path) -> list[str]:
         elif ".safetensors" in damaged:
             advice = "the same align command makes it again, from its newest complete checkpoint"
         problems += [f"{marker.parent}: {damaged}; {advice}"] if damaged else []
-    weights = [*run.glob("align/**/*.safetensors"), *run.glob("references/*.safetensors")]
-    return problems + [
+    weights = sorted(file for file in run.glob("align/**/*.safetensors") if not file.name.startswith("."))
+    problems += [
         f"{file} is cut short or damaged; the same align command makes it again"
-        if file.parent.name != "references"
-        else f"{file} is cut short or damaged; remove it, the next training computes it again"
-        for file in sorted(weights)
-        if not file.name.startswith(".") and not _is_complete(file) and not any(str(file.parent) in p for p in problems)
+        for file in weights
+        if not _is_complete(file) and not any(str(file.parent) in problem for problem in problems)
     ]
+    return problems + _check_references(run)
+
+
+def _check_references(run: Path) -> list[str]:
+    """Reference log-probabilities against the checksum that each file has of its own."""
+    from pairsight.store.tensors import read_tensors
+
+    problems = []
+    for file in sorted(run.glob("references/[!.]*.safetensors")):
+        try:
+            _, metadata = read_tensors(file)
+            if file.stem != hashlib.sha256(str(metadata.get("model")).encode("utf-8", "replace")).hexdigest()[:32]:
+                raise ValueError("its name is of another model than it says")
+        except (OSError, ValueError) as error:
+            why = f"is cut short or damaged ({one_line(error)})"
+            problems.append(f"{file} {why}; remove it, the next training computes it again")
+    return problems
 
 
 def _is_complete(file: Path) -> bool:

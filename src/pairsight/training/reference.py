@@ -8,7 +8,6 @@ Shapes: M sequences kept, T tokens of one sequence, Z tokens of all.
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pairsight.errors import RunError
-from pairsight.store.durable import write_file
+from pairsight.errors import RunError, one_line
+from pairsight.store.tensors import Tensors, read_tensors, write_tensors
 from pairsight.training.families import evaluating
 from pairsight.training.scorer import SequenceScorer
 from pairsight.training.tokens import TokenExample
@@ -33,7 +32,6 @@ _CHUNK = 256
 _SECONDS_BETWEEN_WRITES = 20.0
 
 Floats = NDArray[np.float32]
-Tensors = dict[str, NDArray[Any]]
 
 
 class ReferenceStore:
@@ -72,35 +70,29 @@ class ReferenceStore:
 
     def save(self) -> None:
         """Write all to disk, replacing the file atomically."""
-        from safetensors.numpy import save
-
         keys = sorted(self._logps)
         tensors: Tensors = {
             "keys_M": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32),
             "lengths_M": np.array([len(self._logps[k]) for k in keys], np.int64),
             "logps_Z": np.concatenate([self._logps[k] for k in keys]) if keys else np.empty(0, np.float32),
         }
-        metadata = {"schema": str(_SCHEMA), "model": self._model_key, "sha256": _digest(tensors)}
-        write_file(self.path, _ordered(save(tensors, metadata=metadata)))
+        write_tensors(self.path, tensors, {"schema": str(_SCHEMA), "model": self._model_key})
 
     def _read(self) -> dict[bytes, Floats]:
         try:
-            tensors, metadata = _load(self.path)
-            intact = metadata["sha256"] == _digest(tensors)
-        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
-            _LOG.warning("%s is damaged (%s): its log-probs are computed again", self.path, type(error).__name__)
-            return {}
-        if not intact:
-            _LOG.warning("%s is damaged (checksum): its log-probs are computed again", self.path)
+            tensors, metadata = read_tensors(self.path)
+            ends = np.cumsum(tensors["lengths_M"])
+            pieces = np.split(tensors["logps_Z"].astype(np.float32), ends[:-1])
+            logps = {row.tobytes(): piece for row, piece in zip(tensors["keys_M"], pieces, strict=True)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            _LOG.warning("%s is not read (%s): its log-probs are computed again", self.path, one_line(error))
             return {}
         if metadata.get("model") != self._model_key:
             raise RunError(
-                f"{self.path} holds reference log-probs of another model ({metadata.get('model')}); remove it, it is "
-                "computed again"
+                f"{self.path} holds reference log-probs of another model ({one_line(metadata.get('model'))}); remove "
+                "it, it is computed again"
             )
-        ends = np.cumsum(tensors["lengths_M"])
-        pieces = np.split(tensors["logps_Z"], ends[:-1])
-        return {row.tobytes(): piece for row, piece in zip(tensors["keys_M"], pieces, strict=True)}
+        return logps
 
 
 def compute_reference(
@@ -140,27 +132,3 @@ def compute_reference(
 def reference_sums(store: ReferenceStore, examples: Sequence[TokenExample]) -> torch.Tensor:
     """Reference log-probs of the examples' sequences, [Q], float32."""
     return torch.tensor([store.sum(s.key) for example in examples for s in example.sequences])
-
-
-def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
-    from safetensors.numpy import load
-
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return load(data), metadata
-
-
-def _ordered(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: safetensors writes metadata in no fixed order."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8 bytes
-    return len(header).to_bytes(8, "little") + header + data[8 + length :]
-
-
-def _digest(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].tobytes())
-    return digest.hexdigest()

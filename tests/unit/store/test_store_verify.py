@@ -1,14 +1,19 @@
 """`status --verify` finds each kind of damage in a run, says what helps, and exits non-zero."""
 
+import hashlib
 import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pairsight.cli.main import main
+from pairsight.records import ItemError
 from pairsight.store.durable import write_marker
+from pairsight.store.ledger import Entry, Ledger, Outcome
 from pairsight.store.verify import verify_run
 from run_folders import write_run
 
@@ -18,6 +23,20 @@ def safetensors(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
 
 
+def references() -> bytes:
+    """A file of reference log-probabilities: its own checksum is of each tensor's name and bytes, by name."""
+    tensors = {"keys_M": b"k" * 32, "lengths_M": (2).to_bytes(8, "little"), "logps_Z": bytes(8)}
+    digest = hashlib.sha256(b"".join(name.encode() + tensors[name] for name in sorted(tensors))).hexdigest()
+    header = {
+        "__metadata__": {"schema": "1", "model": "tiny model", "sha256": digest},
+        "keys_M": {"dtype": "U8", "shape": [1, 32], "data_offsets": [0, 32]},
+        "lengths_M": {"dtype": "I64", "shape": [1], "data_offsets": [32, 40]},
+        "logps_Z": {"dtype": "F32", "shape": [2], "data_offsets": [40, 48]},
+    }
+    start = json.dumps(header).encode()
+    return len(start).to_bytes(8, "little") + start + b"".join(tensors.values())
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -25,8 +44,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     checkpoint = run / "align" / "dpo" / "checkpoints" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     (run / "references").mkdir()
-    for folder in (checkpoint, checkpoint.parents[1], run / "references"):
+    for folder in (checkpoint, checkpoint.parents[1]):
         safetensors(folder / "weights.safetensors")
+    (run / "references" / f"{hashlib.sha256(b'tiny model').hexdigest()[:32]}.safetensors").write_bytes(references())
+    (run / "results.json").write_text('{"schema": 2, "systems": {}}')
     write_marker(checkpoint / "complete.json", {"step": 3}, ["weights.safetensors"], checksum=True)
     write_marker(run / "align" / "dpo" / "pairsight.json", {"kind": "adapter"}, ["weights.safetensors"])
     evaluation = run / "evaluate" / "pope"
@@ -52,6 +73,19 @@ def cut(pattern: str) -> Callable[[Path], None]:
 
 def remove(pattern: str) -> Callable[[Path], None]:
     return lambda run: [file.unlink() for file in run.glob(pattern)] and None
+
+
+def last_byte(pattern: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        (file,) = run.glob(pattern)
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    return damage
+
+
+def renamed(pattern: str) -> Callable[[Path], None]:
+    return lambda run: [file.rename(file.with_name(f"{'0' * 32}.safetensors")) for file in run.glob(pattern)] and None
 
 
 def fewer_rows(run: Path) -> None:
@@ -92,6 +126,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "an adapter cut": (cut("align/dpo/*.safetensors"), "bytes instead of", "same align command makes it again"),
     "references cut": (cut("references/*.safetensors"), "cut short", "the next training computes it again"),
+    "references changed": (last_byte("references/*.safetensors"), "checksum differs", "computes it again"),
+    "references renamed": (renamed("references/*.safetensors"), "of another model", "computes it again"),
+    "the results cut": (cut("results.json"), "run/results.json cannot be read", "same evaluate command"),
 }
 
 
@@ -123,3 +160,29 @@ def test_runs_of_earlier_versions_have_no_listed_files_and_no_problems(run: Path
     cut("align/dpo/*.safetensors")(run)
     (problem,) = verify_run(run).problems
     assert "cut short or damaged" in problem
+
+
+def test_that_an_older_version_wrote_no_journal_is_a_note_and_that_one_was_deleted_is_damage(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(run / "ledger.sqlite") as ledger:
+        (planned,) = ledger.plan(ledger.open_plan("generate", 0, 1), 0, [Entry(bytes(32), "a")])
+        ledger.commit([Outcome(planned.item, ItemError("refused", "no", retryable=True))])
+    assert main(["status", str(run), "--verify"]) == 0
+    shutil.rmtree(run / "journal")
+    assert main(["status", str(run), "--verify"]) == 1
+    assert "journal is missing" in capsys.readouterr().out
+    older = sqlite3.connect(run / "ledger.sqlite")  # as versions before journals left it
+    older.execute("PRAGMA application_id = 0")
+    older.close()
+    assert main(["status", str(run), "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert f"note: {run} has no journal" in said
+    assert f"`pairsight salvage {run}` writes one" in said
+    assert main(["salvage", str(run)]) == 0
+    assert list((run / "journal").glob("*.journal"))
+    assert main(["status", str(run), "--verify"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    Ledger(run / "ledger.sqlite").close()  # any command that writes
+    shutil.rmtree(run / "journal")
+    assert main(["status", str(run), "--verify"]) == 1
