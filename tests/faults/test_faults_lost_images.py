@@ -137,14 +137,37 @@ def test_only_lost_images_are_made_again(folder: Path) -> None:
     assert verify_run(run.path).problems == ()
 
 
+WRONG_SHA = "{} is damaged (its SHA-256 is not the manifest's); the same build command writes it again"
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["manifest.json", "pairs-00000.parquet"])
-def test_the_same_build_command_writes_tables_again(folder: Path, name: str, damage: str) -> None:
+def test_the_same_build_command_writes_a_table_again(folder: Path, damage: str) -> None:
     tables = build(folder)
-    DAMAGES[damage](folder / "run" / "data" / name)
-    (problem, *_) = verify_run(folder / "run").problems
-    if name == "manifest.json" and damage != "deleted":
-        assert "manifest.json is damaged; remove it and run the same command again" in problem or damage == "changed"
-        (folder / "run" / "data" / name).unlink()
+    table = folder / "run" / "data" / "pairs-00000.parquet"
+    DAMAGES[damage](table)
+    missing = f"{table} is missing; the same build command writes it again"
+    assert verify_run(folder / "run").problems == (missing if damage == "deleted" else WRONG_SHA.format(table),)
+    assert build(folder) == tables
+    assert verify_run(folder / "run").problems == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_verify_says_of_a_damaged_manifest_restores_it(folder: Path, damage: str) -> None:
+    tables = build(folder)
+    manifest = folder / "run" / "data" / "manifest.json"
+    DAMAGES[damage](manifest)
+    problems = verify_run(folder / "run").problems
+    if damage == "deleted":
+        unlisted = [name for name in sorted(tables) if name.endswith(".parquet")]
+        lines = (f"{manifest.with_name(name)} is not listed in manifest.json; the same build command writes it again"
+                 for name in unlisted)  # fmt: skip
+        assert problems == tuple(lines)
+    elif damage == "changed":  # the byte in the middle is one of a hash
+        assert problems == (WRONG_SHA.format(manifest.with_name("completions-00000.parquet")),)
+    else:
+        assert problems == (
+            f"{manifest} is damaged; remove it and run the same command again to write the tables again",
+        )
+        manifest.unlink()
     assert build(folder) == tables
     assert verify_run(folder / "run").problems == ()
