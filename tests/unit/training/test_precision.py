@@ -16,6 +16,7 @@ from pairsight.errors import TrainingError
 from pairsight.models.folders import fingerprint
 from pairsight.training import loop as loop_module
 from pairsight.training.trainer import PreferenceTrainer
+from preference_pairs import NUM_IMAGES
 
 MODES = {
     "fp32": {},
@@ -186,26 +187,106 @@ def test_memory_that_runs_out_outside_a_pass_is_one_sentence(small, tmp_path: Pa
     train(small, tmp_path / "a", max_steps=1)  # the folder is not blocked
 
 
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_limits_of_a_training_count_what_it_trains(small, tmp_path: Path, monkeypatch, tuning: str):
+    """Before the policy nothing is trained; then it is every number that is saved."""
+    from pairsight.training import scorer as scorer_module
+
+    counted = []
+    real = scorer_module.pass_limits
+
+    def limits(model, *arguments, num_trained=0, **options):
+        counted.append(num_trained)
+        return real(model, *arguments, num_trained=num_trained, **options)
+
+    monkeypatch.setattr(scorer_module, "pass_limits", limits)
+    opened = {"projector_learning_rate": 1e-4, "vision_learning_rate": 1e-4}
+    folder, _ = train(small, tmp_path / "a", max_steps=1, tuning=tuning, learning_rate=1e-3, **opened)
+    (file,) = folder.glob("*model.safetensors")
+    assert counted == [0, sum(t.numel() for t in load_file(file).values())]
+
+
+def test_reference_and_held_out_passes_out_of_memory_are_taken_again(small, tmp_path: Path, monkeypatch):
+    from pairsight.training.scorer import SequenceScorer
+
+    options = {"eval_fraction": 0.5, "eval_steps": 1, "max_steps": 1, "learning_rate": 1e-2}
+    _, expected = train(small, tmp_path / "a", **options)
+    failed = []
+    real = SequenceScorer.score
+
+    def score(self, model, rows):
+        if not torch.is_grad_enabled() and sum(len(row) for row in rows) > 1:
+            failed.append("policy" if hasattr(model, "peft_config") else "reference")
+            raise torch.OutOfMemoryError("no memory left")
+        return real(self, model, rows)
+
+    monkeypatch.setattr(SequenceScorer, "score", score)
+    _, lines = train(small, tmp_path / "b", **options)
+    assert set(failed) == {"policy", "reference"}
+    assert [line.keys() for line in lines] == [line.keys() for line in expected]
+    for line, other in zip(lines, expected, strict=True):
+        for name in other.keys() & {
+            "loss",
+            "eval_loss",
+            "rewards/margins",
+            "eval_rewards/margins",
+            "eval_logps/chosen",
+        }:
+            assert line[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
+
+
+def test_a_trained_projector_runs_the_tower_once_an_image(small, tmp_path: Path, monkeypatch):
+    from pairsight.models import load as load_module
+
+    runs = []
+    real = load_module.load_model
+
+    def load(*arguments, **options):
+        model = real(*arguments, **options)
+        (first,) = (m for n, m in model.named_modules() if "vision" in n and n.endswith("layers.0"))
+        forward = first.forward
+
+        def counted(*inputs, **more):
+            runs.append(1)
+            return forward(*inputs, **more)
+
+        first.forward = counted
+        return model
+
+    monkeypatch.setattr(load_module, "load_model", load)
+    options = {"num_train_epochs": 2.0, "per_device_train_batch_size": 2, "projector_learning_rate": 1e-4}
+    _, lines = train(small, tmp_path / "a", check_first_batch=False, learning_rate=1e-3, **options)
+    assert len(lines) > 2
+    assert len(runs) == NUM_IMAGES
+
+
 def test_a_training_frees_its_memory(small, tmp_path: Path, monkeypatch):
-    """So that an evaluation in the same process has the device for itself."""
-    import gc
+    """So that an evaluation in the same process has the device for itself: as on a GPU, nothing lives when its cache
+    is emptied at the end."""
     import weakref
 
+    from pairsight.models import load as load_module
     from pairsight.training import policy as policy_module
 
-    made = []
-    real = policy_module.make_policy
+    made, alive = [], []
+    make_policy, release_memory = policy_module.make_policy, load_module.release_memory
 
     def make(model, config):
-        policy = real(model, config)
+        policy = make_policy(model, config)
         made.extend(weakref.ref(p) for p in policy.parameters())
         return policy
 
+    def release():
+        with monkeypatch.context() as gpu:
+            gpu.setattr(torch.cuda, "is_available", lambda: True)
+            gpu.setattr(torch.cuda, "empty_cache", lambda: alive.append([ref for ref in made if ref() is not None]))
+            release_memory()
+
     monkeypatch.setattr(policy_module, "make_policy", make)
+    monkeypatch.setattr(load_module, "release_memory", release)
     train(small, tmp_path / "a", max_steps=1)
-    gc.collect()
     assert made
-    assert not [ref for ref in made if ref() is not None]
+    assert alive == [[]]
 
 
 def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):

@@ -44,6 +44,21 @@ def test_sevas_own_settings_train_on_a_handful(small, tmp_path: Path, count: int
     assert (f"only {count} optimizer step" in card) == (count < 10)
 
 
+def test_align_prints_what_a_training_says_of_itself(small, tmp_path: Path, capsys):
+    import pyarrow.parquet as pq
+
+    from made_tables import pairs_table
+    from pairsight.cli.main import main
+
+    pq.write_table(pairs_table(small.pairs(3), small.images), tmp_path / "pairs.parquet")
+    asked = ["--model", str(small.model), "--out", str(tmp_path / "a"), "--set", "lora_r=2", "--quiet"]
+    assert main(["align", str(tmp_path / "pairs.parquet"), *asked]) == 0
+    printed = capsys.readouterr().out
+    assert "aligned on 3 examples in 3 optimizer steps of up to 1\n" in printed
+    assert "\n  the global batch was lowered from 32 to 1, so that" in printed
+    assert "\n  only 3 optimizer steps: more examples" in printed
+
+
 @pytest.mark.parametrize(
     ("count", "sizes"),
     [(1, (1, 1)), (30, (3, 1)), (79, (7, 1)), (100, (8, 1)), (250, (8, 3)), (1279, (8, 15)), (1280, (8, 16))],
