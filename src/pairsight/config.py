@@ -32,6 +32,7 @@ class Option:
         recorded: the run's record (`run.yaml`, `selection.yaml`) notes it under its own name.
         late: it is newer than the record: noted only where it is given, so that older runs are the same.
         needs: the option without which it would do nothing.
+        by_benchmark: it is noted and compared as a part of each benchmark, to which others can be added.
     """
 
     flag: str = ""
@@ -44,6 +45,7 @@ class Option:
     recorded: bool = True
     late: bool = False
     needs: str = ""
+    by_benchmark: bool = False
 
     @property
     def compared(self) -> bool:

@@ -159,7 +159,7 @@ class EvaluateOptions(BaseConfig):
     adapters: Annotated[dict[str, str], Option("--adapter", value="NAME=DIR", identity=False)] = Field(
         {}, description="an adapter or full model to compare; repeatable; default: all of the run's"
     )
-    benchmarks: Annotated[dict[str, str], Option("--benchmark", value="NAME=PATH")] = Field(
+    benchmarks: Annotated[dict[str, str], Option("--benchmark", value="NAME=PATH", by_benchmark=True)] = Field(
         description="an official file, or folder, of a benchmark; repeatable"
     )
     images: Annotated[str | None, Option("--images", path=True, identity=False)] = Field(
@@ -171,14 +171,16 @@ class EvaluateOptions(BaseConfig):
     name: Annotated[str, Option("--name", results=False)] = Field(
         "held-out", description="the evaluation's name inside the run"
     )
-    benchmark_options: dict[str, dict[str, Any]] = Field({}, description="benchmark name -> its own options")
+    benchmark_options: Annotated[dict[str, dict[str, Any]], Option(by_benchmark=True)] = Field(
+        {}, description="benchmark name -> its own options"
+    )
     export_official: Annotated[str | None, Option("--export-official", path=True, results=False)] = Field(
         None, description="also write what the official scripts and servers accept"
     )
     parser: Annotated[Literal["official", "robust"], Option("--parser", identity=False)] = Field(
         "official", description="official (default) or robust"
     )
-    temperature: Annotated[float | None, Option("--temperature")] = Field(
+    temperature: Annotated[float | None, Option("--temperature", by_benchmark=True)] = Field(
         None, ge=0, le=5, description="instead of greedy decoding"
     )
     batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")

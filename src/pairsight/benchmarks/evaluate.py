@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.benchmarks.files.tables import write_answers, write_scores
 from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
+from pairsight.benchmarks.published import Scalar
 from pairsight.benchmarks.results import Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, update_results
 from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark, without_answers
@@ -98,6 +99,7 @@ def evaluate_models(
     images: str | Path | None = None,
     export: str | Path | None = None,
     settings: EvaluationSettings | None = None,
+    identity: Mapping[str, Scalar] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     caller: "Caller | None" = None,
@@ -117,6 +119,7 @@ def evaluate_models(
         images: the images' folder; None: the folder of each benchmark's file.
         export: a folder for each model's answers in the official script's or server's format.
         settings: parser, limit, seed, batch size, and how to treat bad samples.
+        identity: the options, beside those of the benchmarks, that OUT is only continued with; None: from `settings`.
         engine: where answers are generated; None: in this process.
         progress: shows the progress.
         caller: sends calls to endpoints, with their limits.
@@ -130,13 +133,12 @@ def evaluate_models(
     """
     settings = replace(settings or EvaluationSettings(), model=model)
     models = _models(tasks, adapters or {})
-    config, benchmarks = _joined(Path(out), _Identity.of(model, tasks, images, settings))
-    root, skip_bad = Path(images) if images is not None else None, settings.on_error == "skip"
-    read = read_tasks(tasks, root, limit=settings.limit, skip_bad=skip_bad)
+    config, benchmarks = _joined(Path(out), _Identity.of(identity or settings.identity, tasks, images))
+    read = read_tasks(tasks, None if images is None else Path(images), limit=settings.limit, skip_bad=settings.skip_bad)
     folder = RunFolder.create(out, config, free=("images",))
     with folder.lock("evaluate"), folder.log(), folder.ledger() as ledger:
         _add_benchmarks(folder, benchmarks)
-        loaded = load_tasks(read, folder.blobs, skip_bad=skip_bad)
+        loaded = load_tasks(read, folder.blobs, skip_bad=settings.skip_bad)
         runner = Runner(ledger, engine, progress, caller=caller)
         source = EvaluationImages(sources_of(read), folder.blobs)
         answers, fingerprints = {}, {}
@@ -145,8 +147,7 @@ def evaluate_models(
             answers[name] = answer_all(loaded, generator, runner, settings.seed)
             fingerprints[name] = generator.fingerprint
         _seal(folder, ledger, answers)
-    if export is not None:
-        _export(Path(export), loaded, answers)
+    _export(export, loaded, answers)
     return _write_all(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings)
 
 
@@ -199,9 +200,11 @@ def _measured(results: Results, name: str, fingerprints: Mapping[str, str]) -> s
 
 
 def _export(
-    folder: Path, loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]
+    folder: str | Path | None, loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]
 ) -> None:
-    """Write `folder/<model>/<benchmark>/…`, without answers for failed samples."""
+    """Write `folder/<model>/<benchmark>/…`, without answers for failed samples; nothing without a folder."""
+    if folder is None:
+        return
     for model, of_model in answers.items():
         for item, by_group in zip(loaded, of_model, strict=True):
             texts = {
@@ -211,7 +214,7 @@ def _export(
                 if answer.text is not None
             }
             task = item.task
-            task.benchmark.write_answers(folder / model / task.name, task.path, item.groups, texts)
+            task.benchmark.write_answers(Path(folder) / model / task.name, task.path, item.groups, texts)
 
 
 def _score_all(
@@ -278,15 +281,13 @@ def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) 
 class _Identity:
     """What identifies an evaluation; adapters and benchmarks can be added later. `benchmarks` are JSON values."""
 
-    model: str
+    options: Mapping[str, Scalar]
     benchmarks: Mapping[str, Mapping[str, object]]
     images: str | None
-    limit: int | None
-    seed: int
 
     @classmethod
     def of(
-        cls, model: str, tasks: Sequence[BenchmarkTask], images: str | Path | None, settings: EvaluationSettings
+        cls, options: Mapping[str, Scalar], tasks: Sequence[BenchmarkTask], images: str | Path | None
     ) -> "_Identity":
         """The identity of a requested evaluation."""
         described = {
@@ -300,11 +301,12 @@ class _Identity:
             for task in tasks
         }
         as_json = json.loads(json.dumps(described))
-        return cls(model, as_json, str(images) if images else None, settings.limit, settings.seed)
+        return cls(options, as_json, str(images) if images else None)
 
     def to_plain(self) -> dict[str, object]:
         """The evaluation's `run.yaml`."""
-        return {"kind": "evaluate"} | {field.name: getattr(self, field.name) for field in fields(self)}
+        first = {"kind": "evaluate", "model": None, "benchmarks": self.benchmarks, "images": self.images}
+        return first | dict(self.options)
 
 
 def _joined(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[str, object]]:
@@ -319,9 +321,10 @@ def _joined(out: Path, asked: _Identity) -> tuple[Mapping[str, object], Mapping[
     if existing.get("kind") != "evaluate":
         raise RunError(f"{out} holds a run, not an evaluation; choose another --out")
     known = _benchmarks_of(out, existing)
-    fixed = (("model", asked.model), ("limit", asked.limit), ("seed", asked.seed))
     differences = [
-        f"{name} {existing.get(name)!r} there, {value!r} here" for name, value in fixed if existing.get(name) != value
+        f"{name} {existing.get(name)!r} there, {value!r} here"
+        for name, value in asked.options.items()
+        if existing.get(name) != value
     ]
     for name, task in asked.benchmarks.items():
         old = known.get(name, task)

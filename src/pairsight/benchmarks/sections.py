@@ -31,6 +31,16 @@ class EvaluationSettings:
     num_resamples: int = NUM_RESAMPLES
     model: str = ""
 
+    @property
+    def skip_bad(self) -> bool:
+        """Whether bad images and questions are skipped and counted."""
+        return self.on_error == "skip"
+
+    @property
+    def identity(self) -> dict[str, Scalar]:
+        """What an evaluation is only continued with, where its caller does not say it."""
+        return {"model": self.model, "limit": self.limit, "seed": self.seed}
+
 
 def make_section(
     loaded: LoadedTask,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pairsight.benchmarks.results import DataCounts, Results, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
+from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
@@ -17,6 +18,7 @@ from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from pairsight.benchmarks.published import Scalar
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import BenchmarkTask
 
@@ -45,6 +47,11 @@ class EvaluateSpec:
             if not task.path.exists():
                 raise ConfigError(f"benchmark {task.name}: {task.path} does not exist")
         return cls(options, tasks)
+
+    def identity(self) -> "dict[str, Scalar]":
+        """The options that an evaluation is only continued with; its benchmarks hold the others that are compared."""
+        plain, facts = self.options.model_dump(mode="json"), option_facts(EvaluateOptions)
+        return {name: plain[name] for name, option in facts.items() if option.compared and not option.by_benchmark}
 
     def settings(self) -> "EvaluationSettings":
         """What besides models and benchmarks changes the figures."""
@@ -227,6 +234,7 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
             images=options.images,
             export=options.export_official,
             settings=spec.settings(),
+            identity=spec.identity(),
             engine=engine,
             progress=progress,
             caller=Caller(options.calls),

@@ -7,11 +7,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from pairsight.benchmarks.results_file import read_results
 from pairsight.cli.main import main
+from pairsight.config import option_facts
+from pairsight.errors import RunError
 from pairsight.models.folders import fingerprint
+from pairsight.options import EvaluateOptions
+from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
+from pairsight.registry import plugins
 from pairsight.reporting.report import report_html
 from pairsight.store.run_folder import RunFolder
 from pairsight.tiny.models.shipped import shipped_model
@@ -110,6 +116,68 @@ def test_another_limit_or_file_is_refused_with_the_words_that_help(run, world, c
     assert plain(run) == before
     assert evaluate(run, world, "random", "--limit", 3, "--name", "few") == 0
     assert [one["limit"] for one in plain(run)["systems"]["seva"]["benchmarks"].values()] == [None, 3]
+
+
+OTHER: dict[str, tuple[bool, object]] = {
+    "run": (False, None),
+    "model": (True, "another/model"),
+    "adapters": (False, {"second": "."}),
+    "benchmarks": (True, {}),
+    "images": (False, "."),
+    "out": (False, None),
+    "name": (False, None),
+    "benchmark_options": (True, {}),
+    "export_official": (False, "official"),
+    "parser": (False, "robust"),
+    "temperature": (True, 0.5),
+    "batch_size": (False, 2),
+    "limit": (True, 3),
+    "seed": (True, 5),
+    "engine": (False, "processes"),
+    "workers": (False, 2),
+    "on_error": (False, "skip"),
+    "calls": (False, {"max_attempts": 2}),
+    "endpoint": (False, {"max_image_side": 512}),
+    "trust_remote_code": (False, True),
+}
+"""Every option of `evaluate`: whether an evaluation refuses to be continued with another value, and such a value."""
+
+
+class PassedError(Exception):
+    """The request was accepted as the same evaluation."""
+
+
+def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_every_option(run, world, monkeypatch):
+    own = run.parent / "own.py"
+    own.write_text("from pairsight.benchmarks.suites.pope import Pope\nclass Own(Pope):\n    shade: int = 0\n")
+    pope = f"{own}:Own"
+    assert evaluate(run, world, benchmark=pope) == 0
+    noted = (run / "evaluate" / "held-out" / "run.yaml").read_bytes()
+    assert list(yaml.safe_load(noted)) == ["kind", "model", "benchmarks", "images", "limit", "seed"]
+
+    def passed(*args: object, **options: object) -> None:
+        raise PassedError
+
+    monkeypatch.setattr("pairsight.benchmarks.evaluate.read_tasks", passed)
+    monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args: None)
+    assert OTHER.keys() == EvaluateOptions.model_fields.keys()
+    facts = option_facts(EvaluateOptions)
+    for name, (refused, value) in OTHER.items():
+        given = {"run": str(run), "model": str(shipped_model()), "benchmarks": {pope: str(world / "random.jsonl")}}
+        given |= {"images": str(world / "images"), "adapters": {"dpo": str(run / "align" / "dpo")}}
+        given |= {} if value is None else {name: value}
+        if name == "workers":
+            given["engine"] = "processes"
+        if name == "benchmarks":
+            given[name] = {pope: str(world / "popular.jsonl")}
+        if name == "benchmark_options":
+            given[name] = {pope: {"shade": 1}}
+        with plugins(own):
+            spec = EvaluateSpec.parse(given)
+        with pytest.raises(RunError if refused else PassedError, match="holds another evaluation" if refused else None):
+            evaluate_run(spec, quiet=True)
+        assert facts[name].compared == refused, name
+    assert (run / "evaluate" / "held-out" / "run.yaml").read_bytes() == noted
 
 
 def test_an_adapter_is_one_system_however_many_there_are(run, world):
