@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.rows import Row, checked_text, names_image, read_rows
+from pairsight.formats.image_columns import HOW, holds_image, is_inline
+from pairsight.formats.rows import Row, checked_text, read_rows
 from pairsight.records import IMAGE_MARK
 
 
@@ -75,7 +76,9 @@ class RowFormat(PromptFormat):
                 yield error
 
 
-_NO_IMAGE_FIELDS = ("id", "question_id", "answer", "question", "source")
+NO_IMAGES = ("id", "question_id", "question", "answer", "source", "system", "topic", "prompt", "conversations",
+             "completions", "chosen", "rejected")  # fmt: skip
+"""Fields that formats read as something else than images."""
 
 
 def images_of(row: Row, location: str) -> tuple[str, ...]:
@@ -83,10 +86,10 @@ def images_of(row: Row, location: str) -> tuple[str, ...]:
     given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
     if len(given) == 2:
         raise DataError(f"{location} has both 'image' and 'images': keep one", reason="image_marks")
-    if not given:
+    if not given or given == [[]]:
         for name, value in row.values.items():
-            if name not in _NO_IMAGE_FIELDS and names_image(value):
-                message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'"
+            if name not in NO_IMAGES and holds_image(name, value):
+                message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'; {HOW}"
                 raise DataError(message, reason="unread_image")
         return ()
     (value,) = given
@@ -96,6 +99,10 @@ def images_of(row: Row, location: str) -> tuple[str, ...]:
     if "" in names:
         raise DataError(
             f"{location}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image"
+        )
+    if inline := [name for name in names if is_inline(name)]:
+        raise DataError(
+            f"{location}: 'image' is {inline[0]!r:.60} instead of a file's name; {HOW}", reason="wrong_type"
         )
     return names
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
-from pairsight.formats.rows import names_image
+from pairsight.formats.image_columns import HOW, holds_image, is_inline
 from pairsight.formats.trl import from_plain
 from pairsight.images.load import read_bytes
 from pairsight.images.source import FileImages, ImageSource, UnpackedImages, WithImages
@@ -21,6 +21,7 @@ GIVEN = "given"
 """The annotator of preferences that came with the data, and the strategy of such pairs."""
 _IMAGES = ("images", "image")
 """The columns that images are read from: a list of them, or a single one, as TRL has it."""
+_NO_IMAGES = ("id", "prompt", "chosen", "rejected")
 
 
 def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImages[PreferencePair]:
@@ -37,13 +38,13 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
 
     Raises:
         DataError: no Parquet file, a damaged one, a row that is not a preference pair (with file, row and id), or
-            images in a column of another name.
+            images in a column of another name, or in a form that is not read.
     """
     source = images if images is not None else UnpackedImages()
     pairs: list[PreferencePair] = []
     for file in pair_files(Path(path)):
         for number, row in _rows(file, with_images=images is None):
-            location = f"{file} row {number} (id '{row.get('id', '')}')"
+            location = _location(file, number, row)
             unpacked = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
             if "record" not in row:
                 pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, location))
@@ -76,12 +77,14 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
         known = table.schema_arrow.names
         if not {"prompt", "chosen", "rejected"} - set(known):
             columns = [name for name in known if with_images or name not in _IMAGES]
-            number = 0
+            if read := [name for name in _IMAGES if name in known and not with_images and "record" not in known]:
+                raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
+            number, said = 0, set[str]()
             for batch in table.iter_batches(batch_size=256, columns=columns):
-                if number == 0 and "record" not in known:
-                    _check_image_columns(file, table.schema_arrow, batch, with_images)
                 for row in batch.to_pylist():
                     number += 1
+                    if "record" not in known:
+                        _check_unread(row, _location(file, number, row), said)
                     yield number, row
     except DataError:
         raise
@@ -93,33 +96,25 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
         raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
 
 
-def _check_image_columns(file: Path, schema: pa.Schema, first: pa.RecordBatch, with_images: bool) -> None:
-    """Refuse a foreign table whose images would not be read; say which columns of bytes are left aside."""
-    read = [name for name in _IMAGES if name in schema.names]
-    if read and not with_images:
-        raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
-    others = [field.name for field in schema if field.name not in (*_IMAGES, "id", "prompt", "chosen", "rejected")]
-    unread = [name for name in others if _holds_bytes(schema.field(name).type)]
-    if not read:
-        columns = {name: first.column(name).drop_null() for name in others if name not in unread}
-        unread += [name for name, values in columns.items() if len(values) and names_image(values[0].as_py())]
-    if not unread:
-        return
-    named = ", ".join(f"'{name}'" for name in unread)
-    if not read:
-        raise DataError(
-            f"{file}: column {named} holds images and is not read: call it 'images' or 'image'", "unread_image"
-        )
-    _LOG.warning(
-        "%s: column %s holds bytes and is not read; images are taken from '%s'", file, named, "' and '".join(read)
-    )
+def _location(file: Path, number: int, row: Mapping[str, object]) -> str:
+    return f"{file} row {number} (id '{row.get('id', '')}')"
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type are bytes, or have them inside."""
-    if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+def _check_unread(row: Mapping[str, object], location: str, said: set[str]) -> None:
+    """Refuse a row whose image would not be read; beside an image that is, name once each column left aside."""
+    read = next((name for name in _IMAGES if row.get(name)), "")
+    for name, value in row.items():
+        if name in (*_IMAGES, *_NO_IMAGES) or name in said or not holds_image(name, value):
+            continue
+        if not read:
+            raise DataError(
+                f"{location}: column '{name}' holds images and is not read: call it 'images' or 'image' "
+                f"(found {value!r:.60}); {HOW}",
+                "unread_image",
+            )
+        said.add(name)
+        what = "bytes" if isinstance(value, bytes) else "images"
+        _LOG.warning("%s: column '%s' holds %s and is not read; images are taken from '%s'", location, name, what, read)
 
 
 def _unpack(row: Mapping[str, object], images: UnpackedImages, file: Path, location: str) -> tuple[ImageRef, ...]:
@@ -149,6 +144,10 @@ def _bytes_and_name(value: object, location: str) -> tuple[bytes | None, str]:
     if isinstance(value, bytes):
         return value, ""
     if isinstance(value, str) and value:
+        if is_inline(value):
+            raise DataError(
+                f"{location} is text {value!r:.60} instead of an image's bytes or name; {HOW}", "wrong_type"
+            )
         return None, value
     if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
         return value.get("bytes"), str(value.get("path") or "")

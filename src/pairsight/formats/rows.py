@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pairsight.bounded import DuplicateKeyError, unique
 from pairsight.errors import DataError, one_line
-from pairsight.images.source import SUFFIXES
 
 _SPACE = " \t\n\r"
 
@@ -55,13 +54,6 @@ def checked_text(value: object, location: str) -> str:
             f"{location} holds half a surrogate pair, which is not a character", reason="bad_text"
         ) from None
     return value.strip()
-
-
-def names_image(value: object) -> bool:
-    """Whether a value looks like an image file's name or address, or a list of such."""
-    if isinstance(value, list):
-        return bool(value) and all(names_image(one) for one in value)
-    return isinstance(value, str) and value.strip().lower().endswith(SUFFIXES)
 
 
 def read_rows(path: Path) -> Iterator[Row | DataError]:

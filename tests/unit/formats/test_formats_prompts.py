@@ -133,6 +133,14 @@ BAD_ROWS = [
     (llava("x", "gone.png", "<image>\nWhat?"), "missing_image", "does not exist; did you mean"),
     ({**llava("x", "a.png", "<image>\nA?"), "images": ["b.png"]}, "image_marks", "has both 'image' and 'images'"),
     ({**llava("x", None, "What?"), "image_path": "a.png"}, "unread_image", "'image_path' names an image ('a.png')"),
+    (
+        {**llava("x", None, "What?"), "picture": {"path": "a"}},
+        "unread_image",
+        "'picture' names an image ({'path': 'a'})",
+    ),
+    ({**llava("x", [], "What?"), "img": "0001"}, "unread_image", "'img' names an image ('0001') and is not read"),
+    ({"id": "x", "question": "What?", "scan": "data:image/png;base64,AA=="}, "unread_image", "'scan' names an image"),
+    (llava("x", "data:image/png;base64,AA==", "<image>\nWhat?"), "wrong_type", "instead of a file's name; bytes"),
     (llava("x", "cut.png", "<image>\nWhat?"), "broken_image", "truncated"),
     (llava("x", "../prompts.png", "<image>\nWhat?"), "outside_image", "outside the images folder"),
     (llava("x", "", "<image>\nWhat?"), "missing_image", "empty name"),
@@ -363,3 +371,16 @@ def test_a_file_name_that_is_no_text_is_one_bad_row(tmp_path):
     found = read_prompts(tmp_path, question="What is it?", on_error="skip")
     assert [prompt.id for prompt in found] == ["a\u202f.png"]
     assert [dropped.reason for dropped in found.dropped] == ["bad_text"] * 3
+
+
+def test_fields_that_are_no_images_are_left_alone(folder):
+    row = llava("1", None, "What is in a.png?", "It is in photo.png") | {
+        "image_id": "COCO_7",
+        "image_size": [640, 480],
+        "caption": "from a.png",
+        "scores": {"x": 1},
+        "deep": json.loads("[" * 900 + "]" * 900),
+    }
+    other = {"question": "Why?", "completions": ["see a.png", "see b.png"], "source": "coco.png", "image_width": 3}
+    assert read_prompts(write(folder, [row]))[0].images == ()
+    assert read_prompts(write(folder, [other]))[0].images == ()

@@ -1,3 +1,4 @@
+import base64
 import io
 import math
 
@@ -214,6 +215,100 @@ def test_images_in_a_column_of_another_name_are_not_dropped_in_silence(tmp_path,
     (column,) = changes
     with pytest.raises(DataError, match=f"column '{column}' holds images and is not read: call it 'images' or 'image'"):
         read_pairs(tmp_path / "a.parquet")
+
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+IMAGE_COLUMNS = [
+    {"image_b64": PNG},
+    {"scan": base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(range(60))).decode()},
+    {"scan": f"data:image/png;base64,{PNG}"},
+    {"picture": {"path": "images/0"}},
+    {"picture": {"url": "https://example.org/200"}},
+    {"scan": {"bytes": None, "path": "0"}},
+    {"scan": {"file": {"url": "a.jpg"}}},
+    {"image_info": {"url": "https://example.org/a.jpg?size=1"}},
+    {"imageUrl": "https://example.org/200"},
+    {"link": "https://example.org/a.JPG?size=1#x"},
+    {"image_name": "COCO_000123"},
+    {"imgs": ["000123", None]},
+    {"image1": "0001"},
+    {"photo": [{"file": "x"}]},
+    {"pixels": [[0.1, 0.2], [0.3, 0.4]]},
+    {"pixel_values": [0.1, 0.2]},
+    {"left_image": [[[1, 2, 3]]]},
+    {"history": [{"role": "user", "content": [{"type": "image", "image": "000123"}]}]},
+    {"Image": "0001"},
+]
+"""Each holds an image, by what it holds or by its name."""
+
+
+@pytest.mark.parametrize("changes", IMAGE_COLUMNS)
+@pytest.mark.parametrize("rows_before", [0, 300])
+def test_an_image_column_of_any_form_in_any_row_is_refused_with_its_name_and_row(tmp_path, changes, rows_before):
+    (column,) = changes
+    rows = [trl_row(id=f"r{number}", **{column: None}) for number in range(rows_before)]
+    pq.write_table(pa.Table.from_pylist([*rows, trl_row(**changes)]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="column '") as caught:
+        read_pairs(tmp_path / "a.parquet")
+    found = str(caught.value)
+    assert found.startswith(f"{tmp_path / 'a.parquet'} row {rows_before + 1} (id '7'): column '{column}' holds images")
+    assert "call it 'images' or 'image'" in found
+    assert "save base64 text, pixels and web addresses as files first" in found
+    assert (caught.value.reason, "\n" in found) == ("unread_image", False)
+
+
+def test_columns_that_are_no_images_are_left_alone(tmp_path, caplog):
+    others = {
+        "question": "Is it in a photo?",
+        "answer": "https://example.org/about",
+        "source": "COCO/train",
+        "image_id": "COCO_7",
+        "image_size": [640, 480],
+        "image_width": 640,
+        "num_images": 1,
+        "has_image": True,
+        "image_caption": "sunset",
+        "image_description": {"en": "sunset", "de": "Abend"},
+        "image_source": "flickr",
+        "images_count": 2,
+        "photographer": "Ann",
+        "imagination": "high",
+        "embedding": [0.1, 0.2],
+        "boxes": [[0, 1, 2, 3]],
+        "image_boxes": [[0, 1, 2, 3]],
+        "origin_split": "train",
+        "caption": "look at cat.png",
+        "tags": ["a", "b"],
+        "scores": {"helpful": 3.0},
+        "picture": "A red house on a hill.",
+        "img": 17,
+        "text": "becauseitisoneverylongwordofletters",
+        "url": "https://example.org/page",
+        "image_url": None,
+        "img_path": "",
+        "notes": ["see", "a.png"],
+        "empty": [],
+        "weight": 1.5,
+        "meta": {"path": "data/7", "lang": "en"},
+    }
+    pq.write_table(pa.Table.from_pylist([trl_row(**others)]), tmp_path / "a.parquet")
+    (pair,) = read_pairs(tmp_path / "a.parquet")
+    assert (pair.prompt.question, pair.prompt.images, caplog.text) == ("Why?", (), "")
+
+
+def test_an_empty_list_of_images_does_not_hide_another_column(tmp_path):
+    rows = [trl_row(images=[], picture="a.png"), trl_row(images=["b.png"], picture="a.png")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1 .*column 'picture' holds images"):
+        read_pairs(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("text", [PNG, f"data:image/png;base64,{PNG}"])
+def test_base64_in_the_images_own_column_is_named(tmp_path, text):
+    for changes in ({"image": text}, {"images": [text]}):
+        pq.write_table(pa.Table.from_pylist([trl_row(**changes)]), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"row 1 .* instead of an image's bytes or name; .* save base64 text"):
+            read_pairs(tmp_path / "a.parquet")
 
 
 def test_columns_of_bytes_beside_the_images_are_named(images, tmp_path, caplog):
