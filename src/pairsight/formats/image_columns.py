@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from pairsight.images.source import SUFFIXES
@@ -25,9 +26,12 @@ _ABOUT = re.compile(
     r"author|date|time|timestamp|scores?|rating|quality|alt|value|questions?|answers?|prompts?|query|bbox|box(es)?|"
     r"regions?|position|embeddings?|features?|tokens?|language|lang|mean|std"
 )
-"""Words of a column's name that say: something about an image, not the image."""
+"""Words that say, after those of `_IMAGE`: something about an image, not the image."""
+_COUNT = ("num", "number", "n", "total", "count", "has", "is", "no", "with")
+"""First words of a column's name that say the same."""
 
 _DEPTH = 16
+_LARGEST_BOX = 4
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{24,}={0,2}\s*")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
@@ -46,9 +50,8 @@ def holds_image(name: str, value: object, *, of_image: bool = False, depth: int 
         of_image: whether `value` is a member of an object whose name says that it is an image.
         depth: how many lists and objects `value` is inside; what is deeper than `_DEPTH` is not looked at.
     """
-    words = [word.lower() for word in _WORD.findall(name)]
-    about = any(_ABOUT.fullmatch(word) for word in words)
-    image = not about and (of_image or any(_IMAGE.fullmatch(word) for word in words))
+    says_image, about = _says(name)
+    image = not about and (of_image or says_image)
     if isinstance(value, str):
         text = value.strip()
         several = len(text.split(maxsplit=1)) > 1
@@ -61,11 +64,21 @@ def holds_image(name: str, value: object, *, of_image: bool = False, depth: int 
     if isinstance(value, list):
         values = [one for one in value if one is not None] if depth < _DEPTH else []
         if not values or isinstance(values[0], int | float):
-            return bool(values) and image and "pixel" in name.lower()
+            return bool(values) and image and ("pixel" in name.lower() or len(values) > _LARGEST_BOX)
         found = (holds_image(name, one, of_image=of_image, depth=depth + 1) for one in values)
         one_is_enough = image or isinstance(values[0], dict)
         return (image and _are_numbers(values[0])) or (any(found) if one_is_enough else all(found))
     return isinstance(value, bytes) and value != b""
+
+
+@lru_cache(4096)
+def _says(name: str) -> tuple[bool, bool]:
+    """Whether a name says image, and whether it says only something about one."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    image = [bool(_IMAGE.fullmatch(word)) for word in words]
+    last = [index for index, is_image in enumerate(image) if is_image][-1:]
+    after = words[last[0] + 1 :] if last else words
+    return any(image), any(word in _COUNT for word in words[:1]) or any(_ABOUT.fullmatch(word) for word in after)
 
 
 def _are_numbers(value: object) -> bool:

@@ -238,6 +238,9 @@ IMAGE_COLUMNS = [
     {"left_image": [[[1, 2, 3]]]},
     {"history": [{"role": "user", "content": [{"type": "image", "image": "000123"}]}]},
     {"Image": "0001"},
+    {"source_image": "0001"},
+    {"query_images": ["0001"]},
+    {"image_array": [0.5] * 48},
 ]
 """Each holds an image, by what it holds or by its name."""
 
@@ -270,7 +273,9 @@ def test_columns_that_are_no_images_are_left_alone(tmp_path, caplog):
         "image_caption": "sunset",
         "image_description": {"en": "sunset", "de": "Abend"},
         "image_source": "flickr",
-        "images_count": 2,
+        "images_count": "2",
+        "num_images_used": "2",
+        "image_range": [0, 1],
         "photographer": "Ann",
         "imagination": "high",
         "embedding": [0.1, 0.2],
