@@ -38,7 +38,7 @@ MARK = "pairsight.json"
 
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
 _NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFIX_FILE}
-_OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256"}
+_OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256", "movement_kept"}
 _LOG = logging.getLogger("pairsight.training")
 _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 
@@ -198,17 +198,19 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
 
     policy = load_model(base, adapter=adapter, dtype="float32", device="cpu")
     dtype = AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
-    if (kept := movement_kept(policy, dtype)) < 0.9:
-        lost = (
-            "rounded to the base's %s, the merged model keeps %.0f %% of the change of modules that %s trained in full"
-        )
-        _LOG.warning(f"{lost}; evaluate the adapter itself, which keeps all of it", dtype, 100 * kept, adapter)
+    kept = movement_kept(policy, dtype)
+    for kind, share in kept.items():
+        if share < 0.9:
+            what = f"{100 * share:.0f} % of the change of {kind.replace('_', ' ')}"
+            lost = f"rounded to the base's {dtype}, the merged model keeps {what}"
+            _LOG.warning("%s; evaluate %s itself, which keeps all of it", lost, adapter)
     with quiet(), written_by_a_library(folder):
         policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)
     if (adapter / PROMPT_SUFFIX_FILE).is_file():
         copy_file(adapter / PROMPT_SUFFIX_FILE, folder / PROMPT_SUFFIX_FILE)
-    write_marker(folder / MARK, {**base_notes(base), "kind": "model", "base": base}, _own_files(folder))
+    about = {**base_notes(base), "kind": "model", "base": base, "movement_kept": kept}
+    write_marker(folder / MARK, about, _own_files(folder))
 
 
 def copy_base_files(model: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -112,27 +113,39 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
     return tuple(sorted({_part(name) for name in before} - moved))
 
 
-def movement_kept(policy: Any, dtype: torch.dtype) -> float:
-    """The share of the change of fully trained modules from the base that is kept when they are rounded.
+def movement_kept(policy: Any, dtype: torch.dtype) -> dict[str, float]:
+    """The share of the change from the base that is kept when a merged model's weights are rounded, by kind.
 
-    Formula: Σ (round(w) − w₀)(w − w₀) / Σ (w − w₀)², over the weights w of those modules and w₀ of the base; 1 if
-    there are none. Source: ours.
+    Formula: Σ (round(w) − w₀)(w − w₀) / Σ (w − w₀)², over the merged weights w of one kind and w₀ of the base.
+    Source: ours.
 
     Args:
-        policy: the base with its adapter, float32.
+        policy: the base with its adapter, float32; it is not changed, and one layer at a time is merged on the side.
         dtype: the type that weights are rounded to.
+
+    Returns:
+        The share of "weights_with_adapters" and of "modules_trained_in_full": of each kind that there is and changed.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
-    kept = total = 0.0
+    sums: dict[str, tuple[float, float]] = {}
     for module in policy.modules():
         if isinstance(module, ModulesToSaveWrapper):
+            kind, base = "modules_trained_in_full", module.original_module
             (trained,) = module.modules_to_save.values()
-            for new, old in zip(trained.parameters(), module.original_module.parameters(), strict=True):
-                moved = (new - old).double()
-                kept += float(((new.to(dtype).double() - old.double()) * moved).sum())
-                total += float(moved.square().sum())
-    return kept / total if total else 1.0
+        elif isinstance(module, BaseTunerLayer):
+            layer = deepcopy(module)
+            layer.merge()
+            kind, base, trained = "weights_with_adapters", module.get_base_layer(), layer.get_base_layer()
+        else:
+            continue
+        for new, old in zip(trained.parameters(), base.parameters(), strict=True):
+            moved = (new - old).detach().double()
+            kept, total = sums.get(kind, (0.0, 0.0))
+            kept += float(((new.detach().to(dtype).double() - old.detach().double()) * moved).sum())
+            sums[kind] = kept, total + float(moved.square().sum())
+    return {kind: kept / total for kind, (kept, total) in sums.items() if total}
 
 
 def float32_parts(config: TrainingConfig) -> tuple[str, ...]:

@@ -126,3 +126,43 @@ def test_a_merge_into_bfloat16_says_how_much_of_a_trained_projector_is_lost(with
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     base = load_file(with_projector / "base" / "model.safetensors")
     assert all(torch.equal(merged[name], base[name]) for name in base if "projector" in name)
+    note = json.loads((tmp_path / "merged" / "pairsight.json").read_text())
+    assert note["movement_kept"] == {"modules_trained_in_full": 0.0}  # these adapters changed nothing
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0])
+def test_a_merge_into_bfloat16_says_how_much_of_the_adapters_is_lost(with_projector, tmp_path, caplog, size):
+    model = get_peft_model(
+        load_model(with_projector / "base", dtype="float32"), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=size)
+    model.peft_config["default"].base_model_name_or_path = str(with_projector / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    with caplog.at_level("WARNING", logger="pairsight.training"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(with_projector / "base" / "model.safetensors")
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    kept = total = 0.0
+    for name in base:
+        if "q_proj" not in name or not torch.is_tensor(a := adapter.get(_adapter_name(name, "A"))):
+            continue
+        moved = 4.0 * (adapter[_adapter_name(name, "B")] @ a)  # lora_alpha is 8, r is 2
+        kept += float(((merged[name].float() - base[name].float()) * moved).sum())
+        total += float((moved * moved).sum())
+    assert total > 0
+    share = json.loads((tmp_path / "merged" / "pairsight.json").read_text())["movement_kept"]["weights_with_adapters"]
+    assert share == pytest.approx(kept / total, rel=1e-3, abs=1e-4)
+    assert (share < 0.9, "of the change of weights with adapters" in caplog.text) == (
+        (True, True) if size < 1 else (False, False)
+    )
+
+
+def _adapter_name(name: str, which: str) -> str:
+    """PEFT's name of a layer's matrix, from the layer's name in a checkpoint of LLaVA."""
+    name = name.removesuffix(".weight").replace("language_model.model.", "language_model.")
+    inside = f"model.{name}"
+    return f"base_model.model.{inside}.lora_{which}.weight"

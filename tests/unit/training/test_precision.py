@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForImageTextToText
 
 import families
@@ -15,6 +18,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import TrainingError
 from pairsight.models.folders import fingerprint
 from pairsight.training import loop as loop_module
+from pairsight.training.policy import movement_kept
 from pairsight.training.trainer import PreferenceTrainer
 from preference_pairs import NUM_IMAGES
 
@@ -322,3 +326,31 @@ def test_a_reference_in_bf16_is_of_the_parts_that_were_float32(small, tmp_path: 
     assert len(set(names)) == 3
     key = json.dumps([fingerprint(small.model), "float32"])
     assert names[0].startswith(hashlib.sha256(key.encode()).hexdigest()[:32])
+
+
+def test_what_a_merge_keeps_is_worked_out_by_hand_for_adapters_and_for_modules_in_full():
+    """bfloat16 has steps of 4 u = 2**-7 above 1: a change of 4 u is kept, 1 u is rounded away, 3 u become 4 u."""
+    u = 2.0**-9
+    policy = get_peft_model(
+        nn.Sequential(OrderedDict(adapted=nn.Linear(3, 1, bias=False), full=nn.Linear(3, 1, bias=False))),
+        LoraConfig(r=1, lora_alpha=2, target_modules=["adapted"], modules_to_save=["full"]),
+    )
+    full = policy.base_model.model.full
+    with torch.no_grad():
+        adapted = policy.base_model.model.adapted
+        adapted.base_layer.weight.fill_(1.0)
+        adapted.lora_A["default"].weight.copy_(torch.tensor([[2.0, 0.5, 0.5]]) * u)  # times lora_alpha / r = 2
+        adapted.lora_B["default"].weight.fill_(1.0)
+        full.original_module.weight.fill_(1.0)
+        full.modules_to_save["default"].weight.copy_(1.0 + torch.tensor([[3.0, 1.0, 0.0]]) * u)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    kept = movement_kept(policy, torch.bfloat16)
+    assert kept == {
+        "weights_with_adapters": pytest.approx((4 * 4 + 0 * 1 + 0 * 1) / (16 + 1 + 1)),
+        "modules_trained_in_full": pytest.approx((4 * 3 + 0 * 1) / (9 + 1)),
+    }
+    assert movement_kept(policy, torch.float32) == {"weights_with_adapters": 1.0, "modules_trained_in_full": 1.0}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+    merged = policy.merge_and_unload().adapted.weight.to(torch.bfloat16)
+    assert merged.tolist() == [[1.0 + 4 * u, 1.0, 1.0]]
+    assert movement_kept(nn.Linear(2, 2), torch.bfloat16) == {}
