@@ -44,7 +44,7 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
     pairs: list[PreferencePair] = []
     for file in pair_files(Path(path)):
         for number, row in _rows(file, with_images=images is None):
-            location = _location(file, number, row)
+            location = _location(file, number, row.get("id", ""))
             unpacked = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
             if "record" not in row:
                 pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, location))
@@ -84,7 +84,7 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
                 for row in batch.to_pylist():
                     number += 1
                     if "record" not in known:
-                        _check_unread(row, _location(file, number, row), said)
+                        _check_unread(row, _location(file, number, row.get("id", "")), said)
                     yield number, row
     except DataError:
         raise
@@ -96,8 +96,8 @@ def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, 
         raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
 
 
-def _location(file: Path, number: int, row: Mapping[str, object]) -> str:
-    return f"{file} row {number} (id '{row.get('id', '')}')"
+def _location(file: Path, number: int, identity: object) -> str:
+    return f"{file} row {number} (id '{identity}')"
 
 
 def _check_unread(row: Mapping[str, object], location: str, said: set[str]) -> None:

@@ -198,12 +198,10 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
 
     policy = load_model(base, adapter=adapter, dtype="float32", device="cpu")
     dtype = AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
-    kept = movement_kept(policy, dtype)
-    for kind, share in kept.items():
+    for kind, share in (kept := movement_kept(policy, dtype)).items():
         if share < 0.9:
-            what = f"{100 * share:.0f} % of the change of {kind.replace('_', ' ')}"
-            lost = f"rounded to the base's {dtype}, the merged model keeps {what}"
-            _LOG.warning("%s; evaluate %s itself, which keeps all of it", lost, adapter)
+            what = f"keeps {100 * share:.0f} % of the change of {kind.replace('_', ' ')}"
+            _LOG.warning("rounded to the base's %s, the merged model %s; evaluate %s itself", dtype, what, adapter)
     with quiet(), written_by_a_library(folder):
         policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)
