@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_origin
+from typing import TYPE_CHECKING, Any, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
@@ -60,6 +60,18 @@ class BaseConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # a type checker knows the fields
+
+        def __init__(self, /, **values: Any) -> None:
+            """As `parse`, for Python: a wrong option is one line too."""
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                cls = type(self)
+                raise ConfigError(_validation_message(cls, error, cls.__name__)) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic's own validation, also of nested configs, does not call it
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,8 @@
 """What the classes say of options is what the records, the resume checks and the trainer do with them."""
 
+import inspect
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from pairsight.options import AlignOptions, BuildOptions, EvaluateOptions
 from pairsight.pipeline.align import AlignSpec
 from pairsight.pipeline.build import BuildSpec, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, ScoreSpec
+from pairsight.recipes.seva import SeVa
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.training.config import TrainingConfig
 from pairsight.training.trainer import PreferenceTrainer
@@ -125,3 +128,30 @@ def test_scoring_takes_one_benchmark():
     assert ScoreSpec.parse({**given, "benchmarks": {"pope": "f"}}).path == "f"
     with pytest.raises(ConfigError, match="score needs one --benchmark NAME=PATH, found 2"):
         ScoreSpec.parse({**given, "benchmarks": {"pope": "f", "mme": "g"}})
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: SeVa(noise_stpe=1), "SeVa: unknown option 'noise_stpe'; did you mean 'noise_step'?"),
+        (lambda: SeVa(seed=-1), "SeVa: option 'seed': Input should be greater than or equal to 0 (found -1)"),
+        (lambda: TrainingConfig(loss="dpo,dpo"), "TrainingConfig: name each loss once, and at least one"),
+        (lambda: BuildOptions(recipe="seva", out="o"), "BuildOptions: option 'model' is missing ("),
+        (
+            lambda: BuildOptions(recipe="seva", out="o", model="m", calls={"budgte": 1}),
+            "BuildOptions: unknown option 'calls.budgte'",
+        ),
+    ],
+)
+def test_a_wrong_option_is_one_line_in_python_too(made, message: str):
+    with pytest.raises(ConfigError) as found:
+        made()
+    assert str(found.value).startswith(message)
+    assert "\n" not in str(found.value)
+
+
+def test_options_made_in_python_are_those_that_parse_makes():
+    given = {"noise_step": 300, "seed": 2}
+    assert SeVa(**given) == SeVa.parse(given) == pickle.loads(pickle.dumps(SeVa(**given)))
+    assert SeVa(**given).given() == given
+    assert list(inspect.signature(SeVa).parameters) == list(SeVa.model_fields)
