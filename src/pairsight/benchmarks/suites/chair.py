@@ -17,7 +17,7 @@ from pairsight.benchmarks.files import answers as answer_files
 from pairsight.benchmarks.files import official as files
 from pairsight.benchmarks.metrics import rate
 from pairsight.benchmarks.protocol import Benchmark, Reading, Sample, SampleImages
-from pairsight.benchmarks.words import coco_objects
+from pairsight.benchmarks.words.coco_objects import CocoObjects
 
 _CAPTION_METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "CIDEr", "SPICE", "ROUGE_L")
 
@@ -54,7 +54,7 @@ class Chair(Benchmark):
     @cached_property
     def fallbacks(self) -> tuple[str, ...]:
         """What replaces missing tools of the original."""
-        return coco_objects.fallback_labels(self.nltk_data)
+        return CocoObjects.fallbacks(self.nltk_data)
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
         """One group per image; the id is COCO's image id.
@@ -62,11 +62,10 @@ class Chair(Benchmark):
         Raises:
             DataError: a missing file, a bad record, a duplicate id, or an image that is not in COCO's files.
         """
-        synonyms = coco_objects.synonyms_file(self.synonyms or path / "synonyms.txt")
-        table = coco_objects.CocoObjects.read(synonyms, self.nltk_data)
+        table = CocoObjects.read(self.synonyms or path / "synonyms.txt", self.nltk_data)
         records = list(self._questions(path))
         folder = Path(self.annotations) if self.annotations else path
-        truth = coco_objects.coco_truth(folder, table, {record.number("image_id") for record in records})
+        truth = table.truth(folder, {record.number("image_id") for record in records})
         for record in records:
             image_id = record.number("image_id")
             if image_id not in truth:
@@ -113,7 +112,7 @@ class Chair(Benchmark):
                 image = {} if "image" in record.values else {"image": _image_name(record)}
                 yield replace(record, values={"text": self.prompt, **record.values, **image})
             return
-        images = coco_objects.coco_images(Path(self.annotations) if self.annotations else path)
+        images = CocoObjects.images(Path(self.annotations) if self.annotations else path)
         drawn = random.Random(self.seed).sample(sorted(images), min(self.num_images, len(images)))
         for number, image_id in enumerate(sorted(drawn), start=1):
             values = {"image_id": image_id, "image": images[image_id], "text": self.prompt}

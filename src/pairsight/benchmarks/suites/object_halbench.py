@@ -17,7 +17,7 @@ from pairsight.benchmarks.files import answers as answer_files
 from pairsight.benchmarks.files import official as files
 from pairsight.benchmarks.metrics import rate
 from pairsight.benchmarks.protocol import Benchmark, Reading, Sample, SampleImages
-from pairsight.benchmarks.words import coco_objects
+from pairsight.benchmarks.words.coco_objects import CocoObjects
 
 
 class ObjectHalBench(Benchmark):
@@ -56,7 +56,7 @@ class ObjectHalBench(Benchmark):
     def fallbacks(self) -> tuple[str, ...]:
         """What replaces the original's tools."""
         extracted = "objects found by the word list, where the original asks GPT-3.5"
-        return (extracted, *coco_objects.fallback_labels(self.nltk_data, lemmas=True))
+        return (extracted, *CocoObjects.fallbacks(self.nltk_data, lemmas=True))
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
         """One group per question; the id is `image_id`, numbered if there are several questions about an image.
@@ -66,12 +66,11 @@ class ObjectHalBench(Benchmark):
         """
         if not path.is_file():
             raise self.file_error(f"there is no file {path}", "missing_file")
-        synonyms = coco_objects.synonyms_file(self.synonyms or path.parent / "synonyms_refine.txt")
-        table = coco_objects.CocoObjects.read_refined(synonyms, self.nltk_data)
+        table = CocoObjects.read_refined(self.synonyms or path.parent / "synonyms_refine.txt", self.nltk_data)
         folder = Path(self.annotations) if self.annotations else path.parent
         records = [raw.with_id(*self.id_fields) for raw in files.read_jsonl(path)]
         image_ids = [_image_id(record) for record in records]
-        truth = coco_objects.coco_truth(folder, table, set(image_ids))
+        truth = table.truth(folder, set(image_ids))
         sample_ids = answer_files.numbered(map(str, image_ids))
         for record, image_id, sample_id in zip(records, image_ids, sample_ids, strict=True):
             if image_id not in truth:

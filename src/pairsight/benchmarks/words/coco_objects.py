@@ -63,7 +63,7 @@ class CocoObjects:
     doubles: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
+    def read(cls, path: str | Path, nltk_data: str | None = None) -> "CocoObjects":
         """CHAIR's table from a `synonyms.txt`, with pattern's singular forms and CHAIR's word pairs.
 
         Raises:
@@ -72,7 +72,7 @@ class CocoObjects:
         return cls(dict(_synonyms(path)), tokenizer(nltk_data)[0], pattern_singular, CHAIR_DOUBLES)
 
     @classmethod
-    def read_refined(cls, path: Path, nltk_data: str | None = None) -> "CocoObjects":
+    def read_refined(cls, path: str | Path, nltk_data: str | None = None) -> "CocoObjects":
         """RLHF-V's table from a `synonyms_refine.txt`, with base forms of nouns; spaces around its words are removed,
         and all its word pairs count as one word, in addition to CHAIR's renamed and qualified pairs.
 
@@ -105,6 +105,57 @@ class CocoObjects:
         wrong = sum(node not in present for _, node in mentions)
         found = {node for _, node in mentions} & present
         return Compared([word for word, _ in mentions], wrong, len(present), len(found))
+
+    @staticmethod
+    def fallbacks(nltk_data: str | None, *, lemmas: bool = False) -> tuple[str, ...]:
+        """What replaces the original's tokenizer and, if base forms are needed, its lemmatizer, if they are missing."""
+        labels = tokenizer(nltk_data)[1], noun_lemma(nltk_data)[1] if lemmas else ""
+        return tuple(label for label in labels if label)
+
+    def truth(self, folder: Path, image_ids: set[int]) -> dict[int, "Truth"]:
+        """Image id -> parser -> the objects that are present, for the ids that are in COCO's files.
+
+        Args:
+            folder: holds `instances_*.json` and `captions_*.json`, of val, train or both.
+            image_ids: the images to look up.
+
+        Raises:
+            DataError: a file is missing or damaged, or a category is not in the synonyms.
+        """
+        labels: dict[int, set[str]] = {}
+        for file in _files(folder, "instances"):
+            document = read_json(file)
+            names = {record.number("id"): self._node(record) for record in _records(document, "categories", file)}
+            for record in _records(document, "images", file, "id", image_ids):
+                labels.setdefault(record.number("id"), set())
+            for record in _records(document, "annotations", file, "image_id", image_ids):
+                if record.number("category_id") not in names:
+                    raise record.error(f"there is no category {record.values['category_id']}")
+                labels.setdefault(record.number("image_id"), set()).add(names[record.number("category_id")])
+        mentioned: dict[Parser, dict[int, set[str]]] = {"official": {}, "robust": {}}
+        for file in _files(folder, "captions"):
+            for record in _records(read_json(file), "annotations", file, "image_id", image_ids):
+                for parser, found in mentioned.items():
+                    nodes = {node for _, node in self.mentions(record.text("caption", empty=True), parser)}
+                    found.setdefault(record.number("image_id"), set()).update(nodes)
+        return {
+            image_id: {parser: frozenset(labelled | found.get(image_id, set())) for parser, found in mentioned.items()}
+            for image_id, labelled in labels.items()
+        }
+
+    @staticmethod
+    def images(folder: Path) -> dict[int, str]:
+        """Image id -> file name of the images in the val labels, or in all labels if there is no val file."""
+        files = _files(folder, "instances")
+        val_files = [file for file in files if "val" in file.name] or files
+        records = (record for file in val_files for record in _records(read_json(file), "images", file))
+        return {record.number("id"): record.text("file_name") for record in records}
+
+    def _node(self, record: FileRecord) -> str:
+        name = record.text("name")
+        if name not in self.synonyms:
+            raise record.error(f"the category '{name}' is not in the synonyms table", reason="bad_synonyms")
+        return self.synonyms[name]
 
     def _official(self, text: str) -> list[tuple[str, str]]:
         """The originals' rule: singular words, word pairs, `seat` dropped if there is a `toilet`, then the table."""
@@ -156,26 +207,16 @@ class CocoObjects:
         return frozenset(word for phrase in phrases for word in phrase.split())
 
 
-def synonyms_file(path: str | Path) -> Path:
-    """The path of an existing synonym table; otherwise DataError with where to get one."""
-    if not Path(path).is_file():
-        raise DataError(f"CHAIR: there is no file {path}; {_SYNONYMS_PUBLISHED}", reason="missing_file")
-    return Path(path)
-
-
-def fallback_labels(nltk_data: str | None, *, lemmas: bool = False) -> tuple[str, ...]:
-    """What replaces the original's tokenizer and, if base forms are needed, its lemmatizer, if they are missing."""
-    labels = tokenizer(nltk_data)[1], noun_lemma(nltk_data)[1] if lemmas else ""
-    return tuple(label for label in labels if label)
-
-
 CHAIR_DOUBLES = {word: word for word in DOUBLE_WORDS} | _QUALIFIED | _RENAMED | {"wine glas": "wine glass"}
 """Pairs of singular words -> what they count as."""
 _ROBUST_DOUBLES = {"home plate": "", "train track": ""} | _QUALIFIED | _RENAMED
 
 
-def _synonyms(path: Path) -> Iterator[tuple[str, str]]:
+def _synonyms(path: str | Path) -> Iterator[tuple[str, str]]:
     """The (word, object) pairs of a table; an object is also a word for itself."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"CHAIR: there is no file {path}; {_SYNONYMS_PUBLISHED}", reason="missing_file")
     for number, line in read_lines(path):
         words = line.strip().split(", ")
         if not all(word.strip() for word in words):
@@ -207,47 +248,6 @@ Truth = Mapping[Parser, frozenset[str]]
 """Parser -> the objects in an image, where captions are read by that parser."""
 
 
-def coco_truth(folder: Path, table: CocoObjects, image_ids: set[int]) -> dict[int, Truth]:
-    """Image id -> parser -> the objects that are present, for the ids that are in COCO's files.
-
-    Args:
-        folder: holds `instances_*.json` and `captions_*.json`, of val, train or both.
-        table: the synonyms, including all COCO categories.
-        image_ids: the images to look up.
-
-    Raises:
-        DataError: a file is missing or damaged, or a category is not in the table.
-    """
-    labels: dict[int, set[str]] = {}
-    for file in _files(folder, "instances"):
-        document = read_json(file)
-        names = {record.number("id"): _node(table, record) for record in _records(document, "categories", file)}
-        for record in _records(document, "images", file, "id", image_ids):
-            labels.setdefault(record.number("id"), set())
-        for record in _records(document, "annotations", file, "image_id", image_ids):
-            if record.number("category_id") not in names:
-                raise record.error(f"there is no category {record.values['category_id']}")
-            labels.setdefault(record.number("image_id"), set()).add(names[record.number("category_id")])
-    mentioned: dict[Parser, dict[int, set[str]]] = {"official": {}, "robust": {}}
-    for file in _files(folder, "captions"):
-        for record in _records(read_json(file), "annotations", file, "image_id", image_ids):
-            for parser, found in mentioned.items():
-                nodes = {node for _, node in table.mentions(record.text("caption", empty=True), parser)}
-                found.setdefault(record.number("image_id"), set()).update(nodes)
-    return {
-        image_id: {parser: frozenset(labelled | found.get(image_id, set())) for parser, found in mentioned.items()}
-        for image_id, labelled in labels.items()
-    }
-
-
-def coco_images(folder: Path) -> dict[int, str]:
-    """Image id -> file name of the images in the val labels, or in all labels if there is no val file."""
-    files = _files(folder, "instances")
-    val_files = [file for file in files if "val" in file.name] or files
-    records = (record for file in val_files for record in _records(read_json(file), "images", file))
-    return {record.number("id"): record.text("file_name") for record in records}
-
-
 def _files(folder: Path, kind: str) -> list[Path]:
     found = sorted(folder.glob(f"{kind}_*.json")) if folder.is_dir() else []
     if not found:
@@ -267,10 +267,3 @@ def _records(
             raise DataError(f"{file}: item {number} of '{field}' must be an object, found {type(item).__name__}")
         if not id_field or (isinstance(item.get(id_field), int) and item[id_field] in wanted):
             yield FileRecord(file, number, item, f"{field} {number}")
-
-
-def _node(table: CocoObjects, record: FileRecord) -> str:
-    name = record.text("name")
-    if name not in table.synonyms:
-        raise record.error(f"the category '{name}' is not in the synonyms table", reason="bad_synonyms")
-    return table.synonyms[name]
