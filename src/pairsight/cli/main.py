@@ -10,7 +10,7 @@ import typer
 
 from pairsight import registry
 from pairsight.cli import embedded, look, verbs
-from pairsight.errors import PairsightError
+from pairsight.errors import ConfigError, PairsightError, one_line
 
 app = typer.Typer(
     name="pairsight",
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about their own next version
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
+        _refuse_bytes(given)
         with registry.plugins():  # files named in one call are not trusted in the next
             status = app(args=given or ["--help"], prog_name="pairsight", standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into its status
@@ -63,6 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """Refuse a word that is not UTF-8, as the name of a file can be: it could be written into no run, log or table."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"'{one_line(word)}' is not UTF-8, as every name here must be; rename the file or the folder"
+            ) from None
 
 
 def console() -> None:

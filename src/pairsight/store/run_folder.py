@@ -16,7 +16,7 @@ import yaml
 
 from pairsight.bounded import as_object, read_json
 from pairsight.config import read_yaml
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import write_file
 from pairsight.store.ledger import Ledger
@@ -53,6 +53,8 @@ class RunFolder:
             RunError: the folder holds another run (the message says what differs), something else, or a newer run.
         """
         folder = Path(path)
+        if not _is_utf8(folder):
+            raise RunError(f"{one_line(folder)} is not UTF-8, as the name of a run must be; choose another --out")
         wanted: dict[str, object] = yaml.safe_load(yaml.safe_dump(_plain(config), sort_keys=False))
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file; a run needs a folder: choose another --out")
@@ -149,7 +151,7 @@ class RunFolder:
         logger = logging.getLogger("pairsight")
         level = logger.level
         try:
-            handler = _RunLog(self.path / "run.log", encoding="utf-8")
+            handler = _RunLog(self.path / "run.log", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise RunError(f"cannot write {self.path / 'run.log'}: {error.strerror}") from None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -159,7 +161,7 @@ class RunFolder:
             self._log_versions()
             yield
         except BaseException as error:
-            _LOG.error("stopped by %s: %s", type(error).__name__, " ".join(str(error).split()))
+            _LOG.error("stopped by %s: %s", type(error).__name__, one_line(error, 2_000))
             raise
         finally:
             logger.removeHandler(handler)
@@ -195,6 +197,13 @@ class _RunLog(logging.FileHandler):
     def close(self) -> None:
         with suppress(OSError):
             super().close()
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def check_links(folder: Path) -> None:
