@@ -154,3 +154,11 @@ def test_every_verb_has_help_that_loads_nothing_heavy(capsys, verb):
     assert main([verb, "--help"]) == 0
     assert "Usage" in capsys.readouterr().out
     assert not {"torch", "transformers", "pyarrow", "kornia"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize("words", ["build seva --out o\udcff", "align run --model m\udcff", "status o\udcff"])
+def test_a_name_that_is_not_utf8_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "is not UTF-8" in line

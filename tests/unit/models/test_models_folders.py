@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 import families
 from pairsight.errors import ModelError
-from pairsight.models.folders import check_adapter, check_model, fingerprint
+from pairsight.models.folders import check_adapter, check_model, fingerprint, read_model_json
 from pairsight.models.load import load_model, pick_device, pick_dtype
 
 
@@ -202,3 +202,21 @@ def test_hashes_of_settled_files_are_remembered(made, folder, tmp_path, monkeypa
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     assert fingerprint(folder) != known
+
+
+def test_half_a_surrogate_pair_in_a_file_of_ours_is_refused_before_it_is_copied(tmp_path):
+    note = tmp_path / "pairsight.json"
+    note.write_text('{"kind": "\\ud83d"}')
+    with pytest.raises(ModelError, match=r"pairsight.json holds half a surrogate pair"):
+        read_model_json(note)
+    note.write_text('{"kind": "\\ud83d\\ude00"}')
+    assert read_model_json(note) == {"kind": "\U0001f600"}
+
+
+@pytest.mark.parametrize("preset", [[], {}, 3, "nothing"])
+def test_a_preset_that_there_is_not_is_refused(tmp_path, preset):
+    from pairsight.training.config import model_presets
+
+    (tmp_path / "pairsight.json").write_text(json.dumps({"training_preset": preset}))
+    with pytest.raises(ModelError, match="unknown training_preset"):
+        model_presets(tmp_path)

@@ -133,3 +133,19 @@ def test_changed_versions_are_logged(tmp_path: Path) -> None:
     with run.log():
         pass
     assert "started with other versions: torch 1.0 →" in (tmp_path / "run.log").read_text()
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_one_in_a_message_is_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunError, match=r"o\ufffd is not UTF-8"):
+        RunFolder.create(tmp_path / "o\udcff", CONFIG)
+    assert list(tmp_path.iterdir()) == []
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match="no folder"), run.log():
+        logging.getLogger("pairsight.test").warning("model %s", "m\udcff")
+        raise ValueError("no folder m\udcff")
+    assert "Traceback" not in capsys.readouterr().err
+    log = (run.path / "run.log").read_text()
+    assert r"model m\udcff" in log
+    assert "stopped by ValueError: no folder m\ufffd" in log
