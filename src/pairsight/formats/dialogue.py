@@ -1,5 +1,6 @@
 """What a prompt format is: it reads a user's file into dialogues, before sampling and before any image is opened."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.image_columns import HOW, holds_image, is_inline
+from pairsight.formats.image_columns import HOW, holds_image, is_no_file
 from pairsight.formats.rows import Row, checked_text, read_rows
 from pairsight.records import IMAGE_MARK
+
+_LOG = logging.getLogger("pairsight.formats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,16 @@ def images_of(row: Row, location: str) -> tuple[str, ...]:
     given = [row.values[name] for name in ("image", "images") if row.values.get(name) is not None]
     if len(given) == 2:
         raise DataError(f"{location} has both 'image' and 'images': keep one", reason="image_marks")
-    if not given or given == [[]]:
-        for name, value in row.values.items():
-            if name not in NO_IMAGES and holds_image(name, value):
-                message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'; {HOW}"
-                raise DataError(message, reason="unread_image")
+    read = given not in ([], [[]])
+    for name, value in row.values.items():
+        if name in ("image", "images", *NO_IMAGES) or (read and name in row.said) or not holds_image(name, value):
+            continue
+        if not read:
+            message = f"{location}: '{name}' names an image ({value!r:.60}) and is not read: call it 'image'; {HOW}"
+            raise DataError(message, reason="unread_image")
+        row.said.add(name)
+        _LOG.warning("%s: '%s' names an image too and is not read", location, name)
+    if not read:
         return ()
     (value,) = given
     names = tuple(
@@ -100,9 +108,9 @@ def images_of(row: Row, location: str) -> tuple[str, ...]:
         raise DataError(
             f"{location}: 'image' is an empty name; leave it out for a text-only row", reason="missing_image"
         )
-    if inline := [name for name in names if is_inline(name)]:
+    if others := [name for name in names if is_no_file(name)]:
         raise DataError(
-            f"{location}: 'image' is {inline[0]!r:.60} instead of a file's name; {HOW}", reason="wrong_type"
+            f"{location}: 'image' is {others[0]!r:.60} instead of a file's name; {HOW}", reason="wrong_type"
         )
     return names
 

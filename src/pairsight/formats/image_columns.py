@@ -30,6 +30,7 @@ _ABOUT = re.compile(
 _COUNT = ("num", "number", "n", "total", "count", "has", "is", "no", "with")
 """First words of a column's name that say the same."""
 
+_WEB = ("http://", "https://")
 _DEPTH = 16
 _LARGEST_BOX = 4
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -87,12 +88,16 @@ def _are_numbers(value: object) -> bool:
     return isinstance(value, int | float)
 
 
+def is_no_file(text: str) -> bool:
+    """Whether a text is no file's name: a web address, a data URI, or an image in base64."""
+    return text.startswith(_WEB) or _is_inline(text)
+
+
 def _is_image(text: str) -> bool:
-    return text.lower().endswith(SUFFIXES) or is_inline(text) or _path(text).lower().endswith(SUFFIXES)
+    return text.lower().endswith(SUFFIXES) or _is_inline(text) or _path(text).lower().endswith(SUFFIXES)
 
 
-def is_inline(text: str) -> bool:
-    """Whether a text is an image itself, not its file's name: a data URI, or base64 of a known image format."""
+def _is_inline(text: str) -> bool:
     if text[:11].lower() == "data:image/":
         return True
     if not _BASE64.fullmatch(text[:64]):
@@ -107,6 +112,6 @@ def is_inline(text: str) -> bool:
 def _path(text: str) -> str:
     """The path in a web address, without its query; "" for other texts."""
     try:
-        return urlsplit(text).path if text.startswith(("http://", "https://")) else ""
+        return urlsplit(text).path if text.startswith(_WEB) else ""
     except ValueError:
         return ""

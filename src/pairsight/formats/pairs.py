@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairsight.errors import DataError
-from pairsight.formats.image_columns import HOW, holds_image, is_inline
+from pairsight.formats.image_columns import HOW, holds_image, is_no_file
 from pairsight.formats.trl import from_plain
 from pairsight.images.load import read_bytes
 from pairsight.images.source import FileImages, ImageSource, UnpackedImages, WithImages
@@ -104,7 +104,7 @@ def _check_unread(row: Mapping[str, object], location: str, said: set[str]) -> N
     """Refuse a row whose image would not be read; beside an image that is, name once each column left aside."""
     read = next((name for name in _IMAGES if row.get(name)), "")
     for name, value in row.items():
-        if name in (*_IMAGES, *_NO_IMAGES) or name in said or not holds_image(name, value):
+        if name in (*_IMAGES, *_NO_IMAGES) or (read and name in said) or not holds_image(name, value):
             continue
         if not read:
             raise DataError(
@@ -144,7 +144,7 @@ def _bytes_and_name(value: object, location: str) -> tuple[bytes | None, str]:
     if isinstance(value, bytes):
         return value, ""
     if isinstance(value, str) and value:
-        if is_inline(value):
+        if is_no_file(value):
             raise DataError(
                 f"{location} is text {value!r:.60} instead of an image's bytes or name; {HOW}", "wrong_type"
             )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pairsight.bounded import DuplicateKeyError, unique
@@ -13,11 +13,15 @@ _SPACE = " \t\n\r"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object of a file: its location for messages, its 1-based number among the rows, its values."""
+    """One object of a file: its location for messages, its 1-based number among the rows, its values.
+
+    `said` is shared by the rows of a file: the fields that a warning has named already.
+    """
 
     location: str
     number: int
     values: Mapping[str, object]
+    said: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def text(self, name: str) -> str:
         """The string in a field, without surrounding space.
@@ -86,7 +90,7 @@ def _read_text(path: Path) -> str:
 
 def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError]:
     decoder = json.JSONDecoder(object_pairs_hook=unique)
-    number, line, counted = 0, 1, 0
+    number, line, counted, said = 0, 1, 0, set[str]()
     position = _skip_space(text, position)
     if text[position : position + 1] == "]":
         return
@@ -102,7 +106,7 @@ def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError
             raise DataError(f"{location} has {error}", reason="duplicate_key") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{location}: {_why(error)}", reason="bad_json") from None
-        yield _row(location, number, value)
+        yield _row(location, number, value, said)
         position = _skip_space(text, position)
         if text[position : position + 1] == "]":
             break
@@ -114,14 +118,14 @@ def _list_rows(path: Path, text: str, position: int) -> Iterator[Row | DataError
 
 
 def _line_rows(path: Path, text: str) -> Iterator[Row | DataError]:
-    number = 0
+    number, said = 0, set[str]()
     for index, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         number += 1
         location = f"{path} line {index}"
         try:
-            yield _row(location, number, json.loads(line, object_pairs_hook=unique))
+            yield _row(location, number, json.loads(line, object_pairs_hook=unique), said)
         except json.JSONDecodeError as error:
             hint = "; one JSON object a line is needed" if number == 1 else ""
             yield DataError(f"{location}: not JSON at column {error.colno}: {error.msg}{hint}", reason="bad_json")
@@ -131,9 +135,9 @@ def _line_rows(path: Path, text: str) -> Iterator[Row | DataError]:
             yield DataError(f"{location}: {_why(error)}", reason="bad_json")
 
 
-def _row(location: str, number: int, value: object) -> Row | DataError:
+def _row(location: str, number: int, value: object, said: set[str]) -> Row | DataError:
     if isinstance(value, dict):
-        return Row(location, number, value)
+        return Row(location, number, value, said)
     return DataError(f"{location}: a row must be an object {{…}}, found {type(value).__name__}", reason="wrong_type")
 
 

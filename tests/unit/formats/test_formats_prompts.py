@@ -141,6 +141,7 @@ BAD_ROWS = [
     ({**llava("x", [], "What?"), "img": "0001"}, "unread_image", "'img' names an image ('0001') and is not read"),
     ({"id": "x", "question": "What?", "scan": "data:image/png;base64,AA=="}, "unread_image", "'scan' names an image"),
     (llava("x", "data:image/png;base64,AA==", "<image>\nWhat?"), "wrong_type", "instead of a file's name; bytes"),
+    (llava("x", "https://example.org/a.png", "<image>\nWhat?"), "wrong_type", "instead of a file's name; bytes"),
     (llava("x", "cut.png", "<image>\nWhat?"), "broken_image", "truncated"),
     (llava("x", "../prompts.png", "<image>\nWhat?"), "outside_image", "outside the images folder"),
     (llava("x", "", "<image>\nWhat?"), "missing_image", "empty name"),
@@ -384,3 +385,14 @@ def test_fields_that_are_no_images_are_left_alone(folder):
     other = {"question": "Why?", "completions": ["see a.png", "see b.png"], "source": "coco.png", "image_width": 3}
     assert read_prompts(write(folder, [row]))[0].images == ()
     assert read_prompts(write(folder, [other]))[0].images == ()
+
+
+def test_an_image_column_beside_the_one_that_is_read_is_named_once(folder, caplog):
+    rows = [llava(str(n), "a.png", "<image>\nWhat?") | {"right_image": "b.png", "image_id": "7"} for n in range(3)]
+    for name in ("p.json", "p.jsonl"):
+        caplog.clear()
+        assert len(read_prompts(write(folder, rows, name))) == 3
+        assert caplog.text.count("'right_image' names an image too and is not read") == 1
+        assert "image_id" not in caplog.text
+        with pytest.raises(DataError, match=r"'right_image' names an image .* and is not read: call it 'image'"):
+            read_prompts(write(folder, [*rows, llava("x", None, "What?") | {"right_image": "b.png"}], name))

@@ -308,8 +308,8 @@ def test_an_empty_list_of_images_does_not_hide_another_column(tmp_path):
         read_pairs(tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("text", [PNG, f"data:image/png;base64,{PNG}"])
-def test_base64_in_the_images_own_column_is_named(tmp_path, text):
+@pytest.mark.parametrize("text", [PNG, f"data:image/png;base64,{PNG}", "https://example.org/a.png"])
+def test_what_is_no_file_in_the_images_own_column_is_named(tmp_path, text):
     for changes in ({"image": text}, {"images": [text]}):
         pq.write_table(pa.Table.from_pylist([trl_row(**changes)]), tmp_path / "a.parquet")
         with pytest.raises(DataError, match=r"row 1 .* instead of an image's bytes or name; .* save base64 text"):
@@ -322,6 +322,11 @@ def test_columns_of_bytes_beside_the_images_are_named(images, tmp_path, caplog):
     (pair,) = read_pairs(tmp_path / "a.parquet")
     assert pair.prompt.images == (images.ref("a.png"),)
     assert "column 'mask' holds bytes and is not read; images are taken from 'image'" in caplog.text
+    assert caplog.text.count("'image_path' holds images and is not read; images are taken from 'image'") == 1
+    rows = [trl_row(image=data, image_path="a.png"), trl_row(id="8", image=None, image_path="a.png")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 2 \(id '8'\): column 'image_path' holds images"):
+        read_pairs(tmp_path / "a.parquet")
 
 
 def test_a_foreign_tables_own_images_are_not_replaced(images, tmp_path):
