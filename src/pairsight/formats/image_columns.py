@@ -89,7 +89,7 @@ def _are_numbers(value: object) -> bool:
 
 
 def is_no_file(text: str) -> bool:
-    """Whether a text is no file's name: a web address, a data URI, or an image in base64."""
+    """Whether a text cannot be a file's name: a web address, a data URI, or an image in base64."""
     return text.startswith(_WEB) or _is_inline(text)
 
 
