@@ -199,6 +199,11 @@ def answer(text: str, finish_reason: str = "stop") -> dict[str, Any]:
     return {"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
 
 
+def chat(text: str, finish_reason: str = "stop") -> bytes:
+    """The body of a chat completion that says `text`."""
+    return json.dumps(answer(text, finish_reason)).encode()
+
+
 def last_text(body: dict[str, Any]) -> str:
     """The text of the last message of a request."""
     content = body["messages"][-1]["content"]

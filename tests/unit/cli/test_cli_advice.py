@@ -36,7 +36,6 @@ OF_A_ROOM = {
     "tiny": ("tiny", "tiny serve", "demo"),
     "pipeline/align.py": ("align",),
     "pipeline/build.py": ("build",),
-    "pipeline/source.py": ("build",),
     "pipeline/evaluate.py": ("evaluate", "score"),
     "pipeline/run.py": ("run",),
 }
