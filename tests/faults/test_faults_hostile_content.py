@@ -187,6 +187,7 @@ CASES = {
     ),
     "pairs: numbers": Case(sealed("pairs", numbers(**PAIR, record=[1])), "inspect", "holds no PreferencePair"),
     "pairs: lists": Case(sealed("pairs", numbers(**PAIR, record=[["x"]])), "inspect", "holds no PreferencePair"),
+    "locks: deep": Case(written(".locks/build", DEEP), "status", "", 0),
     "versions.json: a list": Case(changed("versions.json", packages=[]), "status", "versions.json is missing or"),
     "versions.json: pairs": Case(changed("versions.json", packages=[["a", "b"]]), "status", "versions.json is missing"),
     "align.yaml: a number": Case(changed("align/dpo/align.yaml", training=3), "align again", "'training' must hold"),

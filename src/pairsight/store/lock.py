@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pairsight.bounded import read_json
 from pairsight.errors import LockedError, RunError
 from pairsight.store.durable import cannot_write, make_folder, sync, write_all
 
@@ -139,7 +140,7 @@ def _lock(path: Path, descriptor: int) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """What a lock file or a claim says of its holder; nothing where it is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

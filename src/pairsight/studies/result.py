@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pairsight.benchmarks.files.tables import score_columns
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.config import BaseConfig
-from pairsight.errors import RunError
+from pairsight.errors import RunError, one_line
 from pairsight.statistics import Difference, paired_bootstrap
 
 Cell = str | int | float | None
@@ -112,9 +112,12 @@ def _sums(file: Path, name: str) -> dict[str, tuple[str, list[float]]]:
     """Group -> its cluster and sums."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(file, filters=[("benchmark", "=", name), ("parser", "=", "official")])
-    rows = zip(*(table.column(column).to_pylist() for column in ("group", "cluster", "sums")), strict=True)
-    known = json.loads((table.schema.metadata or {}).get(b"pairsight.columns", b"{}"))
+    known = score_columns(file)
+    try:
+        table = pq.read_table(file, filters=[("benchmark", "=", name), ("parser", "=", "official")])
+        rows = zip(*(table.column(column).to_pylist() for column in ("group", "cluster", "sums")), strict=True)
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(f"{file} is damaged ({one_line(error, 100)}); move it away and evaluate again") from None
     if name not in known:
         raise RunError(f"{file} holds no scores of '{name}'; it has {', '.join(known) or 'none'}")
     return {group: (cluster, sums) for group, cluster, sums in rows}

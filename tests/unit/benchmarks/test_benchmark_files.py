@@ -7,10 +7,11 @@ import official
 import pyarrow.parquet as pq
 import pytest
 
+from pairsight.benchmarks.files.tables import score_columns
 from pairsight.benchmarks.score import score_answers
 from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_benchmark, make_tasks
-from pairsight.errors import DataError
+from pairsight.errors import DataError, RunError
 
 FEW = EvaluationSettings(num_resamples=50)
 
@@ -339,3 +340,14 @@ def test_mme_lines_are_checked(tmp_path):
         file.write_text(text)
         with pytest.raises(DataError, match=re.escape(message)):
             groups_of("mme", path)
+
+
+@pytest.mark.parametrize("columns", ["[" * 200_000, "3", '{"pope": 3}', "\\xff"])
+def test_a_table_of_scores_that_is_not_ours_is_named(tmp_path, columns):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "scores-base.parquet"
+    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"pairsight.columns": columns}), file)
+    with pytest.raises(RunError, match=r"scores-base.parquet was not written by Pairsight"):
+        score_columns(file)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pairsight.benchmarks.files.official import escape_surrogates
 from pairsight.benchmarks.scoring import Decisions, ScoredBenchmark, ScoreTable, as_text
+from pairsight.bounded import as_object, load_json
+from pairsight.errors import RunError, one_line
 from pairsight.store.durable import cannot_write, make_folder, publish, temporary_path
 
 if TYPE_CHECKING:
@@ -146,10 +148,21 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[
 
 
 def score_columns(path: Path) -> dict[str, list[str]]:
-    """Benchmark -> the names of its sums, from a table of scores; empty if there is no table."""
+    """Benchmark -> the names of its sums, from a table of scores; empty if there is no table.
+
+    Raises:
+        RunError: the table was not written by Pairsight.
+    """
     schema = _schema(path)
     metadata = (schema.metadata if schema is not None else None) or {}
-    return dict(json.loads(metadata.get(b"pairsight.columns", b"{}")))
+    try:
+        named = as_object(load_json(metadata.get(b"pairsight.columns", b"{}")))
+    except (ValueError, TypeError):
+        named = {"": None}
+    columns = {name: [str(one) for one in names] for name, names in named.items() if isinstance(names, list)}
+    if len(columns) != len(named):
+        raise RunError(f"{path} was not written by Pairsight; move it away and evaluate again")
+    return columns
 
 
 def _schema(path: Path) -> "pa.Schema | None":
@@ -169,7 +182,10 @@ def _kept(path: Path, schema: "pa.Schema", names: Collection[str]) -> "Iterator[
     existing = _schema(path)
     if not names or existing is None or not existing.equals(schema):
         return
-    table = pq.read_table(path, filters=[("benchmark", "in", list(names))])
+    try:
+        table = pq.read_table(path, filters=[("benchmark", "in", list(names))])
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({one_line(error, 100)}); move it away and evaluate again") from None
     yield from table.replace_schema_metadata(schema.metadata).to_batches()
 
 
