@@ -50,7 +50,7 @@ class BuildOptions(BaseConfig):
     dataset_answers: Annotated[bool, Option(needs="prompts")] = Field(
         False, description="keep the prompts' own answers as completions, for strategy sft"
     )
-    images: Annotated[str | None, Option("--images", identity=False, path=True)] = Field(
+    images: Annotated[str | None, Option("--images", identity=False, path=True, needs="a file")] = Field(
         None, description="the folder that image names refer to; default: where the prompts are"
     )
     out: Annotated[str, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
@@ -83,7 +83,7 @@ class BuildOptions(BaseConfig):
     strip_short_answer: Annotated[bool, Option(needs="prompts")] = Field(
         False, description="remove instructions such as 'Answer with a single word'"
     )
-    limit: Annotated[int | None, Option("--limit")] = Field(
+    limit: Annotated[int | None, Option("--limit", needs="a file")] = Field(
         None, ge=1, description="use only this many prompts, the first ones"
     )
     seed: Annotated[int, Option("--seed")] = Field(
@@ -91,7 +91,7 @@ class BuildOptions(BaseConfig):
     )
     engine: Engine = "local"
     workers: Workers = 1
-    on_error: Annotated[Literal["stop", "skip"], Option("--on-error")] = Field(
+    on_error: Annotated[Literal["stop", "skip"], Option("--on-error", needs="a file")] = Field(
         "stop", description="stop (default) or skip and count bad rows"
     )
     calls: Calls = CallOptions()

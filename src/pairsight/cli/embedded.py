@@ -29,6 +29,10 @@ def tiny(
 ) -> None:
     """Write a rendered world with known truth and a tiny model, so that every verb can be tried on files."""
     if context.invoked_subcommand is not None:
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            raise ConfigError(f"--{given[0]} is for `tiny`, and `tiny {context.invoked_subcommand}` writes no world")
         return
     if out is None:
         raise ConfigError("say where the world goes: pairsight tiny --out DIR")

@@ -62,6 +62,8 @@ class AlignSpec:
 
         mine, rest = split(values, AlignOptions, TrainingConfig, "align")
         options = AlignOptions.parse(mine, "align")
+        if options.name is not None and options.out is not None:
+            raise ConfigError("align: --name is a folder's inside the run, and --out names another; give one of them")
         run = run_of(options) if recipe is None else None
         if run is not None:
             folder = RunFolder.open(run)

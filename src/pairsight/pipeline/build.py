@@ -84,6 +84,11 @@ def read_source(options: BuildOptions) -> Source:
         unused = [name for name in of_prompts if getattr(options, name) != fields[name].default]
         if unused:
             raise ConfigError(f"{' and '.join(map(repr, unused))} choose among prompts: give --prompts FILE as well")
+        unread = [name for name in facts if facts[name].needs == "a file" and name in options.given()]
+        if unread and options.completions is None:
+            raise ConfigError(
+                f"{unread[0]} changes nothing, no file is read; give --prompts or --completions, or leave it out"
+            )
         if options.format is not None and options.completions is None:
             raise ConfigError("--format says how --prompts or --completions is read; give one of them as well")
     form = None if options.format is None else make_format(options.format)
@@ -151,6 +156,10 @@ class BuildSpec:
         _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
         if options.completions is not None and not recipe.takes_completions:
             raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
+        given = recipe.unused(prompts=options.prompts is not None, completions=options.completions is not None)
+        for why, unused in given.items():
+            if name := next((name for name in unused if name in values), ""):
+                raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
         for model_name in [*options.models, options.annotator, options.writer]:
             if model_name is not None:
                 check_model_name(model_name)

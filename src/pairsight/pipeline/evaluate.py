@@ -42,6 +42,8 @@ class EvaluateSpec:
         from pairsight.benchmarks.tasks import make_tasks
 
         options = EvaluateOptions.parse(values, "evaluate")
+        if options.out is not None and "name" in options.given():
+            raise ConfigError("evaluate: --name is a folder's inside the run, --out names another; give one of them")
         tasks = make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature)
         for task in tasks:
             if not task.path.exists():

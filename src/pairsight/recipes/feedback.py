@@ -8,7 +8,7 @@ What it does: N sampled completions of each prompt; one annotation of all of the
 Deviations: temperature 0.7 is the paper's (its code has 1.2); warm-up 0.03 is the code's (the paper prints 0.003).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import ClassVar
@@ -71,6 +71,10 @@ class Feedback(Recipe):
     max_new_tokens: int = Field(1024, ge=1, description="longest completion in tokens")
     annotator_answers: bool = Field(False, description="let the annotator answer every prompt too, for strategy sft")
     seed: int = Field(0, ge=0, description="the seed of the completions")
+
+    def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
+        """Nothing is sampled where the completions are given."""
+        return {"the completions are given": ("num_completions", "temperature")} if completions else {}
 
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner

@@ -100,6 +100,15 @@ class Recipe(BaseConfig, ABC):
     def check(self) -> None:
         """Refuse what the options name and is not there, before anything is loaded."""
 
+    def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
+        """Why -> the options, or roles of models, that change nothing beside the others; the user may not give them.
+
+        Args:
+            prompts: whether a build is given prompts.
+            completions: whether it is given completions.
+        """
+        return {}
+
     def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the models that options name, by option: such an option may differ when a run is resumed."""
         return {}

@@ -9,7 +9,7 @@ Deviations: the distortion follows from each prompt's id and a seed (the authors
     authors' code, which the paper does not say.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
 
@@ -70,6 +70,12 @@ class SeVa(Recipe):
                 "null_control needs a temperature above 0: greedy completions of one image are all the same"
             )
         return self
+
+    def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
+        """What acts on distorted images has nothing to act on in the null control."""
+        if not self.null_control:
+            return {}
+        return {"null_control shows the clean image every time": ("distortion", "noise_step")}
 
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner

@@ -4,6 +4,7 @@ Compares the base, its language backbone before visual tuning, each strategy at 
 checkpoints. Deviations: no PPO; learning rates are chosen on validation files, where the paper fixes one for each.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pairsight.studies.result import Cell, Study, StudyResult, compare_scores
 from pairsight.studies.strategy_trainings import IMAGES_ONLY, MATCHED, PAPER, Trainer, Training
 from pairsight.training.config import OF_THE_LOSS
 
+_LOG = logging.getLogger("pairsight.studies")
+
 Rows = Mapping[str, Metric]
 """`BENCHMARK.METRIC` -> the system's metric, compared with the base's."""
 
@@ -34,8 +37,10 @@ class StrategiesStudy(Study):
     model: str = Field(description="the base: a folder or a hub name")
     out: str | None = Field(None, description="default: RUN/studies/strategies")
     benchmarks: dict[str, str] = Field(min_length=1, description="benchmark -> its file, for the final comparison")
-    validation: dict[str, str] = Field(min_length=1, description="benchmark -> another file, to choose learning rates")
-    choose_by: str = Field(description="BENCHMARK.METRIC of `validation` by which the best rate is chosen")
+    validation: dict[str, str] = Field(
+        {}, description="benchmark -> another file, to choose among several learning rates"
+    )
+    choose_by: str = Field("", description="BENCHMARK.METRIC of `validation` by which the best rate is chosen")
     images: str | None = Field(None, description="the images' folder")
     validation_images: str | None = Field(None, description="the images' folder of `validation`; default: `images`")
     benchmark_options: dict[str, dict[str, object]] = Field({}, description="benchmark -> its own options")
@@ -159,6 +164,11 @@ def best_by_setting(trained: Sequence[Training], tried: Mapping[str, Rows], choo
 
 
 def _check(config: StrategiesStudy) -> None:
+    of_rates = [name for name in ("validation", "choose_by", "validation_images") if getattr(config, name)]
+    if len(config.rate_factors) == 1 and of_rates:
+        _LOG.warning("%s: not used, because there is one learning rate (rate_factors)", ", ".join(of_rates))
+    if len(config.rate_factors) > 1 and not (config.validation and config.choose_by):
+        raise ConfigError("several rate_factors need `validation` and `choose_by`, to choose among learning rates")
     unknown = [name for name in config.text_benchmarks if name not in config.benchmarks]
     if unknown:
         known = ", ".join(config.benchmarks)

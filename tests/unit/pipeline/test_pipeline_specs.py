@@ -83,7 +83,7 @@ def test_a_build_spec_is_complete_before_anything_is_written(values):
 
 
 def test_the_selection_of_a_training_notes_what_the_trainer_does_not():
-    spec = AlignSpec.parse({"data": "d", "model": "m", "out": "o", "name": "n", "limit": 3, "beta": 0.3})
+    spec = AlignSpec.parse({"data": "d", "model": "m", "name": "n", "limit": 3, "beta": 0.3})
     assert spec.selection() == "data: d\nmax_length_difference: null\ntext_only_prompts: true\nlimit: 3\n"
     assert (spec.training.beta, spec.options.name, spec.strategy) == (0.3, "n", None)
     assert "learning_rate" not in AlignOptions.model_fields

@@ -12,7 +12,7 @@ import torch
 
 import pairsight.tiny.world.benchmark
 from pairsight.benchmarks.results import Metric
-from pairsight.errors import ConfigError, RunError
+from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.formats.prompts import read_prompts
 from pairsight.options import AlignOptions
 from pairsight.pipeline.align import AlignSpec
@@ -162,6 +162,23 @@ def test_inconsistent_names_are_refused_before_training(wrong, message):
     config = StrategiesStudy.parse({**values, "choose_by": "pope.accuracy", **wrong})
     with pytest.raises(ConfigError, match=message):
         run_study(config, quiet=True)
+
+
+@pytest.mark.parametrize("given", [{}, {"validation": {"pope": "b"}}, {"choose_by": "pope.accuracy"}])
+def test_several_learning_rates_need_what_chooses_among_them(given):
+    config = StrategiesStudy.parse({"run": "r", "model": "m", "benchmarks": {"pope": "a"}, **given})
+    with pytest.raises(ConfigError, match="several rate_factors need `validation` and `choose_by`"):
+        run_study(config, quiet=True)
+
+
+def test_with_one_learning_rate_nothing_chooses_and_this_is_said(caplog):
+    plain = {"run": "no/run", "model": "m", "benchmarks": {"pope": "a"}, "rate_factors": [1.0]}
+    with pytest.raises(PairsightError):  # there is no such run: the options are checked before
+        run_study(StrategiesStudy.parse(plain), quiet=True)
+    assert "not used" not in caplog.text
+    with pytest.raises(PairsightError):
+        run_study(StrategiesStudy.parse({**plain, "validation": {"pope": "b"}, "choose_by": "x.y"}), quiet=True)
+    assert "validation, choose_by: not used, because there is one learning rate (rate_factors)" in caplog.text
 
 
 @pytest.mark.long

@@ -60,6 +60,17 @@ class Synthetic(SyntheticOptions):
         if local_folder(self.image_generator) is not None:
             pipeline_folder(self.image_generator)
 
+    def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
+        """Texts that are given are not written."""
+        found: dict[str, tuple[str, ...]] = {}
+        if prompts:
+            found["the text-to-image prompts are given"] = ("topics", "scenes_per_topic")
+        if self.instruction is not None:
+            found["`instruction` is asked of every image"] = ("instruction_input",)
+        if prompts and self.instruction is not None:
+            found["prompts and instruction are given, and nothing is left to write"] = ("writer_temperature", "writer")
+        return found
+
     def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""
         from pairsight.models.images.diffusion import pipeline_fingerprint, pipeline_folder
