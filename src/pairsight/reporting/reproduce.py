@@ -94,6 +94,8 @@ def align_command(run: Path, record: TrainingRecord, build: BuildRecord) -> list
     for option, value in dict([*chosen, *_changes(training.options, usual)]).items():
         if option in OF_ADAPTERS and training.options.get("tuning") == "full":
             continue
+        if option == "num_train_epochs" and training.options.get("max_steps", -1) != -1:
+            continue
         words += ["--set", f"{option}={_yaml(value)}"]
     own = "" if "strategy" in dict(chosen) or build.built_with is None else build.built_with.name
     return [_line([*words, *plugin_flags(recipe, own)])]

@@ -203,7 +203,11 @@ def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
         "lr_scheduler_type=constant has no warm-up, but constant_with_warmup has one": (
             ("warmup_ratio",) if config.lr_scheduler_type == "constant" and config.warmup_ratio else ()
         ),
+        "max_steps is set": ("num_train_epochs",) if config.max_steps > 0 else (),
         "share_prefixes=false takes one sequence a pass": () if config.share_prefixes else ("max_tokens_per_pass",),
+        "share_prefixes=false computes each sequence separately": (
+            () if config.share_prefixes or not config.check_first_batch else ("check_first_batch",)
+        ),
     }
     for why, names in unused.items():
         for name in names:

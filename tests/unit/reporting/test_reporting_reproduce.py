@@ -38,7 +38,9 @@ def test_the_align_command_gives_the_same_training_on_any_model():
     assert parsed == training
 
 
-@pytest.mark.parametrize("options", [{"loss": "simpo"}, {"loss": "simpo", "beta": 2.5}, {"loss": "sft"}, {"beta": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{"loss": "simpo"}, {"loss": "simpo", "beta": 2.5}, {"loss": "sft"}, {"beta": 0.2}, {"max_steps": 3}]
+)
 def test_the_align_command_of_another_loss_keeps_that_losss_own_options(options):
     training = training_config(options, None, SeVa.default_training)
     (command,) = align_lines("r", "n", {"model": "m", "training": training.to_plain()}, "seva")

@@ -38,9 +38,10 @@ OPTIONS = {
 
 
 def trainer(small, out: Path, **options) -> PreferenceTrainer:
-    return PreferenceTrainer(
-        small.model, out=out, images=small.images, progress=Progress("quiet"), **{**OPTIONS, **options}
-    )
+    given = {**OPTIONS, **options}
+    if "max_steps" in given:
+        del given["num_train_epochs"]
+    return PreferenceTrainer(small.model, out=out, images=small.images, progress=Progress("quiet"), **given)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -171,9 +172,7 @@ def test_ids_used_twice_are_refused(small, tmp_path: Path):
 
 
 def test_examples_may_bring_their_images(small, tmp_path: Path):
-    made = PreferenceTrainer(
-        small.model, out=tmp_path / "dpo", progress=Progress("quiet"), **{**OPTIONS, "max_steps": 1}
-    )
+    made = PreferenceTrainer(small.model, out=tmp_path / "dpo", progress=Progress("quiet"), **OPTIONS)
     folder = made.train(WithImages(tuple(small.pairs(3)), small.images))
     assert (folder / "adapter_model.safetensors").is_file()
 

@@ -201,6 +201,8 @@ def test_a_loss_that_leaves_its_own_scale_still_stops_the_training(small, tmp_pa
         ({"tuning": "full", "lora_dropout": 0.1}, "lora_dropout"),
         ({"eval_steps": 3}, "eval_steps"),
         ({"share_prefixes": False, "max_tokens_per_pass": 512}, "max_tokens_per_pass"),
+        ({"share_prefixes": False, "check_first_batch": True}, "check_first_batch"),
+        ({"max_steps": 3, "num_train_epochs": 2.0}, "num_train_epochs"),
         ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, "warmup_ratio"),
     ],
 )
