@@ -23,9 +23,9 @@ def main() -> None:
     print(json.dumps({"best_flops_per_s": max(rates), "median_flops_per_s": statistics.median(rates)}))
 
 
-def product_rates() -> list[float]:
+def product_rates(dtype: torch.dtype = torch.float32) -> list[float]:
     """The rates of many products, after three for warm-up."""
-    a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
+    a, b = torch.randn(SIZE, SIZE, dtype=dtype), torch.randn(SIZE, SIZE, dtype=dtype)
     seconds = []
     for _ in range(REPEATS + 3):
         began = time.perf_counter()

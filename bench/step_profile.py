@@ -102,9 +102,8 @@ def kinds(train: Callable[[], object]) -> None:
     products = [event for event in events if event.key == "aten::mm"]
     flops = sum(2 * event.count * prod(event.input_shapes[0]) * event.input_shapes[1][1] for event in products)
     rate = flops / sum(event.self_cpu_time_total for event in products) / 1e3
-    print(
-        f"\nThe first of these run at {rate:.0f} GFLOP/s; a product of 2048² alone at {max(product_rates()) / 1e9:.0f}."
-    )
+    alone = [f"{max(product_rates(dtype)) / 1e9:.0f} in {dtype}" for dtype in (torch.float32, torch.bfloat16)]
+    print(f"\nThe first of these run at {rate:.0f} GFLOP/s; a product of 2048² alone at {', '.join(alone)}.")
 
 
 def attention_cost(tokens: int = 780, heads: int = 8, width: int = 64, repeats: int = 9) -> None:
