@@ -200,8 +200,8 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
     dtype = AutoConfig.from_pretrained(resolve(base)).dtype or torch.float32
     for kind, share in (kept := movement_kept(policy, dtype)).items():
         if share < 0.9:
-            what = f"keeps {100 * share:.0f} % of the change of {kind.replace('_', ' ')}"
-            _LOG.warning("rounded to the base's %s, the merged model %s; evaluate %s itself", dtype, what, adapter)
+            text = "rounded to the base's %s, the merged model keeps %.0f %% of the change of %s; evaluate %s itself"
+            _LOG.warning(text, str(dtype)[6:], 100 * share, kind.replace("_", " "), adapter)
     with quiet(), written_by_a_library(folder):
         policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)
