@@ -223,3 +223,11 @@ def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
     again = pass_limits(model, None, bf16, num_trained=trained, checkpointing=True)
     assert again.row == int(free // ((12 * 64 + 4 * 128 + 4 * 64) * 2))
     assert pass_limits(model, None, bf16, num_trained=10**9).row == 64
+
+
+@pytest.mark.parametrize("options", [{}, {"projector_learning_rate": 1e-4}])
+def test_features_that_do_not_fit_into_their_memory_are_said_once(small, tmp_path: Path, caplog, options: dict):
+    train(small, tmp_path / "roomy", **options)
+    assert "image_cache_mb" not in caplog.text
+    train(small, tmp_path / "narrow", image_cache_mb=0, **options)
+    assert caplog.text.count(f"image_cache_mb=0 does not hold the features of all {NUM_IMAGES} images") == 1

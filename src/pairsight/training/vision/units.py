@@ -1,5 +1,6 @@
 """Images as a model's vision tower takes them: numbered, encoded once, their features kept while they cannot change."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.training.families import evaluating, inner_model
 from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
+_LOG = logging.getLogger("pairsight.training")
 _CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run is bit-identical."""
 
@@ -47,6 +49,7 @@ class ImageUnits:
         self._features: dict[int, Features] = {}
         self._tower_outputs: dict[int, TowerOutput] = {}
         self._all_fit: bool | None = None
+        self._full = False
 
     def __len__(self) -> int:
         return len(self._units)
@@ -100,8 +103,7 @@ class ImageUnits:
             return self._tower_outputs[unit]
         output = record_tower(model, projectors, self._tensors(unit))
         self._drop_pixels(unit)
-        if self._room >= output.num_bytes:
-            self._room -= output.num_bytes
+        if self._fits(output.num_bytes):
             self._tower_outputs[unit] = output
         return output
 
@@ -115,10 +117,24 @@ class ImageUnits:
         new = dict(zip(chunk, made, strict=True))
         for number, features in new.items():
             self._drop_pixels(number)
-            if self._room >= features.num_bytes:
-                self._room -= features.num_bytes
+            if self._fits(features.num_bytes):
                 self._features[number] = features
         return new
+
+    def _fits(self, num_bytes: int) -> bool:
+        """Whether one more image's features can be kept, which then counts; the first that cannot is said."""
+        if self._room >= num_bytes:
+            self._room -= num_bytes
+            return True
+        if not self._full:
+            self._full = True
+            need = len(self._units) * num_bytes / 2**20
+            _LOG.warning(
+                "image_cache_mb=%d does not hold the features of all %d images, about %d MB: those of the others are "
+                "computed again each time",
+                self._budget / 2**20, len(self._units), need,
+            )  # fmt: skip
+        return False
 
     def _number(
         self, key: tuple[ImageRef, ...], prompt: Prompt, part: int | None, encoded: EncodedPrompt, tensors: Tensors
