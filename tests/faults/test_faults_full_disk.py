@@ -12,7 +12,7 @@ import pytest
 from pairsight.tiny.world.world_files import write_world
 
 SIZES = {
-    "build": (0, 8, 100, 200),
+    "build": (0, 100),
     "evaluate": (0, 40),
     "tiny": (0, 40, 2000),
     "report": (0, 40),
