@@ -140,11 +140,7 @@ def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    dtype, names = model.dtype, read_model_json(adapter / "adapter_config.json").get("modules_to_save") or ()
-    for path, module in model.named_modules():
-        if any(path == name or path.endswith(f".{name}") for name in names):
-            module.float()
-    _state_dtype(model, dtype)
+    dtype = model.dtype
     with quiet():
         try:
             wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
@@ -159,27 +155,35 @@ def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
             f"adapter {adapter} does not fit the model {model_name}: {len(strangers)} of its tensors have no "
             f"counterpart there, first {strangers[0]}; give the model it was trained on"
         )
-    _cast_at_edges(wrapped, dtype)
+    _use_in_float32(wrapped, adapter, dtype)
     return wrapped
 
 
-def _cast_at_edges(model: Any, dtype: "torch.dtype") -> None:
-    """Let modules that an adapter holds in full, in float32, take and give the other modules' type."""
+def _use_in_float32(model: Any, adapter: Path, dtype: "torch.dtype") -> None:
+    """Keep the modules that an adapter holds in full in float32; they take and give the other modules' type.
+
+    Only the adapter's own copies change: the base's modules may share their weights with others.
+    """
     import torch
+    from peft import load_peft_weights, set_peft_model_state_dict
     from peft.utils.other import ModulesToSaveWrapper
     from torch.utils._pytree import tree_map
 
     def cast(value: Any, to: torch.dtype) -> Any:
         return tree_map(lambda x: x.to(to) if torch.is_tensor(x) and x.is_floating_point() else x, value)
 
-    if dtype == torch.float32:
+    wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    if dtype == torch.float32 or not wrappers:
         return
-    for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper):
+    for wrapper in wrappers:
+        for module in wrapper.modules_to_save.values():
+            module.float()
             module.register_forward_pre_hook(
                 lambda _, args, named: cast((args, named), torch.float32), with_kwargs=True
             )
             module.register_forward_hook(lambda _, args, output: cast(output, dtype))
+    set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
+    _state_dtype(model.get_base_model(), dtype)
 
 
 def load_part(folder: Path, cls: str | type, model_types: tuple[str, ...] = (), **options: Any) -> Any:

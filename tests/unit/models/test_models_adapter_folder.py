@@ -166,3 +166,18 @@ def _adapter_name(name: str, which: str) -> str:
     name = name.removesuffix(".weight").replace("language_model.model.", "language_model.")
     inside = f"model.{name}"
     return f"base_model.model.{inside}.lora_{which}.weight"
+
+
+def test_an_adapter_with_its_own_embeddings_leaves_tied_ones_of_the_base_alone(tmp_path):
+    families.build("llama", tmp_path / "plain")
+    config = json.loads((tmp_path / "plain" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
+    settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    made = get_peft_model(load_model(tmp_path / "plain"), settings)
+    with torch.no_grad():
+        made.get_submodule("base_model.model.model.embed_tokens").modules_to_save["default"].weight.mul_(1 + 2**-12)
+    made.peft_config["default"].base_model_name_or_path = str(tmp_path / "plain")
+    made.save_pretrained(tmp_path / "adapter")
+    model = load_model(tmp_path / "plain", adapter=tmp_path / "adapter", dtype="bfloat16")
+    assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+    assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.dtype == torch.bfloat16
