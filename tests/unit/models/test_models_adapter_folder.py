@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import families
 from pairsight.errors import ModelError
@@ -172,6 +172,9 @@ def test_an_adapter_with_its_own_embeddings_leaves_tied_ones_of_the_base_alone(t
     families.build("llama", tmp_path / "plain")
     config = json.loads((tmp_path / "plain" / "config.json").read_text()) | {"tie_word_embeddings": True}
     (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
     settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     made = get_peft_model(load_model(tmp_path / "plain"), settings)
     with torch.no_grad():
