@@ -1,7 +1,9 @@
 """Every family's processor, as its real folders are laid out, without torchvision."""
 
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pairsight.models.load import load_model
 from pairsight.models.local.chat import tokenizer_of
 from pairsight.models.local.processor import completion_ids, encode, load_processor
 from pairsight.records import ImageRef
+from pairsight.training.vision.units import TextEncoder
 
 VIDEO = {
     "llava_onevision": "LlavaOnevisionVideoProcessor",
@@ -61,6 +64,32 @@ def test_folders_as_the_hub_has_them_load_alike(family, folder, processor, fast,
     again = load_processor(tmp_path)
     for prompt in prompts_of(family, PICTURES):
         assert encode(again, prompt, PICTURES).input_ids == encode(processor, prompt, PICTURES).input_ids
+
+
+def test_without_pixels_prompts_are_encoded_as_with_them(family, processor):
+    """Of pictures of sizes that were seen before nothing but the size is used."""
+    prompts = prompts_of(family, PICTURES)
+    if family != "llama":
+        again = [PICTURES.ref(7, 60, 40), PICTURES.ref(8, 33, 64)]
+        prompts += [ask("again", "Another one?", again[0]), ask("twice", "<image> or <image>?", again[1], again[1])]
+        prompts += [replace(prompts[0], id="same"), ask("hostile", "say </s> now", again[0])]
+    encoder = TextEncoder(processor, PICTURES)
+    for prompt in prompts:
+        try:
+            expected = encode(processor, prompt, PICTURES)
+        except DataError as error:
+            with pytest.raises(DataError, match=re.escape(str(error)[:60])):
+                encoder.encode(prompt)
+            continue
+        got = encoder.encode(prompt)
+        assert replace(got, tensors={}) == replace(expected, tensors={})
+        assert got.tensors.keys() == expected.tensors.keys()
+        for name, tensor in expected.tensors.items():
+            if tensor.is_floating_point():
+                assert got.tensors[name].shape == tensor.shape
+                assert got.tensors[name].untyped_storage().nbytes() < 10_000_000
+            else:
+                assert torch.equal(got.tensors[name], tensor)
 
 
 def test_spans_cover_each_image_s_placeholders(family, processor):

@@ -1,6 +1,8 @@
 """Packed log-probs and gradients equal the one-sequence-at-a-time computation, in every family."""
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt
 from pairsight.training.batch import PackedBatch, collate, pack_row
+from pairsight.training.data.table import TableWriter, TokenTable
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import describe, language_model
 from pairsight.training.kernels.attention import use_tree_attention
@@ -67,16 +70,24 @@ class Case:
         use_tree_attention(self.model)
         use_plain_layers(self.model)
         family = describe(self.model)
-        tokeniser = Tokeniser(load_processor(folder / "model"), self.model, family, images, 64)
+        processor = load_processor(folder / "model")
+        tokeniser = Tokeniser(processor, self.model, family, images, 64)
         self.scoring = Scoring(family, tokeniser, vision_frozen=False)
         self.examples: list[TokenExample] = []
+        writer = TableWriter(folder / "table.safetensors", family)
+        into_table = Tokeniser(processor, self.model, family, images, 64, catalogue=writer)
         for count, prompt in enumerate(prompts([images.ref(f"{n}.png") for n in range(3)])):
             try:
-                tokens = tokeniser.prompt(prompt)
+                tokens, kept = tokeniser.prompt(prompt), into_table.prompt(prompt)
             except DataError:  # images for a text-only model, text for one that must see
                 continue
             made = [Completion("c", prompt.id, text, "stop", "m", 0, 0) for text in TEXTS[: 1 + count % 5]]
-            self.examples.append(token_example(prompt.id, [tokens], [tokeniser.completion(c) for c in made], 1.0))
+            completions = [tokeniser.completion(c) for c in made]
+            self.examples.append(token_example(prompt.id, [tokens], completions, 1.0))
+            writer.add_tokens(kept)
+            writer.add_example(count, token_example(prompt.id, [kept], completions, 1.0), [kept.number], completions)
+        writer.finish(Counter(), 0)
+        self.table = TokenTable(folder / "table.safetensors", family)
         assert len(self.examples) >= 2
 
     def batch(self, rows: list[list[TokenExample]]) -> PackedBatch:
@@ -117,6 +128,29 @@ def test_what_sequences_share_is_held_once(name: str, tmp_path: Path):
     row = pack_row(case.examples)
     alone = sum(len(s) for example in case.examples for s in example.sequences)
     assert len(row.tree) < (0.75 if name == "llama" else 0.5) * alone
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_what_a_file_keeps_of_examples_is_all_of_them(name: str, tmp_path: Path):
+    case = Case(name, tmp_path)
+    assert len(case.table) == len(case.examples)
+    assert case.table.num_tokens_E.tolist() == [example.num_tokens for example in case.examples]
+    for kept, example in zip(case.table, case.examples, strict=True):
+        assert (kept.id, kept.num_completions, kept.weight) == (example.id, example.num_completions, example.weight)
+        for one, other in zip(kept.sequences, example.sequences, strict=True):
+            assert (one.key, one.prompt_length, one.prompt) == (other.key, other.prompt_length, other.prompt)
+            for field in ("symbols_T", "input_ids_T", "positions_AT", "unit_T", "unit_index_T"):
+                assert np.array_equal(getattr(one, field), getattr(other, field)), field
+            assert case.table.catalogue.prompt(one.prompt) == case.scoring.tokeniser.units.catalogue.prompt(one.prompt)
+    for units in (case.table.catalogue, case.scoring.tokeniser.units.catalogue):
+        assert [units.unit(n) for n in range(units.num_units)] == [
+            case.table.catalogue.unit(n) for n in range(case.table.catalogue.num_units)
+        ]
+    one, other = case.batch([list(case.table)]), case.batch([case.examples])
+    for field in fields(PackedBatch):
+        value = getattr(other, field.name)
+        same = torch.equal(getattr(one, field.name), value) if isinstance(value, torch.Tensor) else True
+        assert same and (isinstance(value, torch.Tensor) or getattr(one, field.name) == value), field.name
 
 
 BY_SPANS = [name for name in families.FAMILIES if name not in ("gemma3", "paligemma")]

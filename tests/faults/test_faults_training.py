@@ -12,10 +12,12 @@ import pytest
 import small_training
 import torch
 from safetensors.torch import load_file
-from small_training import KINDS, STEPS, same, stopped_at, train
+from small_training import KINDS, STEPS, Stopped, same, stopped_at, train
 
 from pairsight.errors import LockedError, RunError
+from pairsight.store import durable
 from pairsight.store.run_folder import RunFolder
+from pairsight.training import examples
 from pairsight.training.held_out import HeldOut
 from pairsight.training.loop import Loop
 
@@ -112,6 +114,60 @@ def test_a_disk_that_takes_no_more_is_one_line_and_the_training_goes_on_later(ba
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, own)
     assert same(train(base, tmp_path / "out", "lora"), whole("lora"))
+
+
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(s, marks=pytest.mark.long) for s in ("sync", "sync_folder")), "replace"]
+)
+def test_a_training_stopped_while_its_tokens_are_written_goes_on(base, whole, tmp_path, monkeypatch, step):
+    real, out = getattr(durable, step), tmp_path / "out"
+
+    def stop(*arguments):
+        if list(out.glob("tokens/.*.tmp")) or list(out.glob("tokens/*.safetensors")):
+            raise Stopped
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(durable, step, stop)
+        train(base, out, "lora")
+    assert len(list((out / "tokens").iterdir())) == 1
+    assert same(train(base, out, "lora"), whole("lora"))
+    assert [path.suffix for path in (out / "tokens").iterdir()] == [".safetensors"]
+
+
+def test_tokens_are_made_once_and_a_damaged_file_of_them_again(base, whole, tmp_path, monkeypatch, caplog):
+    made = []
+    real = examples.prepare
+    monkeypatch.setattr(examples, "prepare", lambda *arguments: made.append(1) or real(*arguments))
+    stopped_at(1, base, tmp_path / "out", "lora")
+    (file,) = (tmp_path / "out" / "tokens").iterdir()
+    data = file.read_bytes()
+    stopped_at(2, base, tmp_path / "out", "lora")
+    assert made == [1]
+    file.unlink()  # what is mapped into memory is not cut short below its readers
+    file.write_bytes(data[: len(data) // 2])
+    assert same(train(base, tmp_path / "out", "lora"), whole("lora"))
+    assert "its examples are tokenised again" in caplog.text
+    assert file.read_bytes() == data
+    assert made == [1, 1]
+
+
+def test_two_trainings_of_one_run_share_its_tokens_and_references(base, whole, tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"recipe": "none"})
+    children = []
+    for name in ("first", "second"):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                train(base, run.align(name), "lora", run=run.path, name=name)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+    assert same(run.align("first"), whole("lora")) and same(run.align("second"), whole("lora"))
+    assert len(list((run.path / "tokens").iterdir())) == 1
+    assert len(list((run.path / "references").iterdir())) == 1
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:

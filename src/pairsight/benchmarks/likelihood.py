@@ -97,14 +97,16 @@ class RankOptions:
 
         from pairsight.training.precision import Precision
         from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
-        from pairsight.training.tokens import token_example
+        from pairsight.training.tokens import ListedExamples, token_example
 
         _, model, family = self._loaded
         texts = [Completion(letter, item.prompt.id, text, "stop", "", 0, 0) for letter, text in item.options.items()]
         ids = [tokeniser.completion(text) for text in texts]
         example = token_example(item.prompt.id, [tokeniser.prompt(self.generator.asked(item.prompt))], ids, 1.0)
         scoring = Scoring(family, tokeniser, True, precision=Precision(model.dtype, model.dtype))
-        scorer = SequenceScorer([example], scoring, pass_limits(model, None, scoring.precision), not family.obstacle)
+        scorer = SequenceScorer(
+            ListedExamples([example]), scoring, pass_limits(model, None, scoring.precision), not family.obstacle
+        )
         with torch.no_grad():
             (packed,) = scorer.passes([0])
             sums = scorer.score(model, packed).sums_Q.tolist()

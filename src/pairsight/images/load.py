@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pairsight.errors import DataError, one_line
 
@@ -20,6 +20,9 @@ MAX_PIXELS = 89_478_485
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are read. Pillow's others include PostScript, which would start an interpreter."""
+
+_SIZED_BY_HEADER = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
+"""Formats whose pictures have the size that their header says, apart from EXIF's orientation."""
 
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
@@ -58,6 +61,19 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             raise DataError(
                 f"image {label} is truncated or damaged ({one_line(error)})", reason="broken_image"
             ) from None
+
+
+def upright_size(data: bytes, name: str) -> tuple[int, int] | None:
+    """Width and height of the picture that `open_image` makes of a file's bytes, if its header says them; else None."""
+    with _pillow_quiet():
+        image = _open_header(data, name)
+        if image.format not in _SIZED_BY_HEADER or image.width * image.height > MAX_PIXELS:
+            return None
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        except _PILLOW_ERRORS:
+            return None
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def read_bytes(path: Path, name: str = "") -> bytes:

@@ -21,7 +21,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, overload, runtime_che
 from PIL.Image import Image
 
 from pairsight.errors import DataError
-from pairsight.images.load import open_image, read_bytes
+from pairsight.images.load import open_image, read_bytes, upright_size
 from pairsight.records import ImageRef
 
 T = TypeVar("T")
@@ -294,6 +294,20 @@ class FileImages:
         same = [other for other in listing if Path(other).stem.lower() == wanted.stem.lower()]
         near = same or difflib.get_close_matches(wanted.name, listing[:_MAX_COMPARED], n=1, cutoff=0.6)
         return f"; did you mean {(wanted.parent / near[0]).as_posix()}?" if near else ""
+
+
+def size_of(images: ImageSource, ref: ImageRef) -> tuple[int, int]:
+    """Width and height of the picture that `images.open(ref)` gives, without decoding it where its header says them.
+
+    A distortion keeps a picture's size. The file's bytes are checked against `ref`.
+    """
+    try:
+        path = images.path(ref)
+        data = read_bytes(path, str(path))
+        size = upright_size(data, str(path)) if hashlib.sha256(data).hexdigest() == ref.sha256 else None
+    except DataError:
+        size = None
+    return size or images.open(ref).size  # which says what is wrong, if something is
 
 
 def open_ref(path: Path, ref: ImageRef, name: str) -> Image:

@@ -35,12 +35,18 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         RunError: the disk is full, the folder is read-only or the device failed; nothing is lost.
     """
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file as `write_file` does, of pieces that need not all be in memory."""
     temporary = temporary_path(path)
     try:
         make_folder(path.parent)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            write_all(descriptor, data)
+            for piece in pieces:
+                write_all(descriptor, piece)
             sync(descriptor)
         finally:
             os.close(descriptor)

@@ -258,18 +258,19 @@ def _check_trainings(run: Path) -> list[str]:
         for file in weights
         if not _is_complete(file) and not any(str(file.parent) in problem for problem in problems)
     ]
-    return problems + _check_references(run)
+    return problems + _check_tensors(run)
 
 
-def _check_references(run: Path) -> list[str]:
-    """Reference log-probabilities against the checksum that each file has of its own."""
+def _check_tensors(run: Path) -> list[str]:
+    """Reference log-probabilities, and examples in tokens, against the checksum that each file has of its own."""
     from pairsight.store.tensors import read_tensors
 
     problems = []
-    for file in sorted(run.glob("references/[!.]*.safetensors")):
+    for file in sorted(run.glob("references/[!.]*.safetensors")) + sorted(run.glob("tokens/[!.]*.safetensors")):
         try:
             _, metadata = read_tensors(file)
-            if file.stem != hashlib.sha256(str(metadata.get("model")).encode("utf-8", "replace")).hexdigest()[:32]:
+            model = hashlib.sha256(str(metadata.get("model")).encode("utf-8", "replace")).hexdigest()[:32]
+            if file.parent.name == "references" and not file.name.startswith(model):
                 raise ValueError("its name is of another model than it says")
         except (OSError, ValueError) as error:
             why = f"is cut short or damaged ({one_line(error)})"

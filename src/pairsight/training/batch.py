@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pairsight.training.tokens import Ints, PrefixTree, TokenExample, TokenSequence, common_prefix, merge
+from pairsight.training.tokens import (
+    Ints,
+    PrefixTree,
+    TokenExample,
+    TokenSequence,
+    common_prefix,
+    merge,
+    merging_order,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +110,21 @@ def plan_passes(
 
     Source: ours.
     """
-    order = sorted(numbers, key=lambda n: examples[n].sequences[0].symbols_T.astype(">i8").tobytes())
+    those = [examples[number] for number in numbers]
     rows: list[tuple[list[int], int]] = []
-    for number in order:
-        size = examples[number].num_tokens
-        if rows and share:
+    last = None
+    for index in merging_order([example.sequences[0].symbols_T for example in those]):
+        number, this = numbers[index], those[index]
+        size = this.num_tokens
+        if last is not None and share:
             members, used = rows[-1]
-            last, this = examples[members[-1]], examples[number]
             same = common_prefix(last.prompt_symbols, this.prompt_symbols)
             near = 2 * same >= min(len(last.prompt_symbols), len(this.prompt_symbols))
             if near and used + size - same <= limits.row:
-                rows[-1] = ([*members, number], used + size - same)
+                rows[-1], last = ([*members, number], used + size - same), this
                 continue
         rows.append(([number], size))
+        last = this
     rows.sort(key=lambda row: -row[1])
     passes: list[list[tuple[int, ...]]] = []
     width = 0

@@ -4,27 +4,34 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 from pairsight.images.distort import make_distortion
 from pairsight.images.source import ImageSource
 from pairsight.models.local.processor import EncodedPrompt, completion_ids, encode, stop_ids
 from pairsight.records import Completion, Demonstration, ImageRef, PreferencePair, Prompt
 from pairsight.seeds import derived_seed
+from pairsight.store.durable import remove_temporaries
 from pairsight.store.encoding import encode as encode_record
-from pairsight.training.families import Family, prompt_positions
-from pairsight.training.tokens import Ints, Symbols, TokenExample, TokenPrompt, TokenSequence, token_example
-from pairsight.training.vision.units import ImageUnits
+from pairsight.store.lock import folder_lock
+from pairsight.training.data.table import FORMAT, TableWriter, TokenTable
+from pairsight.training.families import Family, counted_positions, prompt_positions
+from pairsight.training.tokens import BlockNumbers, Ints, TokenPrompt, TokenSequence, symbols_of, token_example
+from pairsight.training.vision.units import Catalogue, ImageUnits
 
 _LOG = logging.getLogger("pairsight.training")
+_RECENT_PROMPTS = 256
+"""Prompts whose tokens are remembered: pairs on one prompt follow each other."""
 
 
 class Tokeniser:
@@ -36,37 +43,57 @@ class Tokeniser:
         family: from `describe(model)`.
         images: where the images are.
         cache_mb: memory for pixels and image features.
+        catalogue: where prompts and image units are kept; None: in memory.
     """
 
-    def __init__(self, processor: Any, model: Any, family: Family, images: ImageSource, cache_mb: int) -> None:
-        self.units = ImageUnits(processor, images, family.placeholder, cache_mb)
+    def __init__(
+        self,
+        processor: Any,
+        model: Any,
+        family: Family,
+        images: ImageSource,
+        cache_mb: int,
+        *,
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        self.units = ImageUnits(processor, images, family.placeholder, cache_mb, catalogue)
         self._processor, self._model, self._family, self._images = processor, model, family, images
         self._generation_config = getattr(model, "generation_config", None)
-        self._symbols = Symbols()
-        if not stop_ids(processor, self._generation_config):
-            _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
-        self._prompts: list[Prompt] = []
+        self._blocks = BlockNumbers()
+        self._recent: dict[Hashable, TokenPrompt] = {}
+
+    @property
+    def ends_completions(self) -> bool:
+        """Whether the model names a token that ends a completion."""
+        return bool(stop_ids(self._processor, self._generation_config))
 
     def prompt(self, prompt: Prompt) -> TokenPrompt:
-        """A prompt's tokens.
+        """A prompt's tokens; the same for the same messages and images, if they were asked for not long ago.
 
         Raises:
             DataError: a missing image, or marks that do not fit the images.
         """
-        encoded, parts = self.units.add(prompt)
+        name = tuple((m.role, m.text, *(encode_record(ref) for ref in m.images)) for m in prompt.messages)
+        if name not in self._recent:
+            if len(self._recent) >= _RECENT_PROMPTS:
+                del self._recent[next(iter(self._recent))]
+            self._recent[name] = self._prompt(prompt)
+        return self._recent[name]
+
+    def _prompt(self, prompt: Prompt) -> TokenPrompt:
+        number, encoded, parts = self.units.add(prompt)
         ids = np.array(encoded.input_ids, np.int64)
         unit, index = _units(encoded, parts, ids, self._family.placeholder)
         block = _blocks(encoded.token_inputs.get("token_type_ids"), self._family)
         block = np.full(len(ids), -1, np.int64) if block is None else block
-        self._prompts.append(prompt)
         return TokenPrompt(
-            symbols_T=self._symbols.of_prompt(ids, unit, index, block),
+            symbols_T=self._blocks.put(symbols_of(ids, unit, index), block),
             input_ids_T=ids,
             positions_AT=self._positions(encoded),
             block_T=block,
             unit_T=unit,
             unit_index_T=index,
-            number=len(self._prompts) - 1,
+            number=number,
             key=_content_key(encoded),
         )
 
@@ -77,7 +104,7 @@ class Tokeniser:
 
     def separate_inputs(self, sequence: TokenSequence, padding: int = 0) -> dict[str, Tensor]:
         """Inputs of the model's own forward for one sequence, a batch of one, followed by masked tokens."""
-        encoded = encode(self._processor, self._prompts[sequence.prompt], self._images)
+        encoded = encode(self._processor, self.units.catalogue.prompt(sequence.prompt), self._images)
         count = len(sequence) - sequence.prompt_length
         inputs = {"input_ids": torch.from_numpy(sequence.input_ids_T)[None], **encoded.tensors}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -96,10 +123,7 @@ class Tokeniser:
         for name, values in encoded.token_inputs.items():
             extra[name] = torch.tensor(values)
         found = prompt_positions(self._model, self._family, torch.tensor(encoded.input_ids), extra)
-        if found is not None:
-            return found.numpy()
-        axes = 3 if self._family.rope_index else 1
-        return np.tile(np.arange(len(encoded.input_ids) + 1) + self._family.first_position, (axes, 1))
+        return counted_positions(self._family, len(encoded.input_ids) + 1) if found is None else found.numpy()
 
 
 def _units(
@@ -135,87 +159,90 @@ def _content_key(encoded: EncodedPrompt) -> bytes:
 Record = PreferencePair | Demonstration
 
 
-@dataclass(slots=True)
-class Prepared:
-    """Examples ready for training, and counts of what was skipped or cut.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What becomes an example.
 
     Args:
-        examples: in the order of the records.
-        skipped: reason -> number of records left out.
-        cut: completions shortened to `max_length`.
-    """
-
-    examples: list[TokenExample] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
-
-
-def prepare(
-    records: Sequence[Record],
-    tokeniser: Tokeniser,
-    *,
-    max_length: int,
-    fail_on_overlong: bool,
-    min_completions: int,
-    num_images: int,
-    contrast: str,
-    advance: Callable[[], None] = lambda: None,
-) -> Prepared:
-    """Tokenise records.
-
-    A completion that does not fit is cut at its end; a prompt that leaves no room for one token is skipped or an
-    error. Empty completions and rejected ones equal to the chosen are dropped; a pair that loses all is skipped.
-
-    Args:
-        records: pairs, demonstrations, or both.
-        tokeniser: of the model.
         max_length: tokens of prompt and completion.
         fail_on_overlong: raise an error for a prompt that is too long, instead of skipping it.
         min_completions: what the losses need of an example.
         num_images: image sets the losses need: the prompt's own and `contrast_images`.
         contrast: the distortion that makes contrast images for records without any; seeded by the record's id.
-        advance: called once per record.
-
-    Raises:
-        DataError: a prompt too long, ids used twice, or too few contrast images.
     """
-    done = Prepared()
-    limits = _Limits(max_length, fail_on_overlong, min_completions, num_images, contrast)
-    ids: set[str] = set()
-    for record in records:
-        if record.id in ids:
-            raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
-        ids.add(record.id)
-        example = _example(record, tokeniser, done, limits)
-        if isinstance(example, str):
-            done.skipped[example] += 1
-        else:
-            done.examples.append(example)
-        advance()
-    return done
 
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
     max_length: int
     fail_on_overlong: bool
     min_completions: int
     num_images: int
     contrast: str
 
+    def file_name(self, family: Family, base_fingerprint: str, data_sha256: str) -> str:
+        """The name of the file of the examples that these rules make of some data, with a model's processor."""
+        libraries = [version(name) for name in ("transformers", "tokenizers")]
+        determining = [FORMAT, libraries, base_fingerprint, data_sha256, asdict(family), asdict(self)]
+        return f"{hashlib.sha256(json.dumps(determining).encode()).hexdigest()[:32]}.safetensors"
 
-def _example(record: Record, tokeniser: Tokeniser, done: Prepared, limits: _Limits) -> TokenExample | str:
+
+def prepare(
+    records: Sequence[Record],
+    tokeniser: Tokeniser,
+    rules: Rules,
+    table: TableWriter,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Tokenise records into a table.
+
+    A completion that does not fit is cut at its end; a prompt that leaves no room for one token is skipped or an
+    error. Empty completions and rejected ones equal to the chosen are dropped; a pair that loses all is skipped.
+
+    Args:
+        records: pairs, demonstrations, or both; read once, in order.
+        tokeniser: of the model, with the table as its catalogue.
+        rules: what becomes an example.
+        table: what is made.
+        advance: called once per record.
+
+    Raises:
+        DataError: a prompt too long, ids used twice, or too few contrast images.
+    """
+    ids: set[int] = set()
+    skipped: Counter[str] = Counter()
+    cut = 0
+    for number, record in enumerate(records):
+        short = int.from_bytes(hashlib.sha256(record.id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        if short in ids:
+            raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
+        ids.add(short)
+        made = _example(record, tokeniser, rules, table)
+        if isinstance(made, str):
+            skipped[made] += 1
+        else:
+            prompts, completions, num_cut = made
+            example = token_example(record.id, prompts, completions, record.weight)
+            table.add_example(number, example, [prompt.number for prompt in prompts], completions)
+            cut += num_cut
+        advance()
+    table.finish(skipped, cut)
+
+
+def _example(
+    record: Record, tokeniser: Tokeniser, rules: Rules, table: TableWriter
+) -> tuple[list[TokenPrompt], list[Ints], int] | str:
+    """A record's prompts, its own first, its completions in tokens and how many were cut; or why it is skipped."""
     chosen, rejected = _completions(record)
     if not chosen.text.strip():
         return "empty_chosen"
-    if limits.num_images > 1 and not record.prompt.images:
+    if rules.num_images > 1 and not record.prompt.images:
         return "no_image_to_contrast"
-    prompts = [tokeniser.prompt(prompt) for prompt in _prompts(record, limits)]
-    room = limits.max_length - max(len(prompt) for prompt in prompts)
+    prompts = [tokeniser.prompt(prompt) for prompt in _prompts(record, rules)]
+    for prompt in prompts:
+        table.add_tokens(prompt)
+    room = rules.max_length - max(len(prompt) for prompt in prompts)
     if room < 1:
-        if limits.fail_on_overlong:
+        if rules.fail_on_overlong:
             raise DataError(
-                f"'{record.id}': its prompt has {limits.max_length - room} tokens, max_length is {limits.max_length}; "
+                f"'{record.id}': its prompt has {rules.max_length - room} tokens, max_length is {rules.max_length}; "
                 "raise max_length, or set overlong=skip"
             )
         return "overlong_prompt"
@@ -227,10 +254,85 @@ def _example(record: Record, tokeniser: Tokeniser, done: Prepared, limits: _Limi
         ids = ids[:room]
         if not any(ids.tolist() == other.tolist() for other in kept[:1]):
             kept.append(ids)
-    if len(kept) < limits.min_completions:
-        return "identical_or_empty"
-    done.cut += cut
-    return token_example(record.id, prompts, kept, record.weight)
+    return (prompts, kept, cut) if len(kept) >= rules.min_completions else "identical_or_empty"
+
+
+def prepared(
+    file: Path,
+    records: Sequence[Record],
+    tokeniser: Callable[[Catalogue], Tokeniser],
+    family: Family,
+    rules: Rules,
+    *,
+    advance: Callable[[int, int], None] = lambda done, reused: None,
+) -> TokenTable:
+    """The examples of records: of a file, if an earlier start made it, else made now.
+
+    Args:
+        file: named after all that its content depends on; a damaged one is made again.
+        records: as in `prepare`.
+        tokeniser: makes one with a catalogue.
+        family: of the model.
+        rules: what becomes an example.
+        advance: called with (records tokenised, records known already).
+
+    Raises:
+        DataError: as `prepare`.
+        RunError: the disk is full or failed.
+    """
+    table = _read(file, family)
+    if table is None:
+        with folder_lock(file.parent):  # another training of this run may be making it
+            table = _read(file, family)
+            if table is None:
+                remove_temporaries(file.parent, file.name)
+                writer = TableWriter(file, family)
+                prepare(records, tokeniser(writer), rules, writer, lambda: advance(1, 0))
+                return TokenTable(file, family)
+    advance(0, len(records))
+    return table
+
+
+def _read(file: Path, family: Family) -> TokenTable | None:
+    if not file.is_file():
+        return None
+    try:
+        return TokenTable(file, family)
+    except (OSError, ValueError, LookupError) as error:
+        _LOG.warning("%s is not read (%s): its examples are tokenised again", file, one_line(error))
+        return None
+
+
+class KeptRecords(Sequence[Record]):
+    """The records that examples were made from, read when they are asked for.
+
+    Args:
+        records: all records.
+        numbers: of those that examples were made from, ascending.
+    """
+
+    def __init__(self, records: Sequence[Record], numbers: Sequence[int] | Ints) -> None:
+        self._records, self._numbers = records, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "KeptRecords": ...
+    def __getitem__(self, index: int | slice) -> "Record | KeptRecords":
+        if isinstance(index, slice):
+            return KeptRecords(self._records, self._numbers[index])
+        return self._records[int(self._numbers[index])]
+
+    def __iter__(self) -> Iterator[Record]:
+        waiting = iter(self._numbers)
+        wanted = next(waiting, None)
+        for number, record in enumerate(self._records):
+            if number == wanted:
+                yield record
+                wanted = next(waiting, None)
 
 
 def _completions(record: Record) -> tuple[Completion, tuple[Completion, ...]]:
@@ -239,15 +341,15 @@ def _completions(record: Record) -> tuple[Completion, tuple[Completion, ...]]:
     return record.chosen, record.rejected
 
 
-def _prompts(record: Record, limits: _Limits) -> list[Prompt]:
+def _prompts(record: Record, rules: Rules) -> list[Prompt]:
     """The prompt, then the same under each contrast image set."""
-    count = limits.num_images - 1
+    count = rules.num_images - 1
     given = record.contrast_images if isinstance(record, PreferencePair) else ()
     if given and len(given) < count:
         raise DataError(f"'{record.id}' has {len(given)} contrast images and this loss needs {count}")
     sets: list[tuple[ImageRef, ...]] = [(image,) for image in given[:count]] or [
         tuple(
-            ImageRef(image.sha256, make_distortion(limits.contrast, derived_seed(record.id, limits.contrast, n, index)))
+            ImageRef(image.sha256, make_distortion(rules.contrast, derived_seed(record.id, rules.contrast, n, index)))
             for index, image in enumerate(record.prompt.images)
         )
         for n in range(count)

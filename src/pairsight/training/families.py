@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Bidirectional = Literal["none", "image", "prompt"]
@@ -98,6 +100,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def counted_positions(family: Family, count: int) -> NDArray[np.int64]:
+    """Positions that only count tokens, [axes, count]."""
+    return np.tile(np.arange(count) + family.first_position, (3 if family.rope_index else 1, 1))
 
 
 def prompt_positions(model: Any, family: Family, input_ids: Tensor, extra: dict[str, Tensor]) -> Tensor | None:

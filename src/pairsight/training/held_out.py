@@ -42,7 +42,7 @@ class HeldOut:
     def measure(self, model: Any) -> dict[str, float]:
         """Mean metrics of the held-out examples, named `eval_*`."""
         metrics, total, scorer = StepMetrics(), 0.0, self._step.scorer
-        num_tokens = sum(scorer.examples[n].chosen_length for n in self._numbers)
+        num_tokens = int(scorer.examples.chosen_lengths_E[list(self._numbers)].sum())
         model.eval()
         for scores in scorer.scored(model, self._numbers):
             result = self._step.of_scores(scores, {}, len(self._numbers), num_tokens)

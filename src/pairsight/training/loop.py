@@ -29,7 +29,7 @@ class Loop(LoopBase):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Prompts, and chosen completion tokens, of the full global batch."""
         numbers = torch.cat([batch["examples"] for batch in batch_samples]).tolist()
-        tokens = sum(self._examples[n].chosen_length for n in numbers)
+        tokens = int(self._examples.chosen_lengths_E[numbers].sum())
         return self.accelerator.reduce(torch.tensor([float(len(numbers)), float(tokens)], device=device))  # type: ignore[no-any-return]
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
 from pairsight.training.metrics import MetricsFile, StepMetrics
 from pairsight.training.policy import parameter_groups
-from pairsight.training.tokens import TokenExample
+from pairsight.training.tokens import Examples
 
 
 class LoopBase(Trainer):  # type: ignore[misc]
@@ -46,7 +46,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
         args: TrainingArguments,
         *,
         config: TrainingConfig,
-        examples: Sequence[TokenExample],
+        examples: Examples,
         train_numbers: Sequence[int],
         metrics_file: MetricsFile,
         held_out: HeldOut | None = None,
@@ -116,8 +116,8 @@ class LoopBase(Trainer):  # type: ignore[misc]
         """Examples in random order, or images in random order with their examples together."""
         if not self.config.group_by_image:
             return super()._get_train_sampler(train_dataset)
-        units = [self._examples[number].first_unit for number in self.train_dataset]
-        image_ids = [-1 - index if unit is None else unit for index, unit in enumerate(units)]
+        units = self._examples.first_units_E[self.train_dataset].tolist()
+        image_ids = [-1 - index if unit < 0 else unit for index, unit in enumerate(units)]
         return ImageGroups(image_ids, self.config.per_device_train_batch_size, self.config.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -4,9 +4,10 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from pairsight.training.kernels.attention import attention_masks, row_layout
 from pairsight.training.kernels.head import head_logps
 from pairsight.training.kernels.layers import has_plain_layers
 from pairsight.training.precision import FLOAT32, Precision
-from pairsight.training.tokens import TokenExample, TokenSequence
+from pairsight.training.tokens import Examples, TokenSequence
 from pairsight.training.vision.units import encoder_outputs
 
 
@@ -165,11 +166,10 @@ class SequenceScorer:
         shares: whether prefixes are shared; if not, one sequence is scored at a time.
     """
 
-    examples: Sequence[TokenExample]
+    examples: Examples
     scoring: Scoring
     limits: PassLimits
     shares: bool
-    _rows: dict[tuple[int, ...], PackedRow] = field(default_factory=dict)
 
     def passes(self, numbers: Sequence[int]) -> list[Pass]:
         """The forward passes that some examples take."""
@@ -199,7 +199,7 @@ class SequenceScorer:
         Raises:
             TrainingError: passes cannot be smaller.
         """
-        largest = max(example.num_tokens for example in self.examples)
+        largest = int(self.examples.num_tokens_E.max())
         if max(self.limits.row, self.limits.joined) <= _SMALLEST_PASS:
             raise TrainingError(
                 f"one example does not fit into memory (the largest has {largest} tokens); set "
@@ -241,9 +241,11 @@ class SequenceScorer:
         """
         if not self.shares:
             return 0.0
-        seeing = [n for n, example in enumerate(self.examples) if bool((example.sequences[0].unit_T >= 0).any())]
-        number = min(seeing or range(len(self.examples)), key=lambda n: self.examples[n].num_tokens)
-        example = self.examples[number]
+        facts = self.examples
+        seeing_N = np.flatnonzero(facts.first_units_E >= 0)
+        of_these_N = seeing_N if len(seeing_N) else np.arange(len(facts))
+        number = int(of_these_N[facts.num_tokens_E[of_these_N].argmin()])
+        example = facts[number]
         worst, allowed = 0.0, _ROUNDING
         with torch.no_grad(), evaluating(model), self.scoring.precision.compute(model.device):
             scores = self.score(model, [(number,)])
@@ -283,12 +285,7 @@ class SequenceScorer:
         return [max(side, key=lambda index: int(paths[index][-1])) for side in sides if side]
 
     def _row(self, members: tuple[int, ...]) -> PackedRow:
-        if members not in self._rows:
-            row = pack_row([self.examples[number] for number in members])
-            if len(members) > 1:
-                return row
-            self._rows[members] = row
-        return self._rows[members]
+        return pack_row([self.examples[number] for number in members])
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Training examples as tokens: what a sequence is made of, and which tokens are merged.
 
-Shapes: T tokens of a sequence, A axes of positions.
+Shapes: T tokens of a sequence, A axes of positions, E examples, Q sequences of all examples.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def merge(sequences: Sequence[Ints]) -> PrefixTree:
 
     Source: ours (neighbours in lexicographic order share the longest prefixes).
     """
-    order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i8").tobytes())
+    order = merging_order(sequences)
     paths: list[Ints] = [np.empty(0, np.int64)] * len(sequences)
     source: list[Ints] = []
     depth: list[Ints] = []
@@ -67,6 +69,17 @@ def merge(sequences: Sequence[Ints]) -> PrefixTree:
     return PrefixTree(
         np.concatenate(source or empty), np.concatenate(depth or empty), parent[:total], end[:total], tuple(paths)
     )
+
+
+def merging_order(sequences: Sequence[Ints]) -> list[int]:
+    """The indices of sequences in the order in which neighbours share the longest prefixes."""
+    return sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i8").tobytes())
+
+
+def merged_length(sequences: Sequence[Ints]) -> int:
+    """The number of tokens of merged sequences: `len(merge(sequences))`."""
+    ordered = [sequences[i] for i in merging_order(sequences)]
+    return sum(map(len, ordered)) - sum(common_prefix(a, b) for a, b in pairwise(ordered))
 
 
 def common_prefix(a: Ints, b: Ints) -> int:
@@ -125,8 +138,8 @@ class TokenPrompt:
     def __len__(self) -> int:
         return len(self.input_ids_T)
 
-    def with_completion(self, completion_ids: Ints) -> TokenSequence:
-        """The sequence of this prompt and a completion's token ids, [T]."""
+    def with_completion(self, completion_ids: Ints, key: bytes | None = None) -> TokenSequence:
+        """The sequence of this prompt and a completion's token ids, [T]; with its key, if that is known."""
         count = len(completion_ids)
         none = np.full(count, -1, np.int64)
         later = self.positions_AT[:, -1:] + np.arange(count)
@@ -139,7 +152,7 @@ class TokenPrompt:
             np.concatenate([self.unit_index_T, none]),
             len(self),
             self.number,
-            hashlib.sha256(self.key + completion_ids.astype("<i8").tobytes()).digest(),
+            hashlib.sha256(self.key + completion_ids.astype("<i8").tobytes()).digest() if key is None else key,
         )
 
 
@@ -168,10 +181,10 @@ class TokenExample:
         return first.symbols_T[: first.prompt_length]
 
     @property
-    def first_unit(self) -> int | None:
-        """The first image unit of the prompt; None for a text-only one."""
+    def first_unit(self) -> int:
+        """The first image unit of the prompt; -1 for a text-only one."""
         units = self.sequences[0].unit_T
-        return int(units[units >= 0][0]) if (units >= 0).any() else None
+        return int(units[units >= 0][0]) if (units >= 0).any() else -1
 
     @property
     def num_images(self) -> int:
@@ -196,25 +209,89 @@ def token_example(id: str, prompts: list[TokenPrompt], completions: list[Ints], 
         *(own.with_completion(ids) for ids in completions),
         *(other.with_completion(completions[0]) for other in contrast),
     )
-    return TokenExample(id, sequences, len(completions), weight, len(merge([s.symbols_T for s in sequences])))
+    return TokenExample(id, sequences, len(completions), weight, merged_length([s.symbols_T for s in sequences]))
 
 
-class Symbols:
-    """Numbers for what is indivisible: images, and blocks of tokens that see each other in both directions."""
+class Examples(Sequence[TokenExample]):
+    """A dataset in tokens. An example is made when it is asked for; what is needed of all of them is in arrays.
+
+    Attributes:
+        num_tokens_E: tokens of each example after merging.
+        chosen_lengths_E: tokens of each chosen completion.
+        first_units_E: the first image unit of each prompt; -1 for a text-only one.
+        keys_QB: the sequences' keys of 32 bytes, in the examples' order.
+        starts_E: the number of sequences before each example.
+    """
+
+    num_tokens_E: Ints
+    chosen_lengths_E: Ints
+    first_units_E: Ints
+    keys_QB: Bytes
+    starts_E: Ints
+
+    def example(self, number: int) -> TokenExample:
+        """One example."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.num_tokens_E)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenExample | list[TokenExample]:
+        numbers = range(len(self))[index]
+        return self.example(numbers) if isinstance(numbers, int) else [self.example(number) for number in numbers]
+
+
+class ListedExamples(Examples):
+    """Examples in memory."""
+
+    def __init__(self, examples: Iterable[TokenExample]) -> None:
+        self._examples = list(examples)
+        self.num_tokens_E = np.array([e.num_tokens for e in self._examples], np.int64)
+        self.chosen_lengths_E = np.array([e.chosen_length for e in self._examples], np.int64)
+        self.first_units_E = np.array([e.first_unit for e in self._examples], np.int64)
+        keys = b"".join(s.key for e in self._examples for s in e.sequences)
+        self.keys_QB = np.frombuffer(keys, np.uint8).reshape(-1, 32)
+        self.starts_E = np.cumsum([0, *(len(e.sequences) for e in self._examples)])[:-1]
+
+    def example(self, number: int) -> TokenExample:
+        """One example."""
+        return self._examples[number]
+
+
+def symbols_of(input_ids_T: Ints, unit_T: Ints, unit_index_T: Ints) -> Ints:
+    """Symbols of tokens outside of blocks, [T]: token ids, but a unit's number and index where one covers the token."""
+    return np.where(unit_T >= 0, -(unit_T * _SHIFT + unit_index_T) - 1, input_ids_T)
+
+
+def block_symbols(number: int, count: int) -> Ints:
+    """Symbols of the tokens of a block that see each other in both directions, by the block's number."""
+    return -(2**55) - (number * _SHIFT + np.arange(count))
+
+
+def block_number(symbols_T: Ints) -> int:
+    """The number of the block that symbols begin with."""
+    return int(-(2**55) - symbols_T[0]) // _SHIFT
+
+
+class BlockNumbers:
+    """Numbers for blocks of tokens that see each other in both directions: equal ones have the same."""
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
 
-    def of_prompt(self, input_ids_T: Ints, unit_T: Ints, unit_index_T: Ints, block_T: Ints) -> Ints:
-        """A prompt's symbols, [T]: token ids, but a unit's or block's number and index where one covers the token."""
-        symbols = np.where(unit_T >= 0, -(unit_T * _SHIFT + unit_index_T) - 1, input_ids_T)
-        for start, end in _runs(block_T):
-            number = self._numbers.setdefault(symbols[start:end].tobytes(), len(self._numbers))
-            symbols[start:end] = -(2**55) - (number * _SHIFT + np.arange(end - start))
-        return symbols
+    def put(self, symbols_T: Ints, block_T: Ints) -> Ints:
+        """A prompt's symbols, [T], with those of blocks instead of their tokens'."""
+        for start, end in runs(block_T):
+            content = hashlib.sha256(symbols_T[start:end].tobytes()).digest()[:16]
+            symbols_T[start:end] = block_symbols(self._numbers.setdefault(content, len(self._numbers)), end - start)
+        return symbols_T
 
 
-def _runs(block_T: NDArray[np.int64]) -> list[tuple[int, int]]:
+def runs(block_T: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Half-open ranges of equal block numbers, blocks only."""
     edges = np.flatnonzero(np.diff(block_T, prepend=-1, append=-1))
     starts = [e for e in edges if e < len(block_T) and block_T[e] >= 0]

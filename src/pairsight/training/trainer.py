@@ -23,11 +23,12 @@ from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, 
 from pairsight.training.config import TrainingConfig, refuse_unused
 
 if TYPE_CHECKING:
-    from pairsight.training.examples import Prepared
+    from pairsight.training.data.table import TokenTable
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
     from pairsight.training.preference_step import PreferenceStep
     from pairsight.training.scorer import SequenceScorer
+    from pairsight.training.vision.units import Catalogue
 
 _LOG = logging.getLogger("pairsight.training")
 
@@ -181,7 +182,7 @@ class PreferenceTrainer:
         import torch
 
         from pairsight.models.load import load_model, pick_device
-        from pairsight.models.local.processor import load_processor
+        from pairsight.training.examples import KeptRecords
         from pairsight.training.kernels.attention import use_tree_attention
         from pairsight.training.kernels.layers import fuse_lora, use_plain_layers
         from pairsight.training.metrics import MetricsFile
@@ -200,8 +201,7 @@ class PreferenceTrainer:
         ).requires_grad_(False)
         use_tree_attention(model)
         use_plain_layers(model)
-        processor = load_processor(self.model)
-        prepared, scorer = self._prepare(model, processor, images, examples, objective=objective, precision=precision)
+        table, scorer = self._prepare(model, images, examples, origin, objective=objective, precision=precision)
         reference = self._reference(model, scorer, origin) if objective.needs_reference else None
         policy = make_policy(model, config)
         fuse_lora(policy)
@@ -214,14 +214,13 @@ class PreferenceTrainer:
         )
         if config.check_first_batch:
             scorer.check(policy)
-        records = {record.id: record for record in examples}
-        kept = [records[example.id] for example in prepared.examples]
+        kept = KeptRecords(examples, table.records_E)
         summary, best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
         for sentence in summary.sentences():
             _LOG.info("%s: %s", self.out, sentence)
-        counts = {"examples": len(prepared.examples), "cut completions": prepared.cut}
+        counts = {"examples": len(table), "cut completions": table.cut}
         counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
-        counts |= {f"skipped, {reason}": n for reason, n in sorted(prepared.skipped.items())}
+        counts |= {f"skipped, {reason}": n for reason, n in sorted(table.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
         card = model_card(origin, config, counts, MetricsFile(self.out).last(), summary.sentences())
         extra_files = {**extra_files, SUMMARY: summary.to_json(), "README.md": card.encode()}
@@ -280,48 +279,50 @@ class PreferenceTrainer:
     def _prepare(
         self,
         model: Any,
-        processor: Any,
         images: ImageSource,
         examples: "Sequence[PreferencePair | Demonstration]",
+        origin: Origin,
         *,
         objective: "Objective",
         precision: "Precision",
-    ) -> "tuple[Prepared, SequenceScorer]":
+    ) -> "tuple[TokenTable, SequenceScorer]":
         from pairsight.models.load import quiet
-        from pairsight.training.examples import Tokeniser, prepare
+        from pairsight.models.local.processor import load_processor
+        from pairsight.training.examples import Rules, Tokeniser, prepared
         from pairsight.training.families import describe
         from pairsight.training.policy import open_parts
         from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
 
-        config = self.config
-        family = describe(model)
-        tokeniser = Tokeniser(processor, model, family, images, config.image_cache_mb)
+        config, family, processor = self.config, describe(model), load_processor(self.model)
+        fail = config.overlong == "fail"
+        rules = Rules(config.max_length, fail, objective.min_completions, objective.num_images, objective.contrast)
+
+        def tokeniser(catalogue: "Catalogue") -> Tokeniser:
+            return Tokeniser(processor, model, family, images, config.image_cache_mb, catalogue=catalogue)
+
+        file = self._tokens_folder() / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
         with quiet(), self._progress.task("tokenise", len(examples)) as task:
-            prepared = prepare(
-                examples,
-                tokeniser,
-                max_length=config.max_length,
-                fail_on_overlong=config.overlong == "fail",
-                min_completions=objective.min_completions,
-                num_images=objective.num_images,
-                contrast=objective.contrast,
-                advance=task.advance,
+            table = prepared(
+                file, examples, tokeniser, family, rules, advance=lambda one, known: task.advance(one, reused=known)
             )
-        for reason, count in sorted(prepared.skipped.items()):
+        reader = tokeniser(table.catalogue)
+        if not reader.ends_completions:
+            _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
+        for reason, count in sorted(table.skipped.items()):
             _LOG.warning("%d of %d examples skipped: %s", count, len(examples), reason)
-        if prepared.cut:
-            _LOG.warning("%d completions cut at max_length %d", prepared.cut, config.max_length)
-        if not prepared.examples:
-            why = ", ".join(f"{n} {reason}" for reason, n in prepared.skipped.items())
+        if table.cut:
+            _LOG.warning("%d completions cut at max_length %d", table.cut, config.max_length)
+        if not len(table):
+            why = ", ".join(f"{n} {reason}" for reason, n in table.skipped.items())
             raise DataError(f"no example is left to train on: {why}")
         if family.obstacle:
             _LOG.warning("prefixes are not shared, one sequence at a time: %s", family.obstacle)
         shares = config.share_prefixes and not family.obstacle
         opened = open_parts(model, config)
         projectors = () if "vision" in opened else tuple(opened.get("projector", ()))
-        scoring = Scoring(family, tokeniser, not opened, projectors, precision)
+        scoring = Scoring(family, reader, not opened, projectors, precision)
         limits = pass_limits(model, config.max_tokens_per_pass, precision)
-        return prepared, SequenceScorer(prepared.examples, scoring, limits, shares)
+        return table, SequenceScorer(table, scoring, limits, shares)
 
     def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin) -> Any:
         from pairsight.training import reference
@@ -337,6 +338,9 @@ class PreferenceTrainer:
 
     def _reference_folder(self) -> Path:
         return self._run.references if self._run is not None else self.out / "references"
+
+    def _tokens_folder(self) -> Path:
+        return (self._run.path if self._run is not None else self.out) / "tokens"
 
     def _image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
         if isinstance(self._images, (str, Path)):

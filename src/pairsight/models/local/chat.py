@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pairsight.errors import DataError, ModelError, one_line
 from pairsight.records import IMAGE_MARK, Message, Prompt
@@ -96,10 +97,20 @@ def _plain(parts: list[dict[str, str]], mark: str) -> str:
     return "".join(part.get("text", mark) for part in parts)
 
 
+_TAKES_PARTS: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+
+
 def _takes_parts(processor: Any) -> bool:
     """Whether the template writes the text of a list of parts rather than the list itself."""
-    turns = [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
     template = chat_template(processor)
+    known = _TAKES_PARTS.setdefault(processor, {})
+    if template not in known:
+        known[template] = _writes_parts(processor, template)
+    return known[template]
+
+
+def _writes_parts(processor: Any, template: str) -> bool:
+    turns = [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
     try:
         text = _render(processor, template, turns, add_generation_prompt=True)
     except ModelError:

@@ -5,7 +5,7 @@ Training and sampling both encode here, so that the model sees the same tokens i
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,16 +96,20 @@ def encode(processor: Any, prompt: Prompt, images: ImageSource) -> EncodedPrompt
             with a control token of this model that cannot be kept as text, or what this processor refuses.
         ModelError: the folder's template and processor do not fit each other.
     """
-    refs = prompt.images
-    if refs and tokenizer_of(processor) is processor:
+    encoded = encode_pictures(processor, prompt, lambda: [images.open(ref) for ref in prompt.images])
+    _distort(encoded.tensors, prompt.images)
+    return encoded
+
+
+def encode_pictures(processor: Any, prompt: Prompt, pictures: "Callable[[], list[Image]]") -> EncodedPrompt:
+    """As `encode`, with the prompt's pictures given; distortions of normalised pixels are not applied."""
+    if (refs := prompt.images) and tokenizer_of(processor) is processor:
         raise DataError(f"prompt '{prompt.id}' has {len(refs)} images but the model is text-only", reason="text_only")
-    pictures = [images.open(ref) for ref in refs]
-    inputs = _inputs(processor, prompt, pictures)
-    ids = [int(token) for token in inputs.pop("input_ids")[0]]
+    inputs = _inputs(processor, prompt, pictures())
+    ids = inputs.pop("input_ids")[0].tolist()
     replacements = inputs.get("text_replacement_offsets")
     token_inputs = {name: inputs.pop(name)[0].tolist() for name in _PER_TOKEN if name in inputs}
     tensors = {name: value for name, value in inputs.items() if name not in _NOT_INPUTS}
-    _distort(tensors, refs)
     spans = _image_spans(processor, prompt, ids, replacements[0] if replacements else None)
     return EncodedPrompt(ids, tensors, token_inputs, refs, spans)
 
@@ -201,9 +205,20 @@ def _inputs_of_hostile_text(processor: Any, prompt: Prompt, pictures: "list[Imag
 def _control_token(tokenizer: Any, prompt: Prompt) -> str | None:
     """A special token of the model that occurs in the prompt's text."""
     texts = [m.text.replace(IMAGE_MARK, " ") if m.images else m.text for m in prompt.messages]
-    added = tokenizer.added_tokens_decoder.values()
-    special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
-    return next((token for token in sorted(special) if token and any(token in text for text in texts)), None)
+    return next((token for token in _special_tokens(tokenizer) if any(token in text for text in texts)), None)
+
+
+_SPECIAL: WeakKeyDictionary[Any, tuple[int, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """All special tokens, sorted; a tokenizer that has grown since is asked again."""
+    known = _SPECIAL.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        added = tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+        known = _SPECIAL[tokenizer] = len(tokenizer), tuple(sorted(token for token in special if token))
+    return known[1]
 
 
 def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> None:
@@ -218,13 +233,13 @@ def _distort(tensors: "dict[str, torch.Tensor]", refs: tuple[ImageRef, ...]) -> 
     from pairsight.images.distort import apply_normalised
 
     pixels = tensors["pixel_values"].clone()
-    rows = _rows_of_images(tensors, len(refs))
+    rows = rows_of_images(tensors, len(refs))
     for index, distortion in wanted:
         pixels[rows[index]] = apply_normalised(pixels[rows[index]], distortion)
     tensors["pixel_values"] = pixels
 
 
-def _rows_of_images(tensors: "dict[str, torch.Tensor]", count: int) -> list[Any]:
+def rows_of_images(tensors: "dict[str, torch.Tensor]", count: int) -> list[Any]:
     """Where each image's pixels are: along the first axis, patches by `image_grid_thw`, all of it for one image."""
     pixels = tensors["pixel_values"]
     if count == 1:

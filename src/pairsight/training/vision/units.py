@@ -1,16 +1,19 @@
 """Images as a model's vision tower takes them: numbered, encoded once, their features kept while they cannot change."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
+from transformers import BatchFeature
 
-from pairsight.images.source import ImageSource
-from pairsight.models.local.processor import EncodedPrompt, encode
+from pairsight.images.source import ImageSource, size_of
+from pairsight.models.local.processor import EncodedPrompt, encode, encode_pictures, rows_of_images
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
 from pairsight.training.families import evaluating, inner_model
@@ -21,60 +24,189 @@ _CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run is bit-identical."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    prompt: Prompt
-    part: int | None
+class Unit(NamedTuple):
+    """An image, or all images of a prompt whose processor mixes them: what the vision tower is given.
+
+    Args:
+        prompt: the number of a prompt with it.
+        part: which image of that prompt; -1: all.
+        num_tokens: its placeholders.
+    """
+
+    prompt: int
+    part: int
     num_tokens: int
 
 
+class Catalogue:
+    """What sequences name by number: prompts and image units; in memory."""
+
+    def __init__(self) -> None:
+        self._prompts: list[Prompt] = []
+        self._units: list[Unit] = []
+
+    def add_prompt(self, prompt: Prompt) -> int:
+        """Number a prompt."""
+        self._prompts.append(prompt)
+        return len(self._prompts) - 1
+
+    def add_unit(self, unit: Unit) -> int:
+        """Number a unit."""
+        self._units.append(unit)
+        return len(self._units) - 1
+
+    def prompt(self, number: int) -> Prompt:
+        """A prompt."""
+        return self._prompts[number]
+
+    def unit(self, number: int) -> Unit:
+        """A unit."""
+        return self._units[number]
+
+    @property
+    def num_units(self) -> int:
+        """How many units there are."""
+        return len(self._units)
+
+    @property
+    def num_unit_tokens(self) -> int:
+        """Placeholders of all units."""
+        return sum(unit.num_tokens for unit in self._units)
+
+
+class TextEncoder:
+    """Encodes prompts as `encode` does, but of their pixels gives only the shape.
+
+    What a processor makes of pictures, apart from the pixels, follows from their sizes. So it is given pictures once
+    for all prompts with pictures of these sizes, and the sizes are read from the files' headers.
+
+    Args:
+        processor: from `load_processor`.
+        images: where the prompts' images are.
+
+    Source: ours.
+    """
+
+    def __init__(self, processor: Any, images: ImageSource) -> None:
+        self._images, self._processor = images, processor
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._known = _KnownSizes(getattr(processor, "image_processor", None))
+        if self._known.real is not None:
+            self._processor = copy(processor)
+            self._processor.image_processor = self._known
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """A prompt's tokens; of its tensors those that hold pixels have their shape, and no memory.
+
+        Raises:
+            DataError, ModelError: as `encode`.
+        """
+        refs = prompt.images
+
+        def pictures() -> list[Any]:
+            if self._known.expects(tuple(self._size(ref) for ref in refs)):
+                return [Image.new("RGB", (1, 1)) for _ in refs]
+            return [self._images.open(ref) for ref in refs]
+
+        encoded = encode_pictures(self._processor, prompt, pictures)
+        if any(ref.distortion is not None and ref.distortion.space == "normalised" for ref in refs):
+            rows_of_images(encoded.tensors, len(refs))  # what cannot be distorted is refused here
+        return encoded
+
+    def _size(self, ref: ImageRef) -> tuple[int, int]:
+        if ref.sha256 not in self._sizes:
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            self._sizes[ref.sha256] = size_of(self._images, ref)
+        return self._sizes[ref.sha256]
+
+
+_MOST_SIZES = 2**15
+"""Sizes that are remembered at a time."""
+
+
+class _KnownSizes:
+    """An image processor that remembers, by the sizes of the pictures, all that it gave but the pixels."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self._sizes: tuple[tuple[int, int], ...] = ()
+        self._given: dict[tuple[tuple[int, int], ...], dict[str, Any]] = {}
+
+    def expects(self, sizes: tuple[tuple[int, int], ...]) -> bool:
+        """Expect pictures of these sizes next; whether any will do."""
+        self._sizes = sizes
+        return sizes in self._given
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        if self._sizes not in self._given:
+            if len(self._given) >= _MOST_SIZES:
+                self._given.clear()
+            made = self.real(images, **options)
+            self._given[self._sizes] = {name: _without_pixels(value) for name, value in made.items()}
+        return BatchFeature(dict(self._given[self._sizes]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def _without_pixels(value: Any) -> Any:
+    """A tensor of the same shape that holds one number, for one of real numbers."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.zeros((), dtype=torch.uint8).expand(value.shape)
+    return value
+
+
 class ImageUnits:
-    """All images of a dataset. A unit is one image, or all images of a prompt whose processor mixes them.
+    """All images of a dataset.
 
     Args:
         processor: from `load_processor`.
         images: where the images are.
         placeholder: the token id of a piece of an image.
         cache_mb: memory for pixels and features; what does not fit is decoded again when needed.
+        catalogue: where prompts and units are kept.
     """
 
-    def __init__(self, processor: Any, images: ImageSource, placeholder: int | None, cache_mb: int) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        images: ImageSource,
+        placeholder: int | None,
+        cache_mb: int,
+        catalogue: Catalogue | None = None,
+    ) -> None:
         self._processor = processor
         self._placeholder = placeholder
         self._images = images
+        self.catalogue = catalogue or Catalogue()
+        self._text = TextEncoder(processor, images)
         self._budget = self._room = cache_mb * 2**20
-        self._numbers: dict[str, int] = {}
-        self._units: list[_Unit] = []
+        self._numbers: dict[bytes, int] = {}
         self._pixels: dict[int, Tensors] = {}
         self._features: dict[int, Features] = {}
         self._tower_outputs: dict[int, TowerOutput] = {}
         self._all_fit: bool | None = None
         self._full = False
 
-    def __len__(self) -> int:
-        return len(self._units)
-
-    def add(self, prompt: Prompt) -> tuple[EncodedPrompt, list[tuple[int, list[int]]]]:
-        """Encode a prompt and number its images.
+    def add(self, prompt: Prompt) -> tuple[int, EncodedPrompt, list[tuple[int, list[int]]]]:
+        """Encode a prompt, without pixels, and number it and its images.
 
         Returns:
-            The encoded prompt, and per unit its number and the images of the prompt it covers.
+            The prompt's number, the encoded prompt, and per unit its number and the images of the prompt it covers.
         """
-        encoded = encode(self._processor, prompt, self._images)
+        encoded = self._text.encode(prompt)
+        number = self.catalogue.add_prompt(prompt)
         if not encoded.images:
-            return encoded, []
-        parts = split_by_image(encoded.tensors, len(encoded.images))
-        if parts is None:
+            return number, encoded, []
+        if split_by_image(encoded.tensors, len(encoded.images)) is None:
             covered = list(range(len(encoded.images)))
-            return encoded, [(self._number(encoded.images, prompt, None, encoded, encoded.tensors), covered)]
-        return encoded, [
-            (self._number((ref,), prompt, index, encoded, tensors), [index])
-            for index, (ref, tensors) in enumerate(zip(encoded.images, parts, strict=True))
-        ]
+            return number, encoded, [(self._number(encoded, number, -1), covered)]
+        return number, encoded, [(self._number(encoded, number, part), [part]) for part in range(len(encoded.images))]
 
     def num_tokens(self, unit: int) -> int:
         """Placeholder tokens of a unit."""
-        return self._units[unit].num_tokens
+        return self.catalogue.unit(unit).num_tokens
 
     def features(
         self, model: Any, units: Sequence[int], *, frozen: bool, projectors: Sequence[str] = ()
@@ -96,27 +228,25 @@ class ImageUnits:
             return [self._features.get(u) or found[u] for u in units]
         if projectors:
             return [project(model, projectors, self._tower(model, projectors, u), self.num_tokens(u)) for u in units]
-        return run_tower(model, [self._tensors(u) for u in units], [self.num_tokens(u) for u in units])
+        return run_tower(model, [self._kept_tensors(u) for u in units], [self.num_tokens(u) for u in units])
 
     def _tower(self, model: Any, projectors: Sequence[str], unit: int) -> TowerOutput:
         if unit in self._tower_outputs:
             return self._tower_outputs[unit]
         output = record_tower(model, projectors, self._tensors(unit))
-        self._drop_pixels(unit)
         if self._fits(output.num_bytes):
             self._tower_outputs[unit] = output
         return output
 
     def _frozen_features(self, model: Any, unit: int) -> dict[int, Features]:
         if self._all_fit is None:
-            self._all_fit = sum(u.num_tokens for u in self._units) * _bytes_per_token(model) <= self._budget
+            self._all_fit = self.catalogue.num_unit_tokens * _bytes_per_token(model) <= self._budget
         start = unit - unit % _CHUNK
-        chunk = list(range(start, min(start + _CHUNK, len(self._units)))) if self._all_fit else [unit]
+        chunk = list(range(start, min(start + _CHUNK, self.catalogue.num_units))) if self._all_fit else [unit]
         with torch.no_grad(), evaluating(inner_model(model)):
             made = run_tower(model, [self._tensors(u) for u in chunk], [self.num_tokens(u) for u in chunk])
         new = dict(zip(chunk, made, strict=True))
         for number, features in new.items():
-            self._drop_pixels(number)
             if self._fits(features.num_bytes):
                 self._features[number] = features
         return new
@@ -128,44 +258,45 @@ class ImageUnits:
             return True
         if not self._full:
             self._full = True
-            need = len(self._units) * num_bytes / 2**20
+            need = self.catalogue.num_units * num_bytes / 2**20
             _LOG.warning(
                 "image_cache_mb=%d does not hold the features of all %d images, about %d MB: those of the others are "
                 "computed again each time",
-                self._budget / 2**20, len(self._units), need,
+                self._budget / 2**20, self.catalogue.num_units, need,
             )  # fmt: skip
         return False
 
-    def _number(
-        self, key: tuple[ImageRef, ...], prompt: Prompt, part: int | None, encoded: EncodedPrompt, tensors: Tensors
-    ) -> int:
-        name = "|".join(encode_record(ref) for ref in key)
-        if name in self._numbers:
-            return self._numbers[name]
-        spans = encoded.image_spans if part is None else (encoded.image_spans[part],)
-        number = self._numbers[name] = len(self._units)
-        placeholders = sum(encoded.input_ids[start:end].count(self._placeholder or 0) for start, end in spans)
-        self._units.append(_Unit(prompt, part, placeholders))
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        if self._room >= size:
-            self._room -= size
-            self._pixels[number] = tensors
-        return number
+    def _number(self, encoded: EncodedPrompt, prompt: int, part: int) -> int:
+        """The number of a prompt's image, or of all its images together (part -1): new, or known from another one."""
+        images, spans = encoded.images, encoded.image_spans
+        if part >= 0:
+            images, spans = images[part : part + 1], spans[part : part + 1]
+        name = hashlib.sha256("|".join(encode_record(ref) for ref in images).encode()).digest()[:16]
+        if name not in self._numbers:
+            placeholders = sum(encoded.input_ids[start:end].count(self._placeholder or 0) for start, end in spans)
+            self._numbers[name] = self.catalogue.add_unit(Unit(prompt, part, placeholders))
+        return self._numbers[name]
 
     def _tensors(self, number: int) -> Tensors:
-        if number in self._pixels:
-            return self._pixels[number]
-        unit = self._units[number]
-        encoded = encode(self._processor, unit.prompt, self._images)
-        if unit.part is None:
+        """What the vision tower is given for a unit."""
+        unit = self.catalogue.unit(number)
+        encoded = encode(self._processor, self.catalogue.prompt(unit.prompt), self._images)
+        if unit.part < 0:
             return encoded.tensors
         parts = split_by_image(encoded.tensors, len(encoded.images))
         assert parts is not None
         return parts[unit.part]
 
-    def _drop_pixels(self, number: int) -> None:
-        if (tensors := self._pixels.pop(number, None)) is not None:
-            self._room += sum(t.numel() * t.element_size() for t in tensors.values())
+    def _kept_tensors(self, number: int) -> Tensors:
+        """The same, kept for a tower that is trained, and so is run again in each epoch."""
+        if number not in self._pixels:
+            tensors = self._tensors(number)
+            size = sum(t.numel() * t.element_size() for t in tensors.values())
+            if self._room < size:
+                return tensors
+            self._room -= size
+            self._pixels[number] = tensors
+        return self._pixels[number]
 
 
 def split_by_image(tensors: Tensors, count: int) -> list[Tensors] | None:

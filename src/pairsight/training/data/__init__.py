@@ -1,0 +1,1 @@
+"""Training data in tokens, kept on disk."""

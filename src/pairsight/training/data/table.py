@@ -1,0 +1,260 @@
+"""Examples in tokens in one file mapped into memory: a prompt once, with runs of placeholders for its images.
+
+Symbols, positions, blocks and units of a sequence are made from it when the sequence is packed.
+
+Shapes: T tokens of a prompt, A axes of positions, R runs of placeholders, L blocks, E examples, Q sequences.
+"""
+
+import json
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pairsight.records import Prompt
+from pairsight.store.encoding import decode, encode
+from pairsight.store.tensors import Column, Tensors, read_tensors, write_columns
+from pairsight.training.families import Family, counted_positions
+from pairsight.training.tokens import (
+    Examples,
+    Ints,
+    TokenExample,
+    TokenPrompt,
+    block_number,
+    block_symbols,
+    runs,
+    symbols_of,
+)
+from pairsight.training.vision.units import Catalogue, Unit
+
+FORMAT = 1
+"""Of the file: part of its key, so that one of another version is never read."""
+
+_COLUMNS = {
+    "prompt_text": ("<i4", 0),  # token ids without placeholders
+    "prompt_runs": ("<i4", 4),  # of placeholders: first token, count, unit, index in the unit
+    "prompt_blocks": ("<i4", 3),  # tokens [start, end), number
+    "prompt_positions": ("|u1", 0),  # see `_packed`
+    "prompt_ends": ("<i8", 4),  # of each of the above
+    "records": ("|u1", 0),  # of prompts, JSON
+    "record_ends": ("<i8", 0),
+    "units": ("<i4", 3),
+    "completion_ids": ("<i4", 0),
+    "completion_ends": ("<i8", 0),
+    "keys": ("|u1", 32),  # of sequences
+    "ids": ("|u1", 0),  # of examples, UTF-8
+    "example_prompts": ("<i4", 0),  # numbers: of the own one, then of those with contrast images
+    "examples": ("<i8", 7),  # record, ends of prompts, completions and ids, merged tokens, chosen length, first unit
+    "weights": ("<f8", 0),
+}
+"""Name of a column -> type and width."""
+_OF_PROMPTS = ("prompt_text", "prompt_runs", "prompt_blocks", "prompt_positions")
+_RECENT_TOKENS = 2**19
+"""Tokens of the examples that are held unpacked."""
+
+
+class TableWriter(Catalogue):
+    """A table of examples that is being made; what is added is not held in memory.
+
+    Args:
+        path: the file, written by `finish`.
+        family: of the model whose tokens these are.
+    """
+
+    def __init__(self, path: Path, family: Family) -> None:
+        self._path, self._family = path, family
+        self._columns = {name: Column(path.parent, dtype, width) for name, (dtype, width) in _COLUMNS.items()}
+
+    def add_prompt(self, prompt: Prompt) -> int:
+        """Number a prompt; its tokens follow by `add_tokens`."""
+        self._columns["records"].append(np.frombuffer(encode(prompt).encode(), np.uint8))
+        self._columns["record_ends"].append([len(self._columns["records"])])
+        return len(self._columns["record_ends"]) - 1
+
+    def add_unit(self, unit: Unit) -> int:
+        """Number a unit."""
+        self._columns["units"].append(unit)
+        return len(self._columns["units"]) - 1
+
+    def add_tokens(self, prompt: TokenPrompt) -> None:
+        """Keep the tokens of a prompt, unless they are kept already."""
+        if prompt.number < len(self._columns["prompt_ends"]):
+            return
+        seen_T = prompt.unit_T >= 0
+        before_T = np.concatenate([[False], seen_T[:-1]])
+        goes_on_T = (
+            before_T & (np.diff(prompt.unit_T, prepend=-1) == 0) & (np.diff(prompt.unit_index_T, prepend=-1) == 1)
+        )
+        starts_R = np.flatnonzero(seen_T & ~goes_on_T)
+        counts_R = np.diff(np.append(np.cumsum(seen_T)[starts_R] - 1, seen_T.sum()))
+        blocks = [(start, end, block_number(prompt.symbols_T[start:])) for start, end in runs(prompt.block_T)]
+        columns = self._columns
+        columns["prompt_text"].append(prompt.input_ids_T[~seen_T])
+        columns["prompt_runs"].append(
+            np.stack([starts_R, counts_R, prompt.unit_T[starts_R], prompt.unit_index_T[starts_R]], axis=1)
+        )
+        columns["prompt_blocks"].append(np.array(blocks, np.int32).reshape(-1, 3))
+        columns["prompt_positions"].append(np.frombuffer(_packed(prompt.positions_AT, self._family), np.uint8))
+        columns["prompt_ends"].append([len(columns[name]) for name in _OF_PROMPTS])
+
+    def add_example(self, record: int, example: TokenExample, prompts: list[int], completions: list[Ints]) -> None:
+        """Keep an example.
+
+        Args:
+            record: the number of the record that it was made from.
+            example: what `token_example` made of the rest.
+            prompts: numbers, of the own one first.
+            completions: token ids, of the chosen one first.
+        """
+        columns = self._columns
+        columns["example_prompts"].append(prompts)
+        for ids in completions:
+            columns["completion_ids"].append(ids)
+            columns["completion_ends"].append([len(columns["completion_ids"])])
+        columns["keys"].append(np.frombuffer(b"".join(s.key for s in example.sequences), np.uint8))
+        columns["ids"].append(np.frombuffer(example.id.encode("utf-8", "surrogatepass"), np.uint8))
+        ends = [len(columns[name]) for name in ("example_prompts", "completion_ends", "ids")]
+        columns["examples"].append([record, *ends, example.num_tokens, example.chosen_length, example.first_unit])
+        columns["weights"].append([example.weight])
+
+    def finish(self, skipped: Counter[str], cut: int) -> None:
+        """Write the file.
+
+        Raises:
+            RunError: the disk is full or failed.
+        """
+        notes = {"skipped": json.dumps(skipped), "cut": str(cut)}
+        write_columns(self._path, self._columns, notes)
+
+
+def _packed(positions_AT: Ints, family: Family) -> bytes:
+    """Positions in short: nothing where they only count tokens."""
+    if np.array_equal(positions_AT, counted_positions(family, positions_AT.shape[1])):
+        return b""
+    steps_AT = np.diff(positions_AT, axis=1, prepend=0).astype("<i4")
+    return zlib.compress(steps_AT.tobytes(), 1)
+
+
+def _unpacked(packed: bytes, family: Family, count: int) -> Ints:
+    """Positions of `count` tokens, [A, count]."""
+    if not packed:
+        return counted_positions(family, count)
+    steps_AT = np.frombuffer(zlib.decompress(packed), "<i4").reshape(-1, count)
+    return steps_AT.cumsum(axis=1, dtype=np.int64)
+
+
+class TokenTable(Examples):
+    """The examples of a file.
+
+    Args:
+        path: what `TableWriter` wrote.
+        family: of the model whose tokens these are.
+
+    Attributes:
+        records_E: numbers of the records that the examples were made from, ascending.
+        skipped: reason -> number of records left out.
+        cut: completions shortened to `max_length`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is cut short or damaged.
+    """
+
+    def __init__(self, path: Path, family: Family) -> None:
+        tensors, notes = read_tensors(path)
+        if missing := _COLUMNS.keys() - tensors.keys():
+            raise ValueError(f"it has no {min(missing)}")
+        self._tensors, self._family = tensors, family
+        self.skipped = Counter[str](json.loads(str(notes["skipped"])))
+        self.cut = int(str(notes["cut"]))
+        examples = tensors["examples"]
+        self.records_E, self.num_tokens_E = examples[:, 0], examples[:, 4]
+        self.chosen_lengths_E, self.first_units_E = examples[:, 5], examples[:, 6]
+        self.keys_QB = tensors["keys"]
+        sequences_E = examples[:, 1] + examples[:, 2] - np.arange(1, len(examples) + 1)  # up to and with each example
+        self.starts_E = np.concatenate([[0], sequences_E[:-1]])
+        self._recent: dict[int, TokenExample] = {}
+        self._recent_tokens = 0
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The prompts and image units of the examples."""
+        return _TableCatalogue(self._tensors)
+
+    def example(self, number: int) -> TokenExample:
+        """One example, unpacked."""
+        if number not in self._recent:
+            example = self._unpacked(number)
+            self._recent_tokens += sum(map(len, example.sequences))
+            while self._recent and self._recent_tokens > _RECENT_TOKENS:
+                oldest = self._recent.pop(next(iter(self._recent)))
+                self._recent_tokens -= sum(map(len, oldest.sequences))
+            self._recent[number] = example
+        return self._recent[number]
+
+    def _unpacked(self, number: int) -> TokenExample:
+        tensors = self._tensors
+        _, *ends, num_tokens, _, _ = tensors["examples"][number].tolist()
+        begins = tensors["examples"][number - 1, 1:4].tolist() if number else [0, 0, 0]
+        (first_prompt, first_completion, first_letter), (last_prompt, last_completion, last_letter) = begins, ends
+        prompts = [self._prompt(n) for n in tensors["example_prompts"][first_prompt:last_prompt].tolist()]
+        bounds = tensors["completion_ends"][first_completion:last_completion].tolist()
+        begin = int(tensors["completion_ends"][first_completion - 1]) if first_completion else 0
+        completions = [
+            tensors["completion_ids"][a:b].astype(np.int64) for a, b in zip([begin, *bounds[:-1]], bounds, strict=True)
+        ]
+        start = int(self.starts_E[number])
+        cells = [*((prompts[0], ids) for ids in completions), *((other, completions[0]) for other in prompts[1:])]
+        sequences = tuple(
+            prompt.with_completion(ids, self.keys_QB[start + index].tobytes())
+            for index, (prompt, ids) in enumerate(cells)
+        )
+        name = tensors["ids"][first_letter:last_letter].tobytes().decode("utf-8", "surrogatepass")
+        return TokenExample(name, sequences, len(completions), float(tensors["weights"][number]), num_tokens)
+
+    def _prompt(self, number: int) -> TokenPrompt:
+        tensors = self._tensors
+        ends = tensors["prompt_ends"]
+        bounds = zip(ends[number - 1].tolist() if number else [0] * 4, ends[number].tolist(), strict=True)
+        text, runs_R4, blocks_L3, packed = (tensors[n][a:b] for n, (a, b) in zip(_OF_PROMPTS, bounds, strict=True))
+        count = len(text) + int(runs_R4[:, 1].sum())
+        unit_T, index_T, block_T = np.full((3, count), -1, np.int64)
+        ids_T = np.full(count, self._family.placeholder or 0, np.int64)
+        for start, length, unit, index in runs_R4.tolist():
+            unit_T[start : start + length] = unit
+            index_T[start : start + length] = np.arange(index, index + length)
+        ids_T[unit_T < 0] = text
+        symbols_T = symbols_of(ids_T, unit_T, index_T)
+        for block, (start, end, block_name) in enumerate(blocks_L3.tolist()):
+            block_T[start:end] = block
+            symbols_T[start:end] = block_symbols(block_name, end - start)
+        positions_AT = _unpacked(packed.tobytes(), self._family, count + 1)
+        return TokenPrompt(symbols_T, ids_T, positions_AT, block_T, unit_T, index_T, number, key=b"")
+
+
+class _TableCatalogue(Catalogue):
+    """The prompts and units of a table, to be read only."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._ends, self._records, self._rows = tensors["record_ends"], tensors["records"], tensors["units"]
+        self._num_unit_tokens = int(self._rows[:, 2].sum())
+
+    def prompt(self, number: int) -> Prompt:
+        """A prompt."""
+        begin = int(self._ends[number - 1]) if number else 0
+        return decode(Prompt, self._records[begin : int(self._ends[number])].tobytes().decode())
+
+    def unit(self, number: int) -> Unit:
+        """A unit."""
+        return Unit(*self._rows[number].tolist())
+
+    @property
+    def num_units(self) -> int:
+        """How many units there are."""
+        return len(self._rows)
+
+    @property
+    def num_unit_tokens(self) -> int:
+        """Placeholders of all units."""
+        return self._num_unit_tokens
