@@ -32,8 +32,8 @@ class FakeClock:
                 await asyncio.sleep(0)
             if self._sleepers:
                 when, _, future = heapq.heappop(self._sleepers)
-                self.time = max(self.time, when)
-                if not future.done():
+                if not future.done():  # nobody waits for what was cancelled
+                    self.time = max(self.time, when)
                     future.set_result(None)
 
     def run(self, work: Awaitable[T]) -> T:

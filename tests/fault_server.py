@@ -15,12 +15,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
 Fault = Literal[
-    "", "429", "500", "hang", "torn", "disconnect", "disconnect-before", "html-502", "error-200", "not-json"
+    "",
+    "429",
+    "429-minute",
+    "404",
+    "500",
+    "hang",
+    "torn",
+    "disconnect",
+    "disconnect-before",
+    "html-502",
+    "error-200",
+    "not-json",
 ]
 
 
 _REFUSALS: dict[str, tuple[int, str, dict[str, str]]] = {
     "429": (429, json.dumps({"error": {"message": "slow down"}}), {"Retry-After": "0.05"}),
+    "429-minute": (429, json.dumps({"error": {"message": "slow down"}}), {"Retry-After": "60"}),
+    "404": (404, json.dumps({"error": {"message": "no model m"}}), {}),
     "500": (500, "", {}),
     "html-502": (502, "<html>bad gateway</html>", {"Content-Type": "text/html"}),
     "error-200": (200, json.dumps({"error": {"message": "upstream is away", "code": 502}}), {}),
@@ -38,17 +51,21 @@ def echo(body: dict[str, Any]) -> dict[str, Any]:
 
 
 class FaultServer:
-    """Answers "QUESTION" with "you asked: QUESTION", unless told otherwise."""
+    """Answers "QUESTION" with "you asked: QUESTION", unless told otherwise; lists `models`, where there are any."""
 
     def __init__(
         self,
         faults: Callable[[str, int], Fault] = always_well,
         delay_s: float = 0.0,
         respond: Callable[[dict[str, Any]], dict[str, Any]] = echo,
+        models: list[dict[str, Any]] | None = None,
     ) -> None:
         self.respond = respond
         self.faults = faults
         self.delay_s = delay_s
+        self.models = models
+        self.keys: set[str] = set()
+        self.num_lists = 0
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.under_way = self.most_under_way = 0
@@ -75,6 +92,7 @@ class FaultServer:
         body = json.loads(handler.rfile.read(length))
         question = last_text(body)
         with self._lock:
+            self.keys.add(handler.headers.get("Authorization", ""))
             fault = self.faults(question, self.asked[question])
             self.asked[question] += 1
             self.under_way += 1
@@ -114,6 +132,12 @@ class FaultServer:
 
             def do_POST(self) -> None:
                 server.handle(self)
+
+            def do_GET(self) -> None:
+                server.keys.add(self.headers.get("Authorization", ""))
+                server.num_lists += 1
+                listed = json.dumps({"object": "list", "data": server.models})
+                send(self, 404 if server.models is None else 200, listed)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -206,7 +206,9 @@ def _validation_message(cls: type[BaseModel], error: ValidationError, where: str
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "tuple_type":
                 message = "must be a list, or its values with commas between them"
-            parts.append(f"option '{name}': {message} (found {value})" if name else message)
+            # an error of ours says what was found, and leaves out what may be secret
+            found = "" if isinstance(problem.get("ctx", {}).get("error"), ConfigError) else f" (found {value})"
+            parts.append(f"option '{name}': {message}{found}" if name else message)
     prefix = f"{where}: " if where else ""
     return prefix + "; ".join(parts)
 

@@ -39,6 +39,7 @@ class Echo:
 
     def setup(self) -> None:
         note(self.folder, f"setup {os.getpid()}")
+        note(self.folder, f"sees {os.environ.get('CUDA_VISIBLE_DEVICES')}")
         if self.setup_error:
             raise ModelError("model folder 'm' has no processor")
         if self.setup_death:

@@ -3,16 +3,19 @@
 import importlib.util
 import ipaddress
 import os
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from conformance_stage import Echo
 
+from pairsight.engine.processes import visible_gpus
 from pairsight.engine.ray import _share
 from pairsight.engine.runner import Runner, open_engine
-from pairsight.engine.stage import Engine
+from pairsight.engine.stage import Engine, Resources
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.records import Completion, ItemError
 from pairsight.registry import load_file
@@ -25,11 +28,13 @@ WORDS = [f"fail{i}" if i % 7 == 3 else f"word{i}" for i in range(50)]
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if request.param == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("pip install 'pairsight[ray]'")
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before])
-    with open_engine(request.param, 1 if request.param == "local" else 2) as engine:
-        yield engine
-    os.environ["PYTHONPATH"] = before
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    made_up = {"CUDA_VISIBLE_DEVICES": "4,6", "RAY_OVERRIDE_RESOURCES": '{"GPU": 2}'}  # this machine has no GPU
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {"PYTHONPATH": path, **made_up}.items():
+            environment.setenv(name, value)
+        with open_engine(request.param, 1 if request.param == "local" else 2) as engine:
+            yield engine
 
 
 @pytest.fixture
@@ -67,6 +72,15 @@ def test_each_item_is_made_once_and_each_worker_set_up_once(engine: Engine, tmp_
     run(engine, Echo(tmp_path), WORDS)
     assert sorted(notes(tmp_path, "made")) == sorted(WORDS)
     assert len(set(notes(tmp_path, "setup"))) == len(notes(tmp_path, "setup")) <= 2
+
+
+def test_each_worker_sees_one_of_the_visible_devices_also_one_that_replaces_another(
+    engine: Engine, tmp_path: Path
+) -> None:
+    alone = type(engine).__name__ == "LocalEngine"
+    run(engine, Echo(tmp_path), [*WORDS[:30], *([] if alone else ["die-once"]), *WORDS[30:]])
+    seen = sorted(notes(tmp_path, "sees"))
+    assert seen in ([["4,6"]] if alone else [["4", "4", "6"], ["4", "6", "6"]])
 
 
 def test_another_batch_size_recomputes_nothing(engine: Engine, tmp_path: Path) -> None:
@@ -181,6 +195,49 @@ def test_nothing_listens_but_on_loopback(engine: Engine, tmp_path: Path) -> None
     assert [address for address in addresses if not address.is_loopback] == []
 
 
+def test_more_processes_than_devices_share_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1a, 6")
+    with caplog.at_level("WARNING", "pairsight.engine"), open_engine("processes", 3) as engine:
+        run(engine, Echo(tmp_path), WORDS)
+    assert sorted(notes(tmp_path, "sees")) == ["6", "GPU-1a", "GPU-1a"]
+    assert "3 workers share 2 GPUs; each loads its own weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("named", "visible"),
+    [
+        ("0,1", ["0", "1"]),
+        (" 3 , GPU-7 ", ["3", "GPU-7"]),
+        ("MIG-5/1/0", ["MIG-5/1/0"]),
+        ("", []),
+        ("-1", []),
+        ("2,-1,3", ["2"]),
+        ("2,,3", ["2"]),
+    ],
+)
+def test_the_visible_devices_are_those_that_cuda_would_see(
+    named: str, visible: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == visible
+
+
+def test_without_a_choice_all_devices_of_the_driver_are_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path) == []
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia3", "nvidia4", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / "dev" / name).touch()
+    assert visible_gpus(tmp_path) == ["0", "1"]
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir(parents=True)
+    assert visible_gpus(tmp_path) == ["0"]
+
+
 def test_unknown_engines_and_needless_workers_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown engine 'rey'; did you mean 'ray'"), open_engine("rey"):
         pass
@@ -196,3 +253,15 @@ def test_more_workers_than_a_cluster_has_room_for_are_refused() -> None:
         _share(stage, 5, {"CPU": 2.0})
     with pytest.raises(RunError, match="need 4 GPUs, Ray has 2"):
         _share(stage, 4, {"CPU": 8.0, "GPU": 2.0})
+
+
+def test_a_part_of_a_device_is_of_one_device() -> None:
+    half, most = (replace(Echo(Path()), resources=Resources(0.5, part)) for part in (0.5, 0.6))
+    assert _share(half, 4, {"CPU": 8.0, "GPU": 2.0}) == {"num_cpus": 0.5, "num_gpus": 0.5}
+    with pytest.raises(RunError, match=r"need 2\.5 GPUs, Ray has 2, on each of which 2 fit"):
+        _share(half, 5, {"CPU": 8.0, "GPU": 2.0})
+    assert _share(most, 2, {"CPU": 8.0, "GPU": 2.0})["num_gpus"] == 0.6
+    with pytest.raises(
+        RunError, match=r"Ray has 2, on each of which 1 fit; use fewer"
+    ):  # the third would wait for ever
+        _share(most, 3, {"CPU": 8.0, "GPU": 2.0})

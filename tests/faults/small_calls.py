@@ -6,6 +6,7 @@ Prints "points N" when it ends well.
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from crash_points import NUMBER_OF, crash_at
@@ -24,15 +25,15 @@ QUESTIONS = tuple(f"question {i}" for i in range(9))
 MAX_CONCURRENCY = 3
 
 
-def build(folder: Path, url: str, **more: object) -> list[str]:
+def build(folder: Path, url: str, questions: Sequence[str] = QUESTIONS, **more: object) -> list[str]:
     """The texts that the endpoint answers, in order of the questions; `more` are call options."""
-    run = RunFolder.create(folder, {"questions": len(QUESTIONS)})
+    run = RunFolder.create(folder, {"questions": len(questions)})
     price = {"prompt": 1e6, "completion": 1e6}
     fixed = {"max_concurrency": MAX_CONCURRENCY, "max_attempts": 8, "timeout_s": 1.0, "prices": {"m": price}}
     options = CallOptions.parse({**fixed, **more})
     model = EndpointModel(f"endpoint:m@{url}", run.blobs)
     stage = GenerateCompletions(generator=model, sampling=Sampling(max_new_tokens=10))
-    requests = [CompletionRequest(Prompt(q, (Message("user", q),))) for q in QUESTIONS]
+    requests = [CompletionRequest(Prompt(q, (Message("user", q),))) for q in questions]
     with run.lock("build"), Ledger(run.path / "ledger.sqlite") as ledger:
         results = Runner(ledger, caller=Caller(options))(stage, requests)
         return [r.text if isinstance(r, Completion) else r.reason for r in results]

@@ -159,8 +159,10 @@ def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[st
 
     typed = with_settings({}, settings or [])
     name_plugins(typed, flags)
-    values = with_settings(read_yaml(config) if config else {}, settings or [])
+    read = read_yaml(config) if config else {}
+    values = with_settings(read, settings or [])
     check_config(values, typed, str(config))
+    check_redirects(read, [typed, flags], str(config))
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value
@@ -224,6 +226,36 @@ def check_config(values: Mapping[str, object], typed: Mapping[str, object], file
                 check(value, own, (*path, str(name)))
 
     check(values, typed, ())
+
+
+def check_redirects(read: Mapping[str, object], typed: Sequence[Mapping[str, object]], file: str) -> None:
+    """Check that a config file alone sends no calls to hosts of its choice for an endpoint that this call names.
+
+    Args:
+        read: the file's options.
+        typed: the options of `--set`, and the flags.
+        file: the file's name, for the error.
+
+    Raises:
+        ConfigError: the file's `calls.servers` answer for such an endpoint, on neither its host nor this machine.
+    """
+    calls, own = read.get("calls"), typed[0].get("calls")
+    servers = calls.get("servers") if isinstance(calls, Mapping) else None
+    if not servers or (isinstance(own, Mapping) and own.get("servers") is not None):
+        return
+    from pairsight.engine.calls.options import CallOptions, host_of
+    from pairsight.engine.calls.receive import LOOPBACK_HOSTS
+    from pairsight.errors import ConfigError
+    from pairsight.pipeline.models import endpoints_in
+
+    options = CallOptions.parse({"servers": servers}, f"config {file}")
+    for url in endpoints_in(typed):
+        for server in options.servers_of(url):
+            if host_of(server) not in (host_of(url), *LOOPBACK_HOSTS):
+                raise ConfigError(
+                    f"config {file}: calls.servers sends the calls of {url}, which this call names, to "
+                    f"{host_of(server)}, which a file alone may not; if you mean it, add --set 'calls.servers=...'"
+                )
 
 
 def named_paths(entries: Sequence[str], flag: str) -> dict[str, str]:

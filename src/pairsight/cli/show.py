@@ -156,6 +156,8 @@ def print_status(status: "RunStatus") -> None:
     for stage in status.stages:
         if stage.spent is not None:
             print_spent(stage.stage, stage.spent)
+        for server in stage.servers:
+            print(f"  {server.url}: {server.calls} calls, {server.answered} answered")
     for phase, pid in status.running.items():
         print(f"running: {phase} (process {pid})")
     for name, rows in status.tables.items():

@@ -1,11 +1,13 @@
 """The engine of one machine's cores and GPUs: worker processes, each with the stage set up once."""
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +19,7 @@ from pairsight.engine.stage import Stage
 from pairsight.errors import PairsightError, RunError, one_line
 from pairsight.registry import load_files, loaded_files
 
+_LOG = logging.getLogger("pairsight.engine")
 SECONDS_TO_CLOSE = 10.0
 SECONDS_TO_STOP = 0.2
 _SET_UP, _CLOSE, _FILES, _BROKEN = -1, -2, -3, -4
@@ -25,6 +28,9 @@ _SET_UP, _CLOSE, _FILES, _BROKEN = -1, -2, -3, -4
 
 class ProcessEngine:
     """Runs batches in `workers` processes of this machine, each with a GPU where there are any. Use it as a context.
+
+    The GPUs are those that CUDA_VISIBLE_DEVICES names, all where it is not set; each worker sees one of them alone, the
+    first worker the first; where there are more workers, they share.
 
     The processes stay from stage to stage. A program that uses it from Python needs the usual
     `if __name__ == "__main__":`, as the workers import it.
@@ -64,6 +70,10 @@ class ProcessPool:
         self._stage: Stage[Any, Any] | None = None
         self._context = get_context("spawn")
         self._gpus = visible_gpus()
+        if 0 < len(self._gpus) < size:
+            _LOG.warning("%d workers share %d GPUs; each loads its own weights", size, len(self._gpus))
+        elif len(self._gpus) > size:
+            _LOG.info("%d of %d visible GPUs are used; --workers %d uses all", size, len(self._gpus), len(self._gpus))
         self._ready = [False] * size
         started = [self._start(worker) for worker in range(size)]
         self._processes = [process for process, _ in started]
@@ -139,13 +149,21 @@ class ProcessPool:
         return process, here
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none without NVIDIA's driver."""
+def visible_gpus(kernel: Path = Path("/")) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none without NVIDIA's driver.
+
+    What follows a number below 0 is not visible: CUDA reads the variable so.
+
+    Args:
+        kernel: the folder in which `proc` and `dev` are.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
-    folder = Path("/proc/driver/nvidia/gpus")
-    return [str(number) for number, _ in enumerate(folder.iterdir())] if folder.is_dir() else []
+        listed = [gpu.strip() for gpu in named.split(",")]
+        return list(takewhile(lambda gpu: gpu and not gpu.startswith("-"), listed))
+    folder = kernel / "proc/driver/nvidia/gpus"
+    cards = folder.iterdir() if folder.is_dir() else (kernel / "dev").glob("nvidia[0-9]*")
+    return [str(number) for number, _ in enumerate(cards)]
 
 
 def _work(pipe: "Connection[Any, Any]", threads: int, gpu: str | None) -> None:

@@ -209,12 +209,19 @@ class ActorPool:
 
 
 def _share(stage: Stage[Any, Any], size: int, cluster: Mapping[str, float]) -> dict[str, float]:
-    """What each actor gets; RunError when the cluster does not have that for all of them, and would wait for ever."""
+    """What each actor gets; RunError when the cluster does not have that for all of them, and would wait for ever.
+
+    An actor with a part of a GPU has it of one GPU: of 0.6 there is room for one on each.
+    """
     share = {"num_cpus": stage.resources.num_cpus, "num_gpus": stage.resources.num_gpus if cluster.get("GPU") else 0.0}
+    part = share["num_gpus"]
+    on_one = int(1 / part) * part if 0 < part < 1 else 1.0
+    of_one = f", on each of which {int(1 / part)} fit" if 0 < part < 1 else ""
+    usable = {"CPU": cluster.get("CPU", 0.0), "GPU": cluster.get("GPU", 0.0) * on_one}
     for wanted, kind in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-        if share[wanted] * size > cluster.get(kind, 0.0):
+        if share[wanted] * size > usable[kind] + 1e-6:
             raise RunError(
                 f"{size} workers of stage '{stage.name}' need {share[wanted] * size:g} {kind}s, Ray has "
-                f"{cluster.get(kind, 0.0):g}; use fewer --workers"
+                f"{cluster.get(kind, 0.0):g}{of_one if kind == 'GPU' else ''}; use fewer --workers"
             )
     return share

@@ -79,6 +79,11 @@ class Request:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def model(self) -> str:
+        """The model that the body names; empty where it names none."""
+        return str(self.body.get("model", ""))
+
 
 class Call(ABC, Generic[In, Out]):
     """The base of a paid call: `request` is sent by the engine, the raw answer is committed, then `parse` makes the

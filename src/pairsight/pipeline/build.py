@@ -16,7 +16,7 @@ from pairsight.formats.prompts import PromptSet, make_format, read_prompts
 from pairsight.images.source import WithImages
 from pairsight.models.protocols import Annotator
 from pairsight.options import BuildOptions, recipe_class, split
-from pairsight.pipeline.models import ModelName, check_model_name, open_models
+from pairsight.pipeline.models import ModelName, check_model_name, check_servers, open_models
 from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner, with_answers
 from pairsight.records import Candidates, Dropped, ImageCandidate, Prompt
@@ -163,6 +163,7 @@ class BuildSpec:
         for model_name in [*options.models, options.annotator, options.writer]:
             if model_name is not None:
                 check_model_name(model_name)
+        check_servers(options.calls, options.to_plain(), recipe.to_plain())
         recipe.check()
         source = read_source(options)
         if not source.given.items and options.writer is None:

@@ -12,7 +12,7 @@ from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_model_name, model_opener
+from pairsight.pipeline.models import check_model_name, check_servers, model_opener
 from pairsight.registry import is_adapter_name, plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
@@ -44,6 +44,7 @@ class EvaluateSpec:
         options = EvaluateOptions.parse(values, "evaluate")
         if options.out is not None and "name" in options.given():
             raise ConfigError("evaluate: --name is a folder's inside the run, --out names another; give one of them")
+        check_servers(options.calls, options.to_plain())
         tasks = make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature)
         for task in tasks:
             if not task.path.exists():

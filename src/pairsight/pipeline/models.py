@@ -1,8 +1,10 @@
 """Models' names -> the objects that recipes and evaluations use. A model loads when it is first used."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions
@@ -150,3 +152,28 @@ def model_opener(
         )
 
     return open_one
+
+
+def check_servers(calls: CallOptions, *options: object) -> None:
+    """Refuse servers (`calls.servers`) that would answer for no endpoint.
+
+    Args:
+        calls: the options of calls.
+        options: all options, as plain values: an endpoint may be named anywhere in them.
+
+    Raises:
+        ConfigError: servers of an endpoint that is not named.
+    """
+    if calls.servers:
+        calls.check_servers(endpoints_in(options))
+
+
+def endpoints_in(value: object) -> Iterator[str]:
+    """Where the calls of all endpoints are posted to that are named anywhere in plain values."""
+    if isinstance(value, str) and (found := re.search(r"endpoint:.+@https?://.+", value)):
+        yield parse_endpoint(found[0])[1]
+    elif isinstance(value, Mapping):
+        yield from endpoints_in(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from endpoints_in(one)

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
+from pairsight.errors import one_line
 from pairsight.store.encoding import text_checksum
 from pairsight.store.ledger import Ledger
 from pairsight.store.replay import as_kept, attempt_record
@@ -42,6 +43,15 @@ class Spent:
     unknown_cost: float
     echoed_keys: int = 0
     replaced_texts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCalls:
+    """What one server was sent, over all times a stage was started, and how much of that it answered."""
+
+    url: str
+    calls: int
+    answered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,16 @@ class Attempts:
             (),
         )
         return {name: spent for (name,) in stages if (spent := self.spent(name)).calls}
+
+    def by_server(self, stage: str) -> tuple[ServerCalls, ...]:
+        """The calls of a stage by the URL they were posted to, in order of first use."""
+        rows = self._ledger.read(
+            "SELECT a.endpoint, count(*), sum(a.outcome IN ('answered', 'set_aside')) FROM attempts a "
+            "JOIN items i ON i.id = a.item JOIN stages s ON s.id = i.stage WHERE s.name = ? "
+            "GROUP BY a.endpoint ORDER BY min(a.id)",
+            (stage,),
+        )
+        return tuple(ServerCalls(one_line(url), calls, answered) for url, calls, answered in rows)
 
     def unknown_outcomes(self) -> list[UnknownOutcome]:
         """All calls that may have been charged without an answer that we hold: the process or the connection died."""

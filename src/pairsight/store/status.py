@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairsight.store.attempts import Attempts, Spent, UnknownOutcome
+from pairsight.store.attempts import Attempts, ServerCalls, Spent, UnknownOutcome
 from pairsight.store.ledger import Ledger
 from pairsight.store.lock import Holder, exclusive_lock, lock_holder
 from pairsight.store.run_folder import RunFolder
@@ -48,7 +48,8 @@ def _phase(name: str, folder: Path, lock: str) -> Phase:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """One stage. `total` is None while not all its items are known; `spent` is None unless it makes paid calls.
+    """One stage. `total` is None while not all its items are known; `spent` is None unless it makes paid calls, and
+    `servers` says how many calls each server was sent, where there is more than one.
 
     Speed and time left are those of the process at work; None when none is.
     """
@@ -61,6 +62,7 @@ class StageStatus:
     items_per_s: float | None
     seconds_left: float | None
     spent: Spent | None = None
+    servers: tuple[ServerCalls, ...] = ()
 
     @property
     def pending(self) -> int | None:
@@ -105,7 +107,10 @@ def unknown_outcomes(path: str | Path) -> list[UnknownOutcome]:
 def _stages(phase: Phase) -> Iterator[StageStatus]:
     holder = phase.holder()
     with Ledger(phase.ledger, read_only=True) as ledger:
-        paid = Attempts(ledger).spent_by_stage()
+        attempts = Attempts(ledger)
+        paid = attempts.spent_by_stage()
+        servers = {name: attempts.by_server(name) for name in paid}
+        servers = {name: found for name, found in servers.items() if len(found) > 1}
         by_stage: dict[str, list[tuple[int, int | None]]] = {}
         for plan, stage, expected, _ in ledger.plans():
             by_stage.setdefault(stage, []).append((plan, expected))
@@ -122,6 +127,7 @@ def _stages(phase: Phase) -> Iterator[StageStatus]:
             pending = None if total is None else total - done - failed.total()
             speed = ledger.items_per_s(stage, holder.since_s) if pending and holder is not None else None
             left = pending / speed if pending and speed else None
-            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, paid.pop(stage, None))
+            spent = paid.pop(stage, None)
+            yield StageStatus(phase.name, stage, total, done, dict(failed), speed, left, spent, servers.get(stage, ()))
         for stage, spent in paid.items():  # a salvaged ledger has no plans until the next run
-            yield StageStatus(phase.name, stage, None, 0, {}, None, None, spent)
+            yield StageStatus(phase.name, stage, None, 0, {}, None, None, spent, servers.get(stage, ()))

@@ -92,3 +92,45 @@ def test_a_config_file_alone_runs_no_code_of_a_model(
         assert said.count("\n") == 1
         assert "trust_remote_code=true" in said and "--set" in said
     assert main(["run", str(tmp_path / "all.yaml"), "--dry-run", "--set", "build.trust_remote_code=true"]) == 0
+
+
+def test_a_config_file_alone_sends_no_calls_of_an_endpoint_that_this_call_names_elsewhere(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "endpoint:m@https://api.openai.com/v1"
+    elsewhere = ["https://collector.example/v1"]
+    for servers in ({"https://api.openai.com/v1/": elsewhere}, elsewhere):
+        config = written(tmp_path / "config.yaml", options(world, tmp_path / "run", calls={"servers": servers}))
+        for words in (["--model", model], ["--set", f"model={model}"]):
+            assert main(["build", "seva", "--config", config, "--quiet", *words]) == 1
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert "collector.example" in said and "add --set 'calls.servers=...'" in said
+            assert not (tmp_path / "run").exists()
+
+
+def test_servers_on_this_machine_or_named_by_this_call_are_used(world: Path, tmp_path: Path) -> None:
+    with RawServer(lambda asked: response(b"{}", "401 Unauthorized")) as server:
+        name = "https://models.example/v1"
+        values = options(world, tmp_path / "run", calls={"servers": {name: [server.url]}})
+        config = written(tmp_path / "config.yaml", values)
+        call = ["build", "seva", "--config", config, "--model", f"endpoint:m@{name}", "--quiet"]
+        assert main(call) == 1
+        num_asked = len(server.requests)
+        assert num_asked > 0
+        values = options(world, tmp_path / "run", calls={"servers": {name: ["https://collector.example/v1"]}})
+        written(tmp_path / "config.yaml", values)
+        assert main([*call, "--set", f"calls.servers=[{server.url}]"]) == 1
+        assert len(server.requests) > num_asked
+
+
+def test_servers_of_an_endpoint_that_is_not_called_are_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = options(world, tmp_path / "run", model="endpoint:m@http://127.0.0.1:9/v1")
+    config = written(tmp_path / "config.yaml", values)
+    servers = "calls.servers={http://127.0.0.1:8/v1: [http://127.0.0.1:7/v1]}"
+    assert main(["build", "seva", "--config", config, "--quiet", "--set", servers]) == 1
+    said = capsys.readouterr().err
+    assert "names servers for http://127.0.0.1:8/v1, which is not called" in said
+    assert "endpoints of this call: http://127.0.0.1:9/v1" in said

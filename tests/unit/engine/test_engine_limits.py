@@ -18,6 +18,7 @@ from pairsight.engine.calls.limits import (
     TokenBucket,
 )
 from pairsight.engine.calls.options import ApiKeys, CallOptions, Price, key_for
+from pairsight.engine.calls.servers import Servers
 from pairsight.errors import BudgetError, ConfigError, EndpointError
 from pairsight.store.attempts import Attempts, Usage
 from pairsight.store.ledger import Entry, Ledger
@@ -88,6 +89,12 @@ def gate(clock: FakeClock, **options: object) -> Gate:
     return Gate(URL, CallOptions.parse(options), clock)
 
 
+def alone(clock: FakeClock, **options: object) -> tuple[Servers, Gate]:
+    """A server alone, and its gate."""
+    servers = Servers(URL, CallOptions.parse(options), clock)
+    return servers, servers.gates[0]
+
+
 def test_concurrency_grows_with_answers_and_halves_on_refusals() -> None:
     clock = FakeClock()
     at = gate(clock, max_concurrency=6)
@@ -104,14 +111,14 @@ def test_concurrency_grows_with_answers_and_halves_on_refusals() -> None:
 
 def test_calls_wait_for_room() -> None:
     clock = FakeClock()
-    at = gate(clock, max_concurrency=2)
+    servers, _ = alone(clock, max_concurrency=2)
     entered: list[tuple[int, float]] = []
 
     async def call(number: int) -> None:
-        await at.enter(0)
+        at = await servers.enter(0)
         entered.append((number, clock.now()))
         await clock.sleep(10)
-        at.leave()
+        servers.leave(at)
 
     async def work() -> None:
         await asyncio.gather(*(call(n) for n in range(5)))
@@ -122,22 +129,22 @@ def test_calls_wait_for_room() -> None:
 
 def test_a_pause_that_is_asked_for_holds_everyone() -> None:
     clock = FakeClock()
-    at = gate(clock)
+    servers, at = alone(clock)
     at.refused(sent_at=0.0, pause_s=17.0)
-    clock.run(at.enter(0))
+    clock.run(servers.enter(0))
     assert clock.now() == 17.0
 
 
 def test_refusals_without_a_pause_back_off_twice_as_long_each_time_and_end_the_run_at_last() -> None:
     clock = FakeClock()
-    at = gate(clock)
+    servers, at = alone(clock)
     waits = []
     with pytest.raises(EndpointError, match=f"refused {REFUSALS_TO_GIVE_UP} times in a row"):
         while True:
             before = clock.now()
             at.refused(sent_at=before, pause_s=None)
-            clock.run(at.enter(0))
-            at.leave()
+            clock.run(servers.enter(0))
+            servers.leave(at)
             waits.append(clock.now() - before)
     assert waits[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
 
@@ -149,22 +156,22 @@ def test_a_quota_of_hours_ends_the_run() -> None:
 
 def test_the_circuit_opens_lets_one_try_closes_on_an_answer_and_gives_up_at_last() -> None:
     clock = FakeClock()
-    at = gate(clock)
+    servers, at = alone(clock)
     for _ in range(5):
         at.failed(clock.now(), "HTTP 500")
     assert at.limit == 1
-    clock.run(at.enter(0))
+    clock.run(servers.enter(0))
     assert clock.now() == OPEN_S[0]
     at.answered(0, None)
-    at.leave()
+    servers.leave(at)
     for _ in range(5):
         at.failed(clock.now(), "HTTP 500")
     times = []
     with pytest.raises(EndpointError, match=r"does not answer \(HTTP 500\); what was answered is kept"):
         while True:
             before = clock.now()
-            clock.run(at.enter(0))
-            at.leave()
+            clock.run(servers.enter(0))
+            servers.leave(at)
             times.append(clock.now() - before)
             at.failed(clock.now(), "HTTP 500")
     assert times == list(OPEN_S)
@@ -172,22 +179,22 @@ def test_the_circuit_opens_lets_one_try_closes_on_an_answer_and_gives_up_at_last
 
 def test_an_endpoint_that_never_answered_is_given_up_sooner() -> None:
     clock = FakeClock()
-    at = gate(clock)
+    servers, at = alone(clock)
     with pytest.raises(EndpointError, match="cannot be reached"):
         while True:
-            clock.run(at.enter(0))
-            at.leave()
+            clock.run(servers.enter(0))
+            servers.leave(at)
             at.failed(clock.now(), "cannot be reached")
     assert clock.now() == OPEN_S[0] + OPEN_S[1]
 
 
 def test_old_news_does_not_open_the_circuit_again() -> None:
     clock = FakeClock()
-    at = gate(clock)
+    servers, at = alone(clock)
     clock.time = 10.0
     for _ in range(30):
         at.failed(sent_at=5.0, detail="HTTP 500")
-    clock.run(at.enter(0))
+    clock.run(servers.enter(0))
     assert clock.now() == 10.0 + OPEN_S[0]
 
 

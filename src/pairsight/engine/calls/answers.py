@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import httpx
 
-from pairsight.engine.calls.options import Price
+from pairsight.engine.calls.options import CHAT, Price
 from pairsight.engine.calls.receive import ACCEPTED, UnusableAnswerError, receive
 from pairsight.errors import one_line
 from pairsight.store.attempts import Usage
@@ -188,33 +188,52 @@ TIMES = 5
 MOST_BYTES = 1 << 22
 
 
-async def model_names(
-    client: httpx.AsyncClient, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
-) -> list[str] | None:
-    """The names in the models list of the endpoint that chat completions are posted to; None where it has no list.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model in a server's models list: its name, where its weights come from, and how long its context is.
+
+    The last two are what vLLM and SGLang add to the list; empty where a server says nothing of them.
+    """
+
+    name: str
+    root: str = ""
+    max_model_len: str = ""
+
+
+async def listed_models(
+    client: httpx.AsyncClient, url: str, headers: Mapping[str, str], hide: Callable[[str], str], times: int = TIMES
+) -> list[Listed] | None:
+    """The models list of the server that chat completions are posted to; None where it gives none.
 
     Args:
         client: what sends the request.
         url: where chat completions are posted to.
-        headers: with the endpoint's key, if it gets one.
+        headers: with the server's key, if it gets one.
         hide: masks keys.
+        times: how often it is asked while the connection breaks.
     """
-    request = client.build_request(
-        "GET", f"{url.removesuffix('/chat/completions')}/models", headers={**headers, **ACCEPTED}
-    )
-    for _ in range(TIMES):  # a server that failed may close the connection that is then used again
+    request = client.build_request("GET", f"{url.removesuffix(CHAT)}/models", headers={**headers, **ACCEPTED})
+    for _ in range(times):  # a server that failed may close the connection that is then used again
         try:
             async with asyncio.timeout(PATIENCE_S):
                 received = await receive(client, request, MOST_BYTES, hide)
             listed, _ = read_json(hide(received.text))
-            return [one_line(str(one["id"])) for one in listed["data"]] if received.status == 200 else None
+            return [_listed(one) for one in listed["data"]] if received.status == 200 else None
         except httpx.TransportError:
             continue
-        except (TimeoutError, httpx.HTTPError, UnusableAnswerError, ValueError, LookupError, TypeError, RecursionError):
+        except (
+            TimeoutError, httpx.HTTPError, UnusableAnswerError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError,
+        ):  # fmt: skip
             return None
     return None
 
 
-def is_listed(model: str, names: list[str]) -> bool:
-    """Whether a list names a model, as it is or under a path (Gemini's "models/NAME")."""
-    return any(name == model or name.endswith(f"/{model}") for name in names)
+def _listed(one: Mapping[str, object]) -> Listed:
+    said = {name: one.get(name) for name in ("root", "max_model_len")}
+    return Listed(one_line(str(one["id"])), **{name: one_line(str(x)) for name, x in said.items() if x is not None})
+
+
+def find_listed(model: str, models: Sequence[Listed]) -> Listed | None:
+    """A model in a list, as it is or under a path (Gemini's "models/NAME"); None where it is not."""
+    return next((one for one in models if one.name == model or one.name.endswith(f"/{model}")), None)

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,18 +19,18 @@ import httpx
 from pairsight.engine.calls.answers import (
     Verdict,
     finish_reason_of,
-    is_listed,
     is_nested_deeper,
     is_replaced,
     judge_answer,
-    model_names,
+    listed_models,
     usage_of,
 )
 from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
 from pairsight.engine.calls.options import ApiKeys, CallOptions
 from pairsight.engine.calls.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
+from pairsight.engine.calls.servers import Lister, Servers
 from pairsight.engine.stage import Call, Request
-from pairsight.errors import BudgetError, DataError, EndpointError, PairsightError, did_you_mean, one_line
+from pairsight.errors import BudgetError, DataError, EndpointError, one_line
 from pairsight.records import ItemError
 from pairsight.store.attempts import REPLACED_TEXT, Attempts, Usage
 
@@ -68,13 +68,13 @@ class Caller:
         self.api_keys = ApiKeys(self.options)
         self._clock = clock or RealClock()
         self._transport = transport
-        self._gates: dict[tuple[str, str], Gate] = {}
+        self._servers: dict[tuple[str, str], Servers] = {}
 
-    def gate(self, url: str, model: str) -> Gate:
-        """The gate of an endpoint and model."""
-        if (url, model) not in self._gates:
-            self._gates[url, model] = Gate(url, self.options, self._clock)
-        return self._gates[url, model]
+    def servers(self, url: str, model: str) -> Servers:
+        """The servers that answer for an endpoint and model."""
+        if (url, model) not in self._servers:
+            self._servers[url, model] = Servers(url, self.options, self._clock)
+        return self._servers[url, model]
 
     def work(
         self,
@@ -128,8 +128,8 @@ class CallRun:
         self._keep = keep
         self._note = note
         self._clock = clock
-        self._gates: set[Gate] = set()
-        self._looked_up: set[Gate] = set()
+        self._servers: set[Servers] = set()
+        self._comparing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._num_answers = self._num_refusals = 0
@@ -140,7 +140,7 @@ class CallRun:
     async def run(self, items: Iterator[tuple[int, Any]], transport: httpx.AsyncBaseTransport | None) -> None:
         """Keep as many calls under way as the gates allow, until there are no items or something ends the work."""
         with self._api_keys.hidden_in_logs():
-            async with open_client(self._options.max_concurrency, transport) as client:
+            async with open_client(transport) as client:
                 try:
                     await self._all(client, items)
                 except BaseException as error:
@@ -162,7 +162,8 @@ class CallRun:
                     raise errors[0]
 
     def _room(self) -> int:
-        return max((gate.limit for gate in self._gates), default=min(FIRST_CONCURRENCY, self._options.max_concurrency))
+        at_first = min(FIRST_CONCURRENCY, self._options.max_concurrency)
+        return max((servers.limit for servers in self._servers), default=at_first)
 
     async def _finish(self, error: BaseException) -> None:
         """Send nothing more, but wait for the answers that are already paid for."""
@@ -191,29 +192,32 @@ class CallRun:
         except DataError as error:
             self._keep(row, item, ItemError(error.reason, str(error), retryable=False))
             return
-        num_failures = 0
+        servers = await self._servers_for(client, request)
+        num_failures, failed = 0, set[Gate]()
         while not self._stopping:
-            verdict, raw = await self._attempt(client, row, request)
+            verdict, raw, gate = await self._attempt(client, row, request, servers, failed)
             if verdict.kind == "answer":
                 result = self._parse(item, raw)
                 self._keep(row, item, result)
-                self._check_usable(request.url, result)
+                self._check_usable(gate.url, result)
                 return
             if verdict.kind == "refused":
                 self._keep(row, item, ItemError(verdict.reason, verdict.detail, retryable=False))
-                self._check_refusals(request.url, verdict)
+                self._check_refusals(gate.url, verdict)
                 return
             if verdict.kind == "unusable":
                 result = ItemError(verdict.reason, verdict.detail)
                 self._keep(row, item, result)
-                self._check_usable(request.url, result)
+                self._check_usable(gate.url, result)
                 return
             if verdict.kind == "broken":
                 num_failures += 1
-                if num_failures >= self._options.max_attempts:
+                failed.add(gate)
+                if num_failures >= max(self._options.max_attempts, len(servers.gates)):
                     self._keep(row, item, ItemError(verdict.reason, f"{verdict.detail} ({num_failures} times)"))
                     return
-                await self._clock.sleep(min(LONGEST_BACKOFF_S, 2.0**num_failures) * random.uniform(0.5, 1.0))
+                if not servers.others(failed):
+                    await self._clock.sleep(min(LONGEST_BACKOFF_S, 2.0**num_failures) * random.uniform(0.5, 1.0))
 
     def _parse(self, item: Any, raw: str) -> object:
         """What is read in a raw answer; of one nested too deeply nothing is."""
@@ -222,44 +226,64 @@ class CallRun:
             return ItemError("too_nested", f"the answer's JSON is nested deeper than max_answer_nesting ({most})")
         return self._call.parse(item, raw)
 
-    async def _attempt(self, client: httpx.AsyncClient, row: int, request: Request) -> tuple[Verdict, str]:
-        """Send a call once; returns what is to be done, and the raw answer."""
-        model = str(request.body.get("model", ""))
-        key = self._api_keys.headers(request.url)
-        price = self._options.price_of(model)
+    async def _servers_for(self, client: httpx.AsyncClient, request: Request) -> Servers:
+        """The servers of a request's endpoint; where there are several, nothing is bought before they are compared."""
+        servers = self._caller.servers(request.url, request.model)
+        self._servers.add(servers)
+        async with self._comparing:
+            if not servers.is_compared:
+                for gate in servers.gates:
+                    self._api_keys.headers(gate.url)  # what is wrong with any key is said before anything is sent
+                await servers.compare(request.model, self._lister(client))
+        return servers
+
+    def _lister(self, client: httpx.AsyncClient) -> Lister:
+        """What asks a server for its models list."""
+        keys = self._api_keys
+        return lambda gate, times: listed_models(client, gate.url, keys.headers(gate.url), keys.hide, times)
+
+    async def _attempt(
+        self, client: httpx.AsyncClient, row: int, request: Request, servers: Servers, failed: Collection[Gate]
+    ) -> tuple[Verdict, str, Gate]:
+        """Send a call once; returns what is to be done, the raw answer, and the gate of the server that was asked."""
+        price = self._options.price_of(request.model)
         cost = price.cost(request.prompt_tokens, request.completion_tokens) if price else None
         tokens = request.prompt_tokens + request.completion_tokens
-        gate = self._caller.gate(request.url, model)
-        self._gates.add(gate)
-        await gate.enter(tokens)
+        gate = await servers.enter(tokens, failed)
         try:
+            key = self._api_keys.headers(gate.url)
             await self._reserve(cost)
-            attempt = self._attempts.begin(row, request.url, model, tokens, cost)
+            attempt = self._attempts.begin(row, gate.url, request.model, tokens, cost)
             sent_at = self._clock.now()
-            verdict, raw, usage = await self._send(client, request, key, attempt, cost)
+            verdict, raw, usage = await self._send(client, replace(request, url=gate.url), key, attempt, cost)
             used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
             if verdict.kind == "answer":
                 self._num_answers += 1
-                gate.answered(tokens, used)
-                self._tell()
+                servers.answered(gate, tokens, used)
+                self._tell(servers)
             elif verdict.kind == "busy":
-                self._tell(verdict.reason)
-                gate.refused(sent_at, verdict.pause_s)
+                servers.refused(gate, sent_at, verdict.pause_s)
+                self._tell(servers, verdict.reason)
             elif verdict.kind == "broken":
-                self._tell(verdict.reason)
-                gate.failed(sent_at, verdict.detail)
+                servers.failed(gate, sent_at, verdict.detail)
+                self._tell(servers, verdict.reason)
                 if gate.in_doubt and verdict.reason == "http_500":
-                    await self._look_up_model(client, gate, request)
+                    await servers.look_up(gate, request.model, self._lister(client))
             elif verdict.kind == "fatal":
-                raise self._fatal(request.url, model, verdict)
+                error = self._fatal(gate.url, request.model, verdict)
+                if verdict.reason == "echoed_key":
+                    raise error
+                servers.ended(gate, error)
+                verdict = replace(verdict, kind="broken")
         finally:
-            gate.leave()
-        return verdict, raw
+            servers.leave(gate)
+        return verdict, raw, gate
 
-    def _tell(self, trouble: str = "") -> None:
+    def _tell(self, servers: Servers, trouble: str = "") -> None:
         """Say what is spent, and what is being waited for."""
         costs = f", cost {self._budget.cost:.4f}" if self._options.prices else ""
-        self._note(f"{self._budget.calls} calls{costs}{f', last: {trouble}' if trouble else ''}")
+        trouble = f", last: {trouble}" if trouble else ""
+        self._note(f"{self._budget.calls} calls{costs}{servers.describe()}{trouble}")
 
     async def _reserve(self, cost: float | None) -> None:
         """Count a call against the budget; where calls under way may cost less than feared, wait for them first."""
@@ -302,7 +326,7 @@ class CallRun:
         finally:
             self._sending.discard(task)
             self._settled.set()
-        return self._received(received, attempt, str(request.body.get("model", "")), cost)
+        return self._received(received, attempt, request.model, cost)
 
     def _received(self, received: Received, attempt: int, model: str, cost: float | None) -> tuple[Verdict, str, Usage]:
         """Keep an answer that came: its body as it is, or, of an error, what it says with keys masked."""
@@ -328,19 +352,6 @@ class CallRun:
         """An error's message, masked, on one line; its name when it has none."""
         return one_line(self._api_keys.hide(str(error))) or type(error).__name__
 
-    async def _look_up_model(self, client: httpx.AsyncClient, gate: Gate, request: Request) -> None:
-        """Some servers answer 500 for a model that they do not have: see once whether they list it."""
-        if gate in self._looked_up:
-            return
-        self._looked_up.add(gate)
-        model = str(request.body.get("model", ""))
-        names = await model_names(client, request.url, self._api_keys.headers(request.url), self._api_keys.hide)
-        if names is not None and not is_listed(model, names):
-            listed = one_line(did_you_mean(model, names), 500) if names else "; the list is empty"
-            raise EndpointError(
-                f"{request.url} answers every call with HTTP 500, and its models list does not name '{model}'{listed}"
-            )
-
     def _check_refusals(self, url: str, verdict: Verdict) -> None:
         self._num_refusals += 1
         if self._num_answers == 0 and self._num_refusals >= REFUSALS_TO_STOP:
@@ -362,7 +373,7 @@ class CallRun:
                 f"{kept}see what it says, correct the model or its options, then `pairsight retry RUN`"
             )
 
-    def _fatal(self, url: str, model: str, verdict: Verdict) -> PairsightError:
+    def _fatal(self, url: str, model: str, verdict: Verdict) -> EndpointError:
         hint = f"; {self._api_keys.hint(url)}" if verdict.reason == "http_401" else ""
         return EndpointError(f"{url} (model {model}) {verdict.detail}{hint}")
 

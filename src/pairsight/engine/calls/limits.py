@@ -1,4 +1,4 @@
-"""The gate before one endpoint: how many calls at once, pauses it asked for, and a circuit breaker."""
+"""What is allowed: the gate before one server (calls at once, pauses, a circuit breaker), rates, and the budget."""
 
 import asyncio
 import time
@@ -86,15 +86,22 @@ LONGEST_PAUSE_S = 900.0
 
 
 class Gate:
-    """All calls to one endpoint and model pass here.
+    """All calls to one server and model pass here.
 
     Concurrency adapts (ours: additive increase, multiplicative decrease): one more after as many answers as are
     allowed at once, half after a refusal. After 5 failures in a row the circuit opens for 5, 15 and 45 s, with one call
-    trying after each; the last of them ends the run, and so do 20 refusals in a row.
+    trying after each; the last of them gives the server up, and so do 20 refusals in a row.
+
+    Args:
+        url: where calls are posted to.
+        options: limits.
+        clock: time.
     """
 
-    def __init__(self, endpoint: str, options: CallOptions, clock: Clock) -> None:
-        self._endpoint = endpoint
+    def __init__(self, url: str, options: CallOptions, clock: Clock) -> None:
+        self.url = url
+        self.under_way = 0
+        self.ever_answered = False
         self._clock = clock
         self._most = float(options.max_concurrency)
         self._limit = min(float(FIRST_CONCURRENCY), self._most)
@@ -103,9 +110,6 @@ class Gate:
         self._paused_until = clock.now()
         self._decreased_at = self._opened_at = float("-inf")
         self._refusals = self._failures = self._openings = 0
-        self._under_way = 0
-        self._ever_answered = False
-        self._changed = asyncio.Event()
 
     @property
     def limit(self) -> int:
@@ -113,40 +117,53 @@ class Gate:
         return 1 if self._openings else int(self._limit)
 
     @property
+    def pause_s(self) -> float:
+        """Seconds until the next call may be sent; 0 when it may be now."""
+        return max(0.0, self._paused_until - self._clock.now())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the circuit is open, or a call tries whether it can be closed."""
+        return self._openings > 0
+
+    @property
     def in_doubt(self) -> bool:
-        """Whether the circuit opened before any answer came: it may be the request that is wrong, not the endpoint."""
-        return self._openings == 1 and not self._ever_answered
+        """Whether the circuit opened before any answer came: it may be the request that is wrong, not the server."""
+        return self._openings == 1 and not self.ever_answered
 
-    async def enter(self, tokens: int) -> None:
-        """Wait until one more call of about `tokens` tokens may be sent."""
-        await self._requests.take(1)
-        await self._tokens.take(tokens)
-        while True:
-            if (wait := self._paused_until - self._clock.now()) > 0:
-                await self._clock.sleep(wait)
-            elif self._under_way >= self.limit:
-                self._changed.clear()
-                await self._changed.wait()
-            else:
-                break
-        self._under_way += 1
+    async def enter(self, tokens: int) -> bool:
+        """Take room that is there for a call of about `tokens` tokens, and wait for the rates.
 
-    def leave(self) -> None:
-        """The call is over, whatever came of it."""
-        self._under_way -= 1
-        self._changed.set()
+        False, with nothing taken, when the server asked for a pause meanwhile.
+        """
+        self.under_way += 1
+        try:
+            await self._requests.take(1)
+            await self._tokens.take(tokens)
+        except BaseException:
+            self.under_way -= 1
+            raise
+        if self.pause_s == 0:
+            return True
+        self.under_way -= 1
+        self._requests.give_back(1)
+        self._tokens.give_back(tokens)
+        return False
 
     def answered(self, estimated_tokens: int, tokens: int | None) -> None:
         """A good answer came: room for more, and unused tokens go back."""
         self._refusals = self._failures = self._openings = 0
-        self._ever_answered = True
+        self.ever_answered = True
         self._limit = min(self._most, self._limit + 1.0 / self._limit)
-        self._changed.set()
         if tokens is not None:
             self._tokens.give_back(estimated_tokens - tokens)
 
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        self._paused_until = max(self._paused_until, self._clock.now() + seconds)
+
     def refused(self, sent_at: float, pause_s: float | None) -> None:
-        """The endpoint has too much to do: fewer calls at once, after a pause.
+        """The server has too much to do: fewer calls at once, after a pause.
 
         Args:
             sent_at: when the refused call was sent; refusals of calls sent before the last one came say nothing new.
@@ -156,22 +173,22 @@ class Gate:
             EndpointError: it asked for a longer pause than a run should sit out, or refuses all the time.
         """
         if pause_s is not None and pause_s > LONGEST_PAUSE_S:
+            self.pause(pause_s)
             raise EndpointError(
-                f"{self._endpoint} asks to wait {pause_s / 60:.0f} minutes, its quota is spent; run again after that"
+                f"{self.url} asks to wait {pause_s / 60:.0f} minutes, its quota is spent; run again after that"
             )
         if self._decrease(sent_at):
             self._refusals += 1
             if self._refusals >= REFUSALS_TO_GIVE_UP:
+                self.pause(LONGEST_BACKOFF_S if pause_s is None else pause_s)
                 raise EndpointError(
-                    f"{self._endpoint} refused {self._refusals} times in a row (too many requests); lower "
+                    f"{self.url} refused {self._refusals} times in a row (too many requests); lower "
                     f"requests_per_minute, or run again later"
                 )
-        if pause_s is None:
-            pause_s = min(LONGEST_BACKOFF_S, 2.0 ** (self._refusals - 1))
-        self._paused_until = max(self._paused_until, self._clock.now() + pause_s)
+        self.pause(min(LONGEST_BACKOFF_S, 2.0 ** (self._refusals - 1)) if pause_s is None else pause_s)
 
     def failed(self, sent_at: float, detail: str) -> None:
-        """The endpoint is broken or away.
+        """The server is broken or away.
 
         Raises:
             EndpointError: the circuit opened once too often.
@@ -182,11 +199,12 @@ class Gate:
         self._failures += 1
         if self._openings or self._failures >= FAILURES_TO_OPEN:
             self._opened_at = self._clock.now()
-            if self._openings >= (len(OPEN_S) if self._ever_answered else OPENINGS_AT_THE_START):
+            if self._openings >= (len(OPEN_S) if self.ever_answered else OPENINGS_AT_THE_START):
+                self.pause(OPEN_S[-1])
                 raise EndpointError(
-                    f"{self._endpoint} does not answer ({detail}); what was answered is kept, run again when it is back"
+                    f"{self.url} does not answer ({detail}); what was answered is kept, run again when it is back"
                 )
-            self._paused_until = max(self._paused_until, self._clock.now() + OPEN_S[self._openings])
+            self.pause(OPEN_S[self._openings])
             self._openings += 1
 
     def _decrease(self, sent_at: float) -> bool:

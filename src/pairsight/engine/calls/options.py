@@ -14,9 +14,11 @@ from pydantic import Field, field_validator
 
 from pairsight.config import BaseConfig
 from pairsight.engine.calls.receive import LOOPBACK_HOSTS
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, one_line
 
 HIDDEN = "***"
+CHAT = "/chat/completions"
+"""What calls are posted to, below a server's base URL."""
 _NAMES: dict[str, list[str]] = {}
 for _name, _value in html5.items():
     _NAMES.setdefault(_value, []).append(re.escape(_name.removesuffix(";")))
@@ -91,11 +93,15 @@ class Price(BaseConfig):
 
 
 class CallOptions(BaseConfig):
-    """Limits of calls to endpoints. Rates hold for each endpoint and model; money and calls for the run."""
+    """Limits of calls to endpoints. Rates hold for each server and model; money and calls for the run."""
 
-    max_concurrency: int = Field(16, ge=1, description="calls under way at once; fewer after refusals")
-    requests_per_minute: float | None = Field(None, gt=0, description="limit of an endpoint")
-    tokens_per_minute: float | None = Field(None, gt=0, description="limit of an endpoint, prompt and completion")
+    servers: list[str] | dict[str, list[str]] = Field(
+        {},
+        description="URL in an endpoint's name -> URLs of the servers that answer for it; a list where one is called",
+    )
+    max_concurrency: int = Field(16, ge=1, description="calls under way at once at a server; fewer after refusals")
+    requests_per_minute: float | None = Field(None, gt=0, description="limit of a server")
+    tokens_per_minute: float | None = Field(None, gt=0, description="limit of a server, prompt and completion")
     timeout_s: float = Field(180.0, gt=0, description="longest wait for one answer, to its last byte")
     max_answer_bytes: int = Field(1 << 22, ge=1 << 10, description="of one answer, after decompression")
     max_answer_nesting: int = Field(100, ge=10, description="of lists and objects in one answer's JSON")
@@ -106,6 +112,14 @@ class CallOptions(BaseConfig):
     key_env: str | dict[str, str] | None = Field(
         None, description="host -> environment variable that holds its key; a single variable where one host is called"
     )
+
+    @field_validator("servers")
+    @classmethod
+    def _urls(cls, value: list[str] | dict[str, list[str]]) -> list[str] | dict[str, list[str]]:
+        """URLs written one way; a list without any, or with one twice, is refused."""
+        if isinstance(value, list):
+            return _distinct(value)
+        return dict(zip(_distinct(value), map(_distinct, value.values()), strict=True)) if value else {}
 
     @field_validator("key_env")
     @classmethod
@@ -119,6 +133,39 @@ class CallOptions(BaseConfig):
         if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) for variable in variables):
             raise ValueError("must name environment variables, such as MY_API_KEY, not hold the key itself")
         return {host.lower(): variable for host, variable in of_host.items()} if value is of_host else value
+
+    def servers_of(self, url: str) -> tuple[str, ...]:
+        """Where the calls of an endpoint are posted to: at the servers that `servers` names for it, else at its own.
+
+        Args:
+            url: where chat completions of the endpoint that the model's name says are posted to.
+        """
+        if not self.servers:
+            return (url,)
+        listed = self.servers if isinstance(self.servers, list) else self.servers.get(server_url(url), [])
+        return tuple(f"{server}{CHAT}" for server in listed) or (url,)
+
+    def check_servers(self, urls: Iterable[str]) -> None:
+        """Refuse `servers` of an endpoint that is not called.
+
+        Args:
+            urls: those of all endpoints that are.
+
+        Raises:
+            ConfigError: an endpoint that none of these is, or a list alone where not one endpoint is called.
+        """
+        called = {server_url(url): None for url in urls}
+        known = f"endpoints of this call: {', '.join(called) or 'none'}"
+        if isinstance(self.servers, list):
+            if len(called) != 1:
+                raise ConfigError(
+                    f"calls.servers is a list, which is for one endpoint; name each one's servers, "
+                    f"calls: {{servers: {{URL: [URL, URL]}}}}; {known}"
+                )
+            return
+        for url in self.servers:
+            if url not in called:
+                raise ConfigError(f"calls.servers names servers for {url}, which is not called; {known}")
 
     def price_of(self, model: str) -> Price | None:
         """The price of a model; None when the table does not name it.
@@ -186,7 +233,7 @@ class ApiKeys:
 
     def hint(self, url: str) -> str:
         """What to do where a call was refused for its key, or for having none."""
-        host = _parsed(url).host
+        host = host_of(url)
         key = self._for(url)
         if key is not None:
             return f"check the environment variable {key.variable}"
@@ -219,7 +266,7 @@ class ApiKeys:
         return True
 
     def _for(self, url: str) -> Key | None:
-        host = _parsed(url).host
+        host = host_of(url)
         if host not in self._of_host:
             if isinstance(self._options.key_env, str) and self._of_host:
                 (other, *_) = self._of_host
@@ -260,7 +307,7 @@ def key_for(url: str, options: CallOptions) -> Key | None:
         ConfigError: the host needs a key and its variable is not set or another service's own, the key would travel
             in clear text, or no HTTP header can carry it.
     """
-    host = _parsed(url).host
+    host = host_of(url)
     is_local = host in LOOPBACK_HOSTS
     named = options.key_env if isinstance(options.key_env, str) else (options.key_env or {}).get(host)
     variable = named or KEY_OF_HOST.get(host)
@@ -281,6 +328,39 @@ def key_for(url: str, options: CallOptions) -> Key | None:
     if key is None:
         raise ConfigError(f"{host} needs a key: set the environment variable {variable}")
     return key
+
+
+def server_url(url: str) -> str:
+    """A base URL written one way: host in lower case, without the scheme's own port, `/` or `CHAT` at its end.
+
+    Raises:
+        ConfigError: not the http(s) URL of a server, or a password, query or fragment in it.
+    """
+    scheme, colon, rest = url.strip().partition(":")
+    parsed = _parsed(f"{scheme.lower()}{colon}{rest}")
+    if parsed.scheme not in ("http", "https") or not parsed.host or re.search(r"[\s,]", url.strip()):
+        raise ConfigError(f"{one_line(url)!r} is not the URL of a server, such as http://127.0.0.1:8000/v1")
+    if parsed.userinfo or set(str(parsed)) & set("?#"):
+        raise ConfigError(
+            f"the URL of server {parsed.host} must hold no key, query or '#'; keys are read from the environment only"
+        )
+    return str(parsed).rstrip("/").removesuffix(CHAT).rstrip("/")
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, as the client reads it."""
+    return _parsed(url).host
+
+
+def _distinct(urls: Iterable[str]) -> list[str]:
+    """Base URLs of servers, written one way."""
+    found = [server_url(url) for url in urls]
+    for number, url in enumerate(found):
+        if url in found[:number]:
+            raise ConfigError(f"{url} is named twice")
+    if not found:
+        raise ConfigError("a list of servers is empty; leave it out, or name their URLs")
+    return found
 
 
 def _parsed(url: str) -> httpx.URL:

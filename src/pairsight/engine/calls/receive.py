@@ -43,13 +43,13 @@ class Received:
     text: str
 
 
-def open_client(max_connections: int, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+def open_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """The client that carries calls: waits as long as the caller does, and asks servers on this machine directly.
 
     These may get a key over http, so no proxy of the environment is used.
     """
     return httpx.AsyncClient(
-        transport=transport, limits=httpx.Limits(max_connections=max_connections),
+        transport=transport, limits=httpx.Limits(max_connections=None),
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S), follow_redirects=False,
         mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None for host in LOOPBACK_HOSTS},
     )  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from pairsight.engine.calls.options import CHAT
 from pairsight.engine.stage import Call, Json, Request
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
@@ -47,6 +48,11 @@ def parse_endpoint(model_name: str) -> tuple[str, str]:
         raise ConfigError(f"{found[0]!r} must be one line of printable characters")
     if found is None:
         raise ConfigError(f"'{model_name}' must be endpoint:NAME@URL, e.g. endpoint:gpt-4o@https://api.openai.com/v1")
+    if re.search(r",\s*https?://", found["url"]):
+        raise ConfigError(
+            f"'{model_name}' names several servers: name one, which the model keeps as its name, and all of them in "
+            f"--set 'calls.servers=[URL, URL]'"
+        )
     url = found["url"].rstrip("/")
     try:
         parts = urlsplit(url)
@@ -58,13 +64,13 @@ def parse_endpoint(model_name: str) -> tuple[str, str]:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"the URL of endpoint '{found['name']}' must hold no key, query or '#'; keys are read from "
                           f"the environment only")  # fmt: skip
-    return found["name"], url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+    return found["name"], url if url.endswith(CHAT) else f"{url}{CHAT}"
 
 
 def endpoint_fingerprint(model_name: str, options: EndpointOptions | None = None) -> str:
     """Name and address, and a hash of the options where they are not the defaults. Revisions are not seen."""
     name, url = parse_endpoint(model_name)
-    plain = f"{PREFIX}{name}@{url.removesuffix('/chat/completions')}"
+    plain = f"{PREFIX}{name}@{url.removesuffix(CHAT)}"
     if options is None or options == EndpointOptions():
         return plain
     said = json.dumps(options.to_plain(), sort_keys=True)
