@@ -205,7 +205,7 @@ def _qwen3_vl() -> tuple[Any, Any]:
     words = tokenizer(**_QWEN)
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0, "mrope_interleaved": True}
     config = Qwen3VLConfig(
-        text_config=text_config(len(words), rope_parameters=rope),
+        text_config=text_config(len(words), rope_parameters=rope, num_hidden_layers=3),
         vision_config={
             "depth": 2,
             "hidden_size": HIDDEN,

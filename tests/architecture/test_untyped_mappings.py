@@ -17,7 +17,7 @@ EDGES = {
     ),
     "requests, answers and models' own files": ("engine/calls", "engine/stage.py", "models", "tiny"),
     "other libraries": (
-        "engine/ray.py", "pipeline/lmms_eval.py", "training/kernels", "training/vision", "training/policy.py",
+        "engine/ray.py", "pipeline/lmms_eval.py", "training/vision", "training/policy.py",
     ),
     "options as a user gives them, in flags, a config or Python": (
         "cli", "options.py", "registry.py", "pipeline/run.py", "pipeline/evaluate.py", "studies/strategies.py",

@@ -22,6 +22,7 @@ from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, Message, PreferencePair, Prompt
+from pairsight.training.kernels.layers import shortens_last_layer
 from pairsight.training.trainer import PreferenceTrainer
 
 DIALOGUES = (
@@ -268,7 +269,9 @@ def test_in_fp32_the_policy_is_plain_peft(name: str, tmp_path: Path):
     truth = plain.outcome(plain.policy("lora", bf16=False), 0)
     counted = significant(truth)
     for projector, checkpointing in ways(name):
-        got = ours(name, tmp_path, projector, checkpointing).outcome(0)
+        policy = ours(name, tmp_path, projector, checkpointing)
+        assert shortens_last_layer(policy.policy)
+        got = policy.outcome(0)
         torch.testing.assert_close(got.logps_T, truth.logps_T, atol=2e-5, rtol=1e-5)
         assert got.gradients.keys() == {n for n in truth.gradients if projector or "lora_" in n}
         assert len(got.gradients.keys() & counted) >= 4

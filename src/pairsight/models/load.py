@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pairsight.errors import ModelError, one_line
+from pairsight.errors import MissingExtraError, ModelError, one_line
 from pairsight.models.folders import PICKLES, check_adapter, check_model, read_model_json, resolve
+from pairsight.models.four_bits import nf4_config
 from pairsight.models.protocols import Model
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def load_model(
     device: "torch.device | str | None" = None,
     trust_remote_code: bool = False,
     float32_modules: Sequence[str] = (),
+    in_4_bits: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A model ready to run (`eval`, no gradients asked for), as `AutoModelForImageTextToText` or, text-only, causal.
 
@@ -32,22 +34,28 @@ def load_model(
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
         float32_modules: names of modules whose weights are read as float32, whatever `dtype` says.
+        in_4_bits: picks the part of the model whose linear layers are kept in 4 bits (nf4), with products in `dtype`;
+            all other weights are as in the folder.
 
     Raises:
+        MissingExtraError: 4 bits, without bitsandbytes.
         ModelError: the folder lacks something, its weights do not fit its config, or the adapter is another model's.
     """
     check_model(model_name)
     folder = resolve(model_name)
     chosen = pick_device(device)
     options: dict[str, object] = {"dtype": pick_dtype(dtype, chosen), "trust_remote_code": trust_remote_code}
-    if chosen.type != "cpu":
+    if chosen.type != "cpu" or in_4_bits is not None:
         options["device_map"] = {"": chosen}  # straight to the device, without a copy in main memory
     with quiet(), _kept_in_float32(float32_modules):
         try:
-            model, info = _auto_class(folder, trust_remote_code).from_pretrained(
-                str(folder), use_safetensors=True, output_loading_info=True, **options
-            )
-        except ModelError:
+            auto = _auto_class(folder, trust_remote_code)
+            if in_4_bits is not None:
+                options["quantization_config"] = nf4_config(
+                    auto, folder, in_4_bits, pick_dtype(dtype, chosen), trust_remote_code=trust_remote_code
+                )
+            model, info = auto.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
+        except (ModelError, MissingExtraError):
             raise
         except Exception as error:  # noqa: BLE001 - a damaged folder fails in as many ways as there are families
             raise ModelError(f"model {model_name} cannot be loaded: {one_line(error)}") from None

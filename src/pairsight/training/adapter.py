@@ -202,6 +202,10 @@ def _write_merged(base: str, adapter: Path, folder: Path) -> None:
         if share < 0.9:
             text = "rounded to the base's %s, the merged model keeps %.0f %% of the change of %s; evaluate %s itself"
             _LOG.warning(text, str(dtype)[6:], 100 * share, kind.replace("_", " "), adapter)
+    origin = adapter / "align.yaml"
+    if origin.is_file() and _read_origin(origin).get("training", {}).get("load_in_4bit"):
+        text = "%s was trained above its base in 4 bits and is merged into the base's full weights: evaluate the result"
+        _LOG.warning(text, adapter)
     with quiet(), written_by_a_library(folder):
         policy.merge_and_unload().to(dtype).save_pretrained(folder)
     copy_base_files(base, folder)
@@ -244,16 +248,11 @@ def model_card(
     """The README of an adapter: what it is, what it was trained on and how, and how to load it."""
     library, names = "transformers" if config.tuning == "full" else "peft", ", ".join(config.loss_names)
     head = f"---\nlibrary_name: {library}\nbase_model: {origin.model}\ntags: [pairsight, {names}]\n---\n"
-    load = (
-        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
-        f'model = AutoModelForImageTextToText.from_pretrained("{origin.model}")\n'
-        'model = PeftModel.from_pretrained(model, "THIS FOLDER")\n```\n'
-    )
-    if config.tuning == "full":
-        load = (
-            "```python\nfrom transformers import AutoModelForImageTextToText\n\n"
-            'model = AutoModelForImageTextToText.from_pretrained("THIS FOLDER")\n```\n'
-        )
+    full, auto = config.tuning == "full", "AutoModelForImageTextToText"
+    loaded = "THIS FOLDER" if full else origin.model
+    imports = ("" if full else "from peft import PeftModel\n") + f"from transformers import {auto}\n\n"
+    load = f'```python\n{imports}model = {auto}.from_pretrained("{loaded}")\n'
+    load += "```\n" if full else 'model = PeftModel.from_pretrained(model, "THIS FOLDER")\n```\n'
     sections: dict[str, dict[str, Any]] = {
         "Data": {**counts, "sha256": origin.data_sha256},
         "Settings": {k: v for k, v in config.to_plain().items() if v not in (None, {}, [], ())},

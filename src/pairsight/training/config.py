@@ -53,12 +53,18 @@ class TrainingConfig(BaseConfig):
     lr_scheduler_type: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
     ] = Field("cosine", description="the learning rate's schedule, by transformers' names; a warm-up starts above zero")
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw_torch_fused", description="AdamW; with 8-bit moments, also moved to main memory when short (GPU only)"
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     max_length: int = Field(2048, ge=8, description="tokens of prompt and completion; longer completions are cut")
     overlong: Literal["skip", "fail"] = Field("skip", description="what to do with a prompt longer than max_length")
     seed: Annotated[int, Option("--seed")] = Field(
         42, ge=0, description="the random seed of the order of the data, initial adapter weights and dropout"
+    )
+    load_in_4bit: bool = Field(
+        False, description="keep the language model's linear layers in 4 bits (nf4) below adapters: QLoRA"
     )
     bf16: bool | None = Field(None, description="arithmetic in bfloat16; None: where a GPU can")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
@@ -139,6 +145,12 @@ class TrainingConfig(BaseConfig):
     def _early_stop_has_examples(self) -> Self:
         if self.early_stopping_patience and not self.eval_fraction:
             raise ValueError("early_stopping_patience needs held-out examples: set eval_fraction, e.g. 0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_where_4_bits(self) -> Self:
+        if self.load_in_4bit and self.tuning == "full":
+            raise ValueError("load_in_4bit freezes the weights that tuning=full trains: choose tuning=lora")
         return self
 
     @model_validator(mode="after")

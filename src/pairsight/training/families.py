@@ -1,7 +1,7 @@
 """What prefix sharing must know about a model family, read from the loaded model itself."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class Family:
         bidirectional: what a token sees besides the past: its own image's tokens, or all of the prompt.
         window: tokens of the past that a sliding layer sees, along the path; None without such layers.
         layer_kinds: the kinds of attention layers, one mask each.
+        last_kind: that of the last layer.
         first_position: the position of a sequence's first token.
         rope_index: positions come from the model's own rule on the full prompt (several axes).
         obstacle: why prefixes cannot be shared; empty when they can.
@@ -38,6 +39,7 @@ class Family:
     bidirectional: Bidirectional
     window: int | None
     layer_kinds: tuple[str, ...]
+    last_kind: str
     first_position: int
     rope_index: bool
     obstacle: str
@@ -47,29 +49,40 @@ def describe(model: Any) -> Family:
     """The family of a loaded `transformers` model."""
     config = model.config
     text = config.get_text_config()
-    kinds = tuple(sorted(set(getattr(text, "layer_types", None) or ["full_attention"])))
+    by_layer = getattr(text, "layer_types", None) or ["full_attention"]
+    kinds = tuple(sorted(set(by_layer)))
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
     if getattr(text, "layer_types", None) and "sliding_attention" not in kinds:
         window = None
     inner = inner_model(model)
     placeholder = getattr(config, "image_token_id", None)
-    obstacle = ""
-    if strange := [kind for kind in kinds if kind not in _MASKED_BY_US]:
-        obstacle = f"layers of kind {', '.join(strange)} carry a state along the sequence"
-    elif placeholder is not None and "mm_encoder_outputs" not in inspect.signature(inner.forward).parameters:
-        obstacle = "its forward does not take image features (mm_encoder_outputs)"
+    takes_features = placeholder is None or "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
     name = config.model_type
-    if name == "paligemma" and window is not None and len(kinds) > 1:
-        obstacle = "its sliding layers and its bidirectional prompt cannot be combined"
     return Family(
         placeholder=placeholder,
         bidirectional="prompt" if name == "paligemma" else "image" if name == "gemma3" else "none",
         window=window,
         layer_kinds=kinds,
+        last_kind=by_layer[-1],
         first_position=1 if name == "paligemma" else 0,
         rope_index=hasattr(inner, "get_rope_index"),
-        obstacle=obstacle,
+        obstacle=_obstacle(name, text, kinds, takes_features),
     )
+
+
+def _obstacle(name: str, text: Any, kinds: Sequence[str], takes_features: bool) -> str:
+    """Why prefixes cannot be shared, by a model's type and the config of its language model."""
+    strange = [kind for kind in kinds if kind not in _MASKED_BY_US]
+    two_way = getattr(text, "use_bidirectional_attention", None)
+    reasons = {
+        f"layers of kind {', '.join(strange)} carry a state along the sequence": strange,
+        "its forward does not take image features (mm_encoder_outputs)": not takes_features,
+        "its sliding layers and its bidirectional prompt cannot be combined": name == "paligemma" and len(kinds) > 1,
+        "tokens of an image see each other both ways, but in its sliding layers only": two_way == "vision",  # Gemma 4
+        "its tokens see later tokens": two_way and name != "paligemma",
+        "its head caps logits (final_logit_softcapping)": getattr(text, "final_logit_softcapping", None),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def base_model(model: Any) -> Any:
@@ -89,6 +102,13 @@ def language_model(model: Any) -> Any:
         if hasattr(inner, name):
             return getattr(inner, name)
     return inner
+
+
+def deepstack_depth(model: Any) -> int:
+    """After how many of its first layers a language model adds image features (DeepStack)."""
+    if "deepstack_visual_embeds" not in inspect.signature(language_model(model).forward).parameters:
+        return 0
+    return len(model.config.vision_config.deepstack_visual_indexes)
 
 
 @contextmanager

@@ -85,7 +85,13 @@ class LoopBase(Trainer):  # type: ignore[misc]
         """AdamW with a learning rate for each trained part."""
         if self.optimizer is None:
             groups = parameter_groups(self.model if model is None else model, self.config)
-            self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+            if self.config.optim == "adamw_torch_fused":
+                self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+            else:
+                from bitsandbytes.optim import AdamW8bit
+
+                paged = self.config.optim == "paged_adamw_8bit"
+                self.optimizer = AdamW8bit(groups, lr=self.config.learning_rate, weight_decay=0.0, is_paged=paged)
         return self.optimizer  # type: ignore[no-any-return]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -11,7 +11,34 @@ from torch import nn
 from pairsight.errors import ConfigError, TrainingError
 from pairsight.training.config import TrainingConfig
 from pairsight.training.families import PROJECTORS, TOWERS, inner_model, language_model
-from pairsight.training.precision import keep_trained_in_float32
+from pairsight.training.kernels.attention import use_tree_attention
+from pairsight.training.kernels.layers import use_plain_layers
+from pairsight.training.precision import Precision, keep_trained_in_float32, read_4_bits
+
+
+def load_base(name: str, config: TrainingConfig, precision: Precision, device: torch.device) -> Any:
+    """The model that is trained and that is the reference: frozen, its forward by the fast paths.
+
+    Args:
+        name: a folder or a hub name.
+        config: which parts keep more bits, or fewer.
+        precision: the types of weights and products.
+        device: where to.
+    """
+    from pairsight.models.load import load_model
+
+    model = load_model(
+        name,
+        dtype=precision.weights,
+        device=device,
+        float32_modules=float32_parts(config),
+        in_4_bits=language_model if config.load_in_4bit else None,
+    ).requires_grad_(False)
+    if config.load_in_4bit:
+        read_4_bits(model)
+    use_tree_attention(model)
+    use_plain_layers(model)
+    return model
 
 
 def make_policy(model: Any, config: TrainingConfig) -> Any:

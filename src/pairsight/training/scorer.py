@@ -18,7 +18,7 @@ from pairsight.training.examples import Tokeniser
 from pairsight.training.families import Family, base_model, evaluating, inner_model, language_model
 from pairsight.training.kernels.attention import attention_masks, row_layout
 from pairsight.training.kernels.head import head_logps
-from pairsight.training.kernels.layers import has_plain_layers
+from pairsight.training.kernels.layers import shortens_last_layer
 from pairsight.training.precision import FLOAT32, Precision
 from pairsight.training.tokens import Examples, TokenSequence
 from pairsight.training.vision.units import encoder_outputs
@@ -75,7 +75,7 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         )
     positions_ARS = batch.positions_ARS.to(device)
     family = scoring.family
-    layout = row_layout(batch, family, device, cut_last_layer=has_plain_layers(model) and len(family.layer_kinds) == 1)
+    layout = row_layout(batch, family, device, cut_last_layer=shortens_last_layer(model))
     hidden_RSD = inner(
         input_ids=batch.input_ids_RS.to(device),
         attention_mask=attention_masks(batch, family, scoring.precision.products, device),
@@ -340,3 +340,9 @@ def pass_limits(
     if model.device.type == "cuda":
         row = joined = int((free_bytes(model.device) - _TRAINED_BYTES * num_trained) * _GPU_SHARE)
     return PassLimits(max(_SMALLEST_PASS, row // int(held)), max(_SMALLEST_PASS, joined // int(held)))
+
+
+def times_the_tokens_alone(examples: Examples) -> float:
+    """How many times the tokens are computed when no sequence shares its prefix, by the first hundred examples."""
+    some = examples[:100]
+    return sum(len(s) for example in some for s in example.sequences) / sum(example.num_tokens for example in some)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.progress import Progress
-from pairsight.errors import ConfigError, DataError, TrainingError, one_line
+from pairsight.errors import ConfigError, DataError, MissingExtraError, TrainingError, one_line
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
@@ -104,6 +104,7 @@ class PreferenceTrainer:
         for package in self.config.report_to:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
+        _need_bitsandbytes(self.config)
         self._run = None if run is None else RunFolder.open(run)
         self._name = name or self.config.training_name
         if not is_adapter_name(self._name):
@@ -181,12 +182,11 @@ class PreferenceTrainer:
     ) -> None:
         import torch
 
-        from pairsight.models.load import load_model, pick_device
+        from pairsight.models.load import pick_device
         from pairsight.training.examples import KeptRecords
-        from pairsight.training.kernels.attention import use_tree_attention
-        from pairsight.training.kernels.layers import fuse_lora, use_plain_layers
+        from pairsight.training.kernels.layers import fuse_lora
         from pairsight.training.metrics import MetricsFile
-        from pairsight.training.policy import float32_parts, make_policy, num_trained
+        from pairsight.training.policy import load_base, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
         from pairsight.training.scorer import pass_limits
@@ -196,11 +196,7 @@ class PreferenceTrainer:
         if device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
             _LOG.warning("%d GPUs are visible; training runs on the first", count)
         precision = Precision.choose(config, device)
-        model = load_model(
-            self.model, dtype=precision.weights, device=device, float32_modules=float32_parts(config)
-        ).requires_grad_(False)
-        use_tree_attention(model)
-        use_plain_layers(model)
+        model = load_base(self.model, config, precision, device)
         table, scorer = self._prepare(model, images, examples, origin, objective=objective, precision=precision)
         reference = self._reference(model, scorer, origin) if objective.needs_reference else None
         policy = make_policy(model, config)
@@ -291,7 +287,7 @@ class PreferenceTrainer:
         from pairsight.training.examples import Rules, Tokeniser, prepared
         from pairsight.training.families import describe
         from pairsight.training.policy import open_parts
-        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
+        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits, times_the_tokens_alone
 
         config, family, processor = self.config, describe(model), load_processor(self.model)
         fail = config.overlong == "fail"
@@ -316,7 +312,12 @@ class PreferenceTrainer:
             why = ", ".join(f"{n} {reason}" for reason, n in table.skipped.items())
             raise DataError(f"no example is left to train on: {why}")
         if family.obstacle:
-            _LOG.warning("prefixes are not shared, one sequence at a time: %s", family.obstacle)
+            _LOG.warning(
+                "prefixes are not shared: %s; each completion is computed by itself with its prompt and images, which "
+                "takes %.1f times the tokens",
+                family.obstacle,
+                times_the_tokens_alone(table),
+            )
         shares = config.share_prefixes and not family.obstacle
         opened = open_parts(model, config)
         projectors = () if "vision" in opened else tuple(opened.get("projector", ()))
@@ -354,6 +355,12 @@ class PreferenceTrainer:
         if self._run is not None:
             return self._run.blobs
         raise ConfigError("say where the images are: images=DIR")
+
+
+def _need_bitsandbytes(config: TrainingConfig) -> None:
+    wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim != "adamw_torch_fused"}
+    if asking := [option for option, asks in wanted.items() if asks and find_spec("bitsandbytes") is None]:
+        raise MissingExtraError(asking[0], "quant")
 
 
 def _refuse_several_processes() -> None:

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch.nn.functional import linear, log_softmax, scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from pairsight.training.kernels.attention import RowLayout, TreeSpans, attend, tree_attention
@@ -79,16 +80,17 @@ def test_each_kind_of_layer_has_its_own_spans_or_none():
     assert RowLayout({"full_attention": tree}).spans_for(unknown) is tree  # all layers are of one kind
 
 
-def test_norm_and_rotation_are_those_of_transformers():
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+def test_norm_and_rotation_are_those_of_transformers(kind):
     torch.manual_seed(0)
-    norm = LlamaRMSNorm(6, eps=1e-5).requires_grad_(False)
+    norm = kind(6, eps=1e-5).requires_grad_(False)
     norm.weight.normal_()
     cos, sin = (torch.randn(2, 3, 4).repeat(1, 1, 2) for _ in range(2))
     hidden = torch.randn(2, 3, 6, requires_grad=True)
     states = torch.randn(2, 3, 5, 8, requires_grad=True)
     theirs_turned, _ = apply_rotary_pos_emb(states.transpose(1, 2), states.transpose(1, 2), cos, sin)
     for ours, theirs, given in (
-        (rms_norm(norm, hidden), norm(hidden), hidden),
+        (rms_norm(norm, hidden, one_plus=kind is Gemma3RMSNorm), norm(hidden), hidden),
         (rotate(states, cos, sin), theirs_turned.transpose(1, 2), states),
     ):
         torch.testing.assert_close(ours, theirs)
@@ -103,19 +105,22 @@ def distance(got, truth) -> float:
     return float((got.double() - truth.double()).norm() / truth.double().norm())
 
 
-def test_norm_in_bf16_is_as_close_to_the_truth_as_that_of_transformers():
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+def test_norm_in_bf16_is_as_close_to_the_truth_as_that_of_transformers(kind):
     torch.manual_seed(0)
-    norm = LlamaRMSNorm(64, eps=1e-5).requires_grad_(False).bfloat16()
+    one_plus = kind is Gemma3RMSNorm
+    norm = kind(64, eps=1e-5).requires_grad_(False).bfloat16()
     norm.weight.normal_()
     given = (3 * torch.randn(2, 50, 64)).bfloat16()
     weights = torch.randn(2, 50, 64).bfloat16()
     found = []
-    for function, dtype in ((rms_norm, torch.bfloat16), (LlamaRMSNorm.forward, torch.bfloat16), (None, torch.float64)):
+    for way, dtype in (("ours", torch.bfloat16), ("theirs", torch.bfloat16), ("truth", torch.float64)):
         hidden = given.detach().to(dtype).requires_grad_()
-        if function is None:
-            out = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
+        if way == "truth":
+            scale = norm.weight.double() + one_plus
+            out = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * scale
         else:
-            out = function(norm, hidden)
+            out = rms_norm(norm, hidden, one_plus=one_plus) if way == "ours" else norm(hidden)
         found.append((out.detach(), *torch.autograd.grad((out * weights.to(dtype)).sum(), hidden)))
     ours, theirs, truth = found
     assert ours[0].dtype == ours[1].dtype == torch.bfloat16

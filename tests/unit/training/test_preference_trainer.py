@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -260,33 +261,41 @@ def test_completions_that_see_each_other_fail_the_first_check(small, tmp_path: P
         ).train(pairs)
 
 
-def test_a_model_with_a_state_along_the_sequence_is_trained_one_sequence_at_a_time(small, tmp_path: Path, caplog):
-    from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
+def stateful(name: str, sizes: dict):
+    """A tiny text-only model some of whose layers carry a state along the sequence."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    if name == "conv":
+        return Lfm2ForCausalLM(Lfm2Config(layer_types=["conv", "full_attention"], **sizes))
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
+    more = {"layer_types": ["linear_attention", "full_attention"], "linear_value_head_dim": 8, **linear}
+    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**more, **sizes))
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear_attention"])
+def test_a_model_with_a_state_along_the_sequence_is_trained_one_sequence_at_a_time(
+    small, tmp_path: Path, caplog, kind: str
+):
+    from transformers import AutoTokenizer
 
     import families
 
     llama = families.build("llama", tmp_path / "llama")
     words = AutoTokenizer.from_pretrained(llama)
-    config = Lfm2Config(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        layer_types=["conv", "full_attention"],
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    Lfm2ForCausalLM(config).save_pretrained(tmp_path / "lfm")
-    words.save_pretrained(tmp_path / "lfm")
-    pairs = [replace(p, prompt=replace(p.prompt, messages=(Message("user", p.id),))) for p in small.pairs(4)]
+    model = stateful(kind, families.text_config(len(words)))
+    model.save_pretrained(tmp_path / "stateful")
+    words.save_pretrained(tmp_path / "stateful")
+    pairs = [replace(p, prompt=replace(p.prompt, messages=(Message("user", 9 * p.id),))) for p in small.pairs(4)]
     with caplog.at_level("WARNING", "pairsight"):
         folder = PreferenceTrainer(
-            tmp_path / "lfm", out=tmp_path / "dpo", images=small.images, progress=Progress("quiet"), **OPTIONS
+            tmp_path / "stateful", out=tmp_path / "dpo", images=small.images, progress=Progress("quiet"), **OPTIONS
         ).train(pairs)
-    assert "prefixes are not shared, one sequence at a time: layers of kind conv" in caplog.text
+    (said,) = re.findall(
+        rf"prefixes are not shared: layers of kind {kind} carry a state along the sequence; each completion is "
+        r"computed by itself with its prompt and images, which takes (\d\.\d) times the tokens",
+        caplog.text,
+    )
+    assert 1.2 < float(said) < 2.0  # two completions of a prompt
     assert lines(folder)[-1]["loss"] < lines(folder)[0]["loss"]
 
 

@@ -277,14 +277,14 @@ def row_layout(batch: PackedBatch, family: Family, device: torch.device, *, cut_
         batch: on the CPU.
         family: how the model sees a sequence.
         device: of the model.
-        cut_last_layer: whether the last layer computes only the predicting tokens; only with one kind of layer.
+        cut_last_layer: whether the last layer computes only the predicting tokens.
     """
     described = len(batch.parent_RS) == 1 and not bool((batch.block_RS >= 0).any())
     tree = TreeSpans(spans_of(batch.parent_RS[0].numpy())) if described else None
     spans = {kind: None if _is_cut(kind, batch, family) else tree for kind in family.layer_kinds}
     if not cut_last_layer:
         return RowLayout(spans)
-    (own,) = spans.values()
+    own = spans[family.last_kind]
     needed = None if own is None else TreeSpans(spans_of_some(own.spans, batch.needed_RN[0].numpy()))
     return RowLayout(spans, batch.needed_RN.to(device), needed)
 
