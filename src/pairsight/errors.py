@@ -47,6 +47,10 @@ class TrainingError(PairsightError, ArithmeticError):
     """Training that must not go on: a loss that is not finite, or log-probs that fail their own check."""
 
 
+class RankError(TrainingError):
+    """Another process of the same training failed, and says why: this one ends without a word."""
+
+
 class MissingExtraError(PairsightError, ImportError):
     """An optional package is needed; the message prints the command that installs it."""
 

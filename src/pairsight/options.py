@@ -135,6 +135,9 @@ class AlignOptions(BaseConfig):
     limit: Annotated[int | None, Option("--limit")] = Field(
         None, ge=1, description="use only this many pairs, drawn by seed"
     )
+    devices: Annotated[int, Option("--devices", results=False, recorded=False)] = Field(
+        1, ge=1, description="train in this many processes, a GPU each (without GPUs: on the CPU)"
+    )
     merge: Annotated[bool, Option("--merge", results=False, recorded=False)] = Field(
         False, description="also write the full merged model, to OUT/merged"
     )

@@ -193,7 +193,7 @@ class Ours:
         first, weights = np.cumsum([0, *counts]), weights_of(counts)
         found: dict[int, torch.Tensor] = {}
         for rows in self.scorer.passes(range(len(examples))):
-            scores = self.scorer.score(self.policy, rows)
+            scores = self.scorer.score(self.scorer.packed(self.policy), rows)
             numbers = [int(first[n]) + i for n in scores.examples for i in range(len(examples[n].sequences))]
             (scores.sums_Q * torch.tensor([weights[n] for n in numbers])).sum().backward()
             for index, number in enumerate(numbers):

@@ -108,6 +108,6 @@ class RankOptions:
             ListedExamples([example]), scoring, pass_limits(model, None, scoring.precision), not family.obstacle
         )
         with torch.no_grad():
-            (packed,) = scorer.passes([0])
-            sums = scorer.score(model, packed).sums_Q.tolist()
+            (rows,) = scorer.passes([0])
+            sums = scorer.score(scorer.packed(model), rows).sums_Q.tolist()
         return {letter: -total / len(tokens) for letter, total, tokens in zip(item.options, sums, ids, strict=True)}

@@ -26,6 +26,9 @@ Plugin = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
+WORDS: list[str] = []
+"""The words of this call, for processes that repeat it."""
+
 
 class _Once:
     """Refuses a flag that takes one value and is given twice: the second would silently replace the first."""

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from pairsight import registry
-from pairsight.cli import embedded, look, verbs
-from pairsight.errors import ConfigError, PairsightError, one_line
+from pairsight.cli import embedded, flags, look, verbs
+from pairsight.errors import ConfigError, PairsightError, RankError, one_line
 
 app = typer.Typer(
     name="pairsight",
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         _refuse_bytes(given)
+        flags.WORDS[:] = given
         with registry.plugins():  # files named in one call are not trusted in the next
             status = app(args=given or ["--help"], prog_name="pairsight", standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into its status
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
         return 2
     except PairsightError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, RankError):  # else the process that failed first says why
+            print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: finished work is kept; run the same command to continue", file=sys.stderr)

@@ -41,12 +41,26 @@ def build(
     return PARTLY_FAILED if built.failed else 0
 
 
-def align(values: Values, quiet: flags.Quiet = False) -> None:
+def align(values: Values, quiet: flags.Quiet = False) -> int:
     """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
     from pairsight.cli.show import print_align
     from pairsight.pipeline.align import AlignSpec, align_run
+    from pairsight.training.ranks.launch import launched, start
 
-    print_align(align_run(AlignSpec.parse(values), quiet=quiet))
+    launch = launched()
+    if launch.size > 1:
+        from pairsight.training.ranks.joined import joined
+
+        with joined(launch) as world:
+            aligned = align_run(AlignSpec.parse(values), quiet=quiet or not world.first)
+            if world.first:
+                print_align(aligned)
+        return 0
+    spec = AlignSpec.parse(values)
+    if spec.options.devices > 1:
+        return start(spec.options.devices, flags.WORDS)
+    print_align(align_run(spec, quiet=quiet))
+    return 0
 
 
 def evaluate(values: Values, quiet: flags.Quiet = False) -> int:

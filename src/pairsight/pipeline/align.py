@@ -18,8 +18,8 @@ from pairsight.records import PreferencePair
 from pairsight.registry import NamedPiece, is_file_name, losses
 from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.store.run_folder import RunFolder
-from pairsight.training.adapter import TrainingSummary
-from pairsight.training.config import TrainingConfig, is_sft, refuse_unused
+from pairsight.training.config import TrainingConfig, TrainingSummary, is_sft, refuse_unused
+from pairsight.training.ranks.launch import launched
 
 BuiltWith = Strategy | NamedPiece | None
 """The strategy that a run was built with: itself or, read from its `run.yaml`, by name and options."""
@@ -105,6 +105,7 @@ def align_run(spec: AlignSpec, *, quiet: bool = False) -> Aligned:
     """
     from pairsight.models.folders import check_model
 
+    launched().refuse_other_count(spec.options.devices)
     run = run_of(spec.options)
     candidates = None if run is None else load_candidates(run)
     check_model(spec.options.model)
@@ -133,7 +134,7 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
     if suffix := spec.strategy.inference_suffix() if spec.strategy is not None else "":
         beside[PROMPT_SUFFIX_FILE] = prompt_suffix_json(suffix)
     adapter = trainer.train(examples, beside)
-    merged = merged_model(adapter, options.model) if options.merge else None
+    merged = merged_model(adapter, options.model) if options.merge and launched().rank == 0 else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
 
 

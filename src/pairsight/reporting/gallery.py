@@ -10,7 +10,7 @@ from pairsight.formats.tables import num_words
 from pairsight.images.source import ImageSource
 from pairsight.records import Completion, PreferencePair
 from pairsight.reporting.page import Thumbnail, marked_differences, thumbnail, visible
-from pairsight.training.adapter import TrainingSummary
+from pairsight.training.config import TrainingSummary
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,13 @@
 """The folder that a training writes: weights that plain `peft` or `transformers` load, and how they were made."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
-from pairsight.bounded import read_json
 from pairsight.config import option_facts, plain_defaults, read_yaml
 from pairsight.errors import ConfigError, ModelError, RunError
 from pairsight.models.folders import (
@@ -33,6 +31,9 @@ from pairsight.store.durable import (
 from pairsight.store.lock import exclusive_lock
 from pairsight.training.config import TrainingConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MARK = "pairsight.json"
 """Written last: it says that a training, or a merged model, is complete, and lists its files with their hashes."""
 
@@ -53,6 +54,7 @@ class Origin:
         data_sha256: of all examples and their order.
         num_examples: before any are skipped.
         training: all its options.
+        devices: how many train together.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Origin:
     data_sha256: str
     num_examples: int
     training: TrainingConfig
+    devices: int = 1
 
     def to_plain(self) -> dict[str, Any]:
         """The content of `align.yaml`."""
@@ -105,20 +108,27 @@ def is_finished(folder: Path) -> bool:
     return not damage
 
 
-def write_adapter(policy: Any, folder: Path, origin: Origin, extra_files: Mapping[str, bytes]) -> None:
+def write_adapter(
+    policy: Any,
+    folder: Path,
+    origin: Origin,
+    extra_files: Mapping[str, bytes],
+    state: "Mapping[str, Tensor] | None" = None,
+) -> None:
     """Write the weights with their files and, last, `pairsight.json`, which says that the training is finished.
 
     Full fine-tuning writes a complete model instead of an adapter, with the files of its base other than weights.
 
     Args:
         extra_files: further files by name, including the model card.
+        state: the weights by name, where the policy does not have them complete.
     """
     from pairsight.models.load import quiet
 
     adapter = hasattr(policy, "peft_config")
     (folder / MARK).unlink(missing_ok=True)
     with quiet(), written_by_a_library(folder):
-        policy.save_pretrained(folder)
+        policy.save_pretrained(folder, state_dict=state)
     if not adapter:
         copy_base_files(origin.model, folder)
     for name, content in extra_files.items():
@@ -326,74 +336,21 @@ def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     ]
     old, new = here.get("training", {}), wanted["training"]
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
+    if (before := here.get("devices", 1)) != wanted["devices"]:
+        free |= {"per_device_train_batch_size", "gradient_accumulation_steps"}
+        found += _other_batch({**plain_defaults(TrainingConfig), **old}, before, new, wanted["devices"])
     names = [n for n in {**old, **new} if n not in free and old.get(n) != new.get(n)]
     return found + [f"{name} {old.get(name)!r} here, {new.get(name)!r} asked" for name in names]
 
 
-SUMMARY = "training.json"
-FEW_STEPS = 10
-"""With fewer optimizer steps than this, the training says how many it took (ours)."""
-
-_UNSEEN = "no example has an image, or "
-_CALLED = {
-    "language": ("language model", ""),
-    "projector": ("projector", _UNSEEN),
-    "vision": ("vision tower", _UNSEEN),
-}
-"""Name of a part in messages, and why it may not have changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSummary:
-    """Counts of a finished training.
-
-    Args:
-        num_examples: trained on, without held-out ones.
-        num_steps: optimizer steps taken.
-        global_batch: prompts per step.
-        asked_batch: prompts per step before it was lowered for a small dataset.
-        unchanged: trained parts ("language", "projector", "vision") of which no weight changed.
-    """
-
-    num_examples: int
-    num_steps: int
-    global_batch: int
-    asked_batch: int
-    unchanged: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        steps = "optimizer step" if self.num_steps == 1 else "optimizer steps"
-        return f"{self.num_examples} examples in {self.num_steps} {steps} of up to {self.global_batch}"
-
-    def sentences(self) -> list[str]:
-        """What the user should know: few steps, a lowered batch, parts that did not change."""
-        found = []
-        if self.global_batch < self.asked_batch:
-            found.append(
-                f"the global batch was lowered from {self.asked_batch} to {self.global_batch}, so that an epoch has "
-                "more steps; set per_device_train_batch_size to keep your own"
-            )
-        if self.num_steps < FEW_STEPS:
-            steps = "step" if self.num_steps == 1 else "steps"
-            found.append(
-                f"only {self.num_steps} optimizer {steps}: more examples, a smaller batch, or a larger "
-                "num_train_epochs (or max_steps, where it is set) give more"
-            )
-        for part in self.unchanged:
-            name, why = _CALLED.get(part, (part, ""))
-            found.append(f"no weight of the {name} changed: {why}its learning rate is too low to matter")
-        return found
-
-    def to_json(self) -> bytes:
-        """The content of the file beside the weights."""
-        return json.dumps(asdict(self), indent=2).encode()
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """The summary in a training's folder; None where it is missing or cannot be read."""
-        try:
-            plain = read_json(folder / SUMMARY)
-            counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}
-            return cls(**counts, unchanged=tuple(str(part) for part in plain["unchanged"]))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return None
+def _other_batch(old: Any, before: int, new: Any, now: int) -> list[str]:
+    """How the batches of a training on another number of devices differ: by their prompts over all devices."""
+    here, asked = (options["per_device_train_batch_size"] * count for options, count in ((old, before), (new, now)))
+    if new["group_by_image"] and here != asked:
+        return [
+            f"{here} prompts a batch on {before} devices here, {asked} on {now} asked, which group_by_image depends on"
+        ]
+    here, asked = here * old["gradient_accumulation_steps"], asked * new["gradient_accumulation_steps"]
+    if here == asked:
+        return []
+    return [f"{here} prompts a step on {before} devices here, {asked} on {now} asked: set gradient_accumulation_steps"]

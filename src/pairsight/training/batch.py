@@ -110,6 +110,42 @@ def plan_passes(
 
     Source: ours.
     """
+    rows = _rows(examples, numbers, limits.row, share=share)
+    passes: list[list[tuple[int, ...]]] = []
+    width = 0
+    for members, size in rows:
+        if not passes or width * (len(passes[-1]) + 1) > limits.joined:
+            passes.append([])
+            width = size
+        passes[-1].append(tuple(members))
+    return passes
+
+
+def divide(examples: Sequence[TokenExample], numbers: Sequence[int], parts: int, *, share: bool) -> list[list[int]]:
+    """Divide examples into parts of about equal tokens; those that share a prefix stay together where that is possible.
+
+    Args:
+        examples: the full dataset.
+        numbers: the examples to divide.
+        parts: how many parts; some are empty where there are few examples.
+        share: whether different prompts may share a row at all.
+
+    Source: ours (longest first, each to the part that has least).
+    """
+    most = -(-sum(examples[n].num_tokens for n in numbers) // parts)
+    found: list[list[int]] = [[] for _ in range(parts)]
+    sizes = [0] * parts
+    for members, size in _rows(examples, numbers, most, share=share):
+        part = sizes.index(min(sizes))
+        found[part] += members
+        sizes[part] += size
+    return found
+
+
+def _rows(
+    examples: Sequence[TokenExample], numbers: Sequence[int], longest: int, *, share: bool
+) -> list[tuple[list[int], int]]:
+    """Examples in rows of at most `longest` tokens, the longest first, with each row's tokens."""
     those = [examples[number] for number in numbers]
     rows: list[tuple[list[int], int]] = []
     last = None
@@ -120,20 +156,13 @@ def plan_passes(
             members, used = rows[-1]
             same = common_prefix(last.prompt_symbols, this.prompt_symbols)
             near = 2 * same >= min(len(last.prompt_symbols), len(this.prompt_symbols))
-            if near and used + size - same <= limits.row:
+            if near and used + size - same <= longest:
                 rows[-1], last = ([*members, number], used + size - same), this
                 continue
         rows.append(([number], size))
         last = this
     rows.sort(key=lambda row: -row[1])
-    passes: list[list[tuple[int, ...]]] = []
-    width = 0
-    for members, size in rows:
-        if not passes or width * (len(passes[-1]) + 1) > limits.joined:
-            passes.append([])
-            width = size
-        passes[-1].append(tuple(members))
-    return passes
+    return rows
 
 
 def collate(rows: Sequence[PackedRow], unit_length: Callable[[int], int], examples: Sequence[int]) -> PackedBatch:

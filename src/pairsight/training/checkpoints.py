@@ -6,7 +6,7 @@ hashes. A checkpoint without it was cut short, and one that differs from it is d
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from pairsight.errors import RunError, TrainingError, one_line
 from pairsight.store.durable import damaged_file, read_marker, write_marker
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Parameter
 
 _LOG = logging.getLogger("pairsight.training")
@@ -54,16 +55,20 @@ class Checkpoint:
     held_out: Best | None
 
 
-def save_weights(model: Any, path: Path) -> None:
+def save_weights(trained: "Mapping[str, Tensor]", path: Path) -> None:
     """Write all trained parameters under the model's own names, in the type they are trained in."""
     from safetensors.torch import save_file
 
-    trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model).items()}
-    save_file(trained, path)
+    save_file(dict(trained), path)
 
 
-def load_weights(model: Any, path: Path) -> None:
+def load_weights(model: Any, path: Path, assign: "Callable[[Parameter, Tensor], None]") -> None:
     """Restore trained parameters, each by its name.
+
+    Args:
+        model: whose.
+        path: written by `save_weights`.
+        assign: sets a parameter, of which a process may hold a part.
 
     Raises:
         TrainingError: a name, shape or type that the model does not have, or a missing parameter.
@@ -94,7 +99,7 @@ def load_weights(model: Any, path: Path) -> None:
                         f"{path}: {name} is {kept.dtype} {list(kept.shape)}, the model trains {parameter.dtype} "
                         f"{list(parameter.shape)}; remove the training's folder to start over"
                     )
-                parameter.copy_(kept)
+                assign(parameter, kept)
 
 
 def mark_complete(folder: Path, *, ended: bool, loss_state: Mapping[str, float], held_out: Best | None) -> None:

@@ -1,14 +1,18 @@
-"""The options of preference training, by the names that are common in the field."""
+"""The options of preference training, by the names that are common in the field, and the counts of a finished one."""
 
+import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pairsight.bounded import read_json
 from pairsight.config import BaseConfig, Option
-from pairsight.errors import ConfigError, ModelError, did_you_mean
+from pairsight.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 from pairsight.models.folders import read_model_json
 from pairsight.registry import plain_name
 
@@ -42,6 +46,9 @@ class TrainingConfig(BaseConfig):
 
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
+    parallel: Annotated[Literal["ddp", "fsdp2"], Option(results=False)] = Field(
+        "ddp", description="how several processes hold the policy: complete (DDP), or each a part (FSDP2)"
+    )
     min_steps_per_epoch: int = Field(
         10,
         ge=0,
@@ -97,8 +104,12 @@ class TrainingConfig(BaseConfig):
 
     @property
     def global_batch(self) -> int:
-        """Prompts per optimizer step, on one device."""
+        """Prompts per optimizer step, on one device; of several, see `on_devices`."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def on_devices(self, count: int) -> Self:
+        """What one device would take to train with the global batch of `count` devices."""
+        return self.model_copy(update={"per_device_train_batch_size": self.per_device_train_batch_size * count})
 
     def for_examples(self, count: int) -> Self:
         """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps per epoch.
@@ -227,6 +238,17 @@ def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
+def need_bitsandbytes(config: TrainingConfig) -> None:
+    """Refuse options for fewer bits where their package is missing.
+
+    Raises:
+        MissingExtraError: names the option and the extra.
+    """
+    wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim != "adamw_torch_fused"}
+    if asking := [option for option, asks in wanted.items() if asks and find_spec("bitsandbytes") is None]:
+        raise MissingExtraError(asking[0], "quant")
+
+
 def is_sft(loss: Any) -> bool:
     """Whether a loss, a name or a list of names, is `sft` alone: what demonstrations are for."""
     return loss_names(loss) == ("sft",)
@@ -246,3 +268,72 @@ def model_presets(model: str | Path | None, loss: Any = None) -> tuple[TrainingC
     if is_sft(loss) and name in SFT_PRESETS:
         return own, SFT_PRESETS[name]
     return (own,)
+
+
+SUMMARY = "training.json"
+FEW_STEPS = 10
+"""With fewer optimizer steps than this, the training says how many it took (ours)."""
+
+_UNSEEN = "no example has an image, or "
+_CALLED = {
+    "language": ("language model", ""),
+    "projector": ("projector", _UNSEEN),
+    "vision": ("vision tower", _UNSEEN),
+}
+"""Name of a part in messages, and why it may not have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """Counts of a finished training.
+
+    Args:
+        num_examples: trained on, without held-out ones.
+        num_steps: optimizer steps taken.
+        global_batch: prompts per step.
+        asked_batch: prompts per step before it was lowered for a small dataset.
+        unchanged: trained parts ("language", "projector", "vision") of which no weight changed.
+    """
+
+    num_examples: int
+    num_steps: int
+    global_batch: int
+    asked_batch: int
+    unchanged: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        steps = "optimizer step" if self.num_steps == 1 else "optimizer steps"
+        return f"{self.num_examples} examples in {self.num_steps} {steps} of up to {self.global_batch}"
+
+    def sentences(self) -> list[str]:
+        """What the user should know: few steps, a lowered batch, parts that did not change."""
+        found = []
+        if self.global_batch < self.asked_batch:
+            found.append(
+                f"the global batch was lowered from {self.asked_batch} to {self.global_batch}, so that an epoch has "
+                "more steps; set per_device_train_batch_size to keep your own"
+            )
+        if self.num_steps < FEW_STEPS:
+            steps = "step" if self.num_steps == 1 else "steps"
+            found.append(
+                f"only {self.num_steps} optimizer {steps}: more examples, a smaller batch, or a larger "
+                "num_train_epochs (or max_steps, where it is set) give more"
+            )
+        for part in self.unchanged:
+            name, why = _CALLED.get(part, (part, ""))
+            found.append(f"no weight of the {name} changed: {why}its learning rate is too low to matter")
+        return found
+
+    def to_json(self) -> bytes:
+        """The content of the file beside the weights."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The summary in a training's folder; None where it is missing or cannot be read."""
+        try:
+            plain = read_json(folder / SUMMARY)
+            counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}
+            return cls(**counts, unchanged=tuple(str(part) for part in plain["unchanged"]))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return None

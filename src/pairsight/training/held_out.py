@@ -4,7 +4,6 @@ import random
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pairsight.training.checkpoints import Best, load_weights, save_weights
 from pairsight.training.examples import Record
 from pairsight.training.metrics import StepMetrics
 from pairsight.training.preference_step import PreferenceStep
+from pairsight.training.ranks.world import Replica, by_name
 
 
 class HeldOut:
@@ -39,19 +39,20 @@ class HeldOut:
         self._weights = folder / "best.safetensors"
         self.best = Best()
 
-    def measure(self, model: Any) -> dict[str, float]:
+    def measure(self, replica: Replica) -> dict[str, float]:
         """Mean metrics of the held-out examples, named `eval_*`."""
         metrics, total, scorer = StepMetrics(), 0.0, self._step.scorer
         num_tokens = int(scorer.examples.chosen_lengths_E[list(self._numbers)].sum())
-        model.eval()
-        for scores in scorer.scored(model, self._numbers):
+        replica.module.eval()
+        for scores in replica.scored(scorer, self._numbers):
             result = self._step.of_scores(scores, {}, len(self._numbers), num_tokens)
             total += float(result.total)
             metrics.add(result.metrics_B)
-        model.train()
-        return {f"eval_{name}": value for name, value in {"loss": total, **metrics.take()}.items()}
+        replica.module.train()
+        means = replica.world.total({"loss": total}) | metrics.take(replica.world.total)
+        return {f"eval_{name}": value for name, value in means.items()}
 
-    def should_stop(self, model: Any, step: int, metrics: dict[str, float]) -> bool:
+    def should_stop(self, replica: Replica, step: int, metrics: dict[str, float]) -> bool:
         """Record a measurement, save the weights if it is the best, and return whether to stop: patience is used up.
 
         Without rejected completions there is no margin, and the loss decides.
@@ -60,16 +61,16 @@ class HeldOut:
         if self.best.margin is None or margin > self.best.margin:
             self.best = Best(margin, step)
             if self._patience:
-                self._keep(model)
+                self._keep(replica)
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         return 0 < self._patience <= self.best.since
 
-    def restore_best(self, model: Any) -> int | None:
+    def restore_best(self, replica: Replica) -> int | None:
         """Load the best weights and return their step; None where the model has them already."""
         if not self._patience or self.best.since == 0:
             return None
-        load_weights(model, self._weights)
+        load_weights(replica.policy, self._weights, replica.assign)
         return self.best.step
 
     def keep_best_in(self, checkpoint: Path) -> None:
@@ -77,17 +78,20 @@ class HeldOut:
         if self._weights.is_file():
             copy_file(self._weights, checkpoint / self._weights.name)
 
-    def resume(self, best: Best, checkpoint: Path) -> None:
-        """Restore a checkpoint's best measurement, and the weights that were the best then."""
+    def resume(self, best: Best, checkpoint: Path, *, copy: bool = True) -> None:
+        """Restore a checkpoint's best measurement, and (`copy`) the weights that were the best then."""
         self.best = best
-        if (kept := checkpoint / self._weights.name).is_file():
+        if copy and (kept := checkpoint / self._weights.name).is_file():
             copy_file(kept, self._weights)
 
-    def _keep(self, model: Any) -> None:
+    def _keep(self, replica: Replica) -> None:
+        trained = by_name(replica.trained(), keep=replica.world.first)
+        if not replica.world.first:
+            return
         make_folder(self._weights.parent)
         draft = temporary_path(self._weights)
         with written_by_a_library(self._weights):
-            save_weights(model, draft)
+            save_weights(trained, draft)
         publish(draft, self._weights)
 
 

@@ -21,6 +21,7 @@ from pairsight.training.config import TrainingConfig
 from pairsight.training.held_out import HeldOut
 from pairsight.training.metrics import MetricsFile, StepMetrics
 from pairsight.training.policy import parameter_groups
+from pairsight.training.ranks.world import Replica, by_name
 from pairsight.training.tokens import Examples
 
 
@@ -28,7 +29,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
     """A training without its step, which a subclass defines.
 
     Args:
-        model: the policy, with its trainable parts marked.
+        replica: the policy, with its trainable parts marked.
         args: from `training_arguments`.
         config: the options from which args were made.
         examples: the full dataset.
@@ -42,7 +43,7 @@ class LoopBase(Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Any,
+        replica: Replica,
         args: TrainingArguments,
         *,
         config: TrainingConfig,
@@ -52,19 +53,19 @@ class LoopBase(Trainer):  # type: ignore[misc]
         held_out: HeldOut | None = None,
         on_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> None:
-        self.config, self.held_out = config, held_out
+        self.replica, self.config, self.held_out = replica, config, held_out
         self.step_metrics, self.metrics_file = StepMetrics(), metrics_file
         self.loss_state: dict[str, float] = {}
         self._examples, self._on_step = examples, on_step
         super().__init__(
-            model=model,
+            model=replica.packed,
             args=args,
             train_dataset=list(train_numbers),
-            data_collator=lambda numbers: {"examples": torch.tensor(numbers)},
+            data_collator=lambda numbers: {"examples": numbers},
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
-        if "tensorboard" in config.report_to:
+        if "tensorboard" in config.report_to and replica.world.first:
             from torch.utils.tensorboard import SummaryWriter
 
             self.add_callback(TensorBoardCallback(SummaryWriter(str(metrics_file.path.parent / "tensorboard"))))
@@ -78,15 +79,16 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if checkpoint is not None:
             self.loss_state = dict(checkpoint.loss_state)
             if self.held_out is not None and checkpoint.held_out is not None:
-                self.held_out.resume(checkpoint.held_out, checkpoint.folder)
-        self.metrics_file.remove_after(0 if checkpoint is None else checkpoint.step)
+                self.held_out.resume(checkpoint.held_out, checkpoint.folder, copy=self.replica.world.first)
+        if self.replica.world.first:
+            self.metrics_file.remove_after(0 if checkpoint is None else checkpoint.step)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a learning rate for each trained part."""
         if self.optimizer is None:
-            groups = parameter_groups(self.model if model is None else model, self.config)
+            groups = parameter_groups(self.replica.policy, self.config)
             if self.config.optim == "adamw_torch_fused":
-                self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+                self.optimizer = self.replica.optimizer(groups, self.config.learning_rate)
             else:
                 from bitsandbytes.optim import AdamW8bit
 
@@ -115,8 +117,8 @@ class LoopBase(Trainer):  # type: ignore[misc]
         return scheduler
 
     def _wrap_model(self, model: Any, *arguments: Any, **options: Any) -> Any:
-        """The model itself: training runs on one device."""
-        return model
+        """The policy as this rank holds it; nothing is left to accelerate."""
+        return self.replica.module
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Examples in random order, or images in random order with their examples together."""
@@ -128,12 +130,16 @@ class LoopBase(Trainer):  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's weights: the trained ones, under the model's own names."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
+        trained = by_name(self.replica.trained(), keep=self.replica.world.first)
+        if self.replica.world.first:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoints.save_weights(trained, folder / checkpoints.WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoints.load_weights(self.model, Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+        checkpoints.load_weights(
+            self.replica.policy, Path(resume_from_checkpoint) / checkpoints.WEIGHTS, self.replica.assign
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _read_from(checkpoint, "optimizer"):
@@ -144,7 +150,12 @@ class LoopBase(Trainer):  # type: ignore[misc]
             super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write, mark, and only then remove older ones."""
+        """Write, mark, and only then remove older ones; ranks other than the first give it what they hold."""
+        if not self.replica.world.first:
+            self.save_model()
+            self.optimizer.state_dict()
+            self.replica.world.wait()
+            return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with written_by_a_library(folder):
             checkpoints.clear(folder)
@@ -159,13 +170,15 @@ class LoopBase(Trainer):  # type: ignore[misc]
                 held_out=None if self.held_out is None else self.held_out.best,
             )
             checkpoints.rotate(folder.parent, self.state.global_step, self.config.save_total_limit)
+        self.replica.world.wait()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our metrics to each logged step, and keep them in the metrics file."""
         if "loss" in logs:
-            logs.update(self.step_metrics.take())
+            logs.update(self.replica.world.total({"loss": logs["loss"]}))
+            logs.update(self.step_metrics.take(self.replica.world.total))
             self._on_step(self.state.global_step, logs)
-        if "loss" in logs or "eval_loss" in logs:
+        if self.replica.world.first and ("loss" in logs or "eval_loss" in logs):
             self.metrics_file.append(self.state.global_step, logs)
         super().log(logs, start_time)
 
@@ -193,9 +206,9 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
         self._loop.finish_step()
         held_out = self._loop.held_out
         if held_out is not None and state.global_step % self._loop.config.eval_steps == 0:
-            metrics = held_out.measure(self._loop.model)
+            metrics = held_out.measure(self._loop.replica)
             self._loop.log(metrics)
-            control.should_training_stop |= held_out.should_stop(self._loop.model, state.global_step, metrics)
+            control.should_training_stop |= held_out.should_stop(self._loop.replica, state.global_step, metrics)
         # A line covers the steps since the last: as one ends at each checkpoint, lines are the same after resuming.
         control.should_log |= control.should_save
 

@@ -1,11 +1,11 @@
 """The numbers that a training reports: of each prompt, their means over steps, and the file that keeps them.
 
-Shapes: B prompts, K completions.
+Shapes: B prompts, K completions, M metrics.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,22 +20,36 @@ class StepMetrics:
     """Collects per-prompt numbers and returns their means."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._added: list[Mapping[str, Tensor]] = []
 
     def add(self, values_B: Mapping[str, Tensor]) -> None:
-        """Add numbers of B prompts, metric -> [B]; NaN means that a prompt has none."""
-        for name, value_B in values_B.items():
-            known_B = ~torch.isnan(value_B)
-            self._sums[name] = self._sums.get(name, 0.0) + float(value_B[known_B].sum())
-            self._counts[name] = self._counts.get(name, 0) + int(known_B.sum())
+        """Add numbers of B prompts, metric -> [B]; NaN means that a prompt has none. Nothing is read from a device."""
+        self._added.append(values_B)
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
-        self._sums.clear()
-        self._counts.clear()
-        return means
+    def take(self, total: Callable[[Mapping[str, float]], dict[str, float]] = dict) -> dict[str, float]:
+        """The means since the last call.
+
+        Args:
+            total: adds up sums of several processes, by name.
+        """
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for values_B in self._added:
+            for name, value_B in _on_cpu(values_B).items():
+                known_B = ~torch.isnan(value_B)
+                sums[name] = sums.get(name, 0.0) + float(value_B[known_B].sum())
+                counts[name] = counts.get(name, 0) + int(known_B.sum())
+        self._added = []
+        sums, counts = total(sums), total(counts)
+        return {name: sums[name] / count for name, count in counts.items() if count}
+
+
+def _on_cpu(values_B: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same numbers on the CPU, copied from a device at once."""
+    if all(value_B.device.type == "cpu" for value_B in values_B.values()):
+        return values_B
+    together_MB = torch.stack([value_B.float() for value_B in values_B.values()]).cpu()
+    return dict(zip(values_B, together_MB, strict=True))
 
 
 def preference_metrics(x: LossInputs, rewards_BK: Tensor) -> dict[str, Tensor]:

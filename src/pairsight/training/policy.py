@@ -1,7 +1,7 @@
 """The model in training: which parts are trained, and at which learning rate."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -107,7 +107,7 @@ def parameter_groups(policy: Any, config: TrainingConfig) -> list[dict[str, obje
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rates[_part(name)], decay), []).append(parameter)
+            groups.setdefault((rates[part_of(name)], decay), []).append(parameter)
     ordered = sorted(groups.items(), key=lambda group: group[0][0] != config.learning_rate)
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in ordered]
 
@@ -117,13 +117,9 @@ def num_trained(policy: Any) -> int:
     return sum(p.numel() for p in policy.parameters() if p.requires_grad)
 
 
-def weight_sums(policy: Any) -> dict[str, int]:
+def weight_sums(trained: Iterable[tuple[str, torch.Tensor]]) -> dict[str, int]:
     """A checksum of each trained tensor, by name; it changes when any of the tensor's values does, but for chance."""
-    return {
-        name: int(p.detach().view(torch.int32).sum(dtype=torch.int64))
-        for name, p in policy.named_parameters()
-        if p.requires_grad
-    }
+    return {name: int(tensor.view(torch.int32).sum(dtype=torch.int64)) for name, tensor in trained}
 
 
 def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[str, ...]:
@@ -132,12 +128,12 @@ def unchanged_parts(before: Mapping[str, int], after: Mapping[str, int]) -> tupl
     Raises:
         TrainingError: nothing changed at all.
     """
-    moved = {_part(name) for name in before if before[name] != after[name]}
+    moved = {part_of(name) for name in before if before[name] != after[name]}
     if not moved:
         raise TrainingError(
             "the training changed no weight; see the losses and gradients in metrics.jsonl, and raise learning_rate"
         )
-    return tuple(sorted({_part(name) for name in before} - moved))
+    return tuple(sorted({part_of(name) for name in before} - moved))
 
 
 def movement_kept(policy: Any, dtype: torch.dtype) -> dict[str, float]:
@@ -227,7 +223,8 @@ def _pieces(name: str, module: nn.Module, part: str) -> list[str]:
     return [piece for child, one in trained.items() for piece in _pieces(f"{name}.{child}", one, part)]
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to, by its name: "language", "projector" or "vision"."""
     pieces = name.split(".")
     if any(piece in PROJECTORS for piece in pieces):
         return "projector"

@@ -6,9 +6,10 @@ Shapes: B prompts, K completions, Q sequences.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pairsight.errors import TrainingError
 from pairsight.training.metrics import preference_metrics
@@ -41,8 +42,8 @@ class StepResult:
     at_reference: Callable[[], float]
 
     def detached(self) -> Self:
-        """The same without gradients, and without what they were computed from."""
-        return replace(self, total=self.total.detach(), at_reference=float)
+        """The same without gradients."""
+        return replace(self, total=self.total.detach())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,17 @@ class PreferenceStep:
     reference: ReferenceStore | None
 
     def run(
-        self, model: Any, rows: Pass, state: Mapping[str, float], num_prompts: float, num_tokens: float
+        self, packed: nn.Module, rows: Pass, state: Mapping[str, float], num_prompts: float, num_tokens: float
     ) -> StepResult:
         """Score a pass and compute its part of the loss of `num_prompts` prompts and `num_tokens` chosen tokens.
 
         Args:
-            model: the policy; differentiable where gradients are on.
+            packed: the policy's `PackedPass`, or what wraps it; differentiable where gradients are on.
             rows: the pass.
             state: running numbers of losses that couple prompts.
             num_prompts, num_tokens: of the full global batch.
         """
-        return self.of_scores(self.scorer.score(model, rows), state, num_prompts, num_tokens)
+        return self.of_scores(self.scorer.score(packed, rows), state, num_prompts, num_tokens)
 
     def of_scores(
         self, scores: Scores, state: Mapping[str, float], num_prompts: float, num_tokens: float
@@ -83,25 +84,30 @@ class PreferenceStep:
         metrics = preference_metrics(x, loss.rewards_BK.detach())
         moved = {name: value_B.detach() for name, value_B in loss.state.items()}
         ids = tuple(e.id for e in examples)
-        return StepResult(loss.total, loss.loss_B, ids, metrics, moved, lambda: self.objective.at_reference(x))
+        still = replace(x, policy_logps_BNK=x.policy_logps_BNK.detach())
+        return StepResult(loss.total, loss.loss_B, ids, metrics, moved, lambda: self.objective.at_reference(still))
 
-    def check(self, result: StepResult, step: int) -> None:
+    def check(self, results: Sequence[StepResult], step: int) -> None:
         """Stop the training if a loss is not finite or has exploded.
+
+        Args:
+            results: of some passes; their losses are copied from the device at once.
+            step: the optimizer step.
 
         Raises:
             TrainingError: with the ids of the examples that caused it.
         """
-        if bad := not_finite(result.ids, result.loss_B):
+        losses = torch.cat([result.loss_B for result in results]).tolist()
+        ids = [name for result in results for name in result.ids]
+        if bad := [name for name, value in zip(ids, losses, strict=True) if not math.isfinite(value)]:
             raise TrainingError(f"the loss is not finite at step {step} for {some(bad)}")
-        largest = float(result.loss_B.abs().max())
-        if largest > _EXPLODED and self.objective.needs_reference and largest > _EXPLODED * result.at_reference():
-            worst = result.ids[int(result.loss_B.abs().argmax())]
-            raise TrainingError(f"the loss exploded to {largest:.3g} at step {step} for '{worst}'; lower learning_rate")
-
-
-def not_finite(ids: Sequence[str], loss_B: Tensor) -> list[str]:
-    """The ids of prompts whose loss is not finite."""
-    return [name for name, value in zip(ids, loss_B.tolist(), strict=True) if not math.isfinite(value)]
+        largest, worst = max((abs(value), -index) for index, value in enumerate(losses))
+        if largest > _EXPLODED and self.objective.needs_reference:
+            scale = max(result.at_reference() for result in results)
+            if largest > _EXPLODED * scale:
+                raise TrainingError(
+                    f"the loss exploded to {largest:.3g} at step {step} for '{ids[-worst]}'; lower learning_rate"
+                )
 
 
 def some(ids: Sequence[str]) -> str:

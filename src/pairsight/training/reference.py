@@ -11,7 +11,7 @@ Shapes: M sequences kept, T tokens of one sequence, Z tokens of all, Q sequences
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pairsight.errors import RunError, one_line
 from pairsight.store.tensors import Tensors, read_tensors, write_tensors
 from pairsight.training.families import evaluating
-from pairsight.training.scorer import SequenceScorer
+from pairsight.training.ranks.world import World
+from pairsight.training.scorer import PackedPass, SequenceScorer
 from pairsight.training.tokens import Bytes, Ints, TokenExample
 
 _LOG = logging.getLogger("pairsight.training")
@@ -140,6 +141,14 @@ class ReferenceStore:
             self._damaged.pop().unlink(missing_ok=True)
         self._sort()
 
+    def read_again(self) -> None:
+        """Map what another process wrote; what it did not write here stays in memory."""
+        read = [self._read(path) for path in self.files()]
+        self._shards = [shard for shard in read if shard is not None]
+        self._sort()
+        self._waiting = {key: logps_T for key, logps_T in self._waiting.items() if self._find(key) is None}
+        self._num_waiting = sum(map(len, self._waiting.values()))
+
     @property
     def num_waiting(self) -> int:
         """Log-probs that the next `save` writes."""
@@ -190,39 +199,64 @@ def _prefixes(keys_MB: Bytes) -> NDArray[np.uint64]:
 
 
 def compute_reference(
-    model: Any, scorer: SequenceScorer, store: ReferenceStore, advance: Callable[[int, int], None]
+    model: Any, scorer: SequenceScorer, store: ReferenceStore, advance: Callable[[int, int], None], world: World
 ) -> int:
-    """Bring a store up to date with a dataset.
+    """Bring a store up to date with a dataset: each rank computes a part, all know all, and the first one writes.
 
     Args:
         model: the reference.
         scorer: the dataset and how to score it.
         store: the log-probs known already; written every 20 seconds, later every 2 % of the time, and at the end.
         advance: called with (examples computed, examples known already).
+        world: the ranks.
 
     Returns:
         How many examples were computed.
     """
     examples = scorer.examples
-    missing_N = np.flatnonzero(np.logical_or.reduceat(store.missing(examples.keys_QB), examples.starts_E))
-    advance(0, len(examples) - len(missing_N))
+    missing = np.flatnonzero(np.logical_or.reduceat(store.missing(examples.keys_QB), examples.starts_E)).tolist()
+    advance(0, len(examples) - len(missing))
+    world.same("set of examples without reference log-probs", missing)
     began = written = time.monotonic()
+    chunk = min(_CHUNK, -(-len(examples) // world.size))
+    packed = scorer.packed(model)
     with evaluating(model):
-        for start in range(0, len(missing_N), _CHUNK):
-            for scores in scorer.scored(model, missing_N[start : start + _CHUNK].tolist()):
-                logps_T = scores.token_logps_T.cpu().numpy()
-                number_T = scores.sequence_T.cpu().numpy()
-                sequences = [s for n in scores.examples for s in examples[n].sequences]
-                for index, sequence in enumerate(sequences):
-                    store.add(sequence.key, logps_T[number_T == index])
-                advance(len(scores.examples), 0)
+        for start in range(0, len(missing), chunk * world.size):
+            parts = [missing[start + rank * chunk :][:chunk] for rank in range(world.size)]
+            own = dict(_computed(packed, scorer, parts[world.rank], advance))
+            for logps in world.all(own):
+                for key, logps_T in logps.items():
+                    store.add(key, logps_T)
+            advance(sum(map(len, parts)) - len(parts[world.rank]), 0)
             now = time.monotonic()
             due = written + max(_SECONDS_BETWEEN_WRITES, _SHARE_BETWEEN_WRITES * (now - began))
-            if now > due or store.num_waiting > _MOST_WAITING:
-                store.save()
+            if world.told(lambda: now > due or store.num_waiting > _MOST_WAITING):  # noqa: B023 - called at once
+                _save(store, world)
                 written = now
+        _save(store, world)
+    return len(missing)
+
+
+def _save(store: ReferenceStore, world: World) -> None:
+    """Let the first rank write what all computed, and all map it into memory."""
+    if world.first:
         store.save()
-    return len(missing_N)
+    world.wait()
+    if not world.first:
+        store.read_again()
+
+
+def _computed(
+    packed: PackedPass, scorer: SequenceScorer, numbers: Sequence[int], advance: Callable[[int, int], None]
+) -> Iterator[tuple[bytes, Floats]]:
+    """Key and log-probs of each sequence of some examples."""
+    for scores in scorer.scored(packed, numbers):
+        logps_T = scores.token_logps_T.cpu().numpy()
+        number_T = scores.sequence_T.cpu().numpy()
+        sequences = [s for n in scores.examples for s in scorer.examples[n].sequences]
+        for index, sequence in enumerate(sequences):
+            yield sequence.key, logps_T[number_T == index]
+        advance(len(scores.examples), 0)
 
 
 def reference_sums(store: ReferenceStore, examples: Sequence[TokenExample]) -> torch.Tensor:

@@ -4,12 +4,12 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pairsight.errors import TrainingError
 from pairsight.models.load import free_bytes
@@ -21,6 +21,7 @@ from pairsight.training.kernels.head import head_logps
 from pairsight.training.kernels.layers import shortens_last_layer
 from pairsight.training.precision import FLOAT32, Precision
 from pairsight.training.tokens import Examples, TokenSequence
+from pairsight.training.vision.tower import Features
 from pairsight.training.vision.units import encoder_outputs
 
 
@@ -34,6 +35,8 @@ class Scoring:
         vision_frozen: whether image features cannot change.
         trained_projectors: full names of the projector's modules, where they are trained and the tower is not.
         precision: the types of weights and products.
+        spare_units: an image unit that a pass without images uses without effect, where ranks exchange what is trained
+            of tower or projector after every pass; else empty.
     """
 
     family: Family
@@ -41,6 +44,21 @@ class Scoring:
     vision_frozen: bool
     trained_projectors: tuple[str, ...] = ()
     precision: Precision = FLOAT32
+    spare_units: tuple[int, ...] = ()
+
+    def with_spare_unit(self) -> "Scoring":
+        """The same with a spare image unit, if any image is in the dataset and its features are not frozen."""
+        return (
+            self
+            if self.vision_frozen or not self.tokeniser.units.catalogue.num_units
+            else replace(self, spare_units=(0,))
+        )
+
+    def features(self, model: Any, units: Sequence[int]) -> list[Features]:
+        """Features of some image units."""
+        return self.tokeniser.units.features(
+            model, units, frozen=self.vision_frozen, projectors=self.trained_projectors
+        )
 
 
 def sequence_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> tuple[Tensor, Tensor]:
@@ -61,10 +79,8 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
     inner = inner_model(model)
     device = inner.device
     arguments = {}
-    if batch.units:
-        features = scoring.tokeniser.units.features(
-            model, batch.units, frozen=scoring.vision_frozen, projectors=scoring.trained_projectors
-        )
+    if units := batch.units or scoring.spare_units:
+        features = scoring.features(model, units)
         placeholders_F = batch.placeholders_F.to(device)
         layers = zip(*(f.deepstack for f in features), strict=True)
         dtype = inner.get_input_embeddings().weight.dtype  # some families put features in without a cast
@@ -121,7 +137,34 @@ def target_logps(logits_TV: Tensor, sequence: TokenSequence) -> Tensor:
 def separate_logps(model: Any, sequences: Sequence[TokenSequence], scoring: Scoring) -> tuple[Tensor, Tensor]:
     """As `sequence_logps`, one sequence at a time: for models whose prefixes cannot be shared."""
     pieces = [separate_token_logps(model, sequence, scoring) for sequence in sequences]
+    if scoring.spare_units and not any(bool((sequence.unit_T >= 0).any()) for sequence in sequences):
+        unused = torch.stack([f.embeddings.sum() for f in scoring.features(model, scoring.spare_units)]).sum()
+        pieces[0] = pieces[0] + 0.0 * unused
     return torch.stack([piece.double().sum().float() for piece in pieces]), torch.cat(pieces)
+
+
+class PackedPass(nn.Module):
+    """A policy as a module whose forward is one pass: what several processes wrap, so that no hook of theirs is missed.
+
+    Args:
+        policy: the model in training, or the reference.
+        scoring: how it is scored.
+    """
+
+    def __init__(self, policy: Any, scoring: Scoring) -> None:
+        super().__init__()
+        self.policy, self.config, self._scoring = policy, policy.config, scoring
+
+    def in_step_with_others(self) -> None:
+        """Use all that is trained in every pass, as ranks that exchange gradients need it."""
+        self._scoring = self._scoring.with_spare_unit()
+
+    def forward(self, given: PackedBatch | list[TokenSequence]) -> tuple[Tensor, Tensor]:
+        """Sums and per-token log-probs of a packed batch, or of sequences that are scored one at a time."""
+        with self._scoring.precision.compute(self.policy.device):
+            if isinstance(given, PackedBatch):
+                return sequence_logps(self.policy, given, self._scoring)
+            return separate_logps(self.policy, given, self._scoring)
 
 
 _LOG = logging.getLogger("pairsight.training")
@@ -177,14 +220,18 @@ class SequenceScorer:
             return [[(number,)] for number in numbers]
         return plan_passes(self.examples, numbers, self.limits, share=self.scoring.family.bidirectional != "prompt")
 
-    def scored(self, model: Any, numbers: Sequence[int]) -> Iterator[Scores]:
+    def packed(self, policy: Any) -> PackedPass:
+        """A policy as the module that `score` calls."""
+        return PackedPass(policy, self.scoring)
+
+    def scored(self, packed: nn.Module, numbers: Sequence[int]) -> Iterator[Scores]:
         """Log-probs of some examples, pass by pass, without gradients; in smaller passes when memory runs out."""
         waiting = dict.fromkeys(numbers)
         while waiting:
             try:
                 for rows in self.passes(list(waiting)):
                     with torch.no_grad():
-                        scores = self.score(model, rows)
+                        scores = self.score(packed, rows)
                     for number in scores.examples:
                         del waiting[number]
                     yield scores
@@ -211,20 +258,21 @@ class SequenceScorer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def score(self, model: Any, rows: Pass) -> Scores:
-        """Log-probs of all sequences of a pass; differentiable where gradients are on."""
-        with self.scoring.precision.compute(model.device):
-            return self._score(model, rows)
+    def score(self, packed: nn.Module, rows: Pass) -> Scores:
+        """Log-probs of all sequences of a pass; differentiable where gradients are on.
 
-    def _score(self, model: Any, rows: Pass) -> Scores:
+        Args:
+            packed: a `PackedPass`, or what wraps it.
+            rows: the pass.
+        """
         numbers = tuple(number for row in rows for number in row)
         if not self.shares:
             sequences = [s for number in numbers for s in self.examples[number].sequences]
-            sums_Q, tokens_T = separate_logps(model, sequences, self.scoring)
+            sums_Q, tokens_T = packed(sequences)
             lengths = torch.tensor([len(s) - s.prompt_length for s in sequences])
             return Scores(numbers, sums_Q, tokens_T, torch.repeat_interleave(torch.arange(len(lengths)), lengths))
         batch = collate([self._row(row) for row in rows], self.scoring.tokeniser.units.num_tokens, numbers)
-        sums_Q, tokens_T = sequence_logps(model, batch, self.scoring)
+        sums_Q, tokens_T = packed(batch)
         return Scores(numbers, sums_Q, tokens_T, batch.sequence_T)
 
     def check(self, model: Any) -> float:
@@ -248,7 +296,7 @@ class SequenceScorer:
         example = facts[number]
         worst, allowed = 0.0, _ROUNDING
         with torch.no_grad(), evaluating(model), self.scoring.precision.compute(model.device):
-            scores = self.score(model, [(number,)])
+            scores = self.score(self.packed(model), [(number,)])
             for index in self._last_in_row(number):
                 alone_T, rounding = self._alone(model, example.sequences[index])
                 differences_T = (alone_T - scores.token_logps_T[scores.sequence_T == index]).abs()

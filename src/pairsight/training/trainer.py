@@ -3,15 +3,14 @@
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.progress import Progress
-from pairsight.errors import ConfigError, DataError, MissingExtraError, TrainingError, one_line
+from pairsight.errors import ConfigError, DataError, TrainingError, one_line
 from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
@@ -19,30 +18,24 @@ from pairsight.store.durable import write_file, written_by_a_library
 from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
-from pairsight.training.adapter import SUMMARY, Origin, TrainingSummary, claim, model_card, write_adapter
-from pairsight.training.config import TrainingConfig, refuse_unused
+from pairsight.training.adapter import Origin, claim, model_card, write_adapter
+from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, need_bitsandbytes, refuse_unused
+from pairsight.training.ranks.launch import launched
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pairsight.training.data.table import TokenTable
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
     from pairsight.training.preference_step import PreferenceStep
+    from pairsight.training.ranks.world import World
     from pairsight.training.scorer import SequenceScorer
     from pairsight.training.vision.units import Catalogue
 
-_LOG = logging.getLogger("pairsight.training")
+    Outcome = tuple[TrainingSummary, int | None, dict[str, Tensor] | None]
 
-_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables in which torchrun, `accelerate launch` and MPI say how many processes they started."""
-_LOCAL_RANK = "LOCAL_RANK"
-"""From this variable accelerate concludes that there are several processes, even where there is one."""
-_SHARDING = (
-    "ACCELERATE_USE_FSDP",
-    "ACCELERATE_USE_DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG",
-)
-"""Variables by which a launcher would shard the model without the trainer's knowledge."""
+_LOG = logging.getLogger("pairsight.training")
 
 _TOO_LITTLE_MEMORY = (
     "the device has too little memory for this training ({}): set bf16=true, a smaller lora_r or max_length, leave "
@@ -84,7 +77,7 @@ class PreferenceTrainer:
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
-        _refuse_several_processes()
+        self._launch = launched()
         if run is None and out is None:
             raise ConfigError("say where the adapter goes: run=RUN, or out=DIR")
         if loss is not None:
@@ -100,11 +93,11 @@ class PreferenceTrainer:
         elif options or defaults is not None:
             given = ", ".join(options) or "defaults"
             raise ConfigError(f"config is used as it is; found {given} beside it: put them into the config")
-        self.config = config
+        self.config, self._way = config, self._launch.way(config)
         for package in self.config.report_to:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
-        _need_bitsandbytes(self.config)
+        need_bitsandbytes(self.config)
         self._run = None if run is None else RunFolder.open(run)
         self._name = name or self.config.training_name
         if not is_adapter_name(self._name):
@@ -147,30 +140,56 @@ class PreferenceTrainer:
         digest = hashlib.sha256()
         for example in examples:
             digest.update(encode_record(example).encode())
-        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config)
+        devices = self._launch.size
+        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config, devices)
         extra_files = dict(extra_files or {})
         with ExitStack() as stack:
+            self._world = stack.enter_context(self._ranks())
             stack.enter_context(written_by_a_library(self.out))
-            stack.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
-            if self._run is not None:
-                stack.enter_context(self._run.lock(f"align-{self._name}"))
-                stack.enter_context(self._run.log())
-            stack.enter_context(self._progress)
-            if claim(self.out, origin):
-                _LOG.info("%s is finished already", self.out)
-                for name in extra_files.keys() - {path.name for path in self.out.iterdir()}:
-                    write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
+            if self._world.first:
+                self._hold_folder(stack)
+            self._world.same("base model, data or options", origin)
+            if self._world.told(lambda: self._is_finished(origin, extra_files)):
                 return self.out
-            stack.enter_context(_one_process())
+            stack.enter_context(self._launch.hidden())
             shortage = ""
             try:
                 self._train(examples, images, objective, origin, extra_files)
             except torch.OutOfMemoryError as error:
                 shortage = one_line(error, 80)
+                if self._world.size > 1:
+                    raise TrainingError(f"{_TOO_LITTLE_MEMORY.format(shortage)}, or set max_tokens_per_pass") from None
         release_memory()  # outside, because the error holds what was on the device
         if shortage:
             raise TrainingError(_TOO_LITTLE_MEMORY.format(shortage))
         return self.out
+
+    def _ranks(self) -> "AbstractContextManager[World]":
+        """The processes that train together, this one or several; an error of one ends all."""
+        from pairsight.training.ranks.world import World
+
+        if self._launch.size == 1:
+            return nullcontext(World())
+        from pairsight.training.ranks.joined import joined
+
+        return joined(self._launch)
+
+    def _is_finished(self, origin: Origin, extra_files: Mapping[str, bytes]) -> bool:
+        """Claim the folder; whether the training in it is finished."""
+        if not claim(self.out, origin):
+            return False
+        _LOG.info("%s is finished already", self.out)
+        for name in extra_files.keys() - {path.name for path in self.out.iterdir()}:
+            write_file(self.out / name, extra_files[name])  # an earlier version wrote them after its mark
+        return True
+
+    def _hold_folder(self, stack: ExitStack) -> None:
+        """Keep other processes out of the folder, and log and show progress, until the stack is left."""
+        stack.enter_context(exclusive_lock(self.out / ".lock", f"training in {self.out}"))
+        if self._run is not None:
+            stack.enter_context(self._run.lock(f"align-{self._name}"))
+            stack.enter_context(self._run.log())
+        stack.enter_context(self._progress)
 
     def _train(
         self,
@@ -185,7 +204,6 @@ class PreferenceTrainer:
         from pairsight.models.load import pick_device
         from pairsight.training.examples import KeptRecords
         from pairsight.training.kernels.layers import fuse_lora
-        from pairsight.training.metrics import MetricsFile
         from pairsight.training.policy import load_base, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
@@ -193,8 +211,11 @@ class PreferenceTrainer:
 
         config = self.config
         device = pick_device()
-        if device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
-            _LOG.warning("%d GPUs are visible; training runs on the first", count)
+        if self._world.size > 1:
+            batch = config.per_device_train_batch_size
+            _LOG.info("%s over %d processes: a batch of %d prompts each", self._way, self._world.size, batch)
+        elif device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
+            _LOG.warning("%d GPUs are visible; training runs on the first; --devices %d uses all", count, count)
         precision = Precision.choose(config, device)
         model = load_base(self.model, config, precision, device)
         table, scorer = self._prepare(model, images, examples, origin, objective=objective, precision=precision)
@@ -211,21 +232,33 @@ class PreferenceTrainer:
         if config.check_first_batch:
             scorer.check(policy)
         kept = KeptRecords(examples, table.records_E)
-        summary, best = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
+        outcome = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
+        if self._world.first:
+            self._write(policy, origin, table, outcome, extra_files)
+        self._world.wait()
+
+    def _write(
+        self, policy: Any, origin: Origin, table: "TokenTable", outcome: "Outcome", extra_files: Mapping[str, bytes]
+    ) -> None:
+        """Write the finished training."""
+        from pairsight.training.metrics import MetricsFile
+
+        summary, best, state = outcome
         for sentence in summary.sentences():
             _LOG.info("%s: %s", self.out, sentence)
         counts = {"examples": len(table), "cut completions": table.cut}
         counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(table.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
-        card = model_card(origin, config, counts, MetricsFile(self.out).last(), summary.sentences())
+        card = model_card(origin, self.config, counts, MetricsFile(self.out).last(), summary.sentences())
         extra_files = {**extra_files, SUMMARY: summary.to_json(), "README.md": card.encode()}
-        write_adapter(policy, self.out, origin, extra_files)
+        write_adapter(policy, self.out, origin, extra_files, state)
 
     def _run_loop(
         self, policy: Any, step: "PreferenceStep", examples: "Sequence[PreferencePair | Demonstration]"
-    ) -> tuple[TrainingSummary, int | None]:
-        """Train; returns a summary, and the step whose weights were restored as the best, if not the last.
+    ) -> "Outcome":
+        """Train; returns a summary, the step whose weights were restored as the best, if not the last, and the weights
+        where the policy does not have them complete.
 
         `examples` are the records that the scorer's examples were made from, in the same order.
         """
@@ -238,10 +271,12 @@ class PreferenceTrainer:
         from pairsight.training.policy import unchanged_parts, weight_sums
 
         train, held = split_held_out(examples, self.config.eval_fraction, self.config.seed)
-        config, checkpoints = self.config.for_examples(len(train)), self.out / "checkpoints"
-        before = weight_sums(policy)
+        asked = self.config.on_devices(self._world.size)
+        config, checkpoints = asked.for_examples(len(train)), self.out / "checkpoints"
+        replica = self._world.replica(step.scorer.packed(policy), self._way)
+        before = weight_sums(replica.trained())
         patience = config.early_stopping_patience
-        resume = newest_complete(checkpoints)
+        resume = self._world.told(lambda: newest_complete(checkpoints))
         with self._progress.task("train") as task:
 
             def on_step(number: int, metrics: Mapping[str, float]) -> None:
@@ -250,9 +285,11 @@ class PreferenceTrainer:
                 margin = f", margin {metrics['rewards/margins']:.3f}" if "rewards/margins" in metrics else ""
                 task.describe(f"loss {metrics['loss']:.3f}{margin}")
 
+            with quiet():
+                arguments = training_arguments(config, checkpoints, use_cpu=policy.device.type == "cpu")
             loop = Loop(
-                policy,
-                training_arguments(config, checkpoints, use_cpu=policy.device.type == "cpu"),
+                replica,
+                arguments,
                 config=config,
                 step=step,
                 metrics_file=MetricsFile(self.out),
@@ -262,15 +299,15 @@ class PreferenceTrainer:
             )
             loop.resume(resume)
             if resume is not None and resume.ended:
-                load_weights(policy, resume.folder / WEIGHTS)
+                load_weights(policy, resume.folder / WEIGHTS, replica.assign)
                 loop.state.global_step = resume.step
             else:
                 with quiet():
                     loop.train(resume_from_checkpoint=None if resume is None else str(resume.folder))
-        best = None if loop.held_out is None else loop.held_out.restore_best(policy)
-        unchanged = unchanged_parts(before, weight_sums(policy))
+        best = None if loop.held_out is None else loop.held_out.restore_best(replica)
+        unchanged = unchanged_parts(before, weight_sums(replica.trained()))
         steps, batch = loop.state.global_step, config.global_batch
-        return TrainingSummary(len(train), steps, batch, self.config.global_batch, unchanged), best
+        return TrainingSummary(len(train), steps, batch, asked.global_batch, unchanged), best, replica.state()
 
     def _prepare(
         self,
@@ -298,9 +335,13 @@ class PreferenceTrainer:
 
         file = self._tokens_folder() / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
         with quiet(), self._progress.task("tokenise", len(examples)) as task:
+            if not self._world.first:
+                self._world.wait()  # the first rank makes the file
             table = prepared(
                 file, examples, tokeniser, family, rules, advance=lambda one, known: task.advance(one, reused=known)
             )
+            if self._world.first:
+                self._world.wait()
         reader = tokeniser(table.catalogue)
         if not reader.ends_completions:
             _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
@@ -334,7 +375,9 @@ class PreferenceTrainer:
         key = json.dumps([origin.base_fingerprint, precision.key, *exact])
         store = reference.ReferenceStore(self._reference_folder(), key)
         with self._progress.task("reference", len(scorer.examples)) as task:
-            reference.compute_reference(model, scorer, store, lambda done, reused: task.advance(done, reused=reused))
+            reference.compute_reference(
+                model, scorer, store, lambda done, reused: task.advance(done, reused=reused), self._world
+            )
         return store
 
     def _reference_folder(self) -> Path:
@@ -355,32 +398,3 @@ class PreferenceTrainer:
         if self._run is not None:
             return self._run.blobs
         raise ConfigError("say where the images are: images=DIR")
-
-
-def _need_bitsandbytes(config: TrainingConfig) -> None:
-    wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim != "adamw_torch_fused"}
-    if asking := [option for option, asks in wanted.items() if asks and find_spec("bitsandbytes") is None]:
-        raise MissingExtraError(asking[0], "quant")
-
-
-def _refuse_several_processes() -> None:
-    launched = {name: os.environ.get(name, "") for name in (*_WORLD_SIZES, *_SHARDING)}
-    several = [f"{name} is {value}" for name, value in launched.items() if value.lower() not in ("", "0", "1", "false")]
-    rank = os.environ.get(_LOCAL_RANK, "")
-    several += [f"{_LOCAL_RANK} is {rank}"] if rank.isdecimal() and int(rank) > 0 else []
-    if several:
-        raise ConfigError(
-            f"{several[0]}: training runs in one process on one device; start it without torchrun, mpirun or "
-            "`accelerate launch`, and choose the GPU with CUDA_VISIBLE_DEVICES"
-        )
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Train without a launcher's rank, which would make accelerate wrap the model also in a single process."""
-    rank = os.environ.pop(_LOCAL_RANK, None)
-    try:
-        yield
-    finally:
-        if rank is not None:
-            os.environ[_LOCAL_RANK] = rank

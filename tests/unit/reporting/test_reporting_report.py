@@ -9,7 +9,7 @@ import pytest
 import run_folders
 from pairsight.errors import RunError
 from pairsight.reporting.report import find_runs, report_html, write_report
-from pairsight.training.adapter import TrainingSummary
+from pairsight.training.config import TrainingSummary
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
         layer.register_forward_hook(lambda module, inputs, out: widths.append((out.shape[1], out.dtype)))
     policy.train()
     (rows,) = step.scorer.passes([0])
-    counts = Counter(node.name() for node in nodes(step.scorer.score(policy, rows).sums_Q.sum()))
+    counts = Counter(node.name() for node in nodes(step.scorer.score(step.scorer.packed(policy), rows).sums_Q.sum()))
 
     paths = small.pairs(1)[0]
     spans = 1 + len(paths.rejected)  # the prompt with the chosen completion, then each rejected one

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pairsight.training.batch import PassLimits, plan_passes
+from pairsight.training.batch import PassLimits, divide, plan_passes
 from pairsight.training.scorer import pass_limits
 from pairsight.training.tokens import TokenPrompt, token_example
 
@@ -40,6 +40,21 @@ def test_rows_and_passes_have_their_own_bounds(row, joined, expected):
 
 def test_without_sharing_every_example_is_a_row():
     assert plan_passes(EXAMPLES, [0, 1, 2], PassLimits(100, 14), share=False) == [[(0,)], [(2,)], [(1,)]]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "parts", "share", "expected"),
+    [
+        ([0, 1, 2], 2, True, [[0, 2], [1]]),  # 18 tokens and 14: what shares an image stays together
+        ([2, 0, 1], 2, True, [[0, 2], [1]]),  # in whatever order they come
+        ([0, 1, 2], 2, False, [[0, 1], [2]]),
+        ([0, 1, 2], 4, True, [[0], [2], [1], []]),  # 11 tokens are a part's share, so nobody shares
+        ([1], 2, True, [[1], []]),
+        ([], 2, True, [[], []]),
+    ],
+)
+def test_a_batch_is_divided_by_tokens(numbers, parts, share, expected):
+    assert divide(EXAMPLES, numbers, parts, share=share) == expected
 
 
 def test_limits_follow_from_memory_or_from_what_was_asked():

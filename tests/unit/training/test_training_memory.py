@@ -127,11 +127,11 @@ def test_reference_and_held_out_passes_out_of_memory_are_taken_again(small, tmp_
     failed = []
     real = SequenceScorer.score
 
-    def score(self, model, rows):
+    def score(self, packed, rows):
         if not torch.is_grad_enabled() and sum(len(row) for row in rows) > 1:
-            failed.append("policy" if hasattr(model, "peft_config") else "reference")
+            failed.append("policy" if hasattr(packed.policy, "peft_config") else "reference")
             raise torch.OutOfMemoryError("no memory left")
-        return real(self, model, rows)
+        return real(self, packed, rows)
 
     monkeypatch.setattr(SequenceScorer, "score", score)
     _, lines = train(small, tmp_path / "b", **options)

@@ -1,0 +1,1 @@
+"""Several processes, one a device, that train one policy together."""

@@ -1,0 +1,78 @@
+"""Every rank holds the policy complete; gradients are averaged at the end of a step (DDP)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from pairsight.seeds import derived_seed
+from pairsight.training.policy import part_of
+from pairsight.training.ranks.world import Replica, Turn, World
+from pairsight.training.scorer import PackedPass, Pass, Scores, SequenceScorer
+from pairsight.training.tokens import TokenExample
+
+
+class OneOfSeveral(Replica):
+    """What all ways to hold a policy by several ranks do.
+
+    Args:
+        packed: the policy, complete; its trained parts are marked.
+        world: the ranks.
+    """
+
+    equal_turns = True
+    """Whether every pass exchanges something, so that each rank needs as many as the others."""
+
+    def __init__(self, packed: PackedPass, world: World) -> None:
+        super().__init__(packed, world)
+        packed.in_step_with_others()
+
+    def start_step(self, seed: int, step: int) -> None:
+        """Draw dropout from this rank's own sequence, which is the same after resuming."""
+        torch.manual_seed(derived_seed(seed, step, self.world.rank))
+
+    def complete_gradients(self, examples: Iterable[TokenExample]) -> None:
+        """What only images reach has no gradient where no example has one, as in one process."""
+        if any(example.first_unit is not None for example in examples):
+            return
+        for name, parameter in self.policy.named_parameters():
+            if part_of(name) != "language":
+                parameter.grad = None
+
+    def turns(self, scorer: SequenceScorer, numbers: Sequence[int], *, last: bool) -> Iterator[Turn]:
+        """The passes of this rank, filled up by some without weight to as many as another has."""
+        own = scorer.passes(self.world.share(scorer, numbers))
+        count = max(self.world.most(len(own)) if self.equal_turns else len(own), 1 if last else 0)
+        filler: Pass = [(int(scorer.examples.num_tokens_E.argmin()),)]
+        for index in range(count):
+            counts = index < len(own)
+            yield Turn(own[index] if counts else filler, counts=counts, last=last and index == count - 1)
+
+    def backward(self, loss: Tensor, turn: Turn) -> None:
+        """Add the gradients of a pass's part of the loss, which are averaged over ranks and not added up."""
+        super().backward(loss * (self.world.size if turn.counts else 0.0), turn)
+
+    def scored(self, scorer: SequenceScorer, numbers: Sequence[int]) -> Iterator[Scores]:
+        """Log-probs of this rank's part of some examples."""
+        for turn in self.turns(scorer, numbers, last=False):
+            with torch.no_grad():
+                scores = scorer.score(self.module, turn.rows)
+            if turn.counts:
+                yield scores
+
+
+class Ddp(OneOfSeveral):
+    """DDP: only the last pass of a step exchanges gradients."""
+
+    equal_turns = False
+
+    def __init__(self, packed: PackedPass, world: World) -> None:
+        super().__init__(packed, world)
+        self._ddp = DistributedDataParallel(packed, broadcast_buffers=False)
+        self.module = self._ddp
+
+    def pass_of(self, turn: Turn) -> AbstractContextManager[None]:
+        """The context of a pass, forward and backward."""
+        return nullcontext() if turn.last else self._ddp.no_sync()
