@@ -165,7 +165,7 @@ def merge(config: Path | None, settings: Sequence[str] | None, flags: Mapping[st
     read = read_yaml(config) if config else {}
     values = with_settings(read, settings or [])
     check_config(values, typed, str(config))
-    check_redirects(read, [typed, flags], str(config))
+    check_redirects(read.get("calls"), typed.get("calls"), [typed, flags], str(config))
     for name, value in flags.items():
         if value is not None and value != [] and value is not False:
             values[name] = str(value) if isinstance(value, Path) else value
@@ -231,18 +231,18 @@ def check_config(values: Mapping[str, object], typed: Mapping[str, object], file
     check(values, typed, ())
 
 
-def check_redirects(read: Mapping[str, object], typed: Sequence[Mapping[str, object]], file: str) -> None:
+def check_redirects(calls: object, own: object, typed: Sequence[object], file: str) -> None:
     """Check that a config file alone sends no calls to hosts of its choice for an endpoint that this call names.
 
     Args:
-        read: the file's options.
-        typed: the options of `--set`, and the flags.
+        calls: the file's options of calls.
+        own: those of `--set`.
+        typed: all options of `--set`, and the flags.
         file: the file's name, for the error.
 
     Raises:
         ConfigError: the file's `calls.servers` answer for such an endpoint, on neither its host nor this machine.
     """
-    calls, own = read.get("calls"), typed[0].get("calls")
     servers = calls.get("servers") if isinstance(calls, Mapping) else None
     if not servers or (isinstance(own, Mapping) and own.get("servers") is not None):
         return

@@ -218,7 +218,10 @@ async def listed_models(
             async with asyncio.timeout(PATIENCE_S):
                 received = await receive(client, request, MOST_BYTES, hide)
             listed, _ = read_json(hide(received.text))
-            return [_listed(one) for one in listed["data"]] if received.status == 200 else None
+            if received.status != 200:
+                return None
+            said = [(one["id"], one.get("root"), one.get("max_model_len")) for one in listed["data"]]
+            return [Listed(*("" if part is None else one_line(str(part)) for part in parts)) for parts in said]
         except httpx.TransportError:
             continue
         except (
@@ -227,11 +230,6 @@ async def listed_models(
         ):  # fmt: skip
             return None
     return None
-
-
-def _listed(one: Mapping[str, object]) -> Listed:
-    said = {name: one.get(name) for name in ("root", "max_model_len")}
-    return Listed(one_line(str(one["id"])), **{name: one_line(str(x)) for name, x in said.items() if x is not None})
 
 
 def find_listed(model: str, models: Sequence[Listed]) -> Listed | None:

@@ -10,7 +10,7 @@ from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import EndpointError, did_you_mean, one_line
 
 Lister = Callable[[Gate, int], Awaitable[Sequence[Listed] | None]]
-"""Asks a server for its models list, so many times while the connection breaks; None where it gives none."""
+"""Asks a server for its models list, this many times while the connection breaks; None where it gives none."""
 _LOG = logging.getLogger("pairsight.engine")
 
 
