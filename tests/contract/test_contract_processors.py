@@ -15,7 +15,7 @@ from pairsight.images.distort import make_distortion
 from pairsight.models.folders import check_model
 from pairsight.models.load import load_model
 from pairsight.models.local.chat import tokenizer_of
-from pairsight.models.local.processor import completion_ids, encode, load_processor
+from pairsight.models.local.processor import completions_ids, encode, load_processor
 from pairsight.records import ImageRef
 from pairsight.training.vision.units import TextEncoder
 
@@ -90,6 +90,7 @@ def test_without_pixels_prompts_are_encoded_as_with_them(family, processor):
                 assert got.tensors[name].untyped_storage().nbytes() < 10_000_000
             else:
                 assert torch.equal(got.tensors[name], tensor)
+    assert encoder._is_short == ({} if family == "llama" else {((60, 40),): True})
 
 
 def test_spans_cover_each_image_s_placeholders(family, processor):
@@ -137,7 +138,7 @@ def test_a_normalised_distortion_changes_one_image_s_pixels_only(family, process
 
 def test_a_completion_follows_its_prompt_as_the_model_s_own_turn_would(family, folder, processor):
     config = load_model(folder).generation_config
-    ids = completion_ids(processor, config, " A cup.", "stop")
+    ids, cut = completions_ids(processor, config, [" A cup.", " A cup."], ["stop", "length"])
     assert ids[-1] == tokenizer_of(processor).eos_token_id
     assert tokenizer_of(processor).decode(ids[:-1]) == " A cup."
-    assert completion_ids(processor, config, " A cup.", "length") == ids[:-1]
+    assert cut == ids[:-1]

@@ -82,7 +82,7 @@ class Case:
             except DataError:  # images for a text-only model, text for one that must see
                 continue
             made = [Completion("c", prompt.id, text, "stop", "m", 0, 0) for text in TEXTS[: 1 + count % 5]]
-            completions = [tokeniser.completion(c) for c in made]
+            completions = tokeniser.completions(made)
             self.examples.append(token_example(prompt.id, [tokens], completions, 1.0))
             writer.add_tokens(kept)
             writer.add_example(count, token_example(prompt.id, [kept], completions, 1.0), [kept.number], completions)

@@ -101,7 +101,7 @@ class RankOptions:
 
         _, model, family = self._loaded
         texts = [Completion(letter, item.prompt.id, text, "stop", "", 0, 0) for letter, text in item.options.items()]
-        ids = [tokeniser.completion(text) for text in texts]
+        ids = tokeniser.completions(texts)
         example = token_example(item.prompt.id, [tokeniser.prompt(self.generator.asked(item.prompt))], ids, 1.0)
         scoring = Scoring(family, tokeniser, True, precision=Precision(model.dtype, model.dtype))
         scorer = SequenceScorer(

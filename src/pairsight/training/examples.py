@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,18 +19,19 @@ from torch.nn.functional import pad
 from pairsight.errors import DataError, one_line
 from pairsight.images.distort import make_distortion
 from pairsight.images.source import ImageSource
-from pairsight.models.local.processor import EncodedPrompt, completion_ids, encode, stop_ids
+from pairsight.models.local.processor import EncodedPrompt, completions_ids, encode, stop_ids
 from pairsight.records import Completion, Demonstration, ImageRef, PreferencePair, Prompt
 from pairsight.seeds import derived_seed
 from pairsight.store.durable import remove_temporaries
 from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import folder_lock
-from pairsight.training.data.table import FORMAT, TableWriter, TokenTable
+from pairsight.training.data.table import FORMAT, Catalogue, TableWriter, TokenTable
 from pairsight.training.families import Family, counted_positions, prompt_positions
 from pairsight.training.tokens import BlockNumbers, Ints, TokenPrompt, TokenSequence, symbols_of, token_example
-from pairsight.training.vision.units import Catalogue, ImageUnits
+from pairsight.training.vision.units import ImageUnits
 
 _LOG = logging.getLogger("pairsight.training")
+_RECORDS_TOGETHER = 64
 _RECENT_PROMPTS = 256
 """Prompts whose tokens are remembered: pairs on one prompt follow each other."""
 
@@ -97,10 +99,11 @@ class Tokeniser:
             key=_content_key(encoded),
         )
 
-    def completion(self, completion: Completion) -> Ints:
-        """A completion's token ids, with the end of the turn unless it was cut."""
-        ids = completion_ids(self._processor, self._generation_config, completion.text, completion.finish_reason)
-        return np.array(ids, np.int64)
+    def completions(self, completions: Sequence[Completion]) -> list[Ints]:
+        """Completions' token ids, with the end of the turn unless they were cut."""
+        texts, reasons = [one.text for one in completions], [one.finish_reason for one in completions]
+        made = completions_ids(self._processor, self._generation_config, texts, reasons)
+        return [np.array(ids, np.int64) for ids in made]
 
     def separate_inputs(self, sequence: TokenSequence, padding: int = 0) -> dict[str, Tensor]:
         """Inputs of the model's own forward for one sequence, a batch of one, followed by masked tokens."""
@@ -209,29 +212,47 @@ def prepare(
     ids: set[int] = set()
     skipped: Counter[str] = Counter()
     cut = 0
-    for number, record in enumerate(records):
-        short = int.from_bytes(hashlib.sha256(record.id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-        if short in ids:
-            raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
-        ids.add(short)
-        made = _example(record, tokeniser, rules, table)
-        if isinstance(made, str):
-            skipped[made] += 1
-        else:
-            prompts, completions, num_cut = made
-            example = token_example(record.id, prompts, completions, record.weight)
-            table.add_example(number, example, [prompt.number for prompt in prompts], completions)
-            cut += num_cut
-        advance()
+    for block in _in_blocks(records):
+        texts = [_texts(record) for _, record in block]
+        tokens = iter(tokeniser.completions([one for those in texts for one in those]))
+        for (number, record), those in zip(block, texts, strict=True):
+            short = int.from_bytes(hashlib.sha256(record.id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+            if short in ids:
+                raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
+            ids.add(short)
+            made = _example(record, [next(tokens) for _ in those], tokeniser, rules, table)
+            if isinstance(made, str):
+                skipped[made] += 1
+            else:
+                prompts, completions, num_cut = made
+                example = token_example(record.id, prompts, completions, record.weight)
+                table.add_example(number, example, [prompt.number for prompt in prompts], completions)
+                cut += num_cut
+            advance()
     table.finish(skipped, cut)
 
 
+def _in_blocks(records: Iterable[Record]) -> Iterator[list[tuple[int, Record]]]:
+    """Numbered records, as many at a time as give a tokenizer's threads enough to do."""
+    numbered = iter(enumerate(records))
+    while block := list(islice(numbered, _RECORDS_TOGETHER)):
+        yield block
+
+
+def _texts(record: Record) -> list[Completion]:
+    """The completions with a text, the chosen first; none where the chosen has none."""
+    if isinstance(record, Demonstration):
+        completions = [record.completion]
+    else:
+        completions = [record.chosen, *(one for one in record.rejected if one.text.strip())]
+    return completions if completions[0].text.strip() else []
+
+
 def _example(
-    record: Record, tokeniser: Tokeniser, rules: Rules, table: TableWriter
+    record: Record, completions: list[Ints], tokeniser: Tokeniser, rules: Rules, table: TableWriter
 ) -> tuple[list[TokenPrompt], list[Ints], int] | str:
-    """A record's prompts, its own first, its completions in tokens and how many were cut; or why it is skipped."""
-    chosen, rejected = _completions(record)
-    if not chosen.text.strip():
+    """A record's prompts, its own first, its completions as kept and how many were cut; or why it is skipped."""
+    if not completions:
         return "empty_chosen"
     if rules.num_images > 1 and not record.prompt.images:
         return "no_image_to_contrast"
@@ -246,14 +267,9 @@ def _example(
                 "raise max_length, or set overlong=skip"
             )
         return "overlong_prompt"
-    kept: list[Ints] = []
-    cut = 0
-    for completion in (chosen, *(r for r in rejected if r.text.strip())):
-        ids = tokeniser.completion(completion)
-        cut += len(ids) > room
-        ids = ids[:room]
-        if not any(ids.tolist() == other.tolist() for other in kept[:1]):
-            kept.append(ids)
+    kept = [completions[0][:room]]
+    kept += [short for ids in completions[1:] if not np.array_equal(short := ids[:room], kept[0])]
+    cut = sum(len(ids) > room for ids in completions)
     return (prompts, kept, cut) if len(kept) >= rules.min_completions else "identical_or_empty"
 
 
@@ -333,12 +349,6 @@ class KeptRecords(Sequence[Record]):
             if number == wanted:
                 yield record
                 wanted = next(waiting, None)
-
-
-def _completions(record: Record) -> tuple[Completion, tuple[Completion, ...]]:
-    if isinstance(record, Demonstration):
-        return record.completion, ()
-    return record.chosen, record.rejected
 
 
 def _prompts(record: Record, rules: Rules) -> list[Prompt]:

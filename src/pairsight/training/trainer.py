@@ -25,13 +25,12 @@ from pairsight.training.ranks.launch import launched
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pairsight.training.data.table import TokenTable
+    from pairsight.training.data.table import Catalogue, TokenTable
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
     from pairsight.training.preference_step import PreferenceStep
     from pairsight.training.ranks.world import World
     from pairsight.training.scorer import SequenceScorer
-    from pairsight.training.vision.units import Catalogue
 
     Outcome = tuple[TrainingSummary, int | None, dict[str, Tensor] | None]
 

@@ -14,7 +14,7 @@ from pairsight.errors import ConfigError
 from pairsight.images.source import FileImages
 from pairsight.models.endpoint.model import EndpointModel
 from pairsight.models.local.local_vlm import LocalVLM
-from pairsight.models.local.processor import completion_ids, encode
+from pairsight.models.local.processor import completions_ids, encode
 from pairsight.records import Message, Prompt
 from pairsight.store.blobs import BlobStore
 from pairsight.store.ledger import Ledger
@@ -36,7 +36,7 @@ def own_losses(model, processor, prompt, images, options):
     encoded = encode(processor, prompt, images)
     found = {}
     for letter, text in options.items():
-        ids = completion_ids(processor, model.generation_config, text, "stop")
+        ids = completions_ids(processor, model.generation_config, [text], ["stop"])[0]
         inputs = torch.tensor([encoded.input_ids + ids])
         labels = inputs.clone()
         labels[:, : len(encoded.input_ids)] = -100

@@ -11,7 +11,7 @@ from family_prompts import Pictures, ask
 from pairsight.errors import DataError, ModelError
 from pairsight.images.distort import apply_normalised, make_distortion
 from pairsight.models.local.chat import chat_text
-from pairsight.models.local.processor import completion_ids, encode, load_processor, stop_ids
+from pairsight.models.local.processor import completions_ids, encode, load_processor, stop_ids
 from pairsight.records import ImageRef, Message, Prompt
 
 PICTURES = Pictures()
@@ -98,9 +98,9 @@ def test_a_control_token_in_a_user_s_text_stays_text(llava):
 
 def test_a_completion_ends_its_turn_unless_it_was_cut(llava):
     ids = llava.tokenizer(" Yes", add_special_tokens=False)["input_ids"]
-    assert completion_ids(llava, None, " Yes", "stop") == [*ids, 2]
-    assert completion_ids(llava, None, " Yes", "length") == ids
-    assert 2 not in completion_ids(llava, None, "a </s> b", "length")
+    made = completions_ids(llava, None, [" Yes", " Yes", "a </s> b"], ["stop", "length", "length"])
+    assert made[:2] == [[*ids, 2], ids]
+    assert 2 not in made[2]
 
 
 def test_the_turn_s_end_is_the_stop_token_that_the_template_writes(llava):
@@ -108,7 +108,7 @@ def test_the_turn_s_end_is_the_stop_token_that_the_template_writes(llava):
         eos_token_id = (7, 2)
 
     assert stop_ids(llava, Config) == (7, 2)
-    assert completion_ids(llava, Config, "a", "stop")[-1] == 2
+    assert completions_ids(llava, Config, ["a"], ["stop"])[0][-1] == 2
 
 
 def test_a_text_only_model_refuses_images_and_takes_text(tmp_path):

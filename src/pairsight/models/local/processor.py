@@ -5,7 +5,7 @@ Training and sampling both encode here, so that the model sees the same tokens i
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,21 +101,33 @@ def encode(processor: Any, prompt: Prompt, images: ImageSource) -> EncodedPrompt
     return encoded
 
 
-def encode_pictures(processor: Any, prompt: Prompt, pictures: "Callable[[], list[Image]]") -> EncodedPrompt:
-    """As `encode`, with the prompt's pictures given; distortions of normalised pixels are not applied."""
+def encode_pictures(
+    processor: Any, prompt: Prompt, pictures: "Callable[[], list[Image]]", *, as_tensors: bool = True
+) -> EncodedPrompt:
+    """As `encode`, with the prompt's pictures given; distortions of normalised pixels are not applied.
+
+    Args:
+        as_tensors: whether the processor makes tensors of what is none yet; tokens take long.
+    """
     if (refs := prompt.images) and tokenizer_of(processor) is processor:
         raise DataError(f"prompt '{prompt.id}' has {len(refs)} images but the model is text-only", reason="text_only")
-    inputs = _inputs(processor, prompt, pictures())
-    ids = inputs.pop("input_ids")[0].tolist()
+    inputs = _inputs(processor, prompt, pictures(), {"return_tensors": "pt"} if as_tensors else {})
+    ids = _listed(inputs.pop("input_ids")[0])
     replacements = inputs.get("text_replacement_offsets")
-    token_inputs = {name: inputs.pop(name)[0].tolist() for name in _PER_TOKEN if name in inputs}
+    token_inputs = {name: _listed(inputs.pop(name)[0]) for name in _PER_TOKEN if name in inputs}
     tensors = {name: value for name, value in inputs.items() if name not in _NOT_INPUTS}
     spans = _image_spans(processor, prompt, ids, replacements[0] if replacements else None)
     return EncodedPrompt(ids, tensors, token_inputs, refs, spans)
 
 
-def completion_ids(processor: Any, generation_config: Any, text: str, finish_reason: str) -> list[int]:
-    """A completion's tokens as the model would write them after `encode`'s prompt.
+def _listed(values: Any) -> list[int]:
+    return values if isinstance(values, list) else values.tolist()
+
+
+def completions_ids(
+    processor: Any, generation_config: Any, texts: Sequence[str], finish_reasons: Sequence[str]
+) -> list[list[int]]:
+    """The tokens of completions as the model would write them after `encode`'s prompt.
 
     The turn's end is among them unless the completion was cut (`finish_reason` "length"). Text that looks like a
     special token stays text.
@@ -124,9 +136,12 @@ def completion_ids(processor: Any, generation_config: Any, text: str, finish_rea
         generation_config: the model's, for its stop tokens (None: the tokenizer's own).
     """
     tokenizer = tokenizer_of(processor)
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    end = None if finish_reason == "length" else _turn_end_id(processor, stop_ids(processor, generation_config))
-    return list(ids) if end is None else [*ids, end]
+    rows = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    end = _turn_end_id(processor, stop_ids(processor, generation_config))
+    return [
+        list(ids) if end is None or reason == "length" else [*ids, end]
+        for ids, reason in zip(rows, finish_reasons, strict=True)
+    ]
 
 
 def stop_ids(processor: Any, generation_config: Any) -> tuple[int, ...]:
@@ -153,8 +168,8 @@ def _turn_end_id(processor: Any, stops: tuple[int, ...]) -> int | None:
     return known[stops]
 
 
-def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]") -> dict[str, Any]:
-    """The processor's output, one row."""
+def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]", form: Mapping[str, str]) -> dict[str, Any]:
+    """The processor's output, one row, as tensors if `form` says so."""
     tokenizer = tokenizer_of(processor)
     control = _control_token(tokenizer, prompt)
     if control is not None:
@@ -163,7 +178,7 @@ def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]") -> dict[str
     text_only = tokenizer is processor
     bos = tokenizer.bos_token
     starts = text_only or (bos is not None and text.startswith(bos))
-    options: dict[str, object] = {"return_tensors": "pt", "add_special_tokens": not starts}
+    options: dict[str, object] = {**form, "add_special_tokens": not starts}
     if len(pictures) > 1:
         options["return_text_replacement_offsets"] = True
     if pictures:

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from pairsight.training.tokens import (
     runs,
     symbols_of,
 )
-from pairsight.training.vision.units import Catalogue, Unit
 
 FORMAT = 1
 """Of the file: part of its key, so that one of another version is never read."""
@@ -52,6 +52,56 @@ _COLUMNS = {
 _OF_PROMPTS = ("prompt_text", "prompt_runs", "prompt_blocks", "prompt_positions")
 _RECENT_TOKENS = 2**19
 """Tokens of the examples that are held unpacked."""
+
+
+class Unit(NamedTuple):
+    """An image, or all images of a prompt whose processor mixes them: what the vision tower is given.
+
+    Args:
+        prompt: the number of a prompt with it.
+        part: which image of that prompt; -1: all.
+        num_tokens: its placeholders.
+    """
+
+    prompt: int
+    part: int
+    num_tokens: int
+
+
+class Catalogue:
+    """What sequences name by number: prompts and image units; in memory."""
+
+    def __init__(self) -> None:
+        self._prompts: list[Prompt] = []
+        self._units: list[Unit] = []
+
+    def add_prompt(self, prompt: Prompt) -> int:
+        """Number a prompt."""
+        self._prompts.append(prompt)
+        return len(self._prompts) - 1
+
+    def add_unit(self, unit: Unit) -> int:
+        """Number a unit."""
+        self._units.append(unit)
+        return len(self._units) - 1
+
+    def prompt(self, number: int) -> Prompt:
+        """A prompt."""
+        return self._prompts[number]
+
+    def unit(self, number: int) -> Unit:
+        """A unit."""
+        return self._units[number]
+
+    @property
+    def num_units(self) -> int:
+        """How many units there are."""
+        return len(self._units)
+
+    @property
+    def num_unit_tokens(self) -> int:
+        """Placeholders of all units."""
+        return sum(unit.num_tokens for unit in self._units)
 
 
 class TableWriter(Catalogue):

@@ -2,20 +2,26 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import copy
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
 from pairsight.images.source import ImageSource, size_of
+from pairsight.models.local.chat import tokenizer_of
 from pairsight.models.local.processor import EncodedPrompt, encode, encode_pictures, rows_of_images
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
+from pairsight.training.data.table import Catalogue, Unit
 from pairsight.training.families import evaluating, inner_model
 from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
 
@@ -24,61 +30,13 @@ _CHUNK = 4
 """Images that go through a frozen tower together: fixed by their numbers, so that a resumed run is bit-identical."""
 
 
-class Unit(NamedTuple):
-    """An image, or all images of a prompt whose processor mixes them: what the vision tower is given.
-
-    Args:
-        prompt: the number of a prompt with it.
-        part: which image of that prompt; -1: all.
-        num_tokens: its placeholders.
-    """
-
-    prompt: int
-    part: int
-    num_tokens: int
-
-
-class Catalogue:
-    """What sequences name by number: prompts and image units; in memory."""
-
-    def __init__(self) -> None:
-        self._prompts: list[Prompt] = []
-        self._units: list[Unit] = []
-
-    def add_prompt(self, prompt: Prompt) -> int:
-        """Number a prompt."""
-        self._prompts.append(prompt)
-        return len(self._prompts) - 1
-
-    def add_unit(self, unit: Unit) -> int:
-        """Number a unit."""
-        self._units.append(unit)
-        return len(self._units) - 1
-
-    def prompt(self, number: int) -> Prompt:
-        """A prompt."""
-        return self._prompts[number]
-
-    def unit(self, number: int) -> Unit:
-        """A unit."""
-        return self._units[number]
-
-    @property
-    def num_units(self) -> int:
-        """How many units there are."""
-        return len(self._units)
-
-    @property
-    def num_unit_tokens(self) -> int:
-        """Placeholders of all units."""
-        return sum(unit.num_tokens for unit in self._units)
-
-
 class TextEncoder:
     """Encodes prompts as `encode` does, but of their pixels gives only the shape.
 
     What a processor makes of pictures, apart from the pixels, follows from their sizes. So it is given pictures once
-    for all prompts with pictures of these sizes, and the sizes are read from the files' headers.
+    for all prompts with pictures of these sizes, and the sizes are read from the files' headers. Where it puts a run of
+    placeholders, it is given one, and its token is repeated: a tokenizer splits a text at them. The second prompt of
+    each size is encoded both ways, and what differs is encoded in full from then on.
 
     Args:
         processor: from `load_processor`.
@@ -91,9 +49,17 @@ class TextEncoder:
         self._images, self._processor = images, processor
         self._sizes: dict[str, tuple[int, int]] = {}
         self._known = _KnownSizes(getattr(processor, "image_processor", None))
+        self._runs: _Runs | None = None
         if self._known.real is not None:
             self._processor = copy(processor)
             self._processor.image_processor = self._known
+            tokenizer = tokenizer_of(processor)
+            placeholder = getattr(tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)
+            if placeholder is not None and hasattr(processor, "replace_image_token"):
+                mark = tokenizer.convert_ids_to_tokens(placeholder)
+                self._runs = _Runs(placeholder, mark, self._processor.replace_image_token)
+                self._processor.replace_image_token = self._runs.replacement
+        self._is_short: dict[Sizes, bool] = {}
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """A prompt's tokens; of its tensors those that hold pixels have their shape, and no memory.
@@ -101,17 +67,31 @@ class TextEncoder:
         Raises:
             DataError, ModelError: as `encode`.
         """
+        sizes = tuple(self._size(ref) for ref in prompt.images) if self._known.real is not None else ()
+        if not sizes or self._runs is None or not self._known.expects(sizes):
+            return self._encode(prompt, sizes)
+        if sizes not in self._is_short:
+            full = self._encode(prompt, sizes)
+            short = self._encode(prompt, sizes, self._runs)
+            if len(self._is_short) >= _MOST_SIZES:
+                self._is_short.clear()
+            self._is_short[sizes] = replace(short, tensors={}) == replace(full, tensors={})
+            return full
+        return self._encode(prompt, sizes, self._runs if self._is_short[sizes] else None)
+
+    def _encode(self, prompt: Prompt, sizes: "Sizes", runs: "_Runs | None" = None) -> EncodedPrompt:
         refs = prompt.images
 
         def pictures() -> list[Any]:
-            if self._known.expects(tuple(self._size(ref) for ref in refs)):
+            if self._known.expects(sizes):
                 return [Image.new("RGB", (1, 1)) for _ in refs]
             return [self._images.open(ref) for ref in refs]
 
-        encoded = encode_pictures(self._processor, prompt, pictures)
+        with nullcontext() if runs is None else runs.shortened():
+            encoded = encode_pictures(self._processor, prompt, pictures, as_tensors=False)
         if any(ref.distortion is not None and ref.distortion.space == "normalised" for ref in refs):
             rows_of_images(encoded.tensors, len(refs))  # what cannot be distorted is refused here
-        return encoded
+        return encoded if runs is None else runs.expanded(encoded)
 
     def _size(self, ref: ImageRef) -> tuple[int, int]:
         if ref.sha256 not in self._sizes:
@@ -119,6 +99,60 @@ class TextEncoder:
                 self._sizes.clear()
             self._sizes[ref.sha256] = size_of(self._images, ref)
         return self._sizes[ref.sha256]
+
+
+Sizes = tuple[tuple[int, int], ...]
+"""Width and height of each picture of a prompt."""
+
+
+class _Runs:
+    """Runs of placeholders in the text that a processor puts where an image is: one placeholder, repeated later.
+
+    Args:
+        placeholder: its token id.
+        mark: its text.
+        real: the processor's method that gives the text of an image.
+    """
+
+    def __init__(self, placeholder: int, mark: str, real: Callable[..., str]) -> None:
+        self._placeholder, self._mark, self._real = placeholder, mark, real
+        self._several = re.compile(f"(?:{re.escape(mark)})+")
+        self._lengths: list[int] | None = None
+
+    def replacement(self, *arguments: Any, **options: Any) -> str:
+        """The text of an image."""
+        text = self._real(*arguments, **options)
+        if self._lengths is None:
+            return text
+        self._lengths += [len(run) // len(self._mark) for run in self._several.findall(text)]
+        return self._several.sub(lambda run: self._mark, text)
+
+    @contextmanager
+    def shortened(self) -> Iterator[None]:
+        """Inside, images' texts have one placeholder for each run."""
+        self._lengths = []
+        try:
+            yield
+        finally:
+            self._last, self._lengths = self._lengths, None
+
+    def expanded(self, short: EncodedPrompt) -> EncodedPrompt:
+        """What was encoded last inside `shortened`, as it is with all placeholders."""
+        ids_T = np.array(short.input_ids)
+        counts_T = np.ones(len(ids_T), np.int64)
+        (where,) = np.nonzero(ids_T == self._placeholder)
+        if len(where) != len(self._last):
+            return short  # which differs from what was encoded in full
+        counts_T[where] = self._last
+        ends_T = counts_T.cumsum()
+        return replace(
+            short,
+            input_ids=ids_T.repeat(counts_T).tolist(),
+            token_inputs={name: np.repeat(values, counts_T).tolist() for name, values in short.token_inputs.items()},
+            image_spans=tuple(
+                (int(ends_T[start] - counts_T[start]), int(ends_T[end - 1])) for start, end in short.image_spans
+            ),
+        )
 
 
 _MOST_SIZES = 2**15
@@ -130,10 +164,10 @@ class _KnownSizes:
 
     def __init__(self, real: Any) -> None:
         self.real = real
-        self._sizes: tuple[tuple[int, int], ...] = ()
-        self._given: dict[tuple[tuple[int, int], ...], dict[str, Any]] = {}
+        self._sizes: Sizes = ()
+        self._given: dict[Sizes, dict[str, Any]] = {}
 
-    def expects(self, sizes: tuple[tuple[int, int], ...]) -> bool:
+    def expects(self, sizes: Sizes) -> bool:
         """Expect pictures of these sizes next; whether any will do."""
         self._sizes = sizes
         return sizes in self._given
@@ -142,7 +176,7 @@ class _KnownSizes:
         if self._sizes not in self._given:
             if len(self._given) >= _MOST_SIZES:
                 self._given.clear()
-            made = self.real(images, **options)
+            made = self.real(images, **{**options, "return_tensors": "pt"})
             self._given[self._sizes] = {name: _without_pixels(value) for name, value in made.items()}
         return BatchFeature(dict(self._given[self._sizes]))
 
