@@ -19,8 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from llava_shape import Shape, build_items, build_model
 from matrix_rate import product_rates
-from pairsight.training.kernels import attention
-from pairsight.training.tokens import merge, spans_of
+from pairsight.training.kernels import attention, blocked_attention
+from pairsight.training.kernels.spans import spans_of
+from pairsight.training.tokens import merge
 from run import CASES
 from train_worker import SETTINGS, Job, Start, ours
 
@@ -114,14 +115,14 @@ def attention_cost(tokens: int = 780, heads: int = 8, width: int = 64, repeats: 
     row = attention.TreeSpans(spans_of(tree.parent_S))
     states = [torch.randn(1, heads, len(tree), width, requires_grad=True) for _ in range(3)]
     upstream = torch.randn(1, len(tree), heads, width)
-    bound, found = attention._KEPT, {"by blocks": [], "fused": []}  # type: ignore[var-annotated]
+    bound, found = blocked_attention._KEPT, {"by blocks": [], "fused": []}  # type: ignore[var-annotated]
     for _ in range(repeats):
         for name, kept in (("by blocks", bound), ("fused", 0)):
-            attention._KEPT = kept
+            blocked_attention._KEPT = kept
             began = time.perf_counter()
             torch.autograd.grad(attention.attend(*states, row), states, upstream)
             found[name].append(time.perf_counter() - began)
-    attention._KEPT = bound
+    blocked_attention._KEPT = bound
     seen = sum(depth + 1 for depth in tree.depth_S)
     needed = 2 * heads * width * seen * (2 + 4)  # two products forward, four backward
     print(f"\n| attention of {len(tree)} tokens, forward and backward | ms, median | GFLOP/s of needed arithmetic |")

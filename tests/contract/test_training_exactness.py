@@ -17,7 +17,7 @@ from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
 from pairsight.models.local.processor import load_processor
 from pairsight.records import Completion, ImageRef, Message, Prompt
-from pairsight.training.batch import PackedBatch, collate, pack_row
+from pairsight.training.batch import PackedBatch, collate, join, pack_row
 from pairsight.training.data.table import TableWriter, TokenTable
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import describe, language_model
@@ -90,9 +90,10 @@ class Case:
         self.table = TokenTable(folder / "table.safetensors", family)
         assert len(self.examples) >= 2
 
-    def batch(self, rows: list[list[TokenExample]]) -> PackedBatch:
+    def batch(self, rows: list[list[TokenExample]], *, joined: bool = False) -> PackedBatch:
         num_tokens = self.scoring.tokeniser.units.num_tokens
-        return collate([pack_row(row) for row in rows], num_tokens, range(len(self.examples)))
+        packed = [pack_row(row) for row in rows]
+        return collate([join(packed)] if joined else packed, num_tokens, range(len(self.examples)))
 
     def gradients(self, logps: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, dict]:
         self.model.zero_grad(set_to_none=True)
@@ -110,8 +111,8 @@ def test_packed_log_probs_and_gradients_equal_the_separate_computation(name: str
     sequences = [s for example in case.examples for s in example.sequences]
     alone_T, alone = case.gradients(lambda: separate_logps(case.model, sequences, case.scoring))
     largest = max(float(gradient.abs().max()) for gradient in alone.values())
-    for rows in ([case.examples], [[example] for example in case.examples]):
-        batch = case.batch(rows)
+    single = [[example] for example in case.examples]
+    for batch in (case.batch([case.examples]), case.batch(single), case.batch(single, joined=True)):
         packed_T, packed = case.gradients(lambda batch=batch: sequence_logps(case.model, batch, case.scoring))
         torch.testing.assert_close(packed_T, alone_T, atol=2e-5, rtol=1e-5)
         assert packed.keys() == alone.keys()
@@ -153,27 +154,18 @@ def test_what_a_file_keeps_of_examples_is_all_of_them(name: str, tmp_path: Path)
         assert same and (isinstance(value, torch.Tensor) or getattr(one, field.name) == value), field.name
 
 
-BY_SPANS = [name for name in families.FAMILIES if name not in ("gemma3", "paligemma")]
-"""Families without a window and without blocks of tokens that see each other both ways."""
-
-
-@pytest.mark.parametrize("name", BY_SPANS)
-def test_every_layer_attends_by_spans_whatever_becomes_of_the_dense_mask(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_every_layer_attends_by_spans_and_has_no_mask(name: str, tmp_path: Path):
     case = Case(name, tmp_path)
-    batch = case.batch([case.examples])
-    expected = packed_token_logps(case.model, batch, case.scoring)
     decoder = language_model(case.model)
-    decoder.register_forward_pre_hook(cast_mask, with_kwargs=True)
-    got = packed_token_logps(case.model, batch, case.scoring)
-    assert operations(expected).count("_BlockedBackward") == len(decoder.layers)
-    assert operations(got).count("_BlockedBackward") == len(decoder.layers)
-    assert torch.equal(got, expected)
-
-
-def cast_mask(
-    module: Any, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return arguments, {**options, "attention_mask": options["attention_mask"].to(torch.bfloat16)}
+    masks: list[Any] = []
+    decoder.register_forward_pre_hook(
+        lambda _, args, options: masks.append(options["attention_mask"]), with_kwargs=True
+    )
+    logps_P = packed_token_logps(case.model, case.batch([case.examples]), case.scoring)
+    assert operations(logps_P).count("_BlockedBackward") == len(decoder.layers)
+    (mask,) = masks
+    assert all(not one.numel() for one in (mask.values() if isinstance(mask, dict) else [mask]))
 
 
 def operations(out: torch.Tensor) -> list[str]:

@@ -88,14 +88,20 @@ class PassLimits:
     Args:
         row: tokens of a row that holds several examples; a single larger example is a row of its own.
         joined: tokens of a pass of several rows, padding included; a single larger row is a pass of its own.
+        padded: whether the rows of a pass are padded to one length, or joined end to end, for attention without masks.
     """
 
     row: int
     joined: int
+    padded: bool = True
 
 
 def plan_passes(
-    examples: Sequence[TokenExample], numbers: Sequence[int], limits: PassLimits, *, share: bool
+    examples: Sequence[TokenExample],
+    numbers: Sequence[int],
+    limits: PassLimits,
+    *,
+    share: bool,
 ) -> list[list[tuple[int, ...]]]:
     """Group examples into forward passes: each pass is a list of rows, each row the numbers of its examples.
 
@@ -112,12 +118,13 @@ def plan_passes(
     """
     rows = _rows(examples, numbers, limits.row, share=share)
     passes: list[list[tuple[int, ...]]] = []
-    width = 0
+    width = used = 0
     for members, size in rows:
-        if not passes or width * (len(passes[-1]) + 1) > limits.joined:
+        if not passes or (width * (len(passes[-1]) + 1) if limits.padded else used + size) > limits.joined:
             passes.append([])
-            width = size
+            width, used = size, 0
         passes[-1].append(tuple(members))
+        used += size
     return passes
 
 
@@ -163,6 +170,29 @@ def _rows(
         last = this
     rows.sort(key=lambda row: -row[1])
     return rows
+
+
+def join(rows: Sequence[PackedRow]) -> PackedRow:
+    """Rows end to end in one: their trees side by side, none of which sees another."""
+    trees = [row.tree for row in rows]
+    first = np.cumsum([0, *map(len, trees)])
+    sequence = np.cumsum([0, *(len(row.sequences) for row in rows)])
+    predicted = np.cumsum([0, *(len(row.predicted_P) for row in rows)])
+    tree = PrefixTree(
+        source_S=np.concatenate([t.source_S + n for t, n in zip(trees, sequence, strict=False)]),
+        depth_S=np.concatenate([t.depth_S for t in trees]),
+        parent_S=np.concatenate(
+            [np.where(t.parent_S < 0, -1, t.parent_S + n) for t, n in zip(trees, first, strict=False)]
+        ),
+        end_S=np.concatenate([t.end_S + n for t, n in zip(trees, first, strict=False)]),
+        paths=tuple(path + n for t, n in zip(trees, first, strict=False) for path in t.paths),
+    )
+    return PackedRow(
+        tuple(s for row in rows for s in row.sequences),
+        tree,
+        np.concatenate([row.predicted_P + n for row, n in zip(rows, first, strict=False)]),
+        tuple(c + n for row, n in zip(rows, predicted, strict=False) for c in row.completions),
+    )
 
 
 def collate(rows: Sequence[PackedRow], unit_length: Callable[[int], int], examples: Sequence[int]) -> PackedBatch:
@@ -225,6 +255,13 @@ def collate(rows: Sequence[PackedRow], unit_length: Callable[[int], int], exampl
         num_sequences=num_sequences,
         examples=tuple(examples),
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; the CPU does not wait for a GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _placeholders(unit_F: Ints, index_F: Ints, unit_length: Callable[[int], int]) -> tuple[tuple[int, ...], Tensor]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pairsight.errors import TrainingError
 from pairsight.models.load import free_bytes
-from pairsight.training.batch import PackedBatch, PackedRow, PassLimits, collate, pack_row, plan_passes
+from pairsight.training.batch import PackedBatch, PackedRow, PassLimits, collate, join, pack_row, plan_passes, to_device
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import Family, base_model, evaluating, inner_model, language_model
-from pairsight.training.kernels.attention import attention_masks, row_layout
+from pairsight.training.kernels.attention import attends_by_spans, attention_masks, row_layout
 from pairsight.training.kernels.head import head_logps
 from pairsight.training.kernels.layers import shortens_last_layer
 from pairsight.training.precision import FLOAT32, Precision
@@ -68,9 +68,9 @@ def sequence_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> tuple[Te
         Sums over completion tokens, [Q], added up in float64, as a reference's are; and per token, [T] in the order
         of `batch.token_T`; float32.
     """
-    token_logps_T = packed_token_logps(model, batch, scoring)[batch.token_T.to(model.device)]
+    token_logps_T = packed_token_logps(model, batch, scoring)[to_device(batch.token_T, model.device)]
     zeros_Q = torch.zeros(batch.num_sequences, dtype=torch.float64, device=token_logps_T.device)
-    sums_Q = zeros_Q.index_add(0, batch.sequence_T.to(token_logps_T.device), token_logps_T.double())
+    sums_Q = zeros_Q.index_add(0, to_device(batch.sequence_T, token_logps_T.device), token_logps_T.double())
     return sums_Q.float(), token_logps_T
 
 
@@ -81,7 +81,7 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
     arguments = {}
     if units := batch.units or scoring.spare_units:
         features = scoring.features(model, units)
-        placeholders_F = batch.placeholders_F.to(device)
+        placeholders_F = to_device(batch.placeholders_F, device)
         layers = zip(*(f.deepstack for f in features), strict=True)
         dtype = inner.get_input_embeddings().weight.dtype  # some families put features in without a cast
         arguments["mm_encoder_outputs"] = encoder_outputs(
@@ -89,20 +89,21 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
             [torch.cat(layer)[placeholders_F].to(dtype) for layer in layers],
             listed=features[0].listed,
         )
-    positions_ARS = batch.positions_ARS.to(device)
+    positions_ARS = to_device(batch.positions_ARS, device)
     family = scoring.family
-    layout = row_layout(batch, family, device, cut_last_layer=shortens_last_layer(model))
+    shortens = shortens_last_layer(model)
+    layout = row_layout(batch, family, device, by_spans=attends_by_spans(model), cut_last_layer=shortens)
     hidden_RSD = inner(
-        input_ids=batch.input_ids_RS.to(device),
-        attention_mask=attention_masks(batch, family, scoring.precision.products, device),
+        input_ids=to_device(batch.input_ids_RS, device),
+        attention_mask=attention_masks(batch, family, layout, scoring.precision.products, device),
         position_ids=positions_ARS if family.rope_index else positions_ARS[0],
         use_cache=False,
         row_layout=layout,
         **arguments,
     ).last_hidden_state
     predicting_P = batch.predictor_P if layout.needed_RN is None else batch.needed_P
-    hidden_PD = hidden_RSD.flatten(0, 1)[predicting_P.to(device)]
-    return head_logps(base_model(model).get_output_embeddings(), hidden_PD, batch.target_P.to(device))
+    hidden_PD = hidden_RSD.flatten(0, 1)[to_device(predicting_P, device)]
+    return head_logps(base_model(model).get_output_embeddings(), hidden_PD, to_device(batch.target_P, device))
 
 
 def separate_logits(model: Any, sequence: TokenSequence, scoring: Scoring, padding: int = 0) -> Tensor:
@@ -253,7 +254,7 @@ class SequenceScorer:
                 "gradient_checkpointing=true, a smaller max_length or lora_r, or use a larger device"
             )
         bound = min(max(self.limits.row, self.limits.joined), 2 * largest) // 2
-        self.limits = PassLimits(max(_SMALLEST_PASS, bound), max(_SMALLEST_PASS, bound))
+        self.limits = replace(self.limits, row=max(_SMALLEST_PASS, bound), joined=max(_SMALLEST_PASS, bound))
         _LOG.warning("out of memory: passes of at most %d tokens from now on", bound)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -271,7 +272,9 @@ class SequenceScorer:
             sums_Q, tokens_T = packed(sequences)
             lengths = torch.tensor([len(s) - s.prompt_length for s in sequences])
             return Scores(numbers, sums_Q, tokens_T, torch.repeat_interleave(torch.arange(len(lengths)), lengths))
-        batch = collate([self._row(row) for row in rows], self.scoring.tokeniser.units.num_tokens, numbers)
+        packed_rows = [self._row(row) for row in rows]
+        packed_rows = packed_rows if self.limits.padded else [join(packed_rows)]
+        batch = collate(packed_rows, self.scoring.tokeniser.units.num_tokens, numbers)
         sums_Q, tokens_T = packed(batch)
         return Scores(numbers, sums_Q, tokens_T, batch.sequence_T)
 
@@ -378,8 +381,9 @@ def pass_limits(
         num_trained: parameters whose gradients and optimizer state are not allocated yet.
         checkpointing: whether activations are recomputed in the backward pass.
     """
+    padded = model.device.type != "cuda" or not attends_by_spans(model)
     if asked is not None:
-        return PassLimits(asked, asked)
+        return PassLimits(asked, asked, padded)
     config = language_model(model).config
     width = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
     layers = config.num_hidden_layers
@@ -387,7 +391,7 @@ def pass_limits(
     row, joined = _CPU_ROW, _CPU_JOINED
     if model.device.type == "cuda":
         row = joined = int((free_bytes(model.device) - _TRAINED_BYTES * num_trained) * _GPU_SHARE)
-    return PassLimits(max(_SMALLEST_PASS, row // int(held)), max(_SMALLEST_PASS, joined // int(held)))
+    return PassLimits(max(_SMALLEST_PASS, row // int(held)), max(_SMALLEST_PASS, joined // int(held)), padded)
 
 
 def times_the_tokens_alone(examples: Examples) -> float:

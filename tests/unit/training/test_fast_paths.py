@@ -1,6 +1,7 @@
 """The fast paths of a forward pass give the results of the plain ones."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +16,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from pairsight.training.kernels.attention import RowLayout, TreeSpans, attend, tree_attention
 from pairsight.training.kernels.head import head_logps
 from pairsight.training.kernels.layers import fuse_lora, rms_norm, rotate
-from pairsight.training.tokens import Span, merge, spans_of, spans_of_some
+from pairsight.training.kernels.spans import Span, spans_of, spans_of_some
+from pairsight.training.tokens import merge
 
 
 def test_spans_of_a_prompt_two_questions_and_their_completions():
     sequences = ([1, 2, 3, 10, 11], [1, 2, 3, 12], [1, 2, 4, 13])
     tree = merge([np.array(s, np.int64) for s in sequences])
     spans = spans_of(tree.parent_S)
-    assert spans == (Span(0, 5, ((0, 5),), 0), Span(5, 6, ((0, 3), (5, 6)), 3), Span(6, 8, ((0, 2), (6, 8)), 2))
+    assert spans == (Span(0, 5, ((0, 5),)), Span(5, 6, ((0, 3), (5, 6))), Span(6, 8, ((0, 2), (6, 8))))
     mask = TreeSpans(spans).mask(spans[2], torch.float32, torch.device("cpu"))
     assert (mask == 0).tolist() == [[True, True, True, False], [True, True, True, True]]
 
@@ -30,16 +32,38 @@ def test_spans_of_a_prompt_two_questions_and_their_completions():
 def test_a_forest_has_one_causal_span_per_tree():
     tree = merge([np.array(s, np.int64) for s in ([1, 2], [3, 4, 5])])
     spans = spans_of(tree.parent_S)
-    assert spans == (Span(0, 2, ((0, 2),), 0), Span(2, 5, ((2, 5),), 0))
+    assert spans == (Span(0, 2, ((0, 2),)), Span(2, 5, ((2, 5),)))
     assert TreeSpans(spans).mask(spans[1], torch.float32, torch.device("cpu")) is None
 
 
 def test_spans_of_some_queries_keep_their_keys_up_to_the_last():
-    spans = (Span(0, 5, ((0, 5),), 0), Span(5, 9, ((0, 3), (5, 9)), 3))
+    spans = (Span(0, 5, ((0, 5),)), Span(5, 9, ((0, 3), (5, 9))))
     assert spans_of_some(spans, np.array([2, 3, 6, 8])) == (
-        Span(0, 2, ((0, 4),), 2),
-        Span(2, 3, ((0, 3), (5, 7)), 4),
-        Span(3, 4, ((0, 3), (5, 9)), 6),
+        Span(0, 2, ((0, 4),)),
+        Span(2, 3, ((0, 3), (5, 7))),
+        Span(3, 4, ((0, 3), (5, 9))),
+    )
+
+
+def test_spans_end_where_a_block_begins_or_ends_and_a_window_drops_keys():
+    """A token, an image of three, two words, and another word in their stead."""
+    parent, block = np.array([-1, 0, 1, 2, 3, 4, 3]), np.array([-1, 0, 0, 0, -1, -1, -1])
+    assert spans_of(parent, block) == (
+        Span(0, 1, ((0, 1),)),
+        Span(1, 4, ((0, 4),), None, None),
+        Span(4, 6, ((0, 6),)),
+        Span(6, 7, ((0, 4), (6, 7))),
+    )
+    in_window = spans_of(parent, block, window=2)
+    assert in_window == (
+        Span(0, 1, ((0, 1),), 1),
+        Span(1, 4, ((0, 4),), 1, None),
+        Span(4, 6, ((3, 6),), 1),
+        Span(6, 7, ((3, 4), (6, 7)), 1),
+    )
+    assert spans_of_some(in_window, np.array([2, 5])) == (  # aligned at the ends, one key of the block comes after
+        Span(0, 1, ((1, 4),), 2, None),
+        Span(1, 2, ((4, 6),), 1),
     )
 
 
@@ -47,8 +71,8 @@ def test_spans_of_some_queries_keep_their_keys_up_to_the_last():
 @pytest.mark.parametrize("kept", [2**24, 0])  # by blocks, and by the library's fused attention
 @pytest.mark.parametrize("some", [None, [1, 2, 4, 6, 9]])
 def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
-    monkeypatch.setattr("pairsight.training.kernels.attention._BLOCK", block)
-    monkeypatch.setattr("pairsight.training.kernels.attention._KEPT", kept)
+    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._BLOCK", block)
+    monkeypatch.setattr("pairsight.training.kernels.blocked_attention._KEPT", kept)
     torch.manual_seed(0)
     tree = merge([np.array(s, np.int64) for s in ([1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 7, 8], [9, 9])])
     size = len(tree)
@@ -71,13 +95,14 @@ def test_attention_by_spans_is_masked_attention(block, kept, some, monkeypatch):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_each_kind_of_layer_has_its_own_spans_or_none():
-    tree = TreeSpans([Span(0, 2, ((0, 2),), 0)])
-    full, sliding, unknown = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
-    full.layer_type, sliding.layer_type = "full_attention", "sliding_attention"
-    layout = RowLayout({"full_attention": tree, "sliding_attention": None})
-    assert [layout.spans_for(module) for module in (full, sliding, unknown)] == [tree, None, None]
-    assert RowLayout({"full_attention": tree}).spans_for(unknown) is tree  # all layers are of one kind
+def test_each_kind_of_layer_has_its_own_spans():
+    full, sliding = (TreeSpans([Span(0, 2, ((0, 2),), left)]) for left in (None, 0))
+    config = SimpleNamespace(layer_types=["sliding_attention", "full_attention"])
+    layers = [SimpleNamespace(config=config, layer_idx=index) for index in range(2)]
+    layout = RowLayout({"full_attention": full, "sliding_attention": sliding})
+    assert [layout.spans_for(layer) for layer in layers] == [sliding, full]
+    assert RowLayout({"full_attention": full}).spans_for(torch.nn.Module()) is full  # all layers are of one kind
+    assert RowLayout(None).spans_for(layers[0]) is None
 
 
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
@@ -153,7 +178,7 @@ def test_attention_by_spans_brings_what_autocast_left_mixed_to_one_type():
     torch.manual_seed(0)
     query, key = (torch.randn(1, 2, 6, 8, requires_grad=True) for _ in range(2))
     value = torch.randn(1, 2, 6, 8).bfloat16().requires_grad_()
-    spans = (Span(0, 4, ((0, 4),), 0), Span(4, 6, ((0, 2), (4, 6)), 2))
+    spans = (Span(0, 4, ((0, 4),)), Span(4, 6, ((0, 2), (4, 6))))
     with torch.autocast("cpu", torch.bfloat16):
         got = attend(query, key, value, TreeSpans(spans))
     alone = attend(query.bfloat16(), key.bfloat16(), value, TreeSpans(spans))

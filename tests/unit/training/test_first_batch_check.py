@@ -79,10 +79,10 @@ def test_rounding_in_bf16_is_no_wrong_prefix(small, tmp_path: Path, monkeypatch,
 def test_completions_that_see_each_other_fail_the_check_in_bf16_too(
     small, tmp_path: Path, monkeypatch, name: str, largest_logit: int
 ):
-    from pairsight.training.tokens import Span
+    from pairsight.training.kernels.spans import Span
 
-    def leaking(parent_S):
-        return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
+    def leaking(parent_S, *others):
+        return (Span(0, len(parent_S), ((0, len(parent_S)),)),)
 
     monkeypatch.setattr("pairsight.training.kernels.attention.spans_of", leaking)
     with pytest.raises(TrainingError, match="packed log-probs differ"):

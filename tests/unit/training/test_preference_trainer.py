@@ -23,8 +23,8 @@ from pairsight.models.folders import check_adapter
 from pairsight.records import Message
 from pairsight.training import families as trainer_families
 from pairsight.training.adapter import merge
+from pairsight.training.kernels.spans import Span
 from pairsight.training.loop import Loop
-from pairsight.training.tokens import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 OPTIONS = {
@@ -204,7 +204,7 @@ from preference_pairs import pair
 from test_preference_trainer import OPTIONS
 from pairsight.engine.progress import Progress
 from pairsight.images.source import FileImages
-from pairsight.training.tokens import Span
+from pairsight.training.kernels.spans import Span
 from pairsight.training.trainer import PreferenceTrainer
 
 images = FileImages({images!r})
@@ -248,8 +248,8 @@ def test_a_family_seen_wrongly_fails_the_first_check(small, tmp_path: Path, monk
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_completions_that_see_each_other_fail_the_first_check(small, tmp_path: Path, monkeypatch, swapped):
-    def leaking(parent_S):
-        return (Span(0, len(parent_S), ((0, len(parent_S)),), 0),)
+    def leaking(parent_S, *others):
+        return (Span(0, len(parent_S), ((0, len(parent_S)),)),)
 
     monkeypatch.setattr("pairsight.training.kernels.attention.spans_of", leaking)
     pairs = small.pairs(3)

@@ -190,13 +190,12 @@ def _attention(  # noqa: PLR0917
     query = query_RNHE.transpose(1, 2)
     key = rotate(_heads(attention.k_proj(normed_RSD), attention, structure, "k_norm"), *rotary).transpose(1, 2)
     value = _by_head(attention.v_proj(normed_RSD), attention).transpose(1, 2)
-    if (groups := attention.num_key_value_groups) > 1:
-        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     dropout = attention.attention_dropout if attention.training else 0.0
     if tree is not None:
         return attend(query, key, value, tree, attention.scaling, dropout).flatten(2)
     assert mask is not None
-    seen = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=attention.scaling)
+    grouped = attention.num_key_value_groups > 1
+    seen = scaled_dot_product_attention(query, key, value, mask, dropout, scale=attention.scaling, enable_gqa=grouped)
     return seen.transpose(1, 2).flatten(2)
 
 
