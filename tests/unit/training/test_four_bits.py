@@ -160,9 +160,9 @@ def test_weights_that_are_trained_are_not_kept_in_4_bits(small, tmp_path: Path):
         PreferenceTrainer(small.model, out=tmp_path, load_in_4bit=True, tuning="full")
 
 
-@pytest.mark.parametrize("option", [{"load_in_4bit": True}, {"optim": "adamw_8bit"}, {"optim": "paged_adamw_8bit"}])
+@pytest.mark.parametrize("option", [{"load_in_4bit": True}, {"optim": "adamw_8bit"}])
 def test_without_bitsandbytes_the_install_command_is_printed(small, tmp_path: Path, option: dict, monkeypatch):
-    monkeypatch.setattr("pairsight.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("pairsight.training.config.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pairsight\[quant\]'"):
         trainer(small, tmp_path, **option)
 
@@ -195,28 +195,38 @@ def test_a_stopped_training_resumes_exactly(small, trained: Path, tmp_path: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_8_bit_moments_take_the_steps_of_bitsandbytes(small, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("tuning", "more"), [("lora", {"lora_r": 256}), ("full", {})])
+def test_8_bit_moments_take_the_steps_of_bitsandbytes(small, tmp_path: Path, tuning: str, more: dict, monkeypatch):
     """The loop's optimizer beside one of bitsandbytes on copies of the weights, fed with the same gradients."""
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     beside: list[torch.optim.Optimizer] = []
     real = Loop.create_optimizer
 
     def create(self, *arguments):
         optimizer = real(self, *arguments)
         if not beside:
-            pairs.extend((own, copy.deepcopy(own)) for group in optimizer.param_groups for own in group["params"])
-            beside.append(bnb.optim.AdamW8bit([other for _, other in pairs], lr=1e-2, weight_decay=0.0))
+            named = [(name, p) for name, p in self.replica.policy.named_parameters() if p.requires_grad]
+            pairs.update({name: (p, copy.deepcopy(p)) for name, p in named})
+            kinds = {bits: [c for n, (_, c) in pairs.items() if ("embed" in n) == (bits == 32)] for bits in (8, 32)}
+            made = ((bnb.optim.AdamW8bit, kinds[8]), (bnb.optim.AdamW32bit, kinds[32]))
+            beside.extend(kind(members, lr=1e-2, weight_decay=0.0) for kind, members in made if members)
             optimizer.register_step_pre_hook(follow)
         return optimizer
 
     def follow(*_):
-        for own, other in pairs:
-            other.grad = own.grad.clone()
-        beside[0].step()
+        for own, other in pairs.values():
+            other.grad = None if own.grad is None else own.grad.clone()
+        for optimizer in beside:
+            optimizer.step()
 
     monkeypatch.setattr(Loop, "create_optimizer", create)
-    options = {"optim": "adamw_8bit", "lora_r": 256, "lr_scheduler_type": "constant", "max_steps": 3}
-    trainer(small, tmp_path / "out", **options).train(small.pairs(4))
-    states = [beside[0].state[other] for _, other in pairs]
-    assert {state["state1"].dtype for state in states} == {torch.uint8}
-    assert all(torch.equal(own, other) for own, other in pairs)
+    options = {"optim": "adamw_8bit", "lr_scheduler_type": "constant", "max_steps": 3, "tuning": tuning, **more}
+    given = {name: value for name, value in OPTIONS.items() if tuning == "lora" or not name.startswith("lora_")}
+    PreferenceTrainer(
+        small.model, out=tmp_path, images=small.images, progress=Progress("quiet"), **{**given, **options}
+    ).train(small.pairs(4))
+    large = {
+        n: beside["embed" in n].state[other]["state1"].dtype for n, (_, other) in pairs.items() if other.numel() > 4096
+    }
+    assert {dtype for name, dtype in large.items() if "embed" not in name} == {torch.uint8}
+    assert all(torch.equal(own, other) for own, other in pairs.values())
