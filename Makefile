@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines docs browser clean
+.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,9 @@ bench-quick: $(VENV)/.dev      ## every row once and smaller, in under ten minut
 
 bench-engines: $(VENV)/.dev    ## remake bench/ENGINES.md: what the ledger and the engines cost
 	$(BIN)/python bench/engines.py
+
+bench-streaming: $(VENV)/.dev  ## remake bench/STREAMING.md: memory and time for 10⁴ to 10⁶ pairs of a finished run
+	$(BIN)/python bench/streaming.py
 
 bench-scoring: $(VENV)/.dev    ## remake bench/SCORING.md: seconds and memory for 100,000 answers
 	$(BIN)/python bench/scoring.py

@@ -64,7 +64,7 @@ def intervals(labels: Sequence[str], series: Mapping[str, Sequence[Estimate]], *
 
 
 def histogram(
-    series: Mapping[str, Sequence[float]],
+    series: Mapping[str, Sequence[float] | NDArray[np.float64]],
     *,
     x_label: str,
     y_label: str,
@@ -83,7 +83,7 @@ def histogram(
     Returns:
         SVG text.
     """
-    edges = bin_edges([value for values in series.values() for value in values])
+    edges = bin_edges(np.concatenate([np.empty(0), *(np.asarray(values, float) for values in series.values())]))
     with _figure(2.4, alt) as (axes, out):
         for index, (name, values) in enumerate(series.items()):
             heights, _ = np.histogram(np.asarray(values, dtype=float), bins=edges)
@@ -98,7 +98,7 @@ def histogram(
     return out[0]
 
 
-def bin_edges(values: Sequence[float], num_bins: int = 24) -> NDArray[np.float64]:
+def bin_edges(values: Sequence[float] | NDArray[np.float64], num_bins: int = 24) -> NDArray[np.float64]:
     """Edges of at most `num_bins` equal bins; centred on integers when all values are integers."""
     data = np.asarray(values, dtype=float)
     if data.size == 0:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Combine = Callable[[Floats], dict[str, Floats]]
+Clusters = Sequence[Hashable] | NDArray[np.int64]
+"""The cluster of each item, or its number by first appearance as `numbered` gives it."""
 
 NUM_RESAMPLES = 2000
 """Resamples of a bootstrap: enough for the third digit of a p-value near .05 (ours)."""
@@ -56,7 +58,7 @@ class Resampled:
 
 def cluster_bootstrap(
     sums_IC: ArrayLike,
-    clusters_I: Sequence[Hashable],
+    clusters_I: Clusters,
     combine: Combine,
     *,
     num_resamples: int = NUM_RESAMPLES,
@@ -86,7 +88,7 @@ def cluster_bootstrap(
 def paired_bootstrap(
     base_IC: ArrayLike,
     aligned_IC: ArrayLike,
-    clusters_I: Sequence[Hashable],
+    clusters_I: Clusters,
     combine: Combine,
     *,
     num_resamples: int = NUM_RESAMPLES,
@@ -114,7 +116,7 @@ def paired_bootstrap(
 
 def resample(
     tables_MIC: Sequence[ArrayLike],
-    clusters_I: Sequence[Hashable],
+    clusters_I: Clusters,
     combine: Combine,
     *,
     num_resamples: int = NUM_RESAMPLES,
@@ -235,14 +237,18 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     return min(1.0, max(-1.0, r))
 
 
-def _cluster_totals(sums: Sequence[Floats], clusters_I: Sequence[Hashable]) -> Floats:
+def _cluster_totals(sums: Sequence[Floats], clusters_I: Clusters) -> Floats:
     """The column sums of each cluster, per model: (M, G, C). Clusters keep the order in which they first appear."""
-    index: dict[Hashable, int] = {}
-    index_I = np.fromiter((index.setdefault(c, len(index)) for c in clusters_I), dtype=np.int64)
+    if isinstance(clusters_I, np.ndarray):
+        index_I, num_clusters = clusters_I, int(clusters_I.max(initial=-1)) + 1
+    else:
+        index: dict[Hashable, int] = {}
+        index_I = np.fromiter((index.setdefault(c, len(index)) for c in clusters_I), dtype=np.int64)
+        num_clusters = len(index)
     for sums_IC in sums:
         if sums_IC.ndim != 2 or len(sums_IC) != len(index_I):
             raise ValueError(f"a bootstrap needs one row of sums per item: {sums_IC.shape} for {len(index_I)} items")
-    totals_MGC = np.zeros((len(sums), len(index), sums[0].shape[1]))
+    totals_MGC = np.zeros((len(sums), num_clusters, sums[0].shape[1]))
     for model, sums_IC in enumerate(sums):
         np.add.at(totals_MGC[model], index_I, sums_IC)
     return totals_MGC
@@ -289,3 +295,12 @@ def _p_value(delta_R: Floats) -> float:
         return float("nan")
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2.0 * (1 + tail) / (1 + known.size))
+
+
+def numbered(keys_I: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each key's number, 0, 1, 2… in the order in which the keys first appear."""
+    _, first_G, index_I = np.unique(keys_I, return_index=True, return_inverse=True)
+    number_G = np.empty(len(first_G), np.int64)
+    number_G[np.argsort(first_G)] = np.arange(len(first_G))
+    numbers_I: NDArray[np.int64] = number_G[index_I]
+    return numbers_I

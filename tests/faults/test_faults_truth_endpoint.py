@@ -13,7 +13,7 @@ from pairsight.cli.main import main
 from pairsight.engine.calls import limits as gate
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
-from pairsight.formats.tables import read_candidates
+from pairsight.formats.record_tables import read_candidates
 from pairsight.pipeline.build import build
 from pairsight.recipes.feedback import Feedback
 from pairsight.store.ledger import Ledger

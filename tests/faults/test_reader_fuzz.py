@@ -91,7 +91,7 @@ def test_pairs(folder, changes):
     out = io.BytesIO()
     pq.write_table(pairs_table([PreferencePair("p", prompt, chosen, (rejected,), "x")], images), out)
     (folder / "pairs.parquet").write_bytes(damaged(out.getvalue(), changes))
-    one_line(read_pairs, folder / "pairs.parquet")
+    one_line(lambda path: list(read_pairs(path)), folder / "pairs.parquet")
 
 
 @many

@@ -19,7 +19,7 @@ from pairsight.cli.main import main
 from pairsight.errors import DataError
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
-from pairsight.formats.tables import read_candidates
+from pairsight.formats.record_tables import read_candidates
 from pairsight.images.source import FileImages
 from pairsight.models.scorers.names import load_completion_scorer, sees_images
 from pairsight.pipeline.evaluate import run_adapters

@@ -2,15 +2,20 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairsight.errors import DataError
+from pairsight.errors import DataError, one_line
 from pairsight.formats.image_columns import HOW, holds_image, is_no_file
+from pairsight.formats.record_tables import MOST_TOGETHER, RecordTable, spooled
 from pairsight.formats.trl import from_plain
 from pairsight.images.load import read_bytes
 from pairsight.images.source import FileImages, ImageSource, UnpackedImages, WithImages
@@ -22,14 +27,16 @@ GIVEN = "given"
 _IMAGES = ("images", "image")
 """The columns that images are read from: a list of them, or a single one, as TRL has it."""
 _NO_IMAGES = ("id", "prompt", "chosen", "rejected")
+_BUFFER = 1 << 20
+"""Bytes read at once of a column, which may be all of a large file."""
 
 
 def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImages[PreferencePair]:
-    """The preference pairs of a Parquet file, of a folder of shards, or of a run folder.
+    """The preference pairs of a Parquet file, of a folder of shards, or of a run folder, each made when asked for.
 
     Tables that Pairsight wrote give back the same records. Others need TRL's columns `prompt`, `chosen`, `rejected`
     (texts or message lists) and, with images, `images` or, for a single one, `image` (bytes, the name of a file beside
-    the table, or `datasets`' {bytes, path}); `id` is kept.
+    the table, or `datasets`' {bytes, path}); `id` is kept. Their rows are checked here, ours as they are made.
 
     Args:
         path: a `.parquet` file, a folder with `pairs-*.parquet` or other Parquet files, or a run folder.
@@ -41,21 +48,68 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
             images in a column of another name, or in a form that is not read.
     """
     source = images if images is not None else UnpackedImages()
-    pairs: list[PreferencePair] = []
-    for file in pair_files(Path(path)):
-        for number, row in _rows(file, with_images=images is None):
-            location = _location(file, number, row.get("id", ""))
-            unpacked = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
-            if "record" not in row:
-                pairs.append(_from_trl(row, f"row-{len(pairs) + 1}", unpacked, location))
-            elif row["record"] is not None:
-                pairs.append(from_json(PreferencePair, row["record"], location))
+    files = pair_files(Path(path))
+    our_own = [_is_our_own(file) for file in files]
+    if all(our_own):
+        if isinstance(source, UnpackedImages):
+            for file in files:
+                for number, row in _rows(file, ("id", *_IMAGES)):
+                    _unpack(row, source, file, _location(file, number, row.get("id", "")))
+        pairs = RecordTable(PreferencePair, files, sparse=True, named="id")
+        ids = partial(pairs.values, "pair_id")
+    else:
+        pairs = spooled(PreferencePair, _converted(files, source))
+        ids = partial(map, attrgetter("id"), pairs)
     if not pairs:
         raise DataError(f"{path} holds no preference pairs", "empty_file")
-    repeated, count = Counter(pair.id for pair in pairs).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{path}: the id '{repeated}' is used {count} times: ids must be unique", "duplicate_id")
-    return WithImages(tuple(pairs), source)
+    if repeated := _repeated(ids, len(pairs)):
+        what = f"the id '{repeated[0]}' is used {repeated[1]} times"
+        raise DataError(f"{path}: {what}: ids must be unique", "duplicate_id")
+    return WithImages(pairs, source)
+
+
+def _is_our_own(file: Path) -> bool:
+    """Whether a table holds our records, a thousand rows together as we write them; DataError for no table of pairs."""
+    with _parquet(file) as table:
+        known, footer = table.schema_arrow.names, table.metadata
+        if missing := sorted({"prompt", "chosen", "rejected"} - set(known)):
+            wanted = ", ".join(f"'{name}'" for name in missing)
+            raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
+        most = max((footer.row_group(index).num_rows for index in range(footer.num_row_groups)), default=0)
+        return {"id", "pair_id", "record"} <= set(known) and most <= MOST_TOGETHER
+
+
+def _converted(files: Sequence[Path], source: ImageSource) -> Iterator[PreferencePair]:
+    """The pairs of tables that others wrote."""
+    count = 0
+    for file in files:
+        with _parquet(file) as table:
+            known = table.schema_arrow.names
+        unpacked = isinstance(source, UnpackedImages)
+        if not unpacked and "record" not in known and (read := [name for name in _IMAGES if name in known]):
+            raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
+        said = set[str]()
+        for number, row in _rows(file, [name for name in known if unpacked or name not in _IMAGES]):
+            location = _location(file, number, row.get("id", ""))
+            if "record" not in known:
+                _check_unread(row, location, said)
+            refs = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
+            if "record" not in row or row["record"] is not None:
+                count += 1
+                yield (
+                    from_json(PreferencePair, row["record"], location)
+                    if "record" in row
+                    else _from_trl(row, f"row-{count}", refs, location)
+                )
+
+
+def _repeated(ids: Callable[[], Iterator[object]], count: int) -> tuple[str, int] | None:
+    """The id that most pairs have, and how many have it; None where all differ. Eight bytes a pair are held."""
+    hashes = np.sort(np.fromiter((hash(str(one)) for one in ids()), np.int64, count))
+    again = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    counts = Counter(str(one) for one in ids() if hash(str(one)) in again) if again else Counter[str]()
+    most = counts.most_common(1)
+    return most[0] if most and most[0][1] > 1 else None
 
 
 def pair_files(path: Path) -> list[Path]:
@@ -70,30 +124,27 @@ def pair_files(path: Path) -> list[Path]:
     raise DataError(f"{path} {what}: a run folder or a Parquet file of pairs is needed", "missing_file")
 
 
-def _rows(file: Path, *, with_images: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number from 1, row) of a table of pairs, a few rows at a time."""
+@contextmanager
+def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, open; DataError where it is none."""
     try:
-        table = pq.ParquetFile(file)
-        known = table.schema_arrow.names
-        if not {"prompt", "chosen", "rejected"} - set(known):
-            columns = [name for name in known if with_images or name not in _IMAGES]
-            if read := [name for name in _IMAGES if name in known and not with_images and "record" not in known]:
-                raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
-            number, said = 0, set[str]()
-            for batch in table.iter_batches(batch_size=256, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    if "record" not in known:
-                        _check_unread(row, _location(file, number, row.get("id", "")), said)
-                    yield number, row
+        with pq.ParquetFile(file, buffer_size=_BUFFER) as table:
+            yield table
     except DataError:
         raise
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # damaged bytes raise any of these
-        raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}", "bad_parquet") from None
-    missing = {"prompt", "chosen", "rejected"} - set(known)
-    if missing:
-        wanted = ", ".join(f"'{name}'" for name in sorted(missing))
-        raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
+        raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}", "bad_parquet") from None
+
+
+def _rows(file: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number from 1, row) of a table, those of the columns that it has, a few rows at a time."""
+    with _parquet(file) as table:
+        columns = [name for name in names if name in table.schema_arrow.names]
+        number = 0
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
 
 
 def _location(file: Path, number: int, identity: object) -> str:

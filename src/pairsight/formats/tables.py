@@ -3,13 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pairsight.errors import DataError
-from pairsight.records import Annotation, Candidates, Completion, Dropped, from_json, to_json
+from pairsight.records import Annotation, Candidates, Completion, Dropped, to_json
 
 MESSAGES = pa.list_(
     pa.struct(
@@ -23,7 +20,6 @@ MESSAGES = pa.list_(
 
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 """Image files as `datasets` keeps them."""
-
 
 ROWS_PER_BATCH = 256
 
@@ -111,24 +107,6 @@ def annotation_batches(annotations: Iterable[Annotation]) -> Iterator[pa.RecordB
 def dropped_batches(dropped: Iterable[Dropped]) -> Iterator[pa.RecordBatch]:
     """A row per thing left out, with schema `DROPPED_SCHEMA`."""
     return in_batches(map(_dropped_row, dropped), DROPPED_SCHEMA)
-
-
-def read_candidates(files: Iterable[Path]) -> Iterator[Candidates]:
-    """The candidates of Parquet files that `candidates_batches` filled; DataError for any other file."""
-    for file in files:
-        for number, record in enumerate(_records(file), start=1):
-            yield from_json(Candidates, record or "", f"{file} row {number}")
-
-
-def _records(file: Path) -> Iterator[str | None]:
-    try:
-        with pq.ParquetFile(file) as table:
-            if (kind := table.schema_arrow.field("record").type) != pa.string():
-                raise ValueError(f"'record' must be text, found {kind}")
-            for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=["record"]):
-                yield from batch.column(0).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        raise DataError(f"{file} holds no candidates: {' '.join(str(error).split())}", "bad_parquet") from None
 
 
 def _candidates_row(candidates: Candidates) -> Mapping[str, object]:

@@ -44,7 +44,7 @@ class ImageSource(Protocol):
 class WithImages(Sequence[T], Generic[T]):
     """Records together with the source of the images they refer to: what the Python interface passes on."""
 
-    items: tuple[T, ...]
+    items: Sequence[T]
     images: ImageSource
 
     @overload

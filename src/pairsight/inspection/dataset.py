@@ -1,29 +1,31 @@
-"""What a run folder or a pairs file holds, read for inspection: records, counts, and where the images are."""
+"""What a run folder or a pairs file holds, read for inspection prompt by prompt, and where the images are."""
 
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pairsight.config import read_yaml
-from pairsight.errors import RunError
+from pairsight.errors import DataError, RunError
+from pairsight.formats.tables import num_words
 from pairsight.images.source import ImageSource
-from pairsight.inspection.measures import CompletionFacts, facts_of_pairs
+from pairsight.inspection.measures import CompletionFacts, Rated, facts_of_pair
 from pairsight.inspection.roles import Roles, read_roles
 from pairsight.options import BuildRecord
-from pairsight.records import Annotation, Dropped, PreferencePair
+from pairsight.records import Candidates, PreferencePair
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """The data part of a run, or preference pairs alone; what is not there is empty or zero.
 
-    `completions` are known where they were annotated.
+    `rated` is what it holds, prompt by prompt, read anew each time that it is gone through; `dropped` counts reasons.
     """
 
     name: str
-    pairs: tuple[PreferencePair, ...] = ()
-    annotations: tuple[Annotation, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    completions: tuple[CompletionFacts, ...] = ()
+    pairs: Sequence[PreferencePair] = ()
+    rated: Iterable[Rated] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
     num_prompts: int = 0
     num_completions: int = 0
     num_demonstrations: int = 0
@@ -32,7 +34,7 @@ class Dataset:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Read a run folder, or a Parquet file (or folder) of preference pairs.
+    """Read a run folder, or a Parquet file (or folder) of pairs; records are read when they are asked for.
 
     Raises:
         RunError: a run that is not built yet, or whose sealed tables are damaged.
@@ -43,20 +45,15 @@ def read_dataset(path: Path) -> Dataset:
     from pairsight.formats.pairs import read_pairs
 
     pairs = read_pairs(path)
-    return Dataset(
-        name=path.name,
-        pairs=tuple(pairs),
-        annotations=tuple(annotation for pair in pairs for annotation in pair.annotations),
-        completions=facts_of_pairs(tuple(pairs)),
-        num_prompts=len({pair.prompt.id for pair in pairs}),
-        images=pairs.images,
-    )
+    together = ByPrompt(pairs)
+    return Dataset(path.name, pairs, together, num_prompts=together.num_prompts, images=pairs.images)
 
 
 def _read_run(run: Path) -> Dataset:
+    from pairsight.formats.tables import DROPPED_SCHEMA
     from pairsight.store.blobs import BlobStore
     from pairsight.store.run_folder import check_links
-    from pairsight.store.sealed import table_rows
+    from pairsight.store.sealed import sealed_rows, table_rows
 
     check_links(run)
     record = BuildRecord.from_plain(read_yaml(run / "run.yaml"))
@@ -64,12 +61,13 @@ def _read_run(run: Path) -> Dataset:
     tables = table_rows(data)
     if "pairs" not in tables and "demonstrations" not in tables:
         raise RunError(f"{run} is not built yet: it has no finished table of pairs; run the same build command again")
+    pairs = _pairs(run) if tables.get("pairs") else ()
+    dropped = sealed_rows(data, "dropped", DROPPED_SCHEMA) if tables.get("dropped") else ()
     return Dataset(
         name=run.name,
-        pairs=_pairs(run) if tables.get("pairs") else (),
-        annotations=_annotations(data) if tables.get("annotations") else (),
-        dropped=_dropped(data) if tables.get("dropped") else (),
-        completions=_completions(data) if tables.get("annotations") else (),
+        pairs=pairs,
+        rated=OfRun(run, pairs, _candidates(data)) if tables.get("annotations") else Unrated(pairs),
+        dropped=dict(Counter(f"{row['reason']} ({row['stage']})" for row in dropped).most_common()),
         num_prompts=tables.get("candidates", 0) if record.num_prompts is None else record.num_prompts,
         num_completions=tables.get("completions", 0),
         num_demonstrations=tables.get("demonstrations", 0),
@@ -78,41 +76,83 @@ def _read_run(run: Path) -> Dataset:
     )
 
 
-def _pairs(run: Path) -> tuple[PreferencePair, ...]:
+def _pairs(run: Path) -> Sequence[PreferencePair]:
     from pairsight.formats.pairs import read_pairs
     from pairsight.store.blobs import BlobStore
     from pairsight.store.sealed import verified_files
 
     verified_files(run / "data", "pairs")
-    return tuple(read_pairs(run, BlobStore(run)))
+    return read_pairs(run, BlobStore(run))
 
 
-def _annotations(data: Path) -> tuple[Annotation, ...]:
-    """All annotations without their critiques, which pairs carry where they are shown."""
-    import pyarrow as pa
+def _candidates(data: Path) -> Sequence[Candidates]:
+    from pairsight.formats.record_tables import read_candidates
+    from pairsight.store.sealed import verified_files
 
-    from pairsight.formats.tables import ANNOTATIONS_SCHEMA
-    from pairsight.records import from_json
-    from pairsight.store.sealed import sealed_rows
-
-    columns = pa.schema([ANNOTATIONS_SCHEMA.field("record")])
-    rows = enumerate(sealed_rows(data, "annotations", columns), start=1)
-    found = (from_json(Annotation, row["record"], f"{data}: annotation {number}") for number, row in rows)
-    return tuple(replace(annotation, critique="") for annotation in found)
+    return read_candidates(verified_files(data, "candidates"))
 
 
-def _completions(data: Path) -> tuple[CompletionFacts, ...]:
-    import pyarrow as pa
+@dataclass(frozen=True, slots=True)
+class Unrated:
+    """Pairs of which no annotator said anything: each stands for itself."""
 
-    from pairsight.formats.tables import COMPLETIONS_SCHEMA
-    from pairsight.store.sealed import sealed_rows
+    pairs: Sequence[PreferencePair]
 
-    columns = pa.schema([COMPLETIONS_SCHEMA.field(name) for name in ("id", "prompt_id", "words")])
-    return tuple(CompletionFacts(**row) for row in sealed_rows(data, "completions", columns))
+    def __iter__(self) -> Iterator[Rated]:
+        return (Rated(pairs=(pair,)) for pair in self.pairs)
 
 
-def _dropped(data: Path) -> tuple[Dropped, ...]:
-    from pairsight.formats.tables import DROPPED_SCHEMA
-    from pairsight.store.sealed import sealed_rows
+@dataclass(frozen=True, slots=True)
+class OfRun:
+    """The candidates of a run with the pairs that were chosen from them, which stand in the same order."""
 
-    return tuple(Dropped(**row) for row in sealed_rows(data, "dropped", DROPPED_SCHEMA))
+    run: Path
+    pairs: Sequence[PreferencePair]
+    candidates: Sequence[Candidates]
+
+    def __iter__(self) -> Iterator[Rated]:
+        waiting = iter(self.pairs)
+        pair = next(waiting, None)
+        for one in self.candidates:
+            facts = tuple(CompletionFacts(c.id, c.prompt_id, num_words(c.text)) for c in one.completions)
+            own, ids = list[PreferencePair](), {fact.id for fact in facts}
+            while pair is not None and (pair.prompt.id == one.prompt.id or pair.chosen.id in ids):
+                own.append(pair)
+                pair = next(waiting, None)
+            yield Rated(facts, one.annotations, tuple(own))
+        if pair is not None:
+            raise DataError(
+                f"{self.run / 'data'}: the pair '{pair.id}' follows from no candidates, or not in their order; run the "
+                "same build command again, which writes both tables"
+            )
+
+
+class ByPrompt:
+    """Pairs alone, those of one prompt together: each holds its completions and what annotators said of them.
+
+    Eight bytes a pair are held; a prompt whose pairs lie apart is held until its last pair.
+    """
+
+    def __init__(self, pairs: Sequence[PreferencePair]) -> None:
+        import numpy as np
+
+        self._pairs = pairs
+        hashes = np.fromiter((hash(pair.prompt.id) for pair in pairs), np.int64, len(pairs))
+        prompts, counts = np.unique(hashes, return_counts=True)
+        self.num_prompts = len(prompts)
+        self._several = dict(zip(prompts[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
+
+    def __iter__(self) -> Iterator[Rated]:
+        held: dict[int, list[PreferencePair]] = {}
+        for pair in self._pairs:
+            key = hash(pair.prompt.id)
+            together = held.setdefault(key, [])
+            together.append(pair)
+            if len(together) == self._several.get(key, 1):
+                yield _rated(held.pop(key))
+
+
+def _rated(pairs: Sequence[PreferencePair]) -> Rated:
+    """All that the pairs of one prompt hold."""
+    facts = {fact.id: fact for pair in pairs for fact in facts_of_pair(pair)}
+    return Rated(tuple(facts.values()), tuple(one for pair in pairs for one in pair.annotations), tuple(pairs))

@@ -16,6 +16,7 @@ class Inspection:
 
     name: str
     counts: Mapping[str, int]
+    num_annotated: int
     dropped: Mapping[str, int]
     lengths: Lengths | None
     margins: Margins | None
@@ -94,7 +95,7 @@ def margins_in_words(margins: Margins | None) -> list[str]:
     """The mean margin of the total and of each attribute."""
     if margins is None:
         return []
-    means = [f"{name} {signed(margins.mean(name), 2)}" for name in margins.by_attribute]
+    means = [f"{name} {signed(mean, 2)}" for name, mean in margins.means.items()]
     sentences = [f"chosen minus rejected, on average: {', '.join(means)}"]
     if margins.totals:
         low, high = min(margins.totals), max(margins.totals)

@@ -1,7 +1,7 @@
 """What a dataset repeats: equal pairs, equal questions, images with many pairs; and images of benchmarks in it."""
 
 import os
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pairsight.errors import DataError, RunError
 from pairsight.images.source import FileImages, ImageSource, image_names
-from pairsight.records import ImageRef, PreferencePair, Prompt
+from pairsight.inspection.measures import Meter, Rated
+from pairsight.records import ImageRef, Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,29 +39,45 @@ class Repetition:
         return sum(count for uses, count in self.pairs_per_image.items() if uses > 1)
 
 
-def measure_repetition(pairs: Sequence[PreferencePair]) -> Repetition:
-    """Count equal comparisons, equal questions on equal images, pairs that contradict one another, and image use.
+class RepetitionMeter(Meter[Repetition]):
+    """Equal comparisons, equal questions on equal images, pairs that contradict one another, and image use.
 
     Two comparisons are equal when question, images and both texts are; they contradict when one's chosen is the
-    other's rejected. Texts are compared with white space collapsed.
+    other's rejected. Texts are compared with white space collapsed, by hashes of 63 bits: 8 bytes each for a pair, a
+    comparison and an image of a pair are held, three times as many while they are counted.
     """
-    comparisons = [
-        (question_key(pair.prompt), squeeze(pair.chosen.text), squeeze(rejected.text))
-        for pair in pairs
-        for rejected in pair.rejected
-    ]
-    seen = set(comparisons)
-    questions = Counter(question_key(pair.prompt) for pair in pairs)
-    uses = Counter(sha for pair in pairs for sha in {image.sha256 for image in pair.prompt.images})
-    return Repetition(
-        repeated_pairs=len(comparisons) - len(seen),
-        repeated_questions=sum(count - 1 for count in questions.values()),
-        contradictions=sum((key, r, c) in seen for key, c, r in seen if c < r),
-        num_images=len(uses),
-        num_text_only=sum(not pair.prompt.images for pair in pairs),
-        num_cut=sum(one.finish_reason == "length" for pair in pairs for one in (pair.chosen, *pair.rejected)),
-        pairs_per_image=dict(sorted(Counter(uses.values()).items())),
-    )
+
+    def __init__(self) -> None:
+        self._questions, self._comparisons, self._images = array("q"), array("q"), array("q")
+        self._num_text_only = self._num_cut = 0
+
+    def add(self, rated: Rated) -> None:
+        """See `Meter`."""
+        for pair in rated.pairs:
+            question, chosen = question_key(pair.prompt), squeeze(pair.chosen.text)
+            self._questions.append(hash(question))
+            for one in pair.rejected:
+                rejected = squeeze(one.text)
+                swapped = chosen > rejected
+                low, high = (rejected, chosen) if swapped else (chosen, rejected)
+                self._comparisons.append(hash((question, low, high)) & ~1 | swapped)
+            self._images.extend({hash(image.sha256) for image in pair.prompt.images})
+            self._num_text_only += not pair.prompt.images
+            self._num_cut += sum(one.finish_reason == "length" for one in (pair.chosen, *pair.rejected))
+
+    def result(self) -> Repetition:
+        """See `Meter`."""
+        seen = np.unique(np.asarray(self._comparisons))
+        uses, counts = np.unique(np.unique(np.asarray(self._images), return_counts=True)[1], return_counts=True)
+        return Repetition(
+            repeated_pairs=len(self._comparisons) - len(seen),
+            repeated_questions=len(self._questions) - len(np.unique(np.asarray(self._questions))),
+            contradictions=int(((seen[1:] == seen[:-1] + 1) & (seen[:-1] % 2 == 0)).sum()),
+            num_images=int(counts.sum()),
+            num_text_only=self._num_text_only,
+            num_cut=self._num_cut,
+            pairs_per_image=dict(zip(uses.tolist(), counts.tolist(), strict=True)),
+        )
 
 
 def question_key(prompt: Prompt) -> tuple[tuple[str, ...], ...]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pairsight import plots
 from pairsight.inspection.agreement import Agreement
 from pairsight.inspection.describe import Inspection, annotator_in_words, topics
@@ -42,7 +44,7 @@ def _length(lengths: Lengths | None) -> Figures:
     if lengths is None:
         return ()
     both = {"chosen": lengths.chosen, "rejected": lengths.rejected}
-    drift = [float(c - r) for c, r in zip(lengths.chosen, lengths.rejected, strict=True)]
+    drift = np.subtract(lengths.chosen, lengths.rejected, dtype=np.float64)
     alt = f"Words of completions: chosen {lengths.mean_chosen:.1f}, rejected {lengths.mean_rejected:.1f} on average"
     return (
         ("Words of the completions", plots.histogram(both, x_label="words", y_label="comparisons", alt=alt)),
@@ -56,9 +58,13 @@ def _length(lengths: Lengths | None) -> Figures:
 def _margins(margins: Margins | None) -> Figures:
     if margins is None:
         return ()
-    names = list(margins.by_attribute)
-    means = [margins.mean(name) for name in names]
-    bars = plots.bars(names, {"margin": means}, x_label="chosen − rejected, mean", alt="Mean margin by attribute")
+    names = list(margins.means)
+    bars = plots.bars(
+        names,
+        {"margin": list(margins.means.values())},
+        x_label="chosen − rejected, mean",
+        alt="Mean margin by attribute",
+    )
     figures: Figures = (("Mean margin by attribute", bars),)
     if margins.totals:
         total = plots.histogram(

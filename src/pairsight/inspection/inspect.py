@@ -1,14 +1,14 @@
 """`pairsight inspect`: a run or a preference dataset in numbers and words."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pairsight.inspection.agreement import measure_agreement
+from pairsight.inspection.agreement import AgreementMeter
 from pairsight.inspection.dataset import Dataset, read_dataset
 from pairsight.inspection.describe import Inspection, describe
-from pairsight.inspection.duplicates import find_contamination, measure_repetition
-from pairsight.inspection.measures import measure_bias, measure_correlations, measure_lengths, measure_margins
+from pairsight.inspection.duplicates import RepetitionMeter, find_contamination
+from pairsight.inspection.measures import BiasMeter, CorrelationMeter, LengthMeter, MarginMeter, Meter
 
 __all__ = ["Inspection", "describe", "inspect_dataset", "inspect_run"]
 
@@ -28,32 +28,41 @@ def inspect_run(path: Path, benchmark_images: Sequence[Path] = ()) -> Inspection
 
 
 def inspect_dataset(dataset: Dataset, benchmark_images: Sequence[Path] = ()) -> Inspection:
-    """Inspect a dataset that was read already; see `inspect_run`."""
-    pairs = dataset.pairs
-    images = {image.sha256: image for pair in pairs for image in pair.prompt.images}
+    """Inspect a dataset, which is gone through once, or twice where benchmarks' images are looked for."""
+    lengths, margins, correlations = LengthMeter(), MarginMeter(), CorrelationMeter()
+    bias, agreement, repetition = BiasMeter(), AgreementMeter(), RepetitionMeter()
+    meters: tuple[Meter[Any], ...] = (lengths, margins, correlations, bias, agreement, repetition)
+    num_annotations = num_annotated = 0
+    for rated in dataset.rated:
+        for meter in meters:
+            meter.add(rated)
+        num_annotations += len(rated.annotations)
+        num_annotated += len({annotation.completion_id for annotation in rated.annotations})
     contamination = [
-        find_contamination(images.values(), dataset.images, folder)
+        find_contamination((image for pair in dataset.pairs for image in pair.prompt.images), dataset.images, folder)
         for folder in benchmark_images
         if dataset.images is not None
     ]
+    repeated = repetition.result()
     counts = {
         "prompts": dataset.num_prompts,
         "completions": dataset.num_completions,
-        "annotations": len(dataset.annotations),
-        "pairs": len(pairs),
+        "annotations": num_annotations,
+        "pairs": len(dataset.pairs),
         "demonstrations": dataset.num_demonstrations,
-        "images": len(images),
+        "images": repeated.num_images,
     }
     return Inspection(
         name=dataset.name,
         counts={name: count for name, count in counts.items() if count or name == "pairs"},
-        dropped=dict(Counter(f"{d.reason} ({d.stage})" for d in dataset.dropped).most_common()),
-        lengths=measure_lengths(pairs),
-        margins=measure_margins(pairs, dataset.annotations),
-        correlations=measure_correlations(dataset.annotations),
-        bias=measure_bias(dataset.completions, dataset.annotations),
-        agreement=measure_agreement(dataset.completions, dataset.annotations, pairs),
-        repetition=measure_repetition(pairs),
+        num_annotated=num_annotated,
+        dropped=dataset.dropped,
+        lengths=lengths.result(),
+        margins=margins.result(),
+        correlations=correlations.result(),
+        bias=bias.result(),
+        agreement=agreement.result(),
+        repetition=repeated,
         roles=dataset.roles,
         contamination=tuple(contamination),
     )

@@ -1,20 +1,20 @@
 """Pairs -> adapter: what `align` does with a run or a dataset."""
 
 import random
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
 from pairsight.config import recorded
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError
-from pairsight.images.source import WithImages
 from pairsight.options import AlignOptions, BuildRecord, recipe_class, split
-from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, strategy_of_run
-from pairsight.records import PreferencePair
+from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, select_once, strategy_of_run
+from pairsight.records import Dropped, PreferencePair
 from pairsight.registry import NamedPiece, is_file_name, losses
 from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.store.run_folder import RunFolder
@@ -162,20 +162,34 @@ def limited(examples: Examples, spec: AlignSpec) -> Examples:
     Raises:
         DataError: none remains, or demonstrations with `max_length_difference`.
     """
-    from pairsight.selection.length_matching import match_lengths
+    from pairsight.formats.record_tables import Part, spooled
 
     options = spec.options
-    items = [item for item in examples if options.text_only_prompts or item.prompt.images]
-    if options.max_length_difference is not None:
-        if any(not isinstance(item, PreferencePair) for item in items):
-            raise DataError("max_length_difference needs preference pairs; this strategy makes demonstrations")
-        items, _ = match_lengths(items, options.max_length_difference)
+    items = examples.items
+    if items and (not options.text_only_prompts or options.max_length_difference is not None):
+        items = spooled(type(items[0]), _kept(items, options))
     if options.limit is not None and options.limit < len(items):
-        kept = sorted(random.Random(spec.training.seed).sample(range(len(items)), options.limit))
-        items = [items[index] for index in kept]
+        drawn = random.Random(spec.training.seed).sample(range(len(items)), options.limit)
+        items = Part(items, array("q", sorted(drawn)))
     if not items:
         raise DataError(f"{options.data}: no example is left to train on; see `pairsight inspect`")
-    return replace(examples, items=tuple(items))
+    return replace(examples, items=items)
+
+
+def _kept(items: Sequence[Any], options: AlignOptions) -> Iterator[Any]:
+    """The examples that are not too different in length, and on an image where that is asked."""
+    from pairsight.selection.length_matching import match_lengths
+
+    for item in items:
+        if not options.text_only_prompts and not item.prompt.images:
+            continue
+        kept = item
+        if options.max_length_difference is not None:
+            if not isinstance(item, PreferencePair):
+                raise DataError("max_length_difference needs preference pairs; this strategy makes demonstrations")
+            kept = match_lengths(item, options.max_length_difference)
+        if not isinstance(kept, Dropped):
+            yield kept
 
 
 def _examples(spec: AlignSpec, candidates: CandidateSet | None) -> Examples:
@@ -183,8 +197,8 @@ def _examples(spec: AlignSpec, candidates: CandidateSet | None) -> Examples:
     if candidates is not None:
         if options.format is not None:
             raise ConfigError(f"--format is for a file of pairs, and {options.data} is a run; leave --format out")
-        chosen, _ = select(candidates, spec.strategy)
-        return WithImages(chosen.items, chosen.images)
+        strategy = spec.strategy or candidates.strategy
+        return select(candidates)[0] if strategy is None else select_once(candidates, strategy)
     from pairsight.formats.pairs import read_pairs
 
     if options.strategy is not None or options.strategy_options:

@@ -1,22 +1,27 @@
 """Candidates of a finished build -> pairs, with the build's own strategy or another; no model is asked again."""
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pairsight import selection
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.tables import ROWS_PER_BATCH
 from pairsight.images.source import WithImages
 from pairsight.options import BuildRecord
-from pairsight.records import Candidates, Dropped
+from pairsight.records import Candidates, Demonstration, Dropped, PreferencePair
 from pairsight.registry import NamedPiece, plugins, strategies
-from pairsight.selection.strategy import Selection, Strategy, choose, make_strategy
+from pairsight.selection.strategy import Selection, Strategy, choices, choose, make_strategy
 from pairsight.store.blobs import BlobStore
+from pairsight.store.durable import file_sha256
 from pairsight.store.run_folder import RunFolder
-from pairsight.store.sealed import Sealing, sealed_rows, verified_files
+from pairsight.store.sealed import Sealing, sealed_rows, sealed_tables, verified_files
+from pairsight.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +40,7 @@ class CandidateSet(WithImages[Candidates]):
 
     run: Path = Path()
     built_with: Strategy | NamedPiece | None = None
-    dropped: tuple[Dropped, ...] = ()
+    dropped: Sequence[Dropped] = ()
 
     @property
     def strategy(self) -> Strategy | None:
@@ -51,12 +56,13 @@ def load_candidates(run: str | Path) -> CandidateSet:
     Raises:
         RunError: there is no run, or its build is not finished.
     """
-    from pairsight.formats.tables import DROPPED_SCHEMA, read_candidates
+    from pairsight.formats.record_tables import read_candidates, spooled
+    from pairsight.formats.tables import DROPPED_SCHEMA
 
     folder = RunFolder.open(run)
-    items = tuple(read_candidates(verified_files(folder.data, "candidates")))
+    items = read_candidates(verified_files(folder.data, "candidates"))
     dropped = (Dropped(**row) for row in sealed_rows(folder.data, "dropped", DROPPED_SCHEMA))
-    made = tuple(one for one in dropped if not one.stage.startswith("select"))
+    made = spooled(Dropped, (one for one in dropped if not one.stage.startswith("select")))
     return CandidateSet(items, folder.blobs, folder.path, strategy_of_run(folder), made)
 
 
@@ -76,8 +82,8 @@ def select(
     candidates: WithImages[Candidates] | Iterable[Candidates | Dropped],
     strategy: str | Strategy | None = None,
     **options: Any,
-) -> tuple[Examples, tuple[Dropped, ...]]:
-    """Choose what to learn from.
+) -> tuple[Examples, Sequence[Dropped]]:
+    """Choose what to learn from, prompt by prompt; what is chosen is kept in a file, and made again when asked for.
 
     Args:
         candidates: what `build` or `load_candidates` returned.
@@ -102,15 +108,55 @@ def select(
         raise ConfigError(f"name a strategy: {', '.join(strategies.names())}")
     if not isinstance(candidates, WithImages):
         raise DataError("select needs the candidates that build returned, with their images")
-    earlier = candidates.dropped if isinstance(candidates, CandidateSet) else ()
-    selection = choose(_with_drops(candidates, earlier), chosen)
-    items: tuple[Any, ...] = selection.pairs or selection.demonstrations
-    return WithImages(items, candidates.images), selection.dropped
+    from pairsight.formats.record_tables import Spool
+
+    examples: Spool[Any] = Spool(_kind(chosen))
+    dropped = Spool(Dropped)
+    for found in _choices(candidates, chosen):
+        (dropped if isinstance(found, Dropped) else examples).add(found)
+    return WithImages(examples.table(), candidates.images), dropped.table()
 
 
-def _with_drops(candidates: Iterable[Candidates], dropped: Iterable[Dropped]) -> Iterator[Candidates | Dropped]:
-    yield from dropped
-    yield from candidates
+def _choices(candidates: WithImages[Candidates], strategy: Strategy) -> Iterator[Any]:
+    """Each example and each thing dropped, prompt by prompt."""
+    yield from candidates.dropped if isinstance(candidates, CandidateSet) else ()
+    for one in candidates:
+        found = choices(one, strategy)
+        yield from [found] if isinstance(found, Dropped) else found
+
+
+def _kind(strategy: Strategy) -> type[Any]:
+    return Demonstration if strategy.makes_demonstrations else PreferencePair
+
+
+def select_once(candidates: CandidateSet, strategy: Strategy) -> Examples:
+    """What a strategy chooses from a run's candidates, kept in `RUN/selections/` so that it is not chosen again.
+
+    What is kept is that of this code, these options and these candidates. A strategy of the user's own, whose code may
+    be anywhere, always chooses again.
+
+    Raises:
+        RunError: the disk is full or the folder read-only.
+    """
+    from pairsight.formats.record_tables import RECORD_SCHEMA, RecordTable, record_batches
+
+    if not type(strategy).__module__.startswith("pairsight."):
+        return select(candidates, strategy)[0]
+    run = RunFolder.open(candidates.run)
+    code = [file_sha256(file) for file in sorted(Path(selection.__file__).parent.glob("*.py"))]
+    sources = [shard.sha256 for shard in sealed_tables(run.data)["candidates"]]
+    identity = json.dumps([__version__, code, sources, strategy.name, strategy.to_plain()], sort_keys=True)
+    folder = run.selections / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    try:
+        files = verified_files(folder, "examples")
+    except RunError:
+        made = (one for one in _choices(candidates, strategy) if not isinstance(one, Dropped))
+        with Sealing(folder) as sealing:
+            table = sealing.table("examples", RECORD_SCHEMA)
+            for batch in record_batches(made):
+                table.write(batch)
+        files = verified_files(folder, "examples")
+    return WithImages(RecordTable(_kind(strategy), files), candidates.images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pairsight.bounded import MOST_YAML_BYTES, load_yaml, read_json, text_start
 from pairsight.errors import PairsightError
-from pairsight.inspection.dataset import Dataset, read_dataset
-from pairsight.inspection.describe import lengths_in_words
+from pairsight.inspection.dataset import Dataset, Unrated, read_dataset
+from pairsight.inspection.describe import Inspection, lengths_in_words
 from pairsight.inspection.figures import Section, sections
 from pairsight.inspection.inspect import inspect_dataset
-from pairsight.inspection.measures import measure_lengths
+from pairsight.inspection.measures import LengthMeter
 from pairsight.options import BuildRecord
 from pairsight.reporting.gallery import (
     Curve,
@@ -59,8 +59,7 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
         num_cards: how many pairs to show.
         controls: name -> run folder of the runs that this one is compared with; their trainings join its curves.
     """
-    dataset, problem = _dataset(run)
-    inspection = inspect_dataset(dataset) if dataset else None
+    dataset, inspection, problem = _inspected(run)
     own = read_trainings(run)
     beside = {name: read_trainings(path) for name, path in (controls or {}).items()}
     text = text_start(run / "run.yaml", MOST_YAML_BYTES)
@@ -70,7 +69,7 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
     return RunView(
         name=system_title(run.name),
         notes=(problem,) if problem else (),
-        funnel=_funnel(dataset),
+        funnel=_funnel(dataset, inspection),
         dropped=_dropped(inspection.dropped) if inspection else (),
         sections=(*found, *_control_sections(controls or {})),
         curves=tuple(draw_curves([*own, *_renamed(beside)])),
@@ -85,20 +84,25 @@ def view_run(run: Path, num_cards: int, controls: Mapping[str, Path] | None = No
     )
 
 
-def _dataset(run: Path) -> tuple[Dataset | None, str]:
+def _inspected(run: Path) -> tuple[Dataset | None, Inspection | None, str]:
+    """A run's data and what was found in it, or why there is none."""
     try:
-        return read_dataset(run), ""
+        dataset = read_dataset(run)
+        return dataset, inspect_dataset(dataset), ""
     except PairsightError as error:
-        return None, visible(error, 600)
+        return None, None, visible(error, 600)
 
 
 def _control_sections(controls: Mapping[str, Path]) -> list[Section]:
     """A control's data in a few sentences, for comparison with the system's own."""
     found = []
     for name, path in controls.items():
-        dataset, problem = _dataset(path)
-        words = [problem] if dataset is None else [f"{len(dataset.pairs):,} pairs of {dataset.num_prompts:,} prompts"]
-        words += lengths_in_words(measure_lengths(dataset.pairs)) if dataset else []
+        try:
+            dataset = read_dataset(path)
+            words = [f"{len(dataset.pairs):,} pairs of {dataset.num_prompts:,} prompts"]
+            words += lengths_in_words(LengthMeter().of(Unrated(dataset.pairs)))
+        except PairsightError as error:
+            words = [visible(error, 600)]
         found.append(Section(control_title(name).capitalize(), tuple(words), ()))
     return found
 
@@ -111,13 +115,13 @@ def _renamed(beside: Mapping[str, Sequence[Training]]) -> list[Training]:
     ]
 
 
-def _funnel(dataset: Dataset | None) -> tuple[tuple[str, int], ...]:
-    if dataset is None:
+def _funnel(dataset: Dataset | None, inspection: Inspection | None) -> tuple[tuple[str, int], ...]:
+    if dataset is None or inspection is None:
         return ()
     steps = {
         "prompts": dataset.num_prompts,
         "completions": dataset.num_completions,
-        "annotated": len({a.completion_id for a in dataset.annotations}),
+        "annotated": inspection.num_annotated,
         "pairs": len(dataset.pairs),
         "demonstrations": dataset.num_demonstrations,
     }

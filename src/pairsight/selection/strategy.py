@@ -63,6 +63,23 @@ def make_strategy(name: str, /, **options: object) -> Strategy:
     return strategy
 
 
+def choices(one: Candidates | Dropped, strategy: Strategy) -> list[PreferencePair] | list[Demonstration] | Dropped:
+    """What a strategy chooses from one prompt's candidates, or why it is left out; what a recipe dropped stays so.
+
+    Raises:
+        ConfigError: the strategy makes something else than it declares.
+    """
+    chosen = one if isinstance(one, Dropped) else strategy(one)
+    if isinstance(chosen, Dropped):
+        return chosen
+    if isinstance(chosen, PreferencePair) == strategy.makes_demonstrations:
+        said = "demonstrations" if strategy.makes_demonstrations else "pairs"
+        raise ConfigError(
+            f"strategy '{strategy.name}' says that it makes {said}, and made others: see makes_demonstrations"
+        )
+    return [chosen] if isinstance(chosen, PreferencePair) else chosen
+
+
 def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy) -> Selection:
     """Choose from every prompt's candidates.
 
@@ -75,18 +92,12 @@ def choose(candidates: Iterable[Candidates | Dropped], strategy: Strategy) -> Se
     """
     pairs, demonstrations, dropped = list[PreferencePair](), list[Demonstration](), list[Dropped]()
     for one in candidates:
-        chosen = one if isinstance(one, Dropped) else strategy(one)
+        chosen = choices(one, strategy)
         if isinstance(chosen, Dropped):
             dropped.append(chosen)
-        elif isinstance(chosen, PreferencePair) == strategy.makes_demonstrations:
-            said = "demonstrations" if strategy.makes_demonstrations else "pairs"
-            raise ConfigError(
-                f"strategy '{strategy.name}' says that it makes {said}, and made others: see makes_demonstrations"
-            )
-        elif isinstance(chosen, PreferencePair):
-            pairs.append(chosen)
         else:
-            demonstrations.extend(chosen)
+            for example in chosen:
+                pairs.append(example) if isinstance(example, PreferencePair) else demonstrations.append(example)
     return Selection(tuple(pairs), tuple(demonstrations), tuple(dropped))
 
 

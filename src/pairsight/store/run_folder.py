@@ -118,6 +118,11 @@ class RunFolder:
         """The folder of reference log-probabilities."""
         return self.path / "references"
 
+    @property
+    def selections(self) -> Path:
+        """The folder of what strategies chose for trainings."""
+        return self.path / "selections"
+
     def align(self, name: str) -> Path:
         """The folder of one training."""
         return self.path / "align" / name

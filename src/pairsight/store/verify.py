@@ -179,12 +179,21 @@ def _named_images(run: RunFolder) -> set[str]:
 
 
 def _check_tables(run: RunFolder) -> tuple[int, list[str]]:
-    """The sealed tables of the run and of its evaluations."""
+    """The sealed tables of the run, of its evaluations, and of what was chosen for its trainings."""
     count, problems = 0, []
     for phase in phases(run):
         num_files, found = _check_sealed(phase)
         count += num_files
         problems += found
+    for folder in sorted(run.selections.glob("*/")):
+        try:
+            shards = [shard for table in sealed_tables(folder).values() for shard in table]
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        count += len(shards)
+        damaged = [problem for shard in shards if (problem := damage(folder, shard))]
+        problems += [f"{problem}; remove {folder}, the next training chooses again" for problem in damaged]
     return count, problems
 
 

@@ -15,11 +15,10 @@ from pairsight.images.source import ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
 from pairsight.store.durable import write_file, written_by_a_library
-from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim, model_card, write_adapter
-from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, check_few_bits, refuse_unused
+from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, need_bitsandbytes, refuse_unused
 from pairsight.training.ranks.launch import launched
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class PreferenceTrainer:
         for package in self.config.report_to:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
-        check_few_bits(self.config, self._way)
+        need_bitsandbytes(self.config)
         self._run = None if run is None else RunFolder.open(run)
         self._name = name or self.config.training_name
         if not is_adapter_name(self._name):
@@ -127,6 +126,7 @@ class PreferenceTrainer:
         """
         import torch
 
+        from pairsight.formats.record_tables import record_texts
         from pairsight.models.folders import fingerprint
         from pairsight.models.load import release_memory
         from pairsight.training.objective import Objective
@@ -137,8 +137,8 @@ class PreferenceTrainer:
         with plugins(self.config.loss):
             objective = Objective(self.config)
         digest = hashlib.sha256()
-        for example in examples:
-            digest.update(encode_record(example).encode())
+        for text in record_texts(examples):
+            digest.update(text.encode())
         devices = self._launch.size
         origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config, devices)
         extra_files = dict(extra_files or {})

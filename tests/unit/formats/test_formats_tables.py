@@ -11,7 +11,7 @@ from PIL import Image
 
 from made_tables import pairs_table
 from pairsight.errors import DataError
-from pairsight.formats import tables
+from pairsight.formats import record_tables, tables
 from pairsight.formats.pairs import pair_files, read_pairs
 from pairsight.formats.tables import num_words
 from pairsight.formats.trl import (
@@ -106,7 +106,7 @@ def test_pairs_come_back_as_they_were(images, tmp_path):
     pq.write_table(pairs_table(pairs, images), tmp_path / "pairs-00000.parquet")
     for path in (tmp_path, tmp_path / "pairs-00000.parquet"):
         again = read_pairs(path)
-        assert again.items == pairs
+        assert tuple(again) == pairs
         assert again.images.open(pairs[1].prompt.images[1]).getpixel((0, 0))[0] > 60
     assert read_pairs(tmp_path, images).images is images
 
@@ -409,12 +409,12 @@ def test_plain_tables(images, tmp_path):
         (tables.dropped_batches([Dropped("p9", "select", "margin", "1 < 2")]), tables.DROPPED_SCHEMA, "dropped"),
     ):
         pq.write_table(pa.Table.from_batches(batches, schema), tmp_path / f"{name}.parquet")
-    assert list(tables.read_candidates([tmp_path / "candidates.parquet"])) == [candidates]
+    assert list(record_tables.read_candidates([tmp_path / "candidates.parquet"])) == [candidates]
     rows = pq.read_table(tmp_path / "completions.parquet").to_pylist()
     assert [row["distortion"] for row in rows] == [None, "diffusion step=500", "diffusion step=500"]
     assert pq.read_table(tmp_path / "dropped.parquet").to_pylist()[0]["reason"] == "margin"
-    with pytest.raises(DataError, match="holds no candidates"):
-        list(tables.read_candidates([tmp_path / "dropped.parquet"]))
+    with pytest.raises(DataError, match="holds no Candidates"):
+        list(record_tables.read_candidates([tmp_path / "dropped.parquet"]))
 
 
 def test_empty_tables_keep_their_schema():

@@ -4,22 +4,47 @@ import json
 
 import pytest
 
-from pairsight.inspection.agreement import measure_agreement
+from pairsight.inspection.agreement import AgreementMeter
 from pairsight.inspection.dataset import Dataset
 from pairsight.inspection.describe import agreement_in_words, bias_in_words, describe
 from pairsight.inspection.figures import sections
 from pairsight.inspection.inspect import inspect_dataset
 from pairsight.inspection.measures import (
+    BiasMeter,
     CompletionFacts,
+    Rated,
     chi_square_p,
     comparisons,
-    facts_of_pairs,
-    measure_bias,
+    facts_of_pair,
     totals,
 )
 from pairsight.inspection.roles import read_roles, roles_in_words
 from pairsight.options import BuildRecord
 from pairsight.records import Annotation, Completion, Message, PreferencePair, Prompt
+
+
+def by_prompt(completions, annotations=(), pairs=()):
+    """What a dataset holds, prompt by prompt."""
+    for prompt in dict.fromkeys(one.prompt_id for one in completions):
+        own = tuple(one for one in completions if one.prompt_id == prompt)
+        ids = {one.id for one in own}
+        yield Rated(
+            own,
+            tuple(one for one in annotations if one.completion_id in ids),
+            tuple(pair for pair in pairs if pair.prompt.id == prompt),
+        )
+
+
+def facts_of_pairs(pairs):
+    return [fact for pair in pairs for fact in facts_of_pair(pair)]
+
+
+def measure_agreement(completions, annotations, pairs):
+    return AgreementMeter().of(by_prompt(completions, annotations, pairs))
+
+
+def measure_bias(completions, annotations):
+    return BiasMeter().of(by_prompt(completions, annotations))
 
 
 def facts(prompt, *words):
@@ -37,10 +62,10 @@ def given(name, chosen="yes", rejected="no"):
 
 
 def test_comparisons_stay_within_a_prompt_and_take_both_orders():
-    found = list(comparisons([c for k in range(200) for c in facts(f"p{k}", 1, 2)]))
+    found = [two for k in range(200) for two in comparisons(facts(f"p{k}", 1, 2))]
     assert len(found) == 200
-    assert all(c.first.prompt_id == c.second.prompt_id for c in found)
-    assert 60 < sum(c.first.id.endswith(":0") for c in found) < 140
+    assert all(first.prompt_id == second.prompt_id for first, second in found)
+    assert 60 < sum(first.id.endswith(":0") for first, _ in found) < 140
     assert len(list(comparisons(facts("p", *range(20))))) == 28
 
 
@@ -164,7 +189,9 @@ def test_everything_reaches_the_words_and_the_page():
         for k, pair in enumerate(pairs)
         for c in (pair.chosen, *pair.rejected)
     )
-    found = inspect_dataset(Dataset("d", pairs, annotations, (), facts_of_pairs(pairs), 12))
+    found = inspect_dataset(
+        Dataset("d", pairs, list(by_prompt(facts_of_pairs(pairs), annotations, pairs)), num_prompts=12)
+    )
     assert [section.title for section in sections(found)] == [
         "Length", "Margins", "Attributes", "Bias", "Agreement", "Repetition",
     ]  # fmt: skip

@@ -2,13 +2,13 @@
 
 import pytest
 
-from pairsight.inspection.dataset import Dataset
+from pairsight.inspection.dataset import ByPrompt, Dataset, Unrated
 from pairsight.inspection.describe import describe
-from pairsight.inspection.duplicates import measure_repetition
+from pairsight.inspection.duplicates import RepetitionMeter
 from pairsight.inspection.figures import sections
 from pairsight.inspection.inspect import inspect_dataset
-from pairsight.inspection.measures import facts_of_pairs, measure_correlations, measure_lengths, measure_margins
-from pairsight.records import Annotation, Completion, Distortion, Dropped, ImageRef, Message, PreferencePair, Prompt
+from pairsight.inspection.measures import CorrelationMeter, LengthMeter, MarginMeter, Rated
+from pairsight.records import Annotation, Completion, Distortion, ImageRef, Message, PreferencePair, Prompt
 
 
 def pair(name, chosen, *rejected, question="what is it", image="a", scores=None):
@@ -22,10 +22,26 @@ def pair(name, chosen, *rejected, question="what is it", image="a", scores=None)
     return PreferencePair(name, prompt, completions[0], tuple(completions[1:]), "rule", annotations)
 
 
+def measure_lengths(pairs):
+    return LengthMeter().of(Unrated(pairs))
+
+
+def measure_margins(pairs, annotations):
+    return MarginMeter().of([Rated((), tuple(annotations), tuple(pairs))])
+
+
+def measure_correlations(annotations):
+    return CorrelationMeter().of([Rated((), tuple(annotations))])
+
+
+def measure_repetition(pairs):
+    return RepetitionMeter().of(Unrated(pairs))
+
+
 def test_lengths_count_every_rejected_completion():
     lengths = measure_lengths([pair("1", "a b c", "a b", "a b c d"), pair("2", "a", "a b c", image="b")])
-    assert lengths.chosen == (3, 3, 1)
-    assert lengths.rejected == (2, 4, 3)
+    assert list(lengths.chosen) == [3, 3, 1]
+    assert list(lengths.rejected) == [2, 4, 3]
     assert lengths.mean_chosen == pytest.approx(7 / 3)
     assert lengths.mean_rejected == pytest.approx(3)
     assert lengths.share_chosen_longer == pytest.approx(1 / 3)
@@ -45,15 +61,14 @@ def test_margins_are_taken_where_both_sides_have_scores():
         pair("3", "a", "b", scores=[{"help": 4}, None]),
     ]
     margins = measure_margins(pairs, [annotation for one in pairs for annotation in one.annotations])
-    assert margins.by_attribute == {"help": (3, 2, 1), "verb": (-1,)}
-    assert margins.mean("help") == 2
+    assert margins.means == {"help": 2, "verb": -1}
     assert measure_margins([pair("1", "a", "b")], []) is None
 
 
 def test_two_annotators_of_one_completion_are_averaged():
     one = pair("1", "a", "b", scores=[{"help": 4}, {"help": 1}])
     second = Annotation("1:0", "other", {"help": 2})
-    assert measure_margins([one], [*one.annotations, second]).by_attribute == {"help": (2.0,)}
+    assert measure_margins([one], [*one.annotations, second]).means == {"help": 2.0}
 
 
 def test_correlations_are_pearsons_and_blank_where_nothing_varies():
@@ -104,9 +119,8 @@ def test_an_inspection_in_words_warns_about_length():
         pair(str(k), "a b c d", "a b", image=f"i{k}", scores=[{"help": 4, "x": k % 3}, {"help": 1, "x": k % 2}])
         for k in range(6)
     )
-    annotations = tuple(annotation for one in pairs for annotation in one.annotations)
-    dropped = (Dropped("p", "select", "margin"), Dropped("q", "select", "margin"), Dropped("r", "select", "empty"))
-    found = inspect_dataset(Dataset("first", pairs, annotations, dropped, facts_of_pairs(pairs), 9, 18))
+    dropped = {"margin (select)": 2, "empty (select)": 1}
+    found = inspect_dataset(Dataset("first", pairs, ByPrompt(pairs), dropped, 9, 18))
     assert found.counts == {"prompts": 9, "completions": 18, "annotations": 12, "pairs": 6, "images": 6}
     text = describe(found)
     assert "first" in text
@@ -120,7 +134,7 @@ def test_an_inspection_in_words_warns_about_length():
 
 def test_attributes_that_say_the_same_are_named():
     annotations = tuple(Annotation(str(k), "t", {"x": k, "y": 2 * k, "z": 1}) for k in range(5))
-    text = describe(inspect_dataset(Dataset("d", (), annotations)))
+    text = describe(inspect_dataset(Dataset("d", (), [Rated((), annotations)])))
     assert "x and y are correlated (r = +1.00)" in text
     assert "z never varies" in text
 

@@ -210,12 +210,13 @@ def test_length_matching_keeps_what_is_about_as_long():
         return PreferencePair(name, prompt(), completion(0, chosen), completions, "x")
 
     pairs = [pair("same", "a b", "c d"), pair("longer", "a", "b c d e"), pair("one", "a b", "c", "d e f g h")]
-    kept, dropped = match_lengths(pairs, 1)
-    assert [(one.id, [r.text for r in one.rejected]) for one in kept] == [("same", ["c d"]), ("one", ["c"])]
-    assert [(one.item_id, one.reason) for one in dropped] == [("longer", "length")]
-    assert "+3 words from 1" in dropped[0].detail
-    assert [one.id for one in match_lengths(pairs, 0)[0]] == ["same"]
-    assert len(match_lengths(pairs, 9)[0]) == 3
+    same, longer, one = (match_lengths(each, 1) for each in pairs)
+    assert [r.text for r in same.rejected] == ["c d"]
+    assert (longer.item_id, longer.reason) == ("longer", "length")
+    assert "+3 words from 1" in longer.detail
+    assert [r.text for r in one.rejected] == ["c"]
+    assert [isinstance(match_lengths(each, 0), PreferencePair) for each in pairs] == [True, False, False]
+    assert [match_lengths(each, 9) for each in pairs] == pairs
 
 
 def test_options_that_reach_no_strategy_are_refused():
