@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pairsight.training.batch import PassLimits, divide, plan_passes
+from pairsight.training.batch import PassLimits, divide, join, pack_row, plan_passes
 from pairsight.training.scorer import pass_limits
 from pairsight.training.tokens import TokenPrompt, token_example
 
@@ -36,6 +36,25 @@ def test_rows_and_passes_have_their_own_bounds(row, joined, expected):
     assert [len(one.sequences[0]) for one in EXAMPLES] == [13] * 3
     assert [one.num_tokens for one in EXAMPLES] == [14] * 3
     assert plan_passes(EXAMPLES, [0, 1, 2], PassLimits(row, joined), share=True) == expected
+
+
+def test_rows_that_are_joined_end_to_end_take_no_padding():
+    for joined, expected in ((31, [[(0, 2)], [(1,)]]), (32, [[(0, 2), (1,)]])):
+        limits = PassLimits(18, joined, padded=False)
+        assert plan_passes(EXAMPLES, [0, 1, 2], limits, share=True) == expected
+
+
+def test_joined_rows_are_their_trees_one_after_the_other():
+    one, other = pack_row([EXAMPLES[0], EXAMPLES[2]]), pack_row([EXAMPLES[1]])
+    both = join([one, other])
+    assert both.sequences == (*one.sequences, *other.sequences)
+    assert both.tree.source_S.tolist() == [*one.tree.source_S, *(other.tree.source_S + 4)]
+    assert both.tree.depth_S.tolist() == [*one.tree.depth_S, *other.tree.depth_S]
+    assert both.tree.parent_S.tolist() == [*one.tree.parent_S, -1, *range(18, 30), 29]
+    assert both.tree.end_S.tolist() == [*one.tree.end_S, *[32] * 12, 31, 32]
+    assert [path.tolist() for path in both.tree.paths[4:]] == [[*range(18, 31)], [*range(18, 30), 31]]
+    assert both.predicted_P.tolist() == [*one.predicted_P, 30, 31]
+    assert [c.tolist() for c in both.completions] == [[0], [1], [2], [3], [4], [5]]
 
 
 def test_without_sharing_every_example_is_a_row():

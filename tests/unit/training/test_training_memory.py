@@ -206,11 +206,12 @@ def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
     """On a GPU of 1 GiB free (half of it kept by PyTorch): 12 bytes per trained parameter, half the rest for a pass."""
     from types import SimpleNamespace
 
+    from pairsight.training.kernels.attention import NAME
     from pairsight.training.precision import Precision
     from pairsight.training.scorer import pass_limits
 
     gpu = torch.device("cuda")
-    config = SimpleNamespace(hidden_size=64, intermediate_size=128, num_hidden_layers=4)
+    config = SimpleNamespace(hidden_size=64, intermediate_size=128, num_hidden_layers=4, _attn_implementation="eager")
     model = SimpleNamespace(model=SimpleNamespace(config=config), device=gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**29, 2**34))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
@@ -223,6 +224,9 @@ def test_limits_leave_room_for_what_is_still_to_come(monkeypatch):
     again = pass_limits(model, None, bf16, num_trained=trained, checkpointing=True)
     assert again.row == int(free // ((12 * 64 + 4 * 128 + 4 * 64) * 2))
     assert pass_limits(model, None, bf16, num_trained=10**9).row == 64
+    assert again.padded
+    config._attn_implementation = NAME  # without masks, rows are joined
+    assert not pass_limits(model, None, bf16).padded
 
 
 @pytest.mark.parametrize("options", [{}, {"projector_learning_rate": 1e-4}])
