@@ -45,15 +45,16 @@ def row(family, axes: int):
     return collate([pack_row([example])], lambda unit: 0, [0])
 
 
-def run(model, batch, family, *, packed: bool):
+def run(model, batch, family, *, packed: bool, by_spans: bool = True):
     """Hidden states of the predicting tokens and gradients of all projections; packed, or by path through the tree."""
     stack = language_model(model)
+    stack.zero_grad()
     for name, parameter in stack.named_parameters():
         parameter.requires_grad_("_proj" in name)
     axes = batch.positions_ARS if family.rope_index else batch.positions_ARS[0]
     if packed:
-        layout = row_layout(batch, family, model.device, cut_last_layer=shortens_last_layer(model))
-        mask = attention_masks(batch, family, torch.float32, model.device)
+        layout = row_layout(batch, family, model.device, by_spans=by_spans, cut_last_layer=shortens_last_layer(model))
+        mask = attention_masks(batch, family, layout, torch.float32, model.device)
         hidden = stack(
             input_ids=batch.input_ids_RS, attention_mask=mask, position_ids=axes, use_cache=False, row_layout=layout
         ).last_hidden_state[0]
@@ -84,8 +85,11 @@ def operations(out: torch.Tensor) -> list[str]:
     return [node.name() for node in seen]
 
 
+@pytest.mark.parametrize("by_spans", [True, False])
 @pytest.mark.parametrize("name", FAST)
-def test_values_and_gradients_of_each_kind_of_layer_are_those_of_transformers(name: str, tmp_path: Path):
+def test_values_and_gradients_of_each_kind_of_layer_are_those_of_transformers(
+    name: str, by_spans: bool, tmp_path: Path
+):
     torch.set_num_threads(1)
     plain = tiny(name, tmp_path)
     family = describe(plain)
@@ -97,7 +101,7 @@ def test_values_and_gradients_of_each_kind_of_layer_are_those_of_transformers(na
     widths: list[int] = []
     for layer in language_model(fast).layers:
         layer.register_forward_hook(lambda module, inputs, out: widths.append(out.shape[1]))
-    got, gradients = run(fast, batch, family, packed=True)
+    got, gradients = run(fast, batch, family, packed=True, by_spans=by_spans)
     expected, expected_gradients = run(plain, batch, family, packed=False)
     depth = len(widths)
     assert widths == [batch.input_ids_RS.shape[1]] * (depth - 1) + [len(batch.needed_P.unique())]
