@@ -79,7 +79,7 @@ CASES = (
     Case("feedback", "4,096, feedback's defaults", 16, {"trl": None}, "feedback", epochs=3, memory_goal=0),
     Case("bf16", "4,096, one epoch, bf16", 32, {"trl": None}, "bf16", memory_goal=0),
 )
-PARTS = (*(case.key for case in CASES), "sampling", "growth")
+PARTS = (*(case.key for case in CASES), "sampling", "growth", "start")
 PEERS = {"trl": ("TRL", "train_ratio", "memory_ratio"), "swift": ("ms-swift", "swift_ratio", "swift_memory_ratio")}
 """Peer -> its name, and the keys of our speed and memory relative to it."""
 VARIANTS = {"ours": ", ours without `group_by_image`", "grouped": ", ours with `group_by_image`"}
@@ -139,7 +139,7 @@ def measure(part: str, before: Mapping[str, float], setup: Setup) -> tuple[dict[
         runs = train(case, setup)
         rows = speeds(case, runs) | ({} if case.memory_goal is None else memory(case, runs))
     else:
-        rows = {"sampling": sampling, "growth": growth}[part](setup)
+        rows = {"sampling": sampling, "growth": growth, "start": start}[part](setup)
     after = matrix_rate(setup)
     if case is CASES[0]:
         rows |= arithmetic(case, runs["ours"], before, after, setup)
@@ -262,6 +262,39 @@ def growth(setup: Setup) -> dict[str, Row]:
     return {"cost_growth": row(title, detail, [cost / base], at_most=1.1)}
 
 
+def start(setup: Setup) -> dict[str, Row]:
+    """What a start costs with many pairs of LLaVA's shape: memory, the first start's time, and a second start's."""
+    few, many = (200, 1_000) if setup.quick else (10_000, 1_000_000)
+    options = (f"--world={setup.folder / 'start'}", f"--threads={setup.threads}")
+    runs = {
+        count: [worker(setup, "start_worker.py", name, *options, f"--pairs={count}") for name in ("first", "second")]
+        for count in (few, many)
+    }
+    (few_first, few_second), (first, second) = runs[few], runs[many]
+    per_pair = [1e3 * run["tokenise_s"] / run["pairs"] for run in (few_first, first)]
+    resident = (second["memory"] - few_second["memory"]) / (many - few)
+    mapped = f"{few:,} to {many:,} pairs, {second['bytes_on_disk'] / many:.0f} bytes a pair in mapped files"
+    peak, of = max(first["memory"], second["memory"]) / 1e9, f"among {many:,} pairs"
+    first_detail = f"{first['tokenise_s']:.0f} s; a pair"
+    growth_detail = f"{per_pair[1]:.2f} against {per_pair[0]:.2f} ms"
+    return {
+        "memory_bytes_per_pair": row(
+            "own memory of a pair, its reference included", mapped, [resident], unit=" B", at_most=1024
+        ),
+        "start_memory_gb": row("peak of own memory above the model's at a start", of, [peak], unit=" GB", at_most=1.5),
+        "first_start_ms": row(
+            f"tokenising at the first start, {of}", first_detail, [per_pair[1]], unit=" ms", at_most=2
+        ),
+        "second_start_s": row(f"a later start, {of}", "to the first step", [second["start_s"]], unit=" s", at_most=30),
+        "start_growth": row(
+            f"tokenising a pair among {many:,} over among {few:,}",
+            growth_detail,
+            [per_pair[1] / per_pair[0]],
+            at_most=1.1,
+        ),
+    }
+
+
 def row(
     title: str,
     detail: str,
@@ -372,6 +405,10 @@ the trainer on.
   the projector trained, three epochs), except that a step has 4 pairs, not 128. TRL trains the projector as
   `modules_to_save`, at the adapters' learning rate (5e-5; ours 2e-5), and with `disable_dropout=False`, as its default
   would switch the adapters' dropout off. TRL draws dropout for every sequence, ours once for what sequences share.
+- **Starts** (`start_worker.py`): made-up pairs of LLaVA's shape (576 image tokens, 20 words, completions of 30–150),
+  ten on an image of 1,000, a tiny model. The time goes until the first training step and includes reading all pairs; a
+  later start finds tokens and reference log-probs on disk (which are made up, not computed). A process's own memory
+  does not count pages of mapped files, which the system drops when memory is short.
 - **bf16**: TRL as its users run it, the model loaded in bfloat16 and `bf16=True` (autocast); ours with `bf16=true`. On
   both sides frozen weights are bfloat16 and adapters fp32. The matrix rate beside the row is the fp32 one.
 """

@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def started(world: Path, count: int, name: str) -> dict[str, float]:
-    """Seconds until the first step, those of tokenising, and memory above the loaded model."""
+    """Seconds until the first step, those of tokenising, and the most memory above the loaded model."""
     import peft  # noqa: F401 - libraries are imported before the clock starts
 
     from pairsight.engine.progress import Progress
@@ -114,16 +114,17 @@ def started(world: Path, count: int, name: str) -> dict[str, float]:
         return model
 
     def timed(*arguments: Any, **options: Any) -> Any:
-        began_here = time.perf_counter()
+        began_here, began_cpu = time.perf_counter(), time.process_time()
         table = prepared(*arguments, **options)
         marks["tokenise_s"] = time.perf_counter() - began_here
+        marks["tokenise_cpu_s"] = time.process_time() - began_cpu
         return table
 
     def first(*arguments: Any) -> Any:
         marks.setdefault("start_s", time.perf_counter() - began)
         return step(*arguments)
 
-    def made_up(model: Any, scorer: Any, store: Any, advance: Any) -> int:
+    def made_up(model: Any, scorer: Any, store: Any, *_: object) -> int:
         keys, chance = scorer.examples.keys_QB, np.random.default_rng(0)
         missing = np.flatnonzero(store.missing(keys)).tolist()
         for index in missing:

@@ -122,6 +122,8 @@ class Tokeniser:
         return inputs
 
     def _positions(self, encoded: EncodedPrompt) -> Ints:
+        if not self._family.rope_index:
+            return counted_positions(self._family, len(encoded.input_ids) + 1)
         extra = dict(encoded.tensors)
         for name, values in encoded.token_inputs.items():
             extra[name] = torch.tensor(values)

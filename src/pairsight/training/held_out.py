@@ -1,7 +1,9 @@
 """Examples on images held out from training: their margins say when to stop, and the best weights are kept."""
 
+import hashlib
+import json
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +111,7 @@ def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tu
     """
     if fraction == 0:
         return list(range(len(examples))), []
-    groups = _groups([_sources(example) for example in examples])
+    groups = _groups(_sources(example) for example in examples)
     if len(groups) < 2:
         what = "image" if examples[0].prompt.images else "prompt"
         raise DataError(
@@ -124,14 +126,15 @@ def split_held_out(examples: Sequence[Record], fraction: float, seed: int) -> tu
 
 
 def _sources(example: Record) -> list[Hashable]:
-    """What an example must not share with held-out ones: its images, or its prompt's text if it has none."""
-    images: list[Hashable] = [image.sha256 for image in example.prompt.images]
-    return images or [tuple((message.role, " ".join(message.text.split())) for message in example.prompt.messages)]
+    """What an example must not share with held-out ones: its images, or its prompt's text if it has none, in short."""
+    texts = [json.dumps([(message.role, " ".join(message.text.split())) for message in example.prompt.messages])]
+    names = [image.sha256 for image in example.prompt.images] or texts
+    return [hashlib.sha256(name.encode()).digest()[:16] for name in names]
 
 
-def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+def _groups(sources: Iterable[Sequence[Hashable]]) -> list[list[int]]:
     """Groups of entries that share a source, directly or through others, ordered by their first."""
-    parents = list(range(len(sources)))
+    parents: list[int] = []
 
     def root(number: int) -> int:
         while parents[number] != number:
@@ -140,11 +143,12 @@ def _groups(sources: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
     first_of: dict[Hashable, int] = {}
     for number, own in enumerate(sources):
+        parents.append(number)
         for source in own:
             one, other = root(number), root(first_of.setdefault(source, number))
             parents[max(one, other)] = min(one, other)
     groups: dict[int, list[int]] = {}
-    for number in range(len(sources)):
+    for number in range(len(parents)):
         groups.setdefault(root(number), []).append(number)
     return list(groups.values())
 
