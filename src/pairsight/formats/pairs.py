@@ -126,7 +126,7 @@ def pair_files(path: Path) -> list[Path]:
 
 @contextmanager
 def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, open; DataError where it is none."""
+    """A Parquet file, open; DataError for another file."""
     try:
         with pq.ParquetFile(file, buffer_size=_BUFFER) as table:
             yield table

@@ -105,7 +105,7 @@ class RecordTable(Records[Record]):
     Args:
         kind: the records' class.
         files: Parquet files, in order, whose column `record` has one record as JSON a row.
-        sparse: rows without a value are no records, as in a table of pairs with several rejected completions.
+        sparse: rows without a value hold no record, as in a table of pairs with several rejected completions.
         named: a column whose value errors add to the row's number.
 
     Raises:

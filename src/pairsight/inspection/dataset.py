@@ -19,7 +19,7 @@ from pairsight.records import Candidates, PreferencePair
 class Dataset:
     """The data part of a run, or preference pairs alone; what is not there is empty or zero.
 
-    `rated` is what it holds, prompt by prompt, read anew each time that it is gone through; `dropped` counts reasons.
+    `rated` is what it holds, prompt by prompt, read again each time that it is gone through; `dropped` counts reasons.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _candidates(data: Path) -> Sequence[Candidates]:
 
 @dataclass(frozen=True, slots=True)
 class Unrated:
-    """Pairs of which no annotator said anything: each stands for itself."""
+    """Pairs of which no annotator said anything: each is by itself."""
 
     pairs: Sequence[PreferencePair]
 
@@ -104,7 +104,7 @@ class Unrated:
 
 @dataclass(frozen=True, slots=True)
 class OfRun:
-    """The candidates of a run with the pairs that were chosen from them, which stand in the same order."""
+    """The candidates of a run with the pairs that were chosen from them, in the same order."""
 
     run: Path
     pairs: Sequence[PreferencePair]
