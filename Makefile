@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming docs browser clean
+.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming bench-gpu docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,9 @@ bench-engines: $(VENV)/.dev    ## remake bench/ENGINES.md: what the ledger and t
 
 bench-streaming: $(VENV)/.dev  ## remake bench/STREAMING.md: memory and time for 10⁴ to 10⁶ pairs of a finished run
 	$(BIN)/python bench/streaming.py
+
+bench-gpu: $(VENV)/.dev        ## on a machine with a GPU: remake bench/GPU.md, in at most 8 minutes
+	$(BIN)/python bench/gpu.py
 
 bench-scoring: $(VENV)/.dev    ## remake bench/SCORING.md: seconds and memory for 100,000 answers
 	$(BIN)/python bench/scoring.py

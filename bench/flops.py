@@ -13,7 +13,7 @@ vision tower forward once per image; the reference forward once. Norms, activati
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,29 +48,29 @@ def tree(shape: Shape, items: Sequence[Item]) -> Tree:
     return Tree(np.array(seen, float), predicted, predicting)
 
 
-def forward(shape: Shape, row: Tree, *, adapters: bool) -> float:
-    """Operations of a forward pass of the language model with its head."""
+def forward(shape: Shape, row: Tree, *, rank: int) -> float:
+    """Operations of a forward pass of the language model with its head; rank 0: without adapters."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
     attention = 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
     keys_and_values = 2 * (2 * d * d) * tokens * shape.layers
     rest = 2 * (2 * d * d + 3 * d * m) * needed(shape, row)
-    return keys_and_values + rest + attention + head(shape, row) + (low_rank(shape, row) if adapters else 0.0)
+    return keys_and_values + rest + attention + head(shape, row) + low_rank(shape, row, rank)
 
 
-def backward(shape: Shape, row: Tree) -> float:
+def backward(shape: Shape, row: Tree, *, rank: int) -> float:
     """Operations of the gradients of adapters on every matrix of the language model."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
     by_inputs = 2 * (2 * d * d) * tokens * (shape.layers - 1)  # keys and values, except in the first layer
     # and the other matrices, without the first layer's queries
     by_inputs += 2 * (2 * d * d + 3 * d * m) * needed(shape, row) - 2 * d * d * tokens
     attention = 2 * 4 * d * (row.seen.sum() * (shape.layers - 1) + predicting_seen(row))
-    return by_inputs + attention + 2 * low_rank(shape, row) + head(shape, row)
+    return by_inputs + attention + 2 * low_rank(shape, row, rank) + head(shape, row)
 
 
-def low_rank(shape: Shape, row: Tree) -> float:
+def low_rank(shape: Shape, row: Tree, rank: int) -> float:
     """Operations of the adapters' products, forward."""
     d, m, tokens = shape.hidden, shape.mlp, len(row.seen)
-    return 2 * RANK * (2 * (2 * d) * tokens * shape.layers + (2 * 2 * d + 3 * (d + m)) * needed(shape, row))
+    return 2 * rank * (2 * (2 * d) * tokens * shape.layers + (2 * 2 * d + 3 * (d + m)) * needed(shape, row))
 
 
 def head(shape: Shape, row: Tree) -> float:
@@ -92,17 +92,33 @@ def vision(shape: Shape) -> float:
     return layer * (shape.vision_layers - 1) + patches + projector
 
 
-def training(shape: Shape, items: Sequence[Item], epochs: int) -> float:
-    """Operations of a complete training, including the reference."""
+def training(shape: Shape, items: Sequence[Item], epochs: int, rank: int = RANK) -> float:
+    """Operations of a complete training, including the reference, with adapters of a rank."""
     by_image: dict[str, list[Item]] = {}
     for item in items:
         by_image.setdefault(item.image, []).append(item)
     total = 0.0
     for group in by_image.values():
         row = tree(shape, group)
-        total += vision(shape) + forward(shape, row, adapters=False)
-        total += epochs * (forward(shape, row, adapters=True) + backward(shape, row))
+        total += vision(shape) + forward(shape, row, rank=0)
+        total += epochs * (forward(shape, row, rank=rank) + backward(shape, row, rank=rank))
     return total
+
+
+def unshared(shape: Shape, items: Sequence[Item], epochs: int, rank: int = RANK) -> float:
+    """The same for trainers of one sequence per completion, each with image and prompt, and no reference kept.
+
+    Every step then computes policy and reference on all tokens of every sequence; each rejected completion is a pair
+    with its chosen one. Padding is not counted.
+    """
+    total = 0.0
+    for item in items:
+        for completion in (text for rejected in item.rejected for text in (item.chosen, rejected)):
+            row = tree(shape, [replace(item, chosen=completion, rejected=())])
+            row = replace(row, num_predicting=len(row.seen))
+            total += 2 * vision(shape) + forward(shape, row, rank=0)
+            total += forward(shape, row, rank=rank) + backward(shape, row, rank=rank)
+    return epochs * total
 
 
 def predicting_seen(row: Tree) -> float:

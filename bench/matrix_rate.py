@@ -23,15 +23,20 @@ def main() -> None:
     print(json.dumps({"best_flops_per_s": max(rates), "median_flops_per_s": statistics.median(rates)}))
 
 
-def product_rates(dtype: torch.dtype = torch.float32) -> list[float]:
-    """The rates of many products, after three for warm-up."""
-    a, b = torch.randn(SIZE, SIZE, dtype=dtype), torch.randn(SIZE, SIZE, dtype=dtype)
+def product_rates(
+    dtype: torch.dtype = torch.float32, size: int = SIZE, repeats: int = REPEATS, device: str = "cpu"
+) -> list[float]:
+    """The rates of many products of random matrices, after three for warm-up."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     seconds = []
-    for _ in range(REPEATS + 3):
+    for _ in range(repeats + 3):
+        wait()
         began = time.perf_counter()
         a @ b
+        wait()
         seconds.append(time.perf_counter() - began)
-    return [2 * SIZE**3 / taken for taken in seconds[3:]]
+    return [2 * size**3 / taken for taken in seconds[3:]]
 
 
 if __name__ == "__main__":
