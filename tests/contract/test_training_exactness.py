@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import flex_attention as torch_flex
 
 import families
 from pairsight.errors import DataError
@@ -21,8 +24,10 @@ from pairsight.training.batch import PackedBatch, collate, join, pack_row
 from pairsight.training.data.table import TableWriter, TokenTable
 from pairsight.training.examples import Tokeniser
 from pairsight.training.families import describe, language_model
+from pairsight.training.kernels import attention
 from pairsight.training.kernels.attention import use_tree_attention
 from pairsight.training.kernels.layers import use_plain_layers
+from pairsight.training.kernels.varlen_attention import VarlenKernel
 from pairsight.training.scorer import Scoring, packed_token_logps, separate_logps, sequence_logps
 from pairsight.training.tokens import TokenExample, token_example
 
@@ -166,6 +171,50 @@ def test_every_layer_attends_by_spans_and_has_no_mask(name: str, tmp_path: Path)
     assert operations(logps_P).count("_BlockedBackward") == len(decoder.layers)
     (mask,) = masks
     assert all(not one.numel() for one in (mask.values() if isinstance(mask, dict) else [mask]))
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma3", *(pytest.param(name, marks=pytest.mark.long) for name in ("qwen2_5_vl", "paligemma"))]
+)
+def test_the_ways_of_a_gpu_compute_what_a_cpus_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All rows of a pass in one, grouped keys, windows and blocks; a plain softmax is put in for the GPU's kernel."""
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *states: None)
+    case = Case(name, tmp_path)
+    batch = case.batch([[example] for example in case.examples], joined=True)
+    logps_T, expected = case.gradients(lambda: sequence_logps(case.model, batch, case.scoring))
+    kernel = VarlenKernel.of(softmax_by_segment)
+    together = partial(attention._together, kernel=kernel, dropout=0.0)
+    for way in (together, attention._by_block_mask, partial(attention._span_by_span, dropout=0.0)):
+        taken: list[torch.Tensor] = []
+
+        def noted(*states: Any, way: Any = way, taken: list[torch.Tensor] = taken) -> torch.Tensor:
+            taken.append(way(*states))
+            return taken[-1]
+
+        monkeypatch.setattr(attention, "_way", lambda *_, noted=noted: ("made up", noted))
+        got_T, gradients = case.gradients(lambda: sequence_logps(case.model, batch, case.scoring))
+        assert len(taken) == len(language_model(case.model).layers)
+        torch.testing.assert_close(got_T, logps_T, atol=1e-5, rtol=1e-5)
+        largest = max(float(gradient.abs().max()) for gradient in expected.values())
+        for parameter, gradient in expected.items():
+            assert float((gradients[parameter] - gradient).abs().max()) <= 1e-5 * largest, parameter
+
+
+def softmax_by_segment(  # noqa: PLR0917 - as it is called
+    query: Any, key: Any, value: Any, query_bounds: Any, key_bounds: Any, most_queries: int, most_keys: int, *,
+    scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Segments of queries and keys aligned at their ends, as FlashAttention documents its windows."""
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+    out = []
+    for (a, b), (c, d) in zip(pairwise(query_bounds.tolist()), pairwise(key_bounds.tolist()), strict=True):
+        before = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
+        left, right = (side if side >= 0 else 10**6 for side in window_size)
+        scores = torch.einsum("qhe,khe->hqk", query[a:b], key[c:d]) * scale
+        scores = scores.masked_fill((before > left) | (before < -right), -torch.inf)
+        out.append(torch.einsum("hqk,khe->qhe", scores.softmax(-1), value[c:d]))
+    return torch.cat(out)
 
 
 def operations(out: torch.Tensor) -> list[str]:

@@ -218,8 +218,7 @@ def test_gradients_of_gathered_keys_in_bf16_are_summed_in_float32():
     assert float(gradient[0, 0, 0, 0]) == 151  # its own, and half of 300 others
 
 
-@pytest.mark.parametrize("some", [None, SOME])
-@pytest.mark.parametrize("case", ["causal", "image in a window"])
+@pytest.mark.parametrize(("case", "some"), [("causal", None), ("image in a window", SOME)])
 def test_flex_attention_is_softmax_over_a_path(case, some, monkeypatch):
     """Uncompiled; PyTorch refuses gradients on a CPU, though its own formulas compute them."""
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *states: None)

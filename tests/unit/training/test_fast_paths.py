@@ -187,14 +187,15 @@ def test_attention_by_spans_brings_what_autocast_left_mixed_to_one_type():
     assert [g.dtype for g in torch.autograd.grad(got.sum(), [query, value])] == [torch.float32, torch.bfloat16]
 
 
-def test_gradients_of_a_prefix_in_bf16_do_not_round_at_each_completion():
+@pytest.mark.parametrize("shared", [2, 1])
+def test_gradients_of_a_prefix_in_bf16_do_not_round_at_each_completion(shared: int):
     """32 completions: the error is that of one masked attention over the row, which adds up inside one product."""
     torch.manual_seed(0)
     tree = merge([np.array([*range(60), *range(1000 * n, 1000 * n + 10)], np.int64) for n in range(1, 33)])
     index = np.arange(len(tree))
     hidden = torch.from_numpy((index[None] > index[:, None]) | (index[:, None] >= tree.end_S[None]))
     mask = torch.zeros(1, 1, *hidden.shape).masked_fill_(hidden, torch.finfo(torch.bfloat16).min)
-    query, key, value = (torch.randn(1, 2, len(tree), 32).bfloat16() for _ in range(3))
+    query, key, value = (torch.randn(1, heads, len(tree), 32).bfloat16() for heads in (2, shared, shared))
     weights = torch.randn(1, len(tree), 2, 32).bfloat16()
     found = []
     for spans, dtype in ((True, torch.bfloat16), (False, torch.bfloat16), (False, torch.float64)):
@@ -202,7 +203,8 @@ def test_gradients_of_a_prefix_in_bf16_do_not_round_at_each_completion():
         if spans:
             out = attend(*given, TreeSpans(spans_of(tree.parent_S)))
         else:
-            out = scaled_dot_product_attention(*given, attn_mask=mask.to(dtype)).transpose(1, 2)
+            keys, values = (states.repeat_interleave(2 // shared, 1) for states in given[1:])
+            out = scaled_dot_product_attention(given[0], keys, values, attn_mask=mask.to(dtype)).transpose(1, 2)
         found.append(torch.autograd.grad((out * weights.to(dtype)).sum(), given))
     for ours, dense, truth in zip(*found, strict=True):
         assert distance(ours, truth) <= 1.2 * distance(dense, truth)

@@ -193,24 +193,29 @@ def _by_block_mask(query: Tensor, key: Tensor, value: Tensor, tree: TreeSpans, s
 def _span_by_span(
     query: Tensor, key: Tensor, value: Tensor, tree: TreeSpans, scaling: float, *, dropout: float
 ) -> Tensor:
+    """Heads that share keys are those of one row of a batch, whose keys are a view without copies.
+
+    SDPA takes grouped keys itself, but adds up their gradients in the states' type on a CPU, and on a GPU takes them
+    only without a mask.
+    """
     seen = tuple(piece.keys for piece in tree.pieces)
-    keys, values = _Seen.apply(key, seen), _Seen.apply(value, seen)  # type: ignore[no-untyped-call]
+    keys, values = (_Seen.apply(states.transpose(0, 1), seen) for states in (key, value))  # type: ignore[no-untyped-call]
+    query_GHNE = query[0].reshape(key.shape[1], -1, *query.shape[2:])
     found = []
     for piece, keys_of_piece, values_of_piece in zip(tree.pieces, keys, values, strict=True):
         mask = tree.mask(piece, query.dtype, query.device)
         found.append(
             scaled_dot_product_attention(
-                query[:, :, piece.start : piece.end],
-                keys_of_piece,
-                values_of_piece,
+                query_GHNE[:, :, piece.start : piece.end],
+                keys_of_piece.expand(-1, query_GHNE.shape[1], -1, -1),
+                values_of_piece.expand(-1, query_GHNE.shape[1], -1, -1),
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None and piece.right is not None,
                 scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
             )
         )
-    return torch.cat(found, dim=2).transpose(1, 2).contiguous()
+    return torch.cat(found, dim=2).flatten(0, 1).transpose(0, 1)[None].contiguous()
 
 
 class _Seen(torch.autograd.Function):
