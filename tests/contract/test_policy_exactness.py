@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
 import families
 from pairsight.images.source import FileImages
@@ -139,10 +139,10 @@ class Plain:
                 made[kind] = torch.cat([inputs[kind], tail], dim=1)
         return made, length, completion
 
-    def policy(self, tuning: str, *, bf16: bool) -> Draws:
+    def policy(self, tuning: str, *, bf16: bool, **quantised: Any) -> Draws:
         auto = AutoModelForCausalLM if self.name == "llama" else AutoModelForImageTextToText
         dtype = torch.bfloat16 if bf16 and tuning == "lora" else torch.float32
-        model = auto.from_pretrained(self.folder / "model", dtype=dtype).requires_grad_(False)
+        model = auto.from_pretrained(self.folder / "model", dtype=dtype, **quantised).requires_grad_(False)
         projectors = PROJECTORS.get(self.name, ["multi_modal_projector"])
         if tuning == "lora":
             settings = LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, modules_to_save=projectors or None)
@@ -271,14 +271,37 @@ def test_in_fp32_the_policy_is_plain_peft(name: str, tmp_path: Path):
     for projector, checkpointing in ways(name):
         policy = ours(name, tmp_path, projector, checkpointing)
         assert shortens_last_layer(policy.policy)
-        got = policy.outcome(0)
-        torch.testing.assert_close(got.logps_T, truth.logps_T, atol=2e-5, rtol=1e-5)
-        assert got.gradients.keys() == {n for n in truth.gradients if projector or "lora_" in n}
-        assert len(got.gradients.keys() & counted) >= 4
-        for parameter in got.gradients.keys() & counted:
-            exact = truth.gradients[parameter]
-            difference = float((got.gradients[parameter] - exact).abs().max())
-            assert difference <= 1e-4 * float(exact.abs().max()), parameter
+        assert_equal(policy.outcome(0), truth, projector, counted)
+
+
+def assert_equal(got: Outcome, truth: Outcome, projector: bool, counted: set[str]) -> None:
+    torch.testing.assert_close(got.logps_T, truth.logps_T, atol=2e-5, rtol=1e-5)
+    assert got.gradients.keys() == {n for n in truth.gradients if projector or "lora_" in n}
+    assert len(got.gradients.keys() & counted) >= 4
+    for parameter in got.gradients.keys() & counted:
+        exact = truth.gradients[parameter]
+        difference = float((got.gradients[parameter] - exact).abs().max())
+        assert difference <= 1e-4 * float(exact.abs().max()), parameter
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "llama"])
+def test_above_4_bits_the_policy_is_plain_peft_on_bitsandbytes(name: str, tmp_path: Path):
+    pytest.importorskip("bitsandbytes")
+    torch.set_num_threads(1)
+    write_model(name, tmp_path)
+    plain = Plain(name, tmp_path)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["lm_head", r".*\.(vision_tower|visual|multi_modal_projector)"],
+    )
+    truth = plain.outcome(plain.policy("lora", bf16=False, quantization_config=nf4), 0)
+    for projector, checkpointing in ways(name):
+        policy = ours(name, tmp_path, projector, checkpointing, load_in_4bit=True)
+        assert_equal(policy.outcome(0), truth, projector, significant(truth))
 
 
 FAST = ("llava", "qwen2_5_vl", "llama")

@@ -274,6 +274,8 @@ def model_card(
         for title, rows in sections.items()
     )
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
+    four = "trained above the base's language model in 4 bits; merging and evaluating use the base's full weights"
+    notes = [*notes, *([four] if config.load_in_4bit else [])]
     warnings = "".join(f"- {note}\n" for note in notes) + "\n" if notes else ""
     return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{warnings}{load}{body}"
 

@@ -60,8 +60,8 @@ class TrainingConfig(BaseConfig):
     lr_scheduler_type: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
     ] = Field("cosine", description="the learning rate's schedule, by transformers' names; a warm-up starts above zero")
-    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "adamw_torch_fused", description="AdamW; with 8-bit moments, also moved to main memory when short (GPU only)"
+    optim: Literal["adamw_torch_fused", "adamw_8bit"] = Field(
+        "adamw_torch_fused", description="AdamW with moments in 32 bits, or in 8 (of tensors from 4,096 numbers on)"
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
@@ -238,15 +238,23 @@ def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
-def need_bitsandbytes(config: TrainingConfig) -> None:
-    """Refuse options for fewer bits where their package is missing.
+def check_few_bits(config: TrainingConfig, way: str) -> None:
+    """Refuse options for fewer bits where they cannot be had.
+
+    Args:
+        config: of the training.
+        way: how its processes hold the policy.
 
     Raises:
-        MissingExtraError: names the option and the extra.
+        MissingExtraError: bitsandbytes is not installed.
+        ConfigError: the processes divide weights, and with them what bitsandbytes keeps of each complete one.
     """
-    wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim != "adamw_torch_fused"}
-    if asking := [option for option, asks in wanted.items() if asks and find_spec("bitsandbytes") is None]:
-        raise MissingExtraError(asking[0], "quant")
+    wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim == "adamw_8bit"}
+    for option in (name for name, asks in wanted.items() if asks):
+        if find_spec("bitsandbytes") is None:
+            raise MissingExtraError(option, "quant")
+        if way != "ddp":
+            raise ConfigError(f"{option} needs every weight complete in each process, found {way}: use parallel=ddp")
 
 
 def is_sft(loss: Any) -> bool:

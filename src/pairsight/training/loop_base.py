@@ -87,13 +87,10 @@ class LoopBase(Trainer):  # type: ignore[misc]
         """AdamW with a learning rate for each trained part."""
         if self.optimizer is None:
             groups = parameter_groups(self.replica.policy, self.config)
-            if self.config.optim == "adamw_torch_fused":
-                self.optimizer = self.replica.optimizer(groups, self.config.learning_rate)
+            if self.config.optim == "adamw_8bit":
+                self.optimizer = _adamw_8bit(groups, self.config.learning_rate, self.replica.policy)
             else:
-                from bitsandbytes.optim import AdamW8bit
-
-                paged = self.config.optim == "paged_adamw_8bit"
-                self.optimizer = AdamW8bit(groups, lr=self.config.learning_rate, weight_decay=0.0, is_paged=paged)
+                self.optimizer = self.replica.optimizer(groups, self.config.learning_rate)
         return self.optimizer  # type: ignore[no-any-return]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -181,6 +178,18 @@ class LoopBase(Trainer):  # type: ignore[misc]
         if self.replica.world.first and ("loss" in logs or "eval_loss" in logs):
             self.metrics_file.append(self.state.global_step, logs)
         super().log(logs, start_time)
+
+
+def _adamw_8bit(groups: Any, rate: float, policy: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW of bitsandbytes; embeddings that are trained keep moments of 32 bits, as bitsandbytes advises."""
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
+
+    optimizer = AdamW8bit(groups, lr=rate, weight_decay=0.0)
+    optimizer.mng = GlobalOptimManager.__new__(GlobalOptimManager)  # its own: the shared one never forgets a weight
+    optimizer.mng.initialize()
+    embeddings = [module.weight for module in policy.modules() if isinstance(module, torch.nn.Embedding)]
+    optimizer.mng.override_config(embeddings, "optim_bits", 32)
+    return optimizer  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, MissingExtraError, RunError
 from pairsight.models.load import load_model
 from pairsight.training.adapter import merge
-from pairsight.training.config import TrainingConfig
+from pairsight.training.config import TrainingConfig, check_few_bits
 from pairsight.training.families import language_model
 from pairsight.training.kernels.layers import fuse_lora
 from pairsight.training.loop import Loop
@@ -53,7 +53,7 @@ def trained(small, tmp_path_factory) -> Path:
     return trainer(small, tmp_path_factory.mktemp("nf4") / "out", load_in_4bit=True).train(small.pairs(6))
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "llama"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "llama"])
 def test_linear_layers_of_the_language_model_alone_are_in_4_bits(name: str, tmp_path: Path):
     folder = families.build(name, tmp_path / name)
     plain, model = load_model(folder), load_model(folder, in_4_bits=language_model)
@@ -92,8 +92,16 @@ def outcome(policy, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.T
     return logits.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.5}, {"use_dora": True}], ids=["plain", "dropout", "dora"])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {"lora_dropout": 0.5}),
+        (torch.bfloat16, {}),
+        pytest.param(torch.float32, {}, marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, {"lora_dropout": 0.5}, marks=pytest.mark.long),
+        pytest.param(torch.float32, {"use_dora": True}, marks=pytest.mark.long),
+    ],
+)
 def test_fused_adapters_above_4_bits_are_those_of_peft(small, dtype: torch.dtype, options: dict, monkeypatch):
     from peft.tuners.lora.bnb import Linear4bit
 
@@ -112,7 +120,7 @@ def test_fused_adapters_above_4_bits_are_those_of_peft(small, dtype: torch.dtype
         assert distance <= (1e-4 if dtype == torch.float32 else 0.05), name
 
 
-@pytest.mark.parametrize("mode", [{}, {"bf16": True}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("mode", [pytest.param({}, marks=pytest.mark.long), {"bf16": True}], ids=["fp32", "bf16"])
 def test_the_reference_has_the_same_4_bits_as_the_policy(small, tmp_path: Path, mode: dict):
     """Equal to the bit before the first step, and another reference than the one of full weights."""
     options = {"max_steps": 1, "learning_rate": 1e-12, "per_device_train_batch_size": 1, "max_tokens_per_pass": 64}
@@ -136,7 +144,16 @@ def test_training_above_4_bits_learns_and_its_adapter_loads_with_plain_peft(smal
     base = AutoModelForImageTextToText.from_pretrained(small.model)
     model = PeftModel.from_pretrained(base, trained)
     assert len([p for n, p in model.named_parameters() if "lora_B" in n and bool((p != 0).any())]) == 14
-    assert "| load_in_4bit | True |" in (trained / "README.md").read_text()
+    card = (trained / "README.md").read_text()
+    assert "- trained above the base's language model in 4 bits; merging and evaluating use the base's full" in card
+    assert "| load_in_4bit | True |" in card
+
+
+def test_processes_that_divide_weights_are_refused():
+    for option in ({"load_in_4bit": True}, {"optim": "adamw_8bit"}):
+        with pytest.raises(ConfigError, match="needs every weight complete in each process, found fsdp2: use parallel"):
+            check_few_bits(TrainingConfig(**option), "fsdp2")
+    check_few_bits(TrainingConfig(), "fsdp2")
 
 
 def test_it_merges_into_the_full_weights_and_says_so(small, trained: Path, tmp_path: Path, caplog):
@@ -160,9 +177,9 @@ def test_weights_that_are_trained_are_not_kept_in_4_bits(small, tmp_path: Path):
         PreferenceTrainer(small.model, out=tmp_path, load_in_4bit=True, tuning="full")
 
 
-@pytest.mark.parametrize("option", [{"load_in_4bit": True}, {"optim": "adamw_8bit"}, {"optim": "paged_adamw_8bit"}])
+@pytest.mark.parametrize("option", [{"load_in_4bit": True}, {"optim": "adamw_8bit"}])
 def test_without_bitsandbytes_the_install_command_is_printed(small, tmp_path: Path, option: dict, monkeypatch):
-    monkeypatch.setattr("pairsight.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("pairsight.training.config.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pairsight\[quant\]'"):
         trainer(small, tmp_path, **option)
 
@@ -171,11 +188,9 @@ class Stopped(Exception):  # noqa: N818
     """Simulates a kill."""
 
 
-@pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"optim": "adamw_8bit", "lora_r": 256}])
-def test_a_stopped_training_resumes_exactly(small, trained: Path, tmp_path: Path, options: dict, monkeypatch):
-    unstopped = trained
-    if not options.get("load_in_4bit"):
-        unstopped = trainer(small, tmp_path / "unstopped", **options).train(small.pairs(6))
+def test_a_stopped_training_resumes_exactly(small, tmp_path: Path, monkeypatch):
+    options = {"load_in_4bit": True, "optim": "adamw_8bit", "lora_r": 256}
+    unstopped = trainer(small, tmp_path / "unstopped", **options).train(small.pairs(6))
     real = Loop.training_step
 
     def until(self, *arguments):
@@ -195,28 +210,38 @@ def test_a_stopped_training_resumes_exactly(small, trained: Path, tmp_path: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_8_bit_moments_take_the_steps_of_bitsandbytes(small, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(
+    ("tuning", "more"), [pytest.param("lora", {"lora_r": 256}, marks=pytest.mark.long), ("full", {})]
+)
+def test_8_bit_moments_take_the_steps_of_bitsandbytes(small, tmp_path: Path, tuning: str, more: dict, monkeypatch):
     """The loop's optimizer beside one of bitsandbytes on copies of the weights, fed with the same gradients."""
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     beside: list[torch.optim.Optimizer] = []
     real = Loop.create_optimizer
 
     def create(self, *arguments):
         optimizer = real(self, *arguments)
         if not beside:
-            pairs.extend((own, copy.deepcopy(own)) for group in optimizer.param_groups for own in group["params"])
-            beside.append(bnb.optim.AdamW8bit([other for _, other in pairs], lr=1e-2, weight_decay=0.0))
+            named = [(name, p) for name, p in self.replica.policy.named_parameters() if p.requires_grad]
+            pairs.update({name: (p, copy.deepcopy(p)) for name, p in named})
+            kinds = {bits: [c for n, (_, c) in pairs.items() if ("embed" in n) == (bits == 32)] for bits in (8, 32)}
+            made = ((bnb.optim.AdamW8bit, kinds[8]), (bnb.optim.AdamW32bit, kinds[32]))
+            beside.extend(kind(members, lr=1e-2, weight_decay=0.0) for kind, members in made if members)
             optimizer.register_step_pre_hook(follow)
         return optimizer
 
     def follow(*_):
-        for own, other in pairs:
-            other.grad = own.grad.clone()
-        beside[0].step()
+        for own, other in pairs.values():
+            other.grad = None if own.grad is None else own.grad.clone()
+        for optimizer in beside:
+            optimizer.step()
 
     monkeypatch.setattr(Loop, "create_optimizer", create)
-    options = {"optim": "adamw_8bit", "lora_r": 256, "lr_scheduler_type": "constant", "max_steps": 3}
-    trainer(small, tmp_path / "out", **options).train(small.pairs(4))
-    states = [beside[0].state[other] for _, other in pairs]
-    assert {state["state1"].dtype for state in states} == {torch.uint8}
-    assert all(torch.equal(own, other) for own, other in pairs)
+    options = {"optim": "adamw_8bit", "lr_scheduler_type": "constant", "max_steps": 3, "tuning": tuning, **more}
+    given = {name: value for name, value in OPTIONS.items() if tuning == "lora" or not name.startswith("lora_")}
+    PreferenceTrainer(
+        small.model, out=tmp_path, images=small.images, progress=Progress("quiet"), **{**given, **options}
+    ).train(small.pairs(4))
+    large = {name: own for name, (own, _) in pairs.items() if own.numel() > 4096 and "embed" not in name}
+    assert {beside[0].state[pairs[name][1]]["state1"].dtype for name in large} == {torch.uint8}
+    assert all(torch.equal(own, other) for own, other in pairs.values())

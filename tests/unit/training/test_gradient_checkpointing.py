@@ -56,7 +56,7 @@ def pass_over(policy, step) -> tuple[int, dict[str, torch.Tensor], int]:
     assert len(rows) > 1
     torch.manual_seed(5)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        total = step.run(policy, rows, {}, 4.0, 1.0).total
+        total = step.run(step.scorer.packed(policy), rows, {}, 4.0, 1.0).total
     total.backward()
     handle.remove()
     return sum(kept.values()), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}, len(calls)

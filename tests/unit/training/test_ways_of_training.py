@@ -140,7 +140,7 @@ def test_gradient_checkpointing_computes_every_layer_again_in_the_backward_pass(
         layer.mlp.register_forward_pre_hook(lambda module, inputs, number=number: calls.append(number))
     policy.train()
     (rows,) = step.scorer.passes([0, 1])
-    step.run(policy, rows, {}, 2.0, 1.0).total.backward()
+    step.run(step.scorer.packed(policy), rows, {}, 2.0, 1.0).total.backward()
     assert calls == ([0, 1, 1, 0] if asked else [0, 1])
 
 
