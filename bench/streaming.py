@@ -199,11 +199,12 @@ def page(content: dict[str, Any]) -> str:
     return f"""# What the pairs of a finished run cost
 
 {about["processor"]}, {about["cores"]} cores; Python {about["python"]}; commit {about["commit"]}. Made by
-`python bench/streaming.py` in {about["minutes"]} minutes, every verb once, in a process of its own.
+`make bench-streaming` in {about["minutes"]} minutes, every verb once, in a process of its own. The time is that of the
+processor, so that other work on the machine counts little.
 
 A run that is made up: five prompts for four pairs, two completions of 200 characters each, one annotator, 16 images.
-`align` chooses the pairs, takes their digest and goes through them once more, without a model; PyTorch is
-imported in its memory and seconds.
+`align` chooses the pairs, takes their digest and goes through them once more, without a model, with PyTorch imported;
+`align again` finds what was chosen. `a file of pairs` reads the pairs and unpacks their images.
 
 | verb: peak memory, processor time | {head} | bytes a pair |
 |---|{"---|" * (len(sizes) + 1)}

@@ -2,22 +2,27 @@
 
 import gc
 import random
+from itertools import islice
 from typing import ClassVar
 
 import pytest
 from PIL import Image
 
 from pairsight.errors import DataError
+from pairsight.formats.pairs import read_pairs
 from pairsight.formats.record_tables import record_texts
 from pairsight.formats.tables import num_words
+from pairsight.inspection.inspect import inspect_run
 from pairsight.pipeline.align import AlignSpec, limited
 from pairsight.pipeline.select import load_candidates, seal_build, select, select_once
 from pairsight.records import Annotation, Candidates, Completion, Dropped, Message, PreferencePair, Prompt, to_json
+from pairsight.selection.clean_over_distorted import CleanOverDistorted
 from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
 from pairsight.selection.steerlm import SteerLM
 from pairsight.selection.strategy import choose
 from pairsight.store.run_folder import RunFolder
+from pairsight.store.sealed import ROWS_PER_SHARD, sealed_tables
 from pairsight.store.verify import verify_run
 
 NUM = 1_500
@@ -134,3 +139,41 @@ def test_limits_are_those_of_a_list(run, limit):
     demonstrations, _ = select(load_candidates(run), RejectionSampling())
     with pytest.raises(DataError, match="this strategy makes demonstrations"):
         limited(demonstrations, spec)
+
+
+def test_what_was_chosen_from_other_candidates_is_not_used(run):
+    first = list(select_once(load_candidates(run), PreferenceRule()))
+    folder = RunFolder.open(run)
+    image = next(ref for one in load_candidates(run) for ref in one.prompt.images)
+    with folder.ledger():
+        seal_build(folder, islice(made(image), 700), PreferenceRule())
+    again = list(select_once(load_candidates(run), PreferenceRule()))
+    assert again == first[: len(again)]
+    assert 0 < len(again) < len(first)
+
+
+@pytest.mark.long
+def test_more_pairs_than_a_file_holds_go_all_the_way(tmp_path):
+    count = ROWS_PER_SHARD + 500
+    folder = RunFolder.create(tmp_path / "run", {"recipe": "seva", "strategy": {"name": "clean_over_distorted"}})
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    image = folder.blobs.add_file(tmp_path / "a.png")
+
+    def candidates():
+        for n in range(count):
+            prompt = Prompt(f"p{n}", (Message("user", "Why?", (image,)),))
+            completions = (
+                Completion(f"p{n}:{k}", f"p{n}", text, "stop", "m", 0, k, None if k == 0 else (image,))
+                for k, text in enumerate(["Yes.", "No."])
+            )
+            yield Candidates(prompt, tuple(completions))
+
+    with folder.ledger():
+        seal_build(folder, candidates(), CleanOverDistorted())
+    assert [shard.rows for shard in sealed_tables(folder.data)["pairs"]] == [ROWS_PER_SHARD, 500]
+    assert verify_run(folder.path).problems == ()
+    chosen = select_once(load_candidates(folder.path), CleanOverDistorted())
+    assert (len(chosen), chosen[-1].id) == (count, f"p{count - 1}")
+    assert inspect_run(folder.path).counts == {"completions": 2 * count, "prompts": count, "pairs": count, "images": 1}
+    assert len(read_pairs(folder.path)) == count
+    assert verify_run(folder.path).problems == ()

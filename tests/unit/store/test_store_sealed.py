@@ -8,7 +8,7 @@ import pytest
 
 from made_tables import seal
 from pairsight.errors import RunError
-from pairsight.store.sealed import read_sealed, sealed_tables, verified_files
+from pairsight.store.sealed import ROWS_PER_SHARD, read_sealed, sealed_tables, verified_files
 
 SCHEMA = pa.schema({"id": pa.string(), "n": pa.int64()}, metadata={"made by": "a test"})
 
@@ -100,3 +100,12 @@ def test_datasets_reads_the_files(tmp_path: Path) -> None:
     files = [str(path) for path in verified_files(tmp_path / "data", "pairs")]
     dataset = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert dataset["n"][:] == [0, 1, 2, 3, 4]
+
+
+def test_a_file_of_more_rows_than_are_written_to_one_is_refused_and_several_files_are_not(tmp_path: Path) -> None:
+    rows = batches(ROWS_PER_SHARD + 1, ROWS_PER_SHARD)
+    seal(tmp_path / "two", "pairs", rows, SCHEMA)
+    assert len(verified_files(tmp_path / "two", "pairs")) == 2
+    seal(tmp_path / "one", "pairs", rows, SCHEMA, rows_per_shard=2 * ROWS_PER_SHARD)
+    with pytest.raises(RunError, match="100001 rows, at most 100000 are written to one file"):
+        verified_files(tmp_path / "one", "pairs")
