@@ -1,14 +1,15 @@
 import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pairsight.errors import DataError
 from pairsight.images import source as hashes
 from pairsight.images.distort import make_distortion
-from pairsight.images.source import FileImages, ImageSource, image_names
+from pairsight.images.source import FileImages, ImageSource, image_names, size_of
 from pairsight.records import ImageRef
 
 
@@ -161,3 +162,29 @@ def test_image_names_are_sorted_and_without_hidden_files(folder):
     for name in (".hidden/x.png", ".y.png", "notes.txt", "B.JPG"):
         (folder / name).write_bytes(b"")
     assert image_names(folder) == ["B.JPG", "a.png", "coco/000123.jpg"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.ppm", "a.tif"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_of_a_picture_is_known_without_decoding_it(tmp_path: Path, monkeypatch, name, orientation):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    takes_exif = {"exif": exif} if orientation is not None and name.endswith((".jpg", ".png", ".webp", ".tif")) else {}
+    Image.new("RGB", (7, 4), "red").save(tmp_path / name, **takes_exif)
+    images = FileImages(tmp_path)
+    ref = images.ref(name)
+    expected = images.open(ref).size
+    assert expected == ((4, 7) if takes_exif and orientation in (6, 8) else (7, 4))
+    if not name.endswith(".tif"):  # its header does not say it for sure
+        monkeypatch.setattr(FileImages, "open", lambda self, ref: pytest.fail("it was decoded"))
+    assert size_of(images, ref) == expected
+
+
+def test_the_size_of_a_picture_that_has_changed_is_an_error(tmp_path: Path):
+    Image.new("RGB", (7, 4)).save(tmp_path / "a.png")
+    images = FileImages(tmp_path)
+    ref = images.ref("a.png")
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="changed"):
+        size_of(images, ref)
