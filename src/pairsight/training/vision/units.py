@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -67,19 +67,26 @@ class TextEncoder:
         Raises:
             DataError, ModelError: as `encode`.
         """
-        sizes = tuple(self._size(ref) for ref in prompt.images) if self._known.real is not None else ()
+        if self._known.real is None:
+            return encode(self._processor, prompt, self._images)
+        sizes = tuple(self._size(ref) for ref in prompt.images)
         if not sizes or self._runs is None or not self._known.expects(sizes):
             return self._encode(prompt, sizes)
         if sizes not in self._is_short:
-            full = self._encode(prompt, sizes)
-            short = self._encode(prompt, sizes, self._runs)
+            full, short = self._encode(prompt, sizes), self._shortened(prompt, sizes, self._runs)
             if len(self._is_short) >= _MOST_SIZES:
                 self._is_short.clear()
-            self._is_short[sizes] = replace(short, tensors={}) == replace(full, tensors={})
+            self._is_short[sizes] = short is not None and replace(short, tensors={}) == replace(full, tensors={})
             return full
-        return self._encode(prompt, sizes, self._runs if self._is_short[sizes] else None)
+        found = self._shortened(prompt, sizes, self._runs) if self._is_short[sizes] else None
+        return self._encode(prompt, sizes) if found is None else found
 
-    def _encode(self, prompt: Prompt, sizes: "Sizes", runs: "_Runs | None" = None) -> EncodedPrompt:
+    def _shortened(self, prompt: Prompt, sizes: "Sizes", runs: "_Runs") -> EncodedPrompt | None:
+        with runs.shortened():
+            encoded = self._encode(prompt, sizes)
+        return runs.expanded(encoded)
+
+    def _encode(self, prompt: Prompt, sizes: "Sizes") -> EncodedPrompt:
         refs = prompt.images
 
         def pictures() -> list[Any]:
@@ -87,11 +94,10 @@ class TextEncoder:
                 return [Image.new("RGB", (1, 1)) for _ in refs]
             return [self._images.open(ref) for ref in refs]
 
-        with nullcontext() if runs is None else runs.shortened():
-            encoded = encode_pictures(self._processor, prompt, pictures, as_tensors=False)
+        encoded = encode_pictures(self._processor, prompt, pictures, as_tensors=False)
         if any(ref.distortion is not None and ref.distortion.space == "normalised" for ref in refs):
             rows_of_images(encoded.tensors, len(refs))  # what cannot be distorted is refused here
-        return encoded if runs is None else runs.expanded(encoded)
+        return encoded
 
     def _size(self, ref: ImageRef) -> tuple[int, int]:
         if ref.sha256 not in self._sizes:
@@ -118,6 +124,7 @@ class _Runs:
         self._placeholder, self._mark, self._real = placeholder, mark, real
         self._several = re.compile(f"(?:{re.escape(mark)})+")
         self._lengths: list[int] | None = None
+        self._last: list[int] = []
 
     def replacement(self, *arguments: Any, **options: Any) -> str:
         """The text of an image."""
@@ -136,13 +143,13 @@ class _Runs:
         finally:
             self._last, self._lengths = self._lengths, None
 
-    def expanded(self, short: EncodedPrompt) -> EncodedPrompt:
-        """What was encoded last inside `shortened`, as it is with all placeholders."""
+    def expanded(self, short: EncodedPrompt) -> EncodedPrompt | None:
+        """What was encoded last inside `shortened`, with all placeholders; None where others than images' are in it."""
         ids_T = np.array(short.input_ids)
         counts_T = np.ones(len(ids_T), np.int64)
         (where,) = np.nonzero(ids_T == self._placeholder)
         if len(where) != len(self._last):
-            return short  # which differs from what was encoded in full
+            return None
         counts_T[where] = self._last
         ends_T = counts_T.cumsum()
         return replace(
