@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_calls import build
 
-from fault_server import Fault, FaultServer
+from fault_server import Fault, FaultServer, answer
 from pairsight.cli.main import main
 from pairsight.engine.calls import limits
 from pairsight.errors import BudgetError, ConfigError, EndpointError
@@ -193,6 +193,39 @@ def test_when_all_servers_are_away_the_run_ends_and_names_them(tmp_path: Path) -
     assert "\n" not in str(error.value)
     with FaultServer() as first:
         assert ask(tmp_path / "run", first) == WELL
+
+
+def test_servers_that_are_never_reached_are_no_attempts_of_a_call(tmp_path: Path) -> None:
+    with FaultServer() as alive:
+        nowhere = [f"http://127.0.0.1:{port}/v1" for port in range(1, 8)]
+        assert ask(tmp_path / "run", *nowhere, alive, max_attempts=1) == WELL
+
+
+def test_a_server_whose_answers_alone_cannot_be_read_ends_the_run(tmp_path: Path) -> None:
+    with FaultServer(lambda question, n: "not-json") as odd, FaultServer() as well:
+        with pytest.raises(
+            EndpointError, match=rf"^none of 2\d answers of {odd.url}/.*, of other servers [2-9]\d; .* retry"
+        ):
+            ask(tmp_path / "run", odd, well)
+        texts = ask(tmp_path / "run", well)
+        assert texts.count("not_json") == odd.asked.total() < 30
+        assert len(set(texts) - {"not_json"}) == well.asked.total() == len(QUESTIONS) - odd.asked.total()
+
+
+def test_no_key_travels_in_clear_text_or_is_kept_when_the_other_host_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST", "SECOND"):
+        monkeypatch.setenv(name, f"the-key-in-{name}")
+    with FaultServer() as first, FaultServer(respond=lambda body: answer("is it the-key-in-FIRST?")) as second:
+        keys = {"127.0.0.1": "FIRST", "models.example": "SECOND"}
+        with pytest.raises(ConfigError, match=r"the key in SECOND would travel to models\.example in clear text"):
+            ask(tmp_path / "run", first, "http://models.example/v1", key_env=keys)
+        assert first.asked.total() == 0
+        elsewhere = second.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(EndpointError, match=r"localhost.* sent the key back"):
+            ask(tmp_path / "run", first, elsewhere, key_env={"127.0.0.1": "FIRST", "localhost": "SECOND"})
+    assert b"the-key-in" not in b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
 def test_a_run_of_the_command_line_goes_on_with_other_servers(

@@ -25,9 +25,10 @@ from pairsight.engine.calls.answers import (
     listed_models,
     usage_of,
 )
+from pairsight.engine.calls.first_answers import FirstAnswers
 from pairsight.engine.calls.limits import FIRST_CONCURRENCY, LONGEST_BACKOFF_S, Budget, Clock, Gate, RealClock
 from pairsight.engine.calls.options import ApiKeys, CallOptions
-from pairsight.engine.calls.receive import ACCEPTED, NOT_HELD, Received, UnusableAnswerError, open_client, receive
+from pairsight.engine.calls.receive import ACCEPTED, Received, UnusableAnswerError, open_client, receive
 from pairsight.engine.calls.servers import Lister, Servers
 from pairsight.engine.stage import Call, Request
 from pairsight.errors import BudgetError, DataError, EndpointError, one_line
@@ -38,10 +39,6 @@ In = TypeVar("In")
 Keep = Callable[[int, Any, object], None]
 GRACE_S = 10.0
 """How long answers under way are waited for after Ctrl-C; a second Ctrl-C waits no longer."""
-REFUSALS_TO_STOP = 5
-"""When this many first items are all refused, the request is wrong, not the items."""
-UNUSABLE_TO_STOP = 20
-"""When this many answers came and none could be read, no more are bought."""
 ECHOED_KEY = (
     "sent the key back in an answer, which is not kept (what it used is counted); no more calls are sent there: see "
     "whether it is the service that you mean, then run the same command again"
@@ -132,8 +129,7 @@ class CallRun:
         self._comparing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
-        self._num_answers = self._num_refusals = 0
-        self._num_usable = self._num_unusable = 0
+        self._first = FirstAnswers()
         self._settled = asyncio.Event()
         self._stopping = False
 
@@ -184,7 +180,7 @@ class CallRun:
         kept = self._attempts.raw_answer(row)
         if kept is not None:
             result = self._parse(item, kept)
-            self._num_usable += not isinstance(result, ItemError)
+            self._first.kept(result)
             self._keep(row, item, result)
             return
         try:
@@ -199,21 +195,22 @@ class CallRun:
             if verdict.kind == "answer":
                 result = self._parse(item, raw)
                 self._keep(row, item, result)
-                self._check_usable(gate.url, result)
+                self._first.read(gate.url, result)
                 return
             if verdict.kind == "refused":
                 self._keep(row, item, ItemError(verdict.reason, verdict.detail, retryable=False))
-                self._check_refusals(gate.url, verdict)
+                self._first.refused(gate.url, verdict.detail)
                 return
             if verdict.kind == "unusable":
                 result = ItemError(verdict.reason, verdict.detail)
                 self._keep(row, item, result)
-                self._check_usable(gate.url, result)
+                self._first.read(gate.url, result)
                 return
             if verdict.kind == "broken":
-                num_failures += 1
                 failed.add(gate)
-                if num_failures >= max(self._options.max_attempts, len(servers.gates)):
+                # where others may answer, a server that was never reached does not count as an attempt
+                num_failures += verdict.reason != "unreachable" or len(servers.gates) == 1
+                if num_failures >= self._options.max_attempts:
                     self._keep(row, item, ItemError(verdict.reason, f"{verdict.detail} ({num_failures} times)"))
                     return
                 if not servers.others(failed):
@@ -258,7 +255,7 @@ class CallRun:
             verdict, raw, usage = await self._send(client, replace(request, url=gate.url), key, attempt, cost)
             used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
             if verdict.kind == "answer":
-                self._num_answers += 1
+                self._first.came()
                 servers.answered(gate, tokens, used)
                 self._tell(servers)
             elif verdict.kind == "busy":
@@ -351,27 +348,6 @@ class CallRun:
     def _said(self, error: BaseException) -> str:
         """An error's message, masked, on one line; its name when it has none."""
         return one_line(self._api_keys.hide(str(error))) or type(error).__name__
-
-    def _check_refusals(self, url: str, verdict: Verdict) -> None:
-        self._num_refusals += 1
-        if self._num_answers == 0 and self._num_refusals >= REFUSALS_TO_STOP:
-            raise EndpointError(
-                f"{url} refused the first {REFUSALS_TO_STOP} items ({verdict.detail}); correct the request "
-                f"(model, options), then `pairsight retry RUN`"
-            )
-
-    def _check_usable(self, url: str, result: object) -> None:
-        if not isinstance(result, ItemError):
-            self._num_usable += 1
-            return
-        self._num_unusable += 1
-        if self._num_usable == 0 and self._num_unusable == UNUSABLE_TO_STOP:
-            because = one_line(f"{result.reason}: {result.detail}", 200)
-            kept = "" if result.reason in NOT_HELD else "they are kept: "
-            raise EndpointError(
-                f"none of {self._num_unusable} answers of {url} could be used ({because}); "
-                f"{kept}see what it says, correct the model or its options, then `pairsight retry RUN`"
-            )
 
     def _fatal(self, url: str, model: str, verdict: Verdict) -> EndpointError:
         hint = f"; {self._api_keys.hint(url)}" if verdict.reason == "http_401" else ""
