@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -215,6 +215,26 @@ def softmax_by_segment(  # noqa: PLR0917 - as it is called
         scores = scores.masked_fill((before > left) | (before < -right), -torch.inf)
         out.append(torch.einsum("hqk,khe->qhe", scores.softmax(-1), value[c:d]))
     return torch.cat(out)
+
+
+READING = ("idefics3", "smolvlm", "qwen3_vl")
+"""Families of which transformers itself reads a value from the device in each pass with images."""
+
+
+@pytest.mark.parametrize("name", [name for name in families.FAMILIES if name not in READING])
+def test_the_forward_reads_no_value_from_its_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tensors of the device "meta" have none to read."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # not asked of "meta"
+    case = Case(name, tmp_path)
+    units = case.scoring.tokeniser.units
+    batch = case.batch([[example] for example in case.examples], joined=True)
+    with torch.no_grad():
+        found = case.scoring.features(case.model, batch.units) if batch.units else []
+    made = [replace(f, embeddings=f.embeddings.to("meta"), deepstack=()) for f in found]
+    monkeypatch.setattr(units, "features", lambda *_, **__: made)
+    sums_Q, _ = sequence_logps(case.model.to("meta"), batch, case.scoring)
+    sums_Q.sum().backward()
+    assert sums_Q.is_meta
 
 
 def operations(out: torch.Tensor) -> list[str]:

@@ -22,7 +22,7 @@ from pairsight.training.kernels.layers import shortens_last_layer
 from pairsight.training.precision import FLOAT32, Precision
 from pairsight.training.tokens import Examples, TokenSequence
 from pairsight.training.vision.tower import Features
-from pairsight.training.vision.units import encoder_outputs
+from pairsight.training.vision.units import encoder_outputs, known_placeholders
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,16 @@ def packed_token_logps(model: Any, batch: PackedBatch, scoring: Scoring) -> Tens
         )
     positions_ARS = to_device(batch.positions_ARS, device)
     family = scoring.family
-    shortens = shortens_last_layer(model)
-    layout = row_layout(batch, family, device, by_spans=attends_by_spans(model), cut_last_layer=shortens)
-    hidden_RSD = inner(
-        input_ids=to_device(batch.input_ids_RS, device),
-        attention_mask=attention_masks(batch, family, layout, scoring.precision.products, device),
-        position_ids=positions_ARS if family.rope_index else positions_ARS[0],
-        use_cache=False,
-        row_layout=layout,
-        **arguments,
-    ).last_hidden_state
+    layout = row_layout(batch, family, device, by_spans=attends_by_spans(model), shortened=shortens_last_layer(model))
+    with known_placeholders(inner, batch.input_ids_RS):
+        hidden_RSD = inner(
+            input_ids=to_device(batch.input_ids_RS, device),
+            attention_mask=attention_masks(batch, family, layout, scoring.precision.products, device),
+            position_ids=positions_ARS if family.rope_index else positions_ARS[0],
+            use_cache=False,
+            row_layout=layout,
+            **arguments,
+        ).last_hidden_state
     predicting_P = batch.predictor_P if layout.needed_RN is None else batch.needed_P
     hidden_PD = hidden_RSD.flatten(0, 1)[to_device(predicting_P, device)]
     return head_logps(base_model(model).get_output_embeddings(), hidden_PD, to_device(batch.target_P, device))

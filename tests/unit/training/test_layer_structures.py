@@ -53,7 +53,7 @@ def run(model, batch, family, *, packed: bool, by_spans: bool = True):
         parameter.requires_grad_("_proj" in name)
     axes = batch.positions_ARS if family.rope_index else batch.positions_ARS[0]
     if packed:
-        layout = row_layout(batch, family, model.device, by_spans=by_spans, cut_last_layer=shortens_last_layer(model))
+        layout = row_layout(batch, family, model.device, by_spans=by_spans, shortened=shortens_last_layer(model))
         mask = attention_masks(batch, family, layout, torch.float32, model.device)
         hidden = stack(
             input_ids=batch.input_ids_RS, attention_mask=mask, position_ids=axes, use_cache=False, row_layout=layout

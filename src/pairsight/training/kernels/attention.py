@@ -288,7 +288,7 @@ def attends_by_spans(model: Any) -> bool:
 
 
 def row_layout(
-    batch: PackedBatch, family: Family, device: torch.device, *, by_spans: bool, cut_last_layer: bool
+    batch: PackedBatch, family: Family, device: torch.device, *, by_spans: bool, shortened: bool
 ) -> RowLayout:
     """What the layers must know about a batch.
 
@@ -297,14 +297,14 @@ def row_layout(
         family: how the model sees a sequence.
         device: of the model.
         by_spans: whether the model attends by spans, where the batch is one row.
-        cut_last_layer: whether the last layer computes only the predicting tokens.
+        shortened: whether the last layer computes only the predicting tokens.
     """
     windows = {kind: family.window if _is_cut(kind, batch, family) else None for kind in family.layer_kinds}
-    needed_RN = to_device(batch.needed_RN, device) if cut_last_layer else None
+    needed_RN = to_device(batch.needed_RN, device) if shortened else None
     if not by_spans or len(batch.parent_RS) > 1:
         return RowLayout(None, needed_RN)
     trees = {window: _tree(batch, window) for window in windows.values()}
-    if not cut_last_layer:
+    if not shortened:
         return RowLayout({kind: trees[window] for kind, window in windows.items()})
     needed = _tree_of_some(trees[windows[family.last_kind]], batch.needed_RN[0])
     return RowLayout({kind: trees[window] for kind, window in windows.items()}, needed_RN, needed)

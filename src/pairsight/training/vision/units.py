@@ -21,6 +21,7 @@ from pairsight.models.local.chat import tokenizer_of
 from pairsight.models.local.processor import EncodedPrompt, encode, encode_pictures, rows_of_images
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
+from pairsight.training.batch import to_device
 from pairsight.training.data.table import Catalogue, Unit
 from pairsight.training.families import evaluating, inner_model
 from pairsight.training.vision.tower import Features, Tensors, TowerOutput, project, record_tower, run_tower
@@ -359,6 +360,36 @@ def encoder_outputs(embeddings: Tensor, deepstack: Sequence[Tensor], *, listed: 
     """Features in the order of a batch's placeholders [tokens, D], as a forward's `mm_encoder_outputs` takes them."""
     pooled: Any = [embeddings] if listed else embeddings[None]
     return {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=[[layer] for layer in deepstack])}
+
+
+@contextmanager
+def known_placeholders(inner: Any, input_ids_RS: Tensor) -> Iterator[None]:
+    """Let a model's forward find and count the placeholders of a pass on the CPU, if the model is elsewhere.
+
+    A family's `get_placeholder_mask` counts them among the tokens that the forward is given, to know whether there is a
+    feature for each: for that count the CPU waits for a GPU.
+
+    Args:
+        inner: the model without its head.
+        input_ids_RS: the pass's tokens, on the CPU.
+    """
+    find = getattr(type(inner), "get_placeholder_mask", None)
+    if find is None or inner.device.type == "cpu":
+        yield
+        return
+
+    def found(_: Tensor, inputs_embeds: Tensor, *features: Tensor, **named: Tensor) -> Any:
+        of_the_same_shape = torch.empty(()).expand(inputs_embeds.shape)
+        masks = find(inner, input_ids_RS, of_the_same_shape, *features, **named)
+        if isinstance(masks, tuple):
+            return tuple(to_device(mask, inputs_embeds.device) for mask in masks)
+        return to_device(masks, inputs_embeds.device)
+
+    inner.get_placeholder_mask = found
+    try:
+        yield
+    finally:
+        del inner.get_placeholder_mask
 
 
 def _bytes_per_token(model: Any) -> int:
