@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming bench-gpu docs browser clean
+.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming bench-gpu cuda-walk docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +65,13 @@ bench-gpu: $(VENV)/.dev        ## on a machine with a GPU: remake bench/GPU.md, 
 
 bench-scoring: $(VENV)/.dev    ## remake bench/SCORING.md: seconds and memory for 100,000 answers
 	$(BIN)/python bench/scoring.py
+
+cuda-walk: ## a training of three 7B models, at true size, on the tensors of a GPU that is not there (5 GB, minutes)
+	@test -f .venv-cuda/.made || { $(PYTHON) -m venv .venv-cuda && PIP_CONSTRAINT= .venv-cuda/bin/python -m pip install \
+	 --quiet --disable-pip-version-check 'torch===$(TORCH)' && grep -v '^torch==' constraints.txt > .venv-cuda/constraints.txt \
+	 && PIP_CONSTRAINT= .venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check \
+	 -c .venv-cuda/constraints.txt -e . && touch .venv-cuda/.made; }
+	.venv-cuda/bin/python tests/cuda_walk.py
 
 docs: $(VENV)/.dev             ## build the documentation into site/
 	@$(PIP) -e '.[docs]'

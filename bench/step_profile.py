@@ -33,7 +33,7 @@ KINDS = {
     "attention of the vision tower": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
 }
 PHASES = {
-    "_prepare": "tokenising, pixels",
+    "prepare": "tokenising, pixels",
     "_reference": "reference pass",
     "check": "first-batch check",
     "run_tower": "vision tower (a part of the other phases)",

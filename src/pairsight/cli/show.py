@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pairsight.store.attempts import Spent
     from pairsight.store.status import RunStatus
     from pairsight.store.verify import Verification
+    from pairsight.training.forecast.forecast import Forecast
 
 
 def print_build(built: "Built") -> None:
@@ -62,6 +63,54 @@ def print_align(aligned: "Aligned") -> None:
         print(f"  {sentence}")
     if aligned.merged is not None:
         print(f"{aligned.merged}: the full model")
+
+
+def print_forecast(found: "Forecast", rate: float | None) -> None:
+    """What a training will take: tokens, arithmetic, time at a rate in TFLOP/s, memory by part, and whether it fits."""
+    tokens, device = found.tokens, found.device
+    how = "" if found.prepared == found.examples else f", from {found.prepared} of them"
+    where = f"a GPU of {_gib(device.memory)}" if device.on_gpu else f"this CPU with {_gib(device.memory)} free"
+    print(
+        f"{found.examples} examples{how}, {found.epochs:g} epochs, {found.steps} steps; in {found.precision} on {where}"
+    )
+    if found.skipped:
+        print(f"  {found.skipped:.1%} of the examples are skipped")
+    print(
+        f"  tokens an example: prompt {tokens.prompt:.0f}, of these image {tokens.image:.0f}; completions "
+        f"{tokens.completion:.0f}; together, shared ones once, {tokens.shared:.0f} (most: {tokens.most})"
+    )
+    phases = {"reference": found.reference, "training": found.training}
+    for name, phase in phases.items():
+        if phase is not None:
+            times = f" x {found.epochs:g}" if name == "training" else ""
+            print(
+                f"  {name}: {phase.passes} passes of {phase.tokens:.0f} tokens (most: {phase.most_tokens}), "
+                f"{phase.flops:.3g} FLOP{times}"
+            )
+    if found.tower_flops:
+        print(f"  vision tower: {found.tower_flops:.3g} FLOP")
+    time = (
+        "give --rate for the time"
+        if rate is None
+        else f"{found.flops / rate / 1e12 / 3600:.2f} hours at {rate:g} TFLOP/s"
+    )
+    print(f"  in all: {found.flops:.3g} FLOP; {time}")
+    for name, phase in phases.items():
+        if phase is not None:
+            parts = ", ".join(f"{part} {_gib(size)}" for part, size in phase.memory.items() if size)
+            print(f"  memory in the {name}: {_gib(phase.peak)} at its peak ({parts})")
+    room = f"{_gib(device.usable)} of {_gib(device.memory)} that tensors can take"
+    if found.fits:
+        print(f"it fits into {room}")
+    elif found.advice is None:
+        print(f"it does not fit into {room}, with no setting tried: use a smaller model, or a larger device")
+    else:
+        setting, peak = found.advice
+        print(f"it does not fit into {room}; it does with --set {setting.replace(' ', ' --set ')} (peak {_gib(peak)})")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
 
 
 def print_results(results: "Results") -> None:

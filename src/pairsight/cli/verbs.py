@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from pairsight.cli import flags
+from pairsight.errors import ConfigError
 
 Values = Mapping[str, object]
 """The options that were given, flat, by name."""
 PARTLY_FAILED = 3
 """The exit status when the work is done but items failed."""
+DOES_NOT_FIT = 1
+"""The exit status of a dry run whose training does not fit into the device's memory."""
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +44,30 @@ def build(
     return PARTLY_FAILED if built.failed else 0
 
 
-def align(values: Values, quiet: flags.Quiet = False) -> int:
+def align(
+    values: Values,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print tokens, arithmetic, memory and what makes it fit; train nothing")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option("--memory", min=0.1, help="with --dry-run: for a GPU of so many GiB; default: here")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-6, help="with --dry-run: TFLOP a second, to say how long it takes")
+    ] = None,
+    quiet: flags.Quiet = False,
+) -> int:
     """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
+    if dry_run:
+        from pairsight.cli.show import print_forecast
+        from pairsight.pipeline.align import AlignSpec, forecast_run
+
+        found = forecast_run(AlignSpec.parse(values), memory=memory, quiet=quiet)
+        print_forecast(found, rate)
+        return 0 if found.fits else DOES_NOT_FIT
+    for flag, given in (("--memory", memory), ("--rate", rate)):
+        if given is not None:
+            raise ConfigError(f"{flag} says what a dry run is for: add --dry-run, or leave {flag} out")
     from pairsight.cli.show import print_align
     from pairsight.pipeline.align import AlignSpec, align_run
     from pairsight.training.ranks.launch import launched, start

@@ -49,7 +49,7 @@ def load_model(
         options["device_map"] = {"": chosen}  # straight to the device, without a copy in main memory
     with quiet(), _kept_in_float32(float32_modules):
         try:
-            auto = _auto_class(folder, trust_remote_code)
+            auto = auto_class(folder, trust_remote_code)
             if in_4_bits is not None:
                 options["quantization_config"] = nf4_config(
                     auto, folder, in_4_bits, pick_dtype(dtype, chosen), trust_remote_code=trust_remote_code
@@ -66,7 +66,7 @@ def load_model(
             f"another shape, first {lacking[0]}; copy the folder again"
         )
     if float32_modules:
-        _state_dtype(model, model.get_input_embeddings().weight.dtype)
+        state_dtype(model, model.get_input_embeddings().weight.dtype)
     if adapter is not None:
         check_adapter(adapter, model_name)
         model = _with_adapter(model, Path(adapter).expanduser(), model_name)
@@ -86,7 +86,7 @@ def _kept_in_float32(names: Sequence[str]) -> Iterator[None]:
         PreTrainedModel._keep_in_fp32_modules_strict = before
 
 
-def _state_dtype(model: Any, dtype: "torch.dtype") -> None:
+def state_dtype(model: Any, dtype: "torch.dtype") -> None:
     """Let a model some of whose modules are float32 name the type of all others as its own.
 
     Its `dtype` is that of its first weights, often a vision tower's, and some families cast image features to it.
@@ -124,7 +124,8 @@ def pick_dtype(dtype: "torch.dtype | str | None", device: "torch.device") -> "to
     return found
 
 
-def _auto_class(folder: Path, trust_remote_code: bool) -> Any:
+def auto_class(folder: Path, trust_remote_code: bool) -> Any:
+    """The class of transformers that makes a folder's model: one that sees, else a causal language model."""
     from transformers import (
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         AutoConfig,
@@ -191,7 +192,7 @@ def _use_in_float32(model: Any, adapter: Path, dtype: "torch.dtype") -> None:
             )
             module.register_forward_hook(lambda _, args, output: cast(output, dtype))
     set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
-    _state_dtype(model.get_base_model(), dtype)
+    state_dtype(model.get_base_model(), dtype)
 
 
 def load_part(folder: Path, cls: str | type, model_types: tuple[str, ...] = (), **options: Any) -> Any:

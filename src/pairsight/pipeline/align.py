@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -20,6 +20,9 @@ from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.config import TrainingConfig, TrainingSummary, is_sft, refuse_unused
 from pairsight.training.ranks.launch import launched
+
+if TYPE_CHECKING:
+    from pairsight.training.forecast.forecast import Forecast
 
 BuiltWith = Strategy | NamedPiece | None
 """The strategy that a run was built with: itself or, read from its `run.yaml`, by name and options."""
@@ -110,6 +113,34 @@ def align_run(spec: AlignSpec, *, quiet: bool = False) -> Aligned:
     candidates = None if run is None else load_candidates(run)
     check_model(spec.options.model)
     return align(limited(_examples(spec, candidates), spec), spec, run, quiet=quiet)
+
+
+def forecast_run(spec: AlignSpec, *, memory: float | None = None, quiet: bool = False) -> "Forecast":
+    """What `align_run` would take, found without reading any weights; nothing is written.
+
+    Args:
+        spec: of the training.
+        memory: GiB of a GPU that it is planned for; None: the device that is here, as it is now.
+        quiet: no progress display.
+
+    Raises:
+        PairsightError: data or a model that cannot be used.
+    """
+    from pairsight.models.folders import check_model
+    from pairsight.training.forecast.fake_training import Device
+    from pairsight.training.forecast.forecast import forecast
+    from pairsight.training.trainer import PreferenceTrainer
+
+    options, run = spec.options, run_of(spec.options)
+    if options.devices > 1:
+        raise ConfigError("--dry-run is for one device; leave --devices out")
+    candidates = None if run is None else load_candidates(run)
+    check_model(options.model)
+    examples = limited(_examples(spec, candidates), spec)
+    progress = Progress("quiet" if quiet else "auto")
+    trainer = PreferenceTrainer(options.model, out=".", config=spec.training, progress=progress)
+    with progress:
+        return forecast(trainer, examples, Device.of(memory))
 
 
 def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool = False) -> Aligned:

@@ -1,5 +1,6 @@
 """The model in training: which parts are trained, and at which learning rate."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -36,9 +37,20 @@ def load_base(name: str, config: TrainingConfig, precision: Precision, device: t
     ).requires_grad_(False)
     if config.load_in_4bit:
         read_4_bits(model)
+    use_fast_paths(model)
+    return model
+
+
+def use_fast_paths(model: Any) -> None:
+    """Let a model's forward attend by spans and run plain layers.
+
+    On a GPU a check of transformers is switched off, that of the number of placeholders: in every pass the host would
+    wait for it. Features are counted where they are made.
+    """
     use_tree_attention(model)
     use_plain_layers(model)
-    return model
+    if model.device.type != "cpu":
+        os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
 
 
 def make_policy(model: Any, config: TrainingConfig) -> Any:

@@ -260,12 +260,7 @@ class SequenceScorer:
             torch.cuda.empty_cache()
 
     def score(self, packed: nn.Module, rows: Pass) -> Scores:
-        """Log-probs of all sequences of a pass; differentiable where gradients are on.
-
-        Args:
-            packed: a `PackedPass`, or what wraps it.
-            rows: the pass.
-        """
+        """Log-probs of a pass's sequences by a `PackedPass` or what wraps it; differentiable where gradients are on."""
         numbers = tuple(number for row in rows for number in row)
         if not self.shares:
             sequences = [s for number in numbers for s in self.examples[number].sequences]
@@ -366,6 +361,7 @@ def pass_limits(
     *,
     num_trained: int = 0,
     checkpointing: bool = False,
+    free: int | None = None,
 ) -> PassLimits:
     """Tokens of one row and of one forward pass: as the user asked, else what fits into memory.
 
@@ -380,8 +376,9 @@ def pass_limits(
         precision: of the activations.
         num_trained: parameters whose gradients and optimizer state are not allocated yet.
         checkpointing: whether activations are recomputed in the backward pass.
+        free: bytes that are free on a GPU; None: on the model's own, if it is on one.
     """
-    padded = model.device.type != "cuda" or not attends_by_spans(model)
+    padded = (free is None and model.device.type != "cuda") or not attends_by_spans(model)
     if asked is not None:
         return PassLimits(asked, asked, padded)
     config = language_model(model).config
@@ -389,8 +386,9 @@ def pass_limits(
     layers = config.num_hidden_layers
     held = (width + layers * config.hidden_size if checkpointing else width * layers) * precision.products.itemsize
     row, joined = _CPU_ROW, _CPU_JOINED
-    if model.device.type == "cuda":
-        row = joined = int((free_bytes(model.device) - _TRAINED_BYTES * num_trained) * _GPU_SHARE)
+    if free is not None or model.device.type == "cuda":
+        free = free_bytes(model.device) if free is None else free
+        row = joined = int((free - _TRAINED_BYTES * num_trained) * _GPU_SHARE)
     return PassLimits(max(_SMALLEST_PASS, row // int(held)), max(_SMALLEST_PASS, joined // int(held)), padded)
 
 

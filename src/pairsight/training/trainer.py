@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, TrainingError, one_line
-from pairsight.images.source import ImageSource, WithImages
+from pairsight.images.source import FileImages, ImageSource, WithImages
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
 from pairsight.store.durable import write_file, written_by_a_library
@@ -131,7 +131,7 @@ class PreferenceTrainer:
         from pairsight.models.load import release_memory
         from pairsight.training.objective import Objective
 
-        images = self._image_source(examples)
+        images = self.image_source(examples)
         if not examples:
             raise DataError("there are no examples to train on")
         with plugins(self.config.loss):
@@ -217,7 +217,7 @@ class PreferenceTrainer:
             _LOG.warning("%d GPUs are visible; training runs on the first; --devices %d uses all", count, count)
         precision = Precision.choose(config, device)
         model = load_base(self.model, config, precision, device)
-        table, scorer = self._prepare(model, images, examples, origin, objective=objective, precision=precision)
+        table, scorer = self.prepare(model, images, examples, origin, objective, precision, self._world)
         reference = self._reference(model, scorer, origin) if objective.needs_reference else None
         policy = make_policy(model, config)
         fuse_lora(policy)
@@ -308,16 +308,17 @@ class PreferenceTrainer:
         steps, batch = loop.state.global_step, config.global_batch
         return TrainingSummary(len(train), steps, batch, asked.global_batch, unchanged), best, replica.state()
 
-    def _prepare(
+    def prepare(  # noqa: PLR0917
         self,
         model: Any,
         images: ImageSource,
         examples: "Sequence[PreferencePair | Demonstration]",
         origin: Origin,
-        *,
         objective: "Objective",
         precision: "Precision",
+        world: "World",
     ) -> "tuple[TokenTable, SequenceScorer]":
+        """Tokenise examples, and say how they are scored: the same for a training and for what it will take."""
         from pairsight.models.load import quiet
         from pairsight.models.local.processor import load_processor
         from pairsight.training.examples import Rules, Tokeniser, prepared
@@ -332,15 +333,16 @@ class PreferenceTrainer:
         def tokeniser(catalogue: "Catalogue") -> Tokeniser:
             return Tokeniser(processor, model, family, images, config.image_cache_mb, catalogue=catalogue)
 
-        file = self._tokens_folder() / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
+        folder = self._run.path if self._run is not None else self.out
+        file = folder / "tokens" / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
         with quiet(), self._progress.task("tokenise", len(examples)) as task:
-            if not self._world.first:
-                self._world.wait()  # the first rank makes the file
+            if not world.first:
+                world.wait()  # the first rank makes the file
             table = prepared(
                 file, examples, tokeniser, family, rules, advance=lambda one, known: task.advance(one, reused=known)
             )
-            if self._world.first:
-                self._world.wait()
+            if world.first:
+                world.wait()
         reader = tokeniser(table.catalogue)
         if not reader.ends_completions:
             _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
@@ -382,13 +384,9 @@ class PreferenceTrainer:
     def _reference_folder(self) -> Path:
         return self._run.references if self._run is not None else self.out / "references"
 
-    def _tokens_folder(self) -> Path:
-        return (self._run.path if self._run is not None else self.out) / "tokens"
-
-    def _image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
+    def image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
+        """Where the examples' images are."""
         if isinstance(self._images, (str, Path)):
-            from pairsight.images.source import FileImages
-
             return FileImages(self._images)
         if self._images is not None:
             return self._images
