@@ -72,7 +72,10 @@ def test_without_pixels_prompts_are_encoded_as_with_them(family, processor):
     if family != "llama":
         again = [PICTURES.ref(7, 60, 40), PICTURES.ref(8, 33, 64)]
         prompts += [ask("again", "Another one?", again[0]), ask("twice", "<image> or <image>?", again[1], again[1])]
-        prompts += [replace(prompts[0], id="same"), ask("hostile", "say </s> now", again[0])]
+        tokenizer = tokenizer_of(processor)
+        placeholder = getattr(tokenizer, "image_token_id", None) or processor.image_token_id
+        hostile = {"</s>", tokenizer.convert_ids_to_tokens(placeholder)} - {"<image>"}
+        prompts += [replace(prompts[0], id="same"), *(ask("hostile", f"say {mark} now", again[0]) for mark in hostile)]
     encoder = TextEncoder(processor, PICTURES)
     for prompt in prompts:
         try:

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pairsight.training.data import table as module
 from pairsight.training.data.table import TableWriter, TokenTable, Unit
 from pairsight.training.families import Family
 from pairsight.training.reference import ReferenceStore
-from pairsight.training.tokens import TokenPrompt, symbols_of, token_example
+from pairsight.training.tokens import BlockNumbers, TokenPrompt, symbols_of, token_example
 
 IMAGE, TEXT, COMPLETION = 576, 40, 100
 FAMILY = Family(32000, "none", None, ("full_attention",), "full_attention", 0, rope_index=False, obstacle="")
@@ -88,3 +89,39 @@ def test_examples_that_were_unpacked_are_not_held_for_ever(tmp_path: Path, monke
     assert all(
         np.array_equal(a.symbols_T, b.symbols_T) for a, b in zip(table[0].sequences, first.sequences, strict=True)
     )
+
+
+def test_units_that_follow_each_other_or_are_cut_by_text_are_as_they_were(tmp_path: Path):
+    """Unit 0 twice in a row, then unit 1 in two parts; positions by a rule of the model's own, on three axes."""
+    family = replace(FAMILY, rope_index=True)
+    unit = np.array([-1, 0, 0, 0, 0, 0, 0, -1, 1, 1, -1, 1, -1, -1])
+    index = np.array([-1, 0, 1, 2, 0, 1, 2, -1, 0, 1, -1, 2, -1, -1])
+    ids = np.where(unit < 0, np.arange(14) + 7, 32000)
+    positions = np.random.default_rng(0).integers(-5, 9000, (3, 15))
+    block = np.array([-1, 0, 0, 0, 1, 1, 1, *[-1] * 7])
+    symbols = BlockNumbers().put(symbols_of(ids, unit, index), block)
+    assert symbols[1:4].tolist() == symbols[4:7].tolist(), "equal blocks have equal symbols"
+    prompts = [
+        TokenPrompt(symbols_of(ids, unit, index), ids, positions, np.full(14, -1), unit, index, 0, key=b"0" * 32),
+        TokenPrompt(symbols, ids, positions, block, unit, index, 1, key=b"1" * 32),
+    ]
+    writer, completions = TableWriter(tmp_path / "t", family), [np.array([3, 4, 5]), np.array([3, 6])]
+    for number in range(2):
+        writer.add_prompt(Prompt(f"{number}", ()))
+    writer.add_unit(Unit(0, 0, 3))
+    for tokens in prompts:
+        writer.add_tokens(tokens)
+        writer.add_tokens(tokens)  # a second time changes nothing
+    example = token_example("é", prompts, completions, float("nan"))
+    writer.add_example(5, example, [0, 1], completions)
+    writer.finish(Counter(overlong_prompt=3), 2)
+    table = TokenTable(tmp_path / "t", family)
+    (kept,) = table
+    assert (kept.id, kept.num_completions, kept.num_tokens) == ("é", 2, example.num_tokens)
+    assert np.isnan(kept.weight)
+    assert (table.records_E.tolist(), table.skipped, table.cut) == ([5], Counter(overlong_prompt=3), 2)
+    assert (table.starts_E.tolist(), len(table.keys_QB)) == ([0], 3)
+    for one, other in zip(kept.sequences, example.sequences, strict=True):
+        for name in ("symbols_T", "input_ids_T", "positions_AT", "block_T", "unit_T", "unit_index_T"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        assert (one.key, one.prompt, one.prompt_length) == (other.key, other.prompt, other.prompt_length)
