@@ -2,12 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from pairsight.errors import DataError, one_line
 from pairsight.formats.image_columns import HOW, holds_image, is_no_file
 from pairsight.formats.record_tables import MOST_TOGETHER, RecordTable, spooled
+from pairsight.formats.rows import Row
 from pairsight.formats.trl import from_plain
 from pairsight.images.load import read_bytes
 from pairsight.images.source import FileImages, ImageSource, UnpackedImages, WithImages
@@ -53,8 +53,8 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
     if all(our_own):
         if isinstance(source, UnpackedImages):
             for file in files:
-                for number, row in _rows(file, ("id", *_IMAGES)):
-                    _unpack(row, source, file, _location(file, number, row.get("id", "")))
+                for row in _rows(file, ("id", *_IMAGES)):
+                    _unpack(row, source, file)
         pairs = RecordTable(PreferencePair, files, sparse=True, named="id")
         ids = partial(pairs.values, "pair_id")
     else:
@@ -88,18 +88,17 @@ def _converted(files: Sequence[Path], source: ImageSource) -> Iterator[Preferenc
         unpacked = isinstance(source, UnpackedImages)
         if not unpacked and "record" not in known and (read := [name for name in _IMAGES if name in known]):
             raise DataError(f"{file} brings its images itself, in '{read[0]}': leave `images` out", "unread_image")
-        said = set[str]()
-        for number, row in _rows(file, [name for name in known if unpacked or name not in _IMAGES]):
-            location = _location(file, number, row.get("id", ""))
+        for row in _rows(file, [name for name in known if unpacked or name not in _IMAGES]):
             if "record" not in known:
-                _check_unread(row, location, said)
-            refs = _unpack(row, source, file, location) if isinstance(source, UnpackedImages) else ()
-            if "record" not in row or row["record"] is not None:
+                _check_unread(row)
+            refs = _unpack(row, source, file) if isinstance(source, UnpackedImages) else ()
+            record = row.values.get("record")
+            if "record" not in known or record is not None:
                 count += 1
                 yield (
-                    from_json(PreferencePair, row["record"], location)
-                    if "record" in row
-                    else _from_trl(row, f"row-{count}", refs, location)
+                    from_json(PreferencePair, f"{record}", row.location)
+                    if "record" in known
+                    else _from_trl(row, f"row-{count}", refs)
                 )
 
 
@@ -136,57 +135,55 @@ def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}", "bad_parquet") from None
 
 
-def _rows(file: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number from 1, row) of a table, those of the columns that it has, a few rows at a time."""
+def _rows(file: Path, names: Sequence[str]) -> Iterator[Row]:
+    """The rows of a table, those of the columns that it has; a few are in memory at once."""
     with _parquet(file) as table:
         columns = [name for name in names if name in table.schema_arrow.names]
-        number = 0
+        number, said = 0, set[str]()
         for batch in table.iter_batches(batch_size=256, columns=columns):
-            for row in batch.to_pylist():
+            for values in batch.to_pylist():
                 number += 1
-                yield number, row
+                yield Row(f"{file} row {number} (id '{values.get('id', '')}')", number, values, said)
 
 
-def _location(file: Path, number: int, identity: object) -> str:
-    return f"{file} row {number} (id '{identity}')"
-
-
-def _check_unread(row: Mapping[str, object], location: str, said: set[str]) -> None:
+def _check_unread(row: Row) -> None:
     """Refuse a row whose image would not be read; beside an image that is, name once each column left aside."""
-    read = next((name for name in _IMAGES if row.get(name)), "")
-    for name, value in row.items():
-        if name in (*_IMAGES, *_NO_IMAGES) or (read and name in said) or not holds_image(name, value):
+    read = next((name for name in _IMAGES if row.values.get(name)), "")
+    for name, value in row.values.items():
+        if name in (*_IMAGES, *_NO_IMAGES) or (read and name in row.said) or not holds_image(name, value):
             continue
         if not read:
             raise DataError(
-                f"{location}: column '{name}' holds images and is not read: call it 'images' or 'image' "
+                f"{row.location}: column '{name}' holds images and is not read: call it 'images' or 'image' "
                 f"(found {value!r:.60}); {HOW}",
                 "unread_image",
             )
-        said.add(name)
+        row.said.add(name)
         what = "bytes" if isinstance(value, bytes) else "images"
-        _LOG.warning("%s: column '%s' holds %s and is not read; images are taken from '%s'", location, name, what, read)
+        _LOG.warning(
+            "%s: column '%s' holds %s and is not read; images are taken from '%s'", row.location, name, what, read
+        )
 
 
-def _unpack(row: Mapping[str, object], images: UnpackedImages, file: Path, location: str) -> tuple[ImageRef, ...]:
-    given = {name: row[name] for name in _IMAGES if row.get(name) is not None}
+def _unpack(row: Row, images: UnpackedImages, file: Path) -> tuple[ImageRef, ...]:
+    given = {name: row.values[name] for name in _IMAGES if row.values.get(name) is not None}
     if len(given) == 2:
-        raise DataError(f"{location} has both 'image' and 'images': keep one", "image_marks")
+        raise DataError(f"{row.location} has both 'image' and 'images': keep one", "image_marks")
     refs = []
     for column, value in given.items():
         if column == "images" and not isinstance(value, list):
             raise DataError(
-                f"{location}: 'images' must be a list, found {value!r:.60}; a single one is 'image'", "wrong_type"
+                f"{row.location}: 'images' must be a list, found {value!r:.60}; a single one is 'image'", "wrong_type"
             )
         for one in value if isinstance(value, list) else [value]:
-            data, name = _bytes_and_name(one, f"{location}: '{column}'")
+            data, name = _bytes_and_name(one, f"{row.location}: '{column}'")
             try:
                 if data is None:
                     beside = FileImages(file.parent)
                     data = read_bytes(beside.path(beside.ref(name)))
                 refs.append(images.put(data, name or "without a name"))
             except DataError as error:
-                raise DataError(f"{location}: {error}", error.reason) from None
+                raise DataError(f"{row.location}: {error}", error.reason) from None
     return tuple(refs)
 
 
@@ -205,12 +202,19 @@ def _bytes_and_name(value: object, location: str) -> tuple[bytes | None, str]:
     raise DataError(f"{location} must hold bytes, file names or {{bytes, path}}, found {value!r:.60}", "wrong_type")
 
 
-def _from_trl(row: Mapping[str, object], name: str, images: tuple[ImageRef, ...], location: str) -> PreferencePair:
-    identity = str(row["id"]) if row.get("id") is not None else name
-    prompt = Prompt(identity, from_plain(row["prompt"], images, f"{location}: 'prompt'"))
+def _from_trl(row: Row, name: str, images: tuple[ImageRef, ...]) -> PreferencePair:
+    values = row.values
+    identity = str(values["id"]) if values.get("id") is not None else name
+    prompt = Prompt(identity, from_plain(values["prompt"], images, f"{row.location}: 'prompt'"))
     chosen, rejected = (
         Completion(
-            f"{identity}:{index}", identity, _completion_text(row[name], f"{location}: '{name}'"), "", "", 0, index
+            f"{identity}:{index}",
+            identity,
+            _completion_text(values[name], f"{row.location}: '{name}'"),
+            "",
+            "",
+            0,
+            index,
         )
         for index, name in enumerate(("chosen", "rejected"))
     )

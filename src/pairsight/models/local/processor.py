@@ -107,7 +107,7 @@ def encode_pictures(
     """As `encode`, with the prompt's pictures given; distortions of normalised pixels are not applied.
 
     Args:
-        as_tensors: whether the processor makes tensors of what is none yet; tokens take long.
+        as_tensors: whether the processor makes tensors of what is not a tensor yet; tokens take long.
     """
     if (refs := prompt.images) and tokenizer_of(processor) is processor:
         raise DataError(f"prompt '{prompt.id}' has {len(refs)} images but the model is text-only", reason="text_only")
