@@ -238,23 +238,15 @@ def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
 
 
-def check_few_bits(config: TrainingConfig, way: str) -> None:
-    """Refuse options for fewer bits where they cannot be had.
-
-    Args:
-        config: of the training.
-        way: how its processes hold the policy.
+def need_bitsandbytes(config: TrainingConfig) -> None:
+    """Refuse options for fewer bits where their package is missing.
 
     Raises:
-        MissingExtraError: bitsandbytes is not installed.
-        ConfigError: the processes divide weights, and with them what bitsandbytes keeps of each complete one.
+        MissingExtraError: names the option and the extra.
     """
     wanted = {"load_in_4bit": config.load_in_4bit, f"optim={config.optim}": config.optim == "adamw_8bit"}
-    for option in (name for name, asks in wanted.items() if asks):
-        if find_spec("bitsandbytes") is None:
-            raise MissingExtraError(option, "quant")
-        if way != "ddp":
-            raise ConfigError(f"{option} needs every weight complete in each process, found {way}: use parallel=ddp")
+    if asking := [option for option, asks in wanted.items() if asks and find_spec("bitsandbytes") is None]:
+        raise MissingExtraError(asking[0], "quant")
 
 
 def is_sft(loss: Any) -> bool:

@@ -18,7 +18,7 @@ from pairsight.store.durable import write_file, written_by_a_library
 from pairsight.store.lock import exclusive_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim, model_card, write_adapter
-from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, check_few_bits, refuse_unused
+from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, need_bitsandbytes, refuse_unused
 from pairsight.training.ranks.launch import launched
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class PreferenceTrainer:
         for package in self.config.report_to:
             if find_spec(package) is None:
                 raise ConfigError(f"report_to '{package}' needs its package: pip install {package}")
-        check_few_bits(self.config, self._way)
+        need_bitsandbytes(self.config)
         self._run = None if run is None else RunFolder.open(run)
         self._name = name or self.config.training_name
         if not is_adapter_name(self._name):

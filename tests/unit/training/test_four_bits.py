@@ -17,11 +17,12 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, MissingExtraError, RunError
 from pairsight.models.load import load_model
 from pairsight.training.adapter import merge
-from pairsight.training.config import TrainingConfig, check_few_bits
+from pairsight.training.config import TrainingConfig
 from pairsight.training.families import language_model
 from pairsight.training.kernels.layers import fuse_lora
 from pairsight.training.loop import Loop
 from pairsight.training.precision import Precision
+from pairsight.training.ranks.launch import Launch
 from pairsight.training.trainer import PreferenceTrainer
 
 bnb = pytest.importorskip("bitsandbytes")
@@ -151,9 +152,8 @@ def test_training_above_4_bits_learns_and_its_adapter_loads_with_plain_peft(smal
 
 def test_processes_that_divide_weights_are_refused():
     for option in ({"load_in_4bit": True}, {"optim": "adamw_8bit"}):
-        with pytest.raises(ConfigError, match="needs every weight complete in each process, found fsdp2: use parallel"):
-            check_few_bits(TrainingConfig(**option), "fsdp2")
-    check_few_bits(TrainingConfig(), "fsdp2")
+        with pytest.raises(ConfigError, match=r"parallel=fsdp2 divides what .* keeps in fewer bits; use parallel=ddp"):
+            Launch(size=2).way(TrainingConfig(parallel="fsdp2", **option))
 
 
 def test_it_merges_into_the_full_weights_and_says_so(small, trained: Path, tmp_path: Path, caplog):
