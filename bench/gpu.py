@@ -185,8 +185,8 @@ def turns(run: Run, folder: Path, cases: Sequence[Case]) -> Iterator[Turn]:
         run.skip("TRL", "it is not installed")
 
     def machine(when: str, out: Path) -> None:
-        found = read(out, {})
-        run.note(**{"machine": found.get("machine", {}), f"matrix_{when}": found.get("rate")})
+        if found := read(out, {}):
+            run.note(**{"machine": found["machine"], f"matrix_{when}": found["rate"]})
 
     before, after, checks = (folder / f"{name}.json" for name in ("before", "after", "checks"))
     yield Turn("machine", ("card.py", str(before), *size), (0.0, 60.0), str, lambda: machine("before", before))

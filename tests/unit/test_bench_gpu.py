@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,14 +192,36 @@ def test_the_command_runs_all_cases_in_processes_of_their_own(tmp_path: Path):
     complete(tmp_path)
 
 
-@pytest.mark.long
-def test_a_run_that_is_cut_keeps_what_was_measured(tmp_path: Path):
-    command = [sys.executable, str(BENCH / "gpu.py"), "--tiny", f"--out={tmp_path}", "--minutes=0.6"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["machine"] and found["checks"]
-    assert "projector, ours" in [one["what"] for one in found["missing"]]
-    assert "## Not measured" in gpu_table.report(found)
+class CutOff(InThisProcess):
+    """A process that has no time, or had too little."""
+
+    def finish(self, line: str, seconds: float) -> str:
+        return "cut after 5 s"
+
+    def stop(self) -> None:
+        pass
+
+
+def test_what_was_cut_or_no_longer_fitted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu, "Child", CutOff)
+    monkeypatch.setattr(gpu, "TINY", replace(gpu.TINY, case_s=(1e6, 1e6)))
+    gpu.main(["--tiny", "--out", str(tmp_path), "--cases", "one_epoch"])
+    missing = {one["what"]: one["why"] for one in json.loads((tmp_path / "gpu.json").read_text())["missing"]}
+    assert list(missing) == ["machine", "checks", "one_epoch, trl", "one_epoch, ours", "machine again"]
+    assert missing["checks"] == "cut after 5 s" and missing["one_epoch, ours"].endswith("of 480 s left")
+
+
+def test_without_trl_ours_is_measured_alone_and_the_table_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(card, "installed", lambda package: "")
+    run = gpu.Run(gpu.TINY, tmp_path, 480.0, found={"tiny": True})
+    turns = list(gpu.turns(run, tmp_path, gpu_table.CASES[:1]))
+    assert [turn.title for turn in turns] == ["machine", "checks", "one_epoch, ours", "machine again"]
+    given = gpu_speed.Job.read(turns[2].line())
+    assert (given.pairs, given.search, given.ways[0]) == (0, True, gpu_speed.Way(1))
+    found = run.found | {"speed": {"one_epoch": {"ours": {"measured": measured(16, 2.0, 30e9)}}}}
+    assert "r 128, one epoch, ours alone" in gpu_table.report(found) and "TRL: it is not installed" in gpu_table.report(
+        found
+    )
 
 
 def complete(folder: Path) -> None:
