@@ -23,10 +23,11 @@ from torch.distributed.tensor import DTensor
 
 import families
 from pairsight.engine.progress import Progress
-from pairsight.errors import PairsightError
+from pairsight.errors import PairsightError, RankError
 from pairsight.images.source import FileImages
 from pairsight.records import PreferencePair
 from pairsight.training.loop import Loop
+from pairsight.training.ranks.world import Replica
 from pairsight.training.trainer import PreferenceTrainer
 from preference_pairs import NUM_IMAGES, pair
 
@@ -69,20 +70,39 @@ def pairs(images: FileImages, bad: int | None = None, text_only: bool = False) -
     return made
 
 
+class StoppedError(Exception):
+    """Stands for a kill of all processes."""
+
+
 def complete(gradient: torch.Tensor) -> torch.Tensor:
     """A gradient of which each process may hold a part; all call it together."""
     return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
 
 
+def gradients(replica: Replica) -> dict[str, torch.Tensor]:
+    """All complete gradients by name."""
+    named = [(name, p) for name, p in replica.policy.named_parameters() if p.requires_grad]
+    if type(replica).__name__ != "Zero":
+        return {name: complete(p.grad) for name, p in named if p.grad is not None}
+    from deepspeed.utils import safe_get_full_grad
+
+    return {name: safe_get_full_grad(p).clone() for name, p in named}
+
+
 @contextmanager
-def recorded(out: Path) -> Iterator[None]:
-    """Write the complete gradients of every step to `out/gradients-STEP.safetensors`, as they are before clipping."""
+def recorded(out: Path, stop: int | None) -> Iterator[None]:
+    """Write the complete gradients of every step to `OUT-gradients-STEP.safetensors`, as they are before clipping.
+
+    All processes stop together before step `stop`, as if by a kill.
+    """
     real = Loop.training_step
 
     def step(self: Loop, *arguments: Any) -> torch.Tensor:
+        if self.state.global_step == stop:
+            raise StoppedError
         loss = real(self, *arguments)
         if self.accelerator.sync_gradients:
-            found = {name: complete(p.grad) for name, p in self.replica.policy.named_parameters() if p.grad is not None}
+            found = gradients(self.replica)
             if self.replica.world.first:
                 save_file(found, out.with_name(f"{out.name}-gradients-{self.state.global_step}.safetensors"))
         return loss
@@ -95,12 +115,13 @@ def recorded(out: Path) -> Iterator[None]:
 def train(folder: Path, out: Path, ranks: int, options: dict[str, Any]) -> Path:
     """The training of one process."""
     given, images = dict(options), FileImages(folder / "images")
+    stop = given.pop("stop", None)
     examples = pairs(images, given.pop("bad", None), given.pop("text_only", False))
     merged = {**OPTIONS, "per_device_train_batch_size": BATCH // ranks, **given}
     if merged.get("tuning") == "full":
         merged = {name: value for name, value in merged.items() if not name.startswith("lora")}
     made = PreferenceTrainer(folder / "model", out=out, images=images, progress=Progress("quiet"), **merged)
-    with recorded(out):
+    with recorded(out, stop):
         return made.train(examples)
 
 
@@ -129,8 +150,10 @@ def forked(folder: Path, out: Path, ranks: int, options: dict[str, Any]) -> list
                 if ranks > 1:
                     os.environ |= environment(rank, ranks, port)
                 train(folder, out, ranks, options)
+            except StoppedError:
+                said = ""
             except PairsightError as error:
-                said = f"{type(error).__name__}: {error}"
+                said = "" if isinstance(error, RankError) and "stop" in options else f"{type(error).__name__}: {error}"
             except BaseException:  # noqa: BLE001 - a child must not return into its parent's program
                 said = traceback.format_exc()
             os.write(write, said.encode())

@@ -46,8 +46,8 @@ class TrainingConfig(BaseConfig):
 
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
-    parallel: Annotated[Literal["ddp", "fsdp2"], Option(results=False)] = Field(
-        "ddp", description="how several processes hold the policy: complete (DDP), or each a part (FSDP2)"
+    parallel: Annotated[Literal["ddp", "fsdp2", "zero2", "zero3"], Option(results=False)] = Field(
+        "ddp", description="how several processes hold the policy: complete (DDP), or each a part (FSDP2, DeepSpeed)"
     )
     min_steps_per_epoch: int = Field(
         10,

@@ -93,6 +93,15 @@ class LoopBase(Trainer):  # type: ignore[misc]
                 self.optimizer = self.replica.optimizer(groups, self.config.learning_rate)
         return self.optimizer  # type: ignore[no-any-return]
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = self.replica.norm()
+        return super()._clip_grad_norm(model) if norm is None else norm
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None:
+            grad_norm = self.replica.norm()
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule asked for, with a warm-up that starts above zero: step i of W is taken at (i + 1) / (W + 1).
 

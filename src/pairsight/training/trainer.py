@@ -272,7 +272,7 @@ class PreferenceTrainer:
         train, held = split_held_out(examples, self.config.eval_fraction, self.config.seed)
         asked = self.config.on_devices(self._world.size)
         config, checkpoints = asked.for_examples(len(train)), self.out / "checkpoints"
-        replica = self._world.replica(step.scorer.packed(policy), self._way)
+        replica = self._world.replica(step.scorer.packed(policy), self._way, config.max_grad_norm)
         before = weight_sums(replica.trained())
         patience = config.early_stopping_patience
         resume = self._world.told(lambda: newest_complete(checkpoints))

@@ -52,7 +52,7 @@ class OneOfSeveral(Replica):
 
     def backward(self, loss: Tensor, turn: Turn) -> None:
         """Add the gradients of a pass's part of the loss, which are averaged over ranks and not added up."""
-        super().backward(loss * (self.world.size if turn.counts else 0.0), turn)
+        self.add_gradients(loss * (self.world.size if turn.counts else 0.0))
 
     def scored(self, scorer: SequenceScorer, numbers: Sequence[int]) -> Iterator[Scores]:
         """Log-probs of this rank's part of some examples."""

@@ -88,7 +88,7 @@ class Joined(World):
         together = scorer.shares and scorer.scoring.family.bidirectional != "prompt"
         return divide(scorer.examples, numbers, self.size, share=together)[self.rank]
 
-    def replica(self, packed: PackedPass, way: str) -> Replica:
+    def replica(self, packed: PackedPass, way: str, max_grad_norm: float) -> Replica:
         """The policy as this rank holds it."""
         self.same("trained weight to start from", weight_sums(Replica(packed, self).trained()))
         if way == "ddp":
@@ -99,7 +99,9 @@ class Joined(World):
             from pairsight.training.ranks.fsdp2 import Fsdp2
 
             return Fsdp2(packed, self)
-        raise ConfigError(f"parallel={way} is not there yet; use ddp or fsdp2")
+        from pairsight.training.ranks.zero import Zero
+
+        return Zero(packed, self, int(way[-1]), max_grad_norm)
 
     def ended_well(self) -> None:
         """End the watch, when all ranks are done."""

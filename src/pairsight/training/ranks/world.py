@@ -61,12 +61,13 @@ class World:
         """This rank's part of some examples, which all ranks name in the same order: about equal in tokens."""
         return numbers
 
-    def replica(self, packed: PackedPass, way: str) -> "Replica":
+    def replica(self, packed: PackedPass, way: str, max_grad_norm: float) -> "Replica":
         """The policy as this rank holds it.
 
         Args:
             packed: the policy, complete; its trained parts are marked.
             way: "ddp", "fsdp2", "zero2" or "zero3".
+            max_grad_norm: gradients are scaled down to this norm; 0: never.
         """
         return Replica(packed, self)
 
@@ -116,7 +117,15 @@ class Replica:
 
     def backward(self, loss: Tensor, turn: Turn) -> None:
         """Add the gradients of a pass's part of the loss."""
+        self.add_gradients(loss)
+
+    def add_gradients(self, loss: Tensor) -> None:
+        """Backward."""
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def norm(self) -> Tensor | None:
+        """The norm of the gradient, where the parameters do not hold it complete or in parts of their own kind."""
+        return None
 
     def start_step(self, seed: int, step: int) -> None:
         """Called before the first pass of an optimizer step."""
