@@ -1,8 +1,8 @@
 """Every rank holds a part of the optimizer's state and of the gradients (ZeRO-2), and of the layers' weights (ZeRO-3).
 
 By DeepSpeed, which gathers each module's own weights while it runs: the fast layers and adapters, which read those of
-others, stand aside in ZeRO-3. What is trained outside the decoder layers stays gathered, and frozen weights outside
-them are kept from DeepSpeed: an image is encoded by the rank that needs it, alone.
+others, stand aside in ZeRO-3. Frozen weights outside the decoder layers are kept from DeepSpeed: an image is encoded by
+the rank that needs it, alone. So ZeRO-3 trains adapters alone: others would be gathered as often as a rank has images.
 """
 
 import os
@@ -75,8 +75,6 @@ class Zero(OneOfSeveral):
         with managed():
             engine, *_ = deepspeed.initialize(model=self.packed, optimizer=inner, config=config)
         self._engine = self.module = engine
-        if self._stage == 3:
-            self._keep_gathered(layers)
         return _Steps(engine, inner, parameters, managed, stage=self._stage, keep=self.world.first)
 
     @contextmanager
@@ -134,16 +132,6 @@ class Zero(OneOfSeveral):
         found = {name: trained.get(names.get(id(weight), ""), weight.detach()) for name, weight in weights.items()}
         parts = {name for name, weight in weights.items() if hasattr(weight, "ds_id") and not weight.requires_grad}
         return {name: tensor for name, tensor in found.items() if name not in parts}
-
-    def _keep_gathered(self, layers: list[nn.Module]) -> None:
-        """Keep what is trained outside the layers complete on every rank: a pass calls it as often as it needs."""
-        inside = {id(p) for layer in layers for p in layer.parameters()}
-        outside = [p for p in self.packed.parameters() if p.requires_grad and id(p) not in inside]
-        for parameter in outside:
-            parameter.ds_persist = True  # type: ignore[attr-defined]
-        self._engine.optimizer.persistent_parameters.extend(outside)
-        if outside:
-            outside[0].all_gather(outside)  # type: ignore[attr-defined]
 
 
 class _Steps(torch.optim.Optimizer):
