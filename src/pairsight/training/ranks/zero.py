@@ -180,6 +180,8 @@ class _Steps(torch.optim.Optimizer):
         """The complete state, where it is kept; all ranks call it together."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        if self._taken:
+            self._link()
         state: dict[int, dict[str, Tensor]] = {}
         ordered = [p for group in self._parameters for p in group]
         for index, parameter in enumerate(ordered if self._taken else []):
@@ -213,13 +215,17 @@ class _Steps(torch.optim.Optimizer):
 
     def _make_state(self) -> None:
         """Moments of this rank's flat parts, which AdamW makes at its first step."""
-        zero = self._engine.optimizer
-        two = self._stage == 2
+        zero, two = self._engine.optimizer, self._stage == 2
         for flat in zero.single_partition_of_fp32_groups if two else zero.fp32_partitioned_groups_flat:
             moments = {name: torch.zeros_like(flat) for name in _MOMENTS}
             self._inner.state[flat] = {"step": self._taken.clone(), **moments}
-        if two:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link()
+
+    def _link(self) -> None:
+        """Let DeepSpeed find the moments of every group: it looks after the first group's first step."""
+        if self._stage == 2:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _stand_aside(policy: nn.Module) -> None:
