@@ -1,6 +1,5 @@
 """The model in training: which parts are trained, and at which learning rate."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -42,15 +41,9 @@ def load_base(name: str, config: TrainingConfig, precision: Precision, device: t
 
 
 def use_fast_paths(model: Any) -> None:
-    """Let a model's forward attend by spans and run plain layers.
-
-    On a GPU a check of transformers is switched off, that of the number of placeholders: in every pass the host would
-    wait for it. Features are counted where they are made.
-    """
+    """Let a model's forward attend by spans and run plain layers."""
     use_tree_attention(model)
     use_plain_layers(model)
-    if model.device.type != "cpu":
-        os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
 
 
 def make_policy(model: Any, config: TrainingConfig) -> Any:
