@@ -6,6 +6,7 @@ before, from the model's config and the same pairs. Operations are compared with
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -123,6 +124,7 @@ def measure(case: Case, world: Path) -> dict[str, float]:
 
     def loaded(*arguments: object, **options: object) -> object:
         model = load_model(*arguments, **options)
+        gc.collect()  # the model of the training before
         for weight in model.parameters():  # weights are mapped: read all, or they would count as the training's
             weight.sum()
         start.mark_memory()

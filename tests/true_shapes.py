@@ -10,7 +10,7 @@ from typing import Any
 
 from family_parts import template, tokenizer
 
-PARAMETERS = {"llava": 7_063_427_072, "qwen2_5_vl": 8_292_166_656}
+PARAMETERS = {"llava": 7_063_427_072, "qwen2_5_vl": 8_292_166_656, "internvl": 7_944_373_760}
 """Parameters of each, by its published weights."""
 
 
@@ -157,6 +157,7 @@ def _internvl() -> tuple[Any, Any]:
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=256,
         downsample_ratio=0.5,
+        tie_word_embeddings=False,
         architectures=["InternVLForConditionalGeneration"],
     )
     pictures = GotOcr2ImageProcessor(size={"height": 448, "width": 448}, crop_to_patches=True, max_patches=12)

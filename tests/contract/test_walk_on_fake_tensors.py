@@ -33,7 +33,7 @@ def test_a_step_at_true_size(name: str, tmp_path: Path):
     true_shapes.build(name, tmp_path)
     found = walk(tmp_path, "cpu", backward=True)
     check(found)
-    assert found.parameters == true_shapes.PARAMETERS.get(name, found.parameters)
+    assert found.parameters == true_shapes.PARAMETERS[name]
 
 
 def test_the_walk_finds_what_it_looks_for(tmp_path: Path):
