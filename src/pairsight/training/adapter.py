@@ -42,6 +42,8 @@ _NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFI
 _OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256", "movement_kept"}
 _LOG = logging.getLogger("pairsight.training")
 _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
+_NEW = ("min_steps_per_epoch",)
+"""Options whose default is not what versions did that had no such option: their unfinished trainings do not go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def claim(folder: Path, origin: Origin) -> bool:
         here, wanted = _read_origin(file), origin.to_plain()
         known = {**plain_defaults(TrainingConfig), **here.get("training", {})}  # what an earlier version did not have
         finished = not _differences({**here, "training": known}, wanted) and is_finished(folder)
-        if not finished and (differences := _differences(here, wanted)):
+        same = {name: value for name, value in known.items() if name in here.get("training", {}) or name not in _NEW}
+        if not finished and (differences := _differences({**here, "training": same}, wanted)):
             raise RunError(
                 f"{folder} holds another training ({'; '.join(differences)}); choose another --name or --out, or the "
                 "same options to resume it"

@@ -99,6 +99,7 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 def problems(text: str, verbs: tuple[str, ...], own: set[str] = frozenset()) -> list[str]:
     """What a text names that does not exist for these verbs; `own` are flags of the file's own parser."""
     text = re.sub(r"(?:lmms-eval|pip|mypy|vllm serve|sglang\.launch_server) [^`\n]*", "", text)
+    text = re.sub(r"(?:torchrun|accelerate launch) [^`\n]*?-m pairsight ", "pairsight ", text)
     text = re.sub(rf"`({'|'.join(FLAGS)}) (?=[^`]*--)", r"`pairsight \1 ", text)  # `align --model X`, for short
     found = []
     for module, rest in re.findall(r"python (?:-m pairsight\.([a-z_.]+)|[a-z_]+/[a-z_]+\.py)([^`\n]*)", text):

@@ -21,7 +21,7 @@ from pairsight.training.scorer import Pass
 from pairsight.training.trainer import PreferenceTrainer
 
 _ALL, _FIRST, _TOGETHER, _LONGEST = 544, 256, 256, 32
-"""Up to so many examples are all prepared; of more, the first of an epoch, neighbours, and the longest."""
+"""Up to this many examples are all prepared; of more, the first of an epoch, neighbours, and the longest."""
 _COUNTED = 3
 """Passes whose operations are counted: those of the others lie between, by their tokens."""
 _NAMES: Mapping[Part, str] = {
