@@ -50,7 +50,7 @@ def align(
         bool, typer.Option("--dry-run", help="print tokens, arithmetic, memory and what makes it fit; train nothing")
     ] = False,
     memory: Annotated[
-        float | None, typer.Option("--memory", min=0.1, help="with --dry-run: for a GPU of so many GiB; default: here")
+        float | None, typer.Option("--memory", min=0.1, help="with --dry-run: GiB of the GPU it is for; default: here")
     ] = None,
     rate: Annotated[
         float | None, typer.Option("--rate", min=1e-6, help="with --dry-run: TFLOP a second, to say how long it takes")

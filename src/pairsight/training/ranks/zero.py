@@ -1,8 +1,9 @@
 """Every rank holds a part of the optimizer's state and of the gradients (ZeRO-2), and of the layers' weights (ZeRO-3).
 
 By DeepSpeed, which gathers each module's own weights while it runs: the fast layers and adapters, which read those of
-others, are not used in ZeRO-3. Frozen weights outside the decoder layers are kept from DeepSpeed: an image is encoded by
-the rank that needs it, alone. So ZeRO-3 trains adapters alone: others would be gathered as often as a rank has images.
+others, are not used in ZeRO-3. Frozen weights outside the decoder layers are kept from DeepSpeed: an image is encoded
+by the rank that needs it, alone. So ZeRO-3 trains adapters alone: others would be gathered as often as a rank has
+images.
 """
 
 import os
