@@ -292,6 +292,11 @@ class Watched:
 
     def __init__(self, items, kinds):
         self.items, self.kinds, self.most = items, kinds, 0
+        self.before = self.alive()
+
+    def alive(self):
+        gc.collect()
+        return sum(isinstance(other, self.kinds) for other in gc.get_objects())
 
     def __len__(self):
         return len(self.items)
@@ -299,7 +304,7 @@ class Watched:
     def __iter__(self):
         for number, one in enumerate(self.items):
             if number % 50 == 0:
-                self.most = max(self.most, sum(isinstance(other, self.kinds) for other in gc.get_objects()))
+                self.most = max(self.most, self.alive() - self.before)
             yield one
 
 
