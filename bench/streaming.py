@@ -84,10 +84,10 @@ def align(run: Path) -> None:
     """All that `align` does with the data before it loads a model."""
     from pairsight.pipeline.align import AlignSpec, align_run
     from pairsight.tiny.models.shipped import shipped_model
-    from pairsight.training.adapter import TrainingSummary
+    from pairsight.training.config import TrainingSummary
     from pairsight.training.trainer import PreferenceTrainer
 
-    def without_model(self: Any, examples: Any, *_: object) -> None:
+    def without_model(self: Any, examples: Any, *_: object, **__: object) -> None:
         assert sum(1 for _ in examples) == len(examples)
 
     PreferenceTrainer._train = without_model  # type: ignore[method-assign]
