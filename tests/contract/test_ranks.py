@@ -99,6 +99,11 @@ def test_every_kind_of_training_is_the_same_by_two_processes(tmp_path: Path, way
     if way == "zero3" and options.keys() & {*small.FULL, *small.OPEN}:
         pytest.skip("refused: ZeRO-3 trains adapters alone")
     said = trained(tmp_path, ("one", 1, options), ("two", 2, {**options, "parallel": way}))
+    if way in ("fsdp2", "zero3") and not options.get("share_prefixes", True):
+        refused, other = sorted(said["two"], reverse=True)
+        assert "use parallel=ddp" in refused
+        assert other.startswith("RankError")
+        return
     assert said == {"one": [""], "two": ["", ""]}
     assert_same(tmp_path, "two", "one", 2)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from pairsight.errors import TrainingError
 from pairsight.seeds import derived_seed
 from pairsight.training.policy import part_of
 from pairsight.training.ranks.world import Replica, Turn, World
@@ -24,6 +25,8 @@ class OneOfSeveral(Replica):
 
     equal_turns = True
     """Whether every pass exchanges something, so that each rank needs as many as the others."""
+    gathers = False
+    """Whether every call of a layer does, so that a pass must be one call."""
 
     def __init__(self, packed: PackedPass, world: World) -> None:
         super().__init__(packed, world)
@@ -43,6 +46,11 @@ class OneOfSeveral(Replica):
 
     def turns(self, scorer: SequenceScorer, numbers: Sequence[int], *, last: bool) -> Iterator[Turn]:
         """The passes of this rank, filled up by some without weight to as many as another has."""
+        if self.gathers and not scorer.shares:
+            raise TrainingError(
+                "weights are gathered at every call of the model, and without shared prefixes a pass is one for each "
+                "sequence, so that processes differ: use parallel=ddp"
+            )
         own = scorer.passes(self.world.share(scorer, numbers))
         count = max(self.world.most(len(own)) if self.equal_turns else len(own), 1 if last else 0)
         filler: Pass = [(int(scorer.examples.num_tokens_E.argmin()),)]

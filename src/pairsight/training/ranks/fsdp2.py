@@ -28,6 +28,8 @@ class Fsdp2(OneOfSeveral):
         TrainingError: a weight was not divided.
     """
 
+    gathers = True
+
     def __init__(self, packed: PackedPass, world: World) -> None:
         super().__init__(packed, world)
         mesh = init_device_mesh(self.policy.device.type, (world.size,))

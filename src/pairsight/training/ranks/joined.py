@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another: longer than any may tokenise or write alone."""
-_FAILED = "failed"
+_FAILED, _LEFT = "failed", "left"
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 """Set where the launcher keeps the store; else rank 0 does."""
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_LEAVE = 10.0
 _SECONDS_FOR_A_NOTE = 3.0
 """How long a rank whose connection broke looks for the reason, before it says itself that it broke."""
 
@@ -104,9 +105,14 @@ class Joined(World):
         return Zero(packed, self, int(way[-1]), max_grad_norm)
 
     def ended_well(self) -> None:
-        """End the watch, when all ranks are done."""
+        """End the watch when all ranks are done; none goes before all know it, as that would break a connection."""
         self.wait()
         self._ended.set()
+        until = time.monotonic() + _SECONDS_TO_LEAVE
+        with suppress(RuntimeError):  # the store is gone: then rank 0, which kept it, saw all ranks leave
+            self._notes.add(_LEFT, 1)
+            while self._notes.add(_LEFT, 0) < self.size and time.monotonic() < until:
+                time.sleep(0.01)
 
     def note_failure(self, error: BaseException) -> BaseException:
         """Note that this rank failed, for the others.

@@ -44,7 +44,7 @@ class Zero(OneOfSeveral):
         except ImportError:
             raise MissingExtraError(f"parallel=zero{stage}", "deepspeed") from None
         super().__init__(packed, world)
-        self._stage, self._max_grad_norm = stage, max_grad_norm
+        self._stage, self._max_grad_norm, self.gathers = stage, max_grad_norm, stage == 3
         self._engine: Any = None
 
     def optimizer(self, groups: Any, rate: float) -> torch.optim.Optimizer:
