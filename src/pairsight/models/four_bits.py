@@ -1,5 +1,6 @@
 """A part of a model kept in 4-bit numbers, below adapters (QLoRA)."""
 
+import logging
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,6 +11,10 @@ from pairsight.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import torch
+
+
+logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
+"""peft imports bitsandbytes where it is installed, which then advises on standard error, asked for or not."""
 
 
 def nf4_config(

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -182,11 +183,19 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 def written_by_a_library(path: Path) -> Iterator[None]:
     """While libraries write to `path` or below it: a disk that refuses is one clear error, whatever they raise.
 
-    They hide the system's error: safetensors in its message, `torch.save` behind the zip writer's own check.
+    They hide the system's error: safetensors in its message, `torch.save` behind the zip writer's own check; and
+    TensorBoard's thread, which ends on it with a traceback, raises it again at its next line.
 
     Raises:
         RunError: the disk is full, may not be written or failed.
     """
+    before = threading.excepthook
+
+    def of_a_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is None or _refusal(args.exc_value) is None:
+            before(args)
+
+    threading.excepthook = of_a_thread
     try:
         yield
     except PairsightError:
@@ -196,6 +205,8 @@ def written_by_a_library(path: Path) -> Iterator[None]:
         if refusal is None:
             raise
         raise cannot_write(Path(refusal.filename or path), refusal) from None
+    finally:
+        threading.excepthook = before
 
 
 def _refusal(error: BaseException) -> OSError | None:
