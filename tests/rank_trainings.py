@@ -14,14 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-import families
 from pairsight.engine.progress import Progress
 from pairsight.errors import PairsightError, RankError
 from pairsight.images.source import FileImages
@@ -29,7 +26,7 @@ from pairsight.records import PreferencePair
 from pairsight.training.loop import Loop
 from pairsight.training.ranks.world import Replica
 from pairsight.training.trainer import PreferenceTrainer
-from preference_pairs import NUM_IMAGES, pair
+from preference_pairs import base, pair
 
 OPTIONS: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -44,18 +41,6 @@ FULL = {"tuning": "full", "learning_rate": 2e-4}
 OPEN = {"projector_learning_rate": 1e-4}
 NUM_PAIRS = 10
 BATCH = 4
-
-
-def base(folder: Path) -> Path:
-    """A folder with a model and images."""
-    torch.set_num_threads(1)
-    pixels = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    for number in range(NUM_IMAGES):
-        picture = Image.fromarray(pixels.integers(0, 255, (28, 28, 3), dtype=np.uint8))
-        picture.save(folder / "images" / f"{number}.png")
-    families.build("llava", folder / "model")
-    return folder
 
 
 def pairs(images: FileImages, bad: int | None = None, text_only: bool = False) -> list[PreferencePair]:

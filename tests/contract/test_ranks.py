@@ -109,6 +109,23 @@ def test_every_kind_of_training_is_the_same_by_two_processes(tmp_path: Path, way
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["dpo", "mpo", "full"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_in_bfloat16_two_processes_differ_from_one_as_two_packings_do(tmp_path: Path, way: str, kind: str):
+    options = {"max_steps": 1, "bf16": True, **KINDS[kind]}
+    said = trained(tmp_path, ("one", 1, options), ("two", 2, {**options, "parallel": way}))
+    assert said == {"one": [""], "two": ["", ""]}
+    ours, theirs = (load_file(tmp_path / f"{one}-gradients-0.safetensors") for one in ("two", "one"))
+    assert ours.keys() == theirs.keys() != set()
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+    apart, length = (
+        sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
+        for tensors in ([ours[name] - theirs[name] for name in theirs], theirs.values())
+    )
+    assert 0 < apart < 2 * torch.finfo(torch.bfloat16).eps * length
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_a_training_goes_on_with_another_number_of_processes(tmp_path: Path, way: str):
     """Two steps by two processes, the third by one; and the other way round."""

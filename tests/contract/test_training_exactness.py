@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn.attention import flex_attention as torch_flex
 
 import families
+from backward_graph import operations_behind
 from pairsight.errors import DataError
 from pairsight.images.source import FileImages
 from pairsight.models.load import load_model
@@ -168,7 +169,8 @@ def test_every_layer_attends_by_spans_and_has_no_mask(name: str, tmp_path: Path)
         lambda _, args, options: masks.append(options["attention_mask"]), with_kwargs=True
     )
     logps_P = packed_token_logps(case.model, case.batch([case.examples]), case.scoring)
-    assert operations(logps_P).count("_BlockedBackward") == len(decoder.layers)
+    names = [node.name() for node in operations_behind(logps_P)]
+    assert names.count("_BlockedBackward") == len(decoder.layers)
     (mask,) = masks
     assert all(not one.numel() for one in (mask.values() if isinstance(mask, dict) else [mask]))
 
@@ -235,14 +237,3 @@ def test_the_forward_reads_no_value_from_its_device(name: str, tmp_path: Path, m
     sums_Q, _ = sequence_logps(case.model.to("meta"), batch, case.scoring)
     sums_Q.sum().backward()
     assert sums_Q.is_meta
-
-
-def operations(out: torch.Tensor) -> list[str]:
-    """Names of all operations that a backward pass would undo."""
-    seen, waiting = set(), [out.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return [node.name() for node in seen]

@@ -13,23 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import peft.peft_model
 import pytest
 import safetensors.torch
 import torch
 import transformers.modeling_utils
 from crash_points import crash_at
-from PIL import Image
 
-import families
 from pairsight.engine.progress import Progress
 from pairsight.images.source import FileImages
 from pairsight.training import trainer
 from pairsight.training.adapter import merged_model
 from pairsight.training.loop import Loop
 from pairsight.training.trainer import PreferenceTrainer
-from preference_pairs import NUM_IMAGES, pair
+from preference_pairs import base, pair
 
 STEPS = 4
 """Three steps are an epoch, so the last checkpoint lies inside the second one."""
@@ -69,18 +66,6 @@ FILES = (
     (transformers.modeling_utils, "safe_save_file"),
 )
 """What writes weights and states: points of their own."""
-
-
-def base(folder: Path) -> Path:
-    """A folder with the model and the images of all trainings."""
-    torch.set_num_threads(1)
-    pixels = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    for number in range(NUM_IMAGES):
-        picture = Image.fromarray(pixels.integers(0, 255, (28, 28, 3), dtype=np.uint8))
-        picture.save(folder / "images" / f"{number}.png")
-    families.build("llava", folder / "model")
-    return folder
 
 
 def train(base_folder: Path, out: Path, kind: str, **options: Any) -> Path:

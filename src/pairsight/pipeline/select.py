@@ -19,6 +19,7 @@ from pairsight.registry import NamedPiece, plugins, strategies
 from pairsight.selection.strategy import Selection, Strategy, choices, choose, make_strategy
 from pairsight.store.blobs import BlobStore
 from pairsight.store.durable import file_sha256
+from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import Sealing, sealed_rows, sealed_tables, verified_files
 from pairsight.version import __version__
@@ -147,16 +148,26 @@ def select_once(candidates: CandidateSet, strategy: Strategy) -> Examples:
     sources = [shard.sha256 for shard in sealed_tables(run.data)["candidates"]]
     identity = json.dumps([__version__, code, sources, strategy.name, strategy.to_plain()], sort_keys=True)
     folder = run.selections / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    try:
-        files = verified_files(folder, "examples")
-    except RunError:
-        made = (one for one in _choices(candidates, strategy) if not isinstance(one, Dropped))
-        with Sealing(folder) as sealing:
-            table = sealing.table("examples", RECORD_SCHEMA)
-            for batch in record_batches(made):
-                table.write(batch)
-        files = verified_files(folder, "examples")
+    files = _kept(folder)
+    if files is None:
+        with folder_lock(run.selections):  # the processes of one training choose at the same time
+            files = _kept(folder)
+            if files is None:
+                made = (one for one in _choices(candidates, strategy) if not isinstance(one, Dropped))
+                with Sealing(folder) as sealing:
+                    table = sealing.table("examples", RECORD_SCHEMA)
+                    for batch in record_batches(made):
+                        table.write(batch)
+                files = verified_files(folder, "examples")
     return WithImages(RecordTable(_kind(strategy), files), candidates.images)
+
+
+def _kept(folder: Path) -> list[Path] | None:
+    """The files of an earlier choice; None where it was not made, or is damaged."""
+    try:
+        return verified_files(folder, "examples")
+    except RunError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import gc
 import random
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from pairsight.selection.preference_rule import PreferenceRule
 from pairsight.selection.rejection_sampling import RejectionSampling
 from pairsight.selection.steerlm import SteerLM
 from pairsight.selection.strategy import choose
+from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 from pairsight.store.sealed import ROWS_PER_SHARD, sealed_tables
 from pairsight.store.verify import verify_run
@@ -121,6 +123,19 @@ def test_what_was_chosen_is_kept_for_the_same_candidates_and_options_only(run):
         select_once(candidates, Counting())
     assert Counting.calls == 2 * (NUM - len(range(3, NUM, 7)))
     assert len(list((run / "selections").iterdir())) == 2
+
+
+def test_processes_that_choose_at_the_same_time_wait_for_the_first(run):
+    """Every process of one training chooses: one writes what it chose, the others read it."""
+    candidates = load_candidates(run)
+    with ThreadPoolExecutor(1) as other:
+        with folder_lock(run / "selections"):
+            waiting = other.submit(select_once, candidates, PreferenceRule(min_margin=2))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+            assert not [path for path in (run / "selections").iterdir() if path.is_dir()]
+        chosen = list(waiting.result(timeout=60))
+    assert chosen == list(select(candidates, PreferenceRule(min_margin=2))[0])
 
 
 @pytest.mark.parametrize("limit", [None, 20])

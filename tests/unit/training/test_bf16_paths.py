@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from backward_graph import operations_behind
 from pairsight.engine.progress import Progress
 from pairsight.recipes.feedback import Feedback
 from pairsight.recipes.seva import SeVa
@@ -20,17 +21,6 @@ class CapturedError(Exception):
 
 def captured(*arguments):
     raise CapturedError(*arguments)
-
-
-def nodes(total: torch.Tensor) -> list:
-    """All operations that a backward pass will undo."""
-    seen, waiting = set(), [total.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return list(seen)
 
 
 @pytest.mark.parametrize("recipe", [SeVa, Feedback, Synthetic])
@@ -52,7 +42,8 @@ def test_every_fast_path_is_taken_at_a_recipes_own_defaults(small, tmp_path, mon
         layer.register_forward_hook(lambda module, inputs, out: widths.append((out.shape[1], out.dtype)))
     policy.train()
     (rows,) = step.scorer.passes([0])
-    counts = Counter(node.name() for node in nodes(step.scorer.score(step.scorer.packed(policy), rows).sums_Q.sum()))
+    total = step.scorer.score(step.scorer.packed(policy), rows).sums_Q.sum()
+    counts = Counter(node.name() for node in operations_behind(total))
 
     paths = small.pairs(1)[0]
     spans = 1 + len(paths.rejected)  # the prompt with the chosen completion, then each rejected one

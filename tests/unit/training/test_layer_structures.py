@@ -19,6 +19,7 @@ from transformers import (
 )
 
 import families
+from backward_graph import operations_behind
 from family_parts import text_config
 from pairsight.models.load import load_model
 from pairsight.training.batch import collate, pack_row
@@ -75,16 +76,6 @@ def run(model, batch, family, *, packed: bool, by_spans: bool = True):
     return found, {name: p.grad for name, p in stack.named_parameters() if p.grad is not None}
 
 
-def operations(out: torch.Tensor) -> list[str]:
-    seen, waiting = set(), [out.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return [node.name() for node in seen]
-
-
 @pytest.mark.parametrize("by_spans", [True, False])
 @pytest.mark.parametrize("name", FAST)
 def test_values_and_gradients_of_each_kind_of_layer_are_those_of_transformers(
@@ -105,7 +96,7 @@ def test_values_and_gradients_of_each_kind_of_layer_are_those_of_transformers(
     expected, expected_gradients = run(plain, batch, family, packed=False)
     depth = len(widths)
     assert widths == [batch.input_ids_RS.shape[1]] * (depth - 1) + [len(batch.needed_P.unique())]
-    names = operations(got)
+    names = [node.name() for node in operations_behind(got)]
     norms = names.count("_NormBackward") + names.count("_OnePlusNormBackward")
     of_heads = 2 if "3" in name else 0
     assert norms >= depth * (2 + of_heads) - 1  # below the first norm nothing is trained

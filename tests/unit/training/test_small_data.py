@@ -198,6 +198,16 @@ def test_a_launchers_configuration_and_ours_may_not_contradict_each_other(monkey
         PreferenceTrainer("model", out="out", **options)
 
 
+def test_a_launch_of_several_processes_that_starts_one_is_an_error(monkeypatch):
+    """What `accelerate launch --cpu --num_processes 2` sets (accelerate 1.15); with one process it sets no port."""
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}.items():
+        monkeypatch.setenv(name, value)
+    PreferenceTrainer("model", out="out")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(ConfigError, match=r"asked for several processes and started this one alone.* --devices N"):
+        PreferenceTrainer("model", out="out")
+
+
 TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
 

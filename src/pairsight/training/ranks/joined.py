@@ -28,7 +28,9 @@ from pairsight.training.scorer import PackedPass, SequenceScorer
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for another: longer than any may tokenise or write alone."""
+"""How long a rank waits for another inside a pass or step."""
+_ALONE = timedelta(hours=24)
+"""How long ranks wait for what the first does alone: tokenising a million pairs takes half an hour."""
 _FAILED, _LEFT = "failed", "left"
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 """Set where the launcher keeps the store; else rank 0 does."""
@@ -48,7 +50,7 @@ class Joined(World):
 
     def __init__(self, launch: Launch, notes: Store) -> None:
         self.rank, self.size, self._notes = launch.rank, launch.size, notes
-        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self._group = dist.new_group(backend="gloo", timeout=_ALONE)
         self._ended = threading.Event()
         self._failed: int | None = None
 

@@ -133,6 +133,11 @@ def launched() -> Launch:
             raise ConfigError(
                 f"{alone} is {os.environ[alone]}, and WORLD_SIZE says that there is one process; {HOW_TO_START}"
             )
+        if "WORLD_SIZE" not in os.environ and _MIXED in os.environ and "MASTER_PORT" in os.environ:
+            raise ConfigError(
+                "`accelerate launch` was asked for several processes and started this one alone, as it does on a CPU: "
+                "use --devices N or torchrun, or ask it for one (num_processes: 1)"
+            )
         return Launch()
     if missing := [name for name in _NEEDED if not os.environ.get(name)]:
         raise ConfigError(
