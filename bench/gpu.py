@@ -39,7 +39,7 @@ import card
 from gpu_speed import SHAPES, Job, Way
 from gpu_table import CASES, LIMIT_80_GB, Case, report
 from llava_shape import build_folder
-from run import commit
+from machine import commit
 
 HERE = Path(__file__).parent
 RESERVE_S = 6.0

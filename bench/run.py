@@ -9,8 +9,6 @@ The machine must be otherwise idle: only ratios of interleaved runs count.
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 
 from flops import training
 from llava_shape import TINY, Shape, build_items, build_model
+from machine import busy_seconds, child_seconds, commit, machine
 from table import Row, machines, markdown, merged, read_rows, write_rows
 
 HERE = Path(__file__).parent
@@ -327,37 +326,6 @@ def worker(setup: Setup, script: str, *arguments: str, python: str | None = None
     values: dict[str, float] = json.loads(done.stdout[done.stdout.rindex("{") :])
     print(script, *arguments[:1], values, f"others {setup.others[-1]:.0%}", file=sys.stderr, flush=True)
     return values
-
-
-def busy_seconds() -> float:
-    """Seconds for which all cores together were busy, including time taken by the host."""
-    user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
-
-
-def child_seconds() -> float:
-    """CPU seconds of our finished processes."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def commit() -> str:
-    """The commit of the measured code; changes to documents and to this script's output do not make it dirty."""
-    code = ("src", "bench/*.py", "constraints.txt", "pyproject.toml")
-    described = ["git", "describe", "--always"]
-    changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", *code]
-    name, dirty = (
-        subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False).stdout.strip()
-        for command in (described, changed)
-    )
-    return f"{name}-dirty" if dirty else name
-
-
-def machine(threads: int) -> str:
-    """Processor, cores and threads."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = names[0].partition(":")[2].strip() if names else platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, {threads} threads, Python {platform.python_version()}"
 
 
 def swift_versions(python: str | None) -> dict[str, str]:

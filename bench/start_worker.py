@@ -94,18 +94,11 @@ def main() -> None:
     print(json.dumps(started(given.world, given.pairs, given.name)))
 
 
-def started(world: Path, count: int, name: str) -> dict[str, float]:
-    """Seconds until the first step, those of tokenising, and the most memory above the loaded model."""
-    import peft  # noqa: F401 - libraries are imported before the clock starts
-
-    from pairsight.engine.progress import Progress
-    from pairsight.images.source import FileImages
+def watch(marks: dict[str, float]) -> None:
+    """Note when the model is loaded, tokens are made and the first step begins; reference log-probs are made up."""
     from pairsight.models import load
-    from pairsight.store.run_folder import RunFolder
     from pairsight.training import examples, loop, reference
-    from pairsight.training.trainer import PreferenceTrainer
 
-    marks: dict[str, float] = {}
     load_model, prepared, step = load.load_model, examples.prepared, loop.Loop.training_step
 
     def loaded(*arguments: Any, **options: Any) -> Any:
@@ -121,7 +114,7 @@ def started(world: Path, count: int, name: str) -> dict[str, float]:
         return table
 
     def first(*arguments: Any) -> Any:
-        marks.setdefault("start_s", time.perf_counter() - began)
+        marks.setdefault("start_s", time.perf_counter() - marks["began"])
         return step(*arguments)
 
     def made_up(model: Any, scorer: Any, store: Any, *_: object) -> int:
@@ -136,6 +129,19 @@ def started(world: Path, count: int, name: str) -> dict[str, float]:
 
     load.load_model, examples.prepared = loaded, timed
     loop.Loop.training_step, reference.compute_reference = first, made_up  # type: ignore[method-assign]
+
+
+def started(world: Path, count: int, name: str) -> dict[str, float]:
+    """Seconds until the first step, those of tokenising, and the most memory above the loaded model."""
+    import peft  # noqa: F401 - libraries are imported before the clock starts
+
+    from pairsight.engine.progress import Progress
+    from pairsight.images.source import FileImages
+    from pairsight.store.run_folder import RunFolder
+    from pairsight.training.trainer import PreferenceTrainer
+
+    marks: dict[str, float] = {}
+    watch(marks)
     run = RunFolder.create(world / f"run-{count}", {"recipe": "none"})
     images = FileImages(world / "images")
     trainer = PreferenceTrainer(
@@ -150,7 +156,7 @@ def started(world: Path, count: int, name: str) -> dict[str, float]:
     )
     pairs = MadeUpPairs(images, count)
     with Peak() as peak:
-        began = time.perf_counter()
+        marks["began"] = time.perf_counter()
         trainer.train(pairs)
     on_disk = sum(file.stat().st_size for part in ("tokens", "references") for file in (run.path / part).iterdir())
     return {
