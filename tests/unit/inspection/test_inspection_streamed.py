@@ -314,3 +314,14 @@ def test_few_records_are_alive_while_a_run_is_inspected(tmp_path):
     found = inspect_dataset(Dataset(data.name, data.pairs, watched, num_prompts=data.num_prompts))
     assert (found.counts["pairs"], found.num_annotated) == (120, 250)
     assert 0 < watched.most <= 5
+
+
+def test_a_first_number_far_from_the_others_costs_no_digits():
+    x, y = [0.01 * k for k in range(50)], [0.01 * (k % 7) for k in range(50)]
+    sums = JointSums()
+    sums.add({"x": 1e6}, {})
+    sums.add({}, {"y": -1e6})
+    for one, other in zip(x, y, strict=True):
+        sums.add({"x": one}, {"y": other})
+    assert sums.pearson("x", "y") == pytest.approx(pearson(x, y), abs=1e-12)
+    assert sums.kappa("x", "y") == pytest.approx(kappa(x, y, "quadratic"), abs=1e-12)

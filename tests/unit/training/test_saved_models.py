@@ -17,11 +17,14 @@ from pairsight.training import adapter as adapters
 from pairsight.training.adapter import merge, merged_model
 from pairsight.training.trainer import PreferenceTrainer
 
+MORE = ("llava_onevision", "internvl")
 OPTIONS = {"learning_rate": 1e-2, "max_steps": 1, "report_to": ()}
 VIDEO = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 784, "longest_edge": 3136}}
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "smolvlm", "llava_onevision", "internvl"])
+@pytest.fixture(
+    scope="module", params=["qwen2_5_vl", "smolvlm", *(pytest.param(n, marks=pytest.mark.long) for n in MORE)]
+)
 def base(request, tmp_path_factory) -> Path:
     """A base as its vendor publishes it, which on a machine with torchvision has a video processor."""
     folder = families.build(request.param, tmp_path_factory.mktemp("base") / request.param)

@@ -15,8 +15,7 @@ from pairsight.training.trainer import PreferenceTrainer
 RATES = {"projector": 1e-4, "vision": 1e-5}
 BOTH = ("projector", "vision")
 SHORT = {
-    ("llava", BOTH, "lora"), ("qwen2_5_vl", ("vision",), "lora"), ("qwen2_5_vl", BOTH, "lora"),
-    ("qwen2_5_vl", ("vision",), "full"), ("qwen3_vl", BOTH, "lora"), ("smolvlm", BOTH, "full"),
+    ("llava", BOTH, "lora"), ("qwen2_5_vl", ("vision",), "lora"), ("qwen3_vl", BOTH, "full"),
 }  # fmt: skip
 
 
