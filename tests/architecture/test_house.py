@@ -98,7 +98,10 @@ def test_nobody_below_the_command_line_imports_the_package_face():
 def test_nothing_loads_remote_code_or_pickles_by_default():
     text = {p: p.read_text(encoding="utf-8") for p in SOURCES}
     assert [str(p) for p, t in text.items() if "trust_remote_code=True" in t] == []
-    assert [str(p) for p, t in text.items() if re.search(r"^\s*import pickle|torch\.load\(", t, re.M)] == []
+    assert [str(p) for p, t in text.items() if re.search(r"^\s*import pickle", t, re.M)] == []
+    loads = {p.name: re.findall(r"torch\.load\(.*", t) for p, t in text.items() if "torch.load(" in t}
+    assert list(loads) == ["pickles.py"]
+    assert all(", weights_only=True" in call for call in loads["pickles.py"])
 
 
 MAY_PROBE = {"training", "models", "images", "tiny", "studies"}

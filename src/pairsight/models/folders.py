@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,6 +206,13 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 """Suffixes of weights that are pickles."""
 
 
+def convert_command(source: str | Path) -> str:
+    """The command that makes safetensors of a folder's pickled weights, or of one file, and runs none of their code."""
+    path = Path(source)
+    name = f"{path.name if path.is_dir() else path.stem}-safetensors"
+    return f"pairsight convert-weights {shlex.quote(str(path))} {shlex.quote(str(path.parent / name))}"
+
+
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -248,7 +256,9 @@ def check_adapter(adapter: str | Path, base: str | Path) -> None:
         raise ModelError(f"adapter {folder} has no adapter_config.json; {hint}")
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
-        raise ModelError(f"adapter {folder} has no adapter_model.safetensors (pickled weights are not loaded)")
+        pickled = (folder / "adapter_model.bin").is_file()
+        how = f"only pickled weights; convert them: {convert_command(folder)}" if pickled else "no weights at all"
+        raise ModelError(f"adapter {folder} has no adapter_model.safetensors but {how}")
     if read_model_json(folder / "adapter_config.json").get("megatron_config"):
         raise ModelError(f"adapter {folder} names a module to import (megatron_core), which is not done: remove it")
     check_tensors(weights)
@@ -335,9 +345,8 @@ def _check_weights(folder: Path) -> None:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise ModelError(
-                f"model {folder} has only pickled weights ({pickles[0]}), which can run code when loaded; if you trust "
-                'them, convert them: python -c "from transformers import AutoModelForImageTextToText as M; '
-                f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+                f"model {folder} has only pickled weights ({pickles[0]}), which could run code when loaded; convert "
+                f"them, which runs none of it: {convert_command(folder)}"
             )
         raise ModelError(f"model folder {folder} has no *.safetensors weights")
     for file in files:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import MissingExtraError, ModelError, one_line
-from pairsight.models.folders import PICKLES, check_adapter, check_model, read_model_json, resolve
+from pairsight.models.folders import (
+    PICKLES,
+    check_adapter,
+    check_model,
+    convert_command,
+    local_folder,
+    read_model_json,
+    resolve,
+)
 from pairsight.models.four_bits import nf4_config
 from pairsight.models.protocols import Model
 
@@ -239,38 +247,33 @@ def _lacking(info: Any) -> list[str]:
     return sorted(info.get("missing_keys", ())) + sorted(str(key) for key in info.get("mismatched_keys", ()))
 
 
-def convert_command(pickle: str | Path, name: str = "model.safetensors") -> str:
-    """The shell command that writes safetensors called `name` beside a pickled state dict, running none of its code."""
-    file = Path(pickle)
-    target = file.parent / name
-    code = (
-        "from torch import load; from safetensors.torch import save_file; "
-        f"state = load('{file}', map_location='cpu', weights_only=True); "
-        f"save_file({{k: v.clone() for k, v in state.items()}}, '{target}', {{'format': 'pt'}})"
-    )
-    return f'python -c "{code}"'
-
-
 def weights_folder(model_name: str | Path, published_as: str = "pytorch_model.bin") -> Path:
     """The local folder of a model, made sure to hold safetensors.
 
     Args:
-        model_name: a folder, or a hub name.
-        published_as: the pickle's usual name, for the message when there is nothing else.
+        model_name: a folder, or a hub name; what the hub has as pickles only is converted into the user's cache.
+        published_as: the pickle's usual name on the hub.
 
     Raises:
         ModelError: no such model, or none of its weights are safetensors; the message has the conversion command.
     """
     path = Path(model_name).expanduser()
     if path.is_file() and path.suffix in PICKLES:
-        raise ModelError(f"{path} is a pickle, which can run code and is not read; convert it: {convert_command(path)}")
+        raise ModelError(f"{path} is a pickle, which is not read as it is; convert it: {convert_command(path)}")
     folder = resolve(model_name)
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
-        found = f"only the pickle {pickles[0].name}, which can run code and is not read" if pickles else "no weights"
-        command = convert_command(pickles[0] if pickles else folder / published_as)
-        raise ModelError(f"model {model_name} holds no *.safetensors but {found}; convert a pickle by: {command}")
-    return folder
+    if any(folder.glob("*.safetensors")):
+        return folder
+    if local_folder(model_name) is None:
+        from pairsight.models.checkpoints.from_hub import converted_from_hub
+
+        return converted_from_hub(str(model_name), published_as)
+    pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
+    if not pickles:
+        raise ModelError(f"model {model_name} holds no *.safetensors, nor a pickle such as {published_as}: no weights")
+    raise ModelError(
+        f"model {model_name} holds no *.safetensors but only the pickle {pickles[0].name}, which is not read as it is; "
+        f"convert it, which runs none of its code: {convert_command(folder)}"
+    )
 
 
 def read_weights(folder: Path) -> "dict[str, torch.Tensor]":

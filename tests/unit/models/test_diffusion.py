@@ -1,12 +1,15 @@
 """Any diffusers text-to-image pipeline: seeds, guidance, filtered and black images, over-long prompts, bad folders."""
 
+import shlex
 import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from pairsight.cli.main import main
 from pairsight.errors import MissingExtraError, ModelError
 from pairsight.models.images.diffusion import DiffusersGenerator, pipeline_fingerprint, pipeline_folder
 from pairsight.records import ItemError
@@ -105,9 +108,12 @@ def test_what_is_no_pipeline_is_refused_in_one_line(folders, tmp_path, monkeypat
     pickled = save_stable_diffusion(tmp_path / "pickled")
     weights = pickled / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=r"part 'unet' has only the pickle .* convert it: python -c") as refused:
+    torch.save(load_file(weights.with_suffix(".bin")), weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"part 'unet' has only the pickle .* none of its code: pairsight") as refused:
         pipeline_folder(pickled)
-    assert "unet/diffusion_pytorch_model.safetensors" in str(refused.value)
+    assert main(shlex.split(str(refused.value).partition(": pairsight ")[2])) == 0
+    converted = pipeline_folder(tmp_path / "pickled-safetensors")
+    assert pipeline_fingerprint(converted) == pipeline_fingerprint(save_stable_diffusion(tmp_path / "again"))
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pairsight\[synthetic\]'"):
         DiffusersGenerator(folders["stable_diffusion"], device="cpu")

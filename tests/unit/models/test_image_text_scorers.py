@@ -1,8 +1,8 @@
 """Scorers of (text, image): values by hand, one item's failure, what is refused."""
 
 import math
-import subprocess
-import sys
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import gelu, layer_norm
 from transformers import BlipForImageTextRetrieval, BlipProcessor, CLIPModel, CLIPProcessor
 
+from pairsight.cli.main import main
 from pairsight.errors import ModelError
+from pairsight.models.load import weights_folder
 from pairsight.models.scorers.blip import BlipCosine, BlipMatch
 from pairsight.models.scorers.clip import ClipScore
 from pairsight.models.scorers.image_reward import ImageReward, pixel_tensor
@@ -179,18 +181,46 @@ def test_a_score_that_is_no_number_is_an_error(tmp_path):
 def test_a_pickle_is_refused_with_a_command_that_converts_it(tmp_path):
     folder = save_image_reward(tmp_path / "model")
     state = load_file(folder / "ImageReward.safetensors")
+    images, refs = pictures(tmp_path / "images")
+    expected = ImageReward(folder, images, device="cpu").score([(TEXTS[0], refs[0])])
     (folder / "ImageReward.safetensors").unlink()
     torch.save(state, folder / "ImageReward.pt")
-    images, refs = pictures(tmp_path / "images")
     for given in (folder, folder / "ImageReward.pt"):
-        with pytest.raises(ModelError, match=r"pickle.* convert .*python -c") as refused:
+        with pytest.raises(ModelError, match=r"pickle.* convert .*: pairsight convert-weights ") as refused:
             ImageReward(given, images, device="cpu")
         assert "\n" not in str(refused.value)
-    command = str(refused.value).partition("python -c ")[2]
-    assert command.startswith('"')
-    subprocess.run([sys.executable, "-c", command.strip('"')], check=True)
-    assert set(load_file(folder / "model.safetensors")) == set(state)
-    assert isinstance(ImageReward(folder, images, device="cpu").score([(TEXTS[0], refs[0])])[0], dict)
+        verb, source, target = shlex.split(str(refused.value).partition(": pairsight ")[2])
+        assert main([verb, source, target]) == 0
+        assert set(load_file(Path(target) / "model.safetensors")) == set(state)
+        assert ImageReward(target, images, device="cpu").score([(TEXTS[0], refs[0])]) == expected
+
+
+def test_what_the_hub_has_as_a_pickle_is_converted_once_into_the_cache(tmp_path, monkeypatch, caplog):
+    """The hub's own cache, laid out as its client does, with the files that zai-org/ImageReward publishes."""
+    images, refs = pictures(tmp_path / "images")
+    plain = save_image_reward(tmp_path / "plain")
+    hub, commit = tmp_path / "hub" / "models--zai-org--ImageReward", "0123456789abcdef" * 2
+    snapshot = hub / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(commit)
+    torch.save(load_file(plain / "ImageReward.safetensors"), snapshot / "ImageReward.pt")
+    (snapshot / "med_config.json").write_text('{"hidden_size": 768}')
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (snapshot / name).write_bytes((plain / name).read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    item = [(TEXTS[0], refs[0])]
+    expected = ImageReward(plain, images, device="cpu").score(item)
+    for _ in range(2):
+        assert ImageReward("zai-org/ImageReward", images, device="cpu").score(item) == expected
+    assert caplog.text.count("has only pickled weights: converted, running none of their code") == 1
+    (found,) = (tmp_path / "cache" / "pairsight" / "converted").glob("[!.]*")
+    assert found.name == "zai-org--ImageReward-0123456789ab"
+    assert {"model.safetensors", "med_config.json"} <= {path.name for path in found.iterdir()}
+    with pytest.raises(ModelError, match=r"neither \*.safetensors nor pytorch_model.bin"):
+        weights_folder("zai-org/ImageReward")
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path):

@@ -78,7 +78,7 @@ def test_weights_whose_header_does_not_say_where_tensors_are_are_refused(folder)
 
 def test_pickles_are_refused_with_the_command_that_converts_them(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(folder, r"only pickled weights \(pytorch_model.bin\).*python -c .*save_pretrained")
+    refused(folder, rf"only pickled weights \(pytorch_model.bin\).*: pairsight convert-weights {folder} {folder}-safe")
 
 
 def test_cut_and_broken_weights_are_found_by_their_header(folder):
@@ -125,7 +125,7 @@ def test_adapters_are_checked(made, folder, tmp_path):
         check_adapter(made / "adapter", made / "other")
     copy = shutil.copytree(made / "adapter", tmp_path / "adapter")
     (copy / "adapter_model.safetensors").rename(copy / "adapter_model.bin")
-    with pytest.raises(ModelError, match="pickled weights are not loaded"):
+    with pytest.raises(ModelError, match="only pickled weights; convert them: pairsight convert-weights"):
         check_adapter(copy, made / "model")
 
 

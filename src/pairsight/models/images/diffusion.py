@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import MissingExtraError, ModelError, one_line
-from pairsight.models.folders import PICKLES, fingerprint, local_folder, read_model_json
-from pairsight.models.load import convert_command, load_or_reuse, pick_device, quiet, release_memory
+from pairsight.models.folders import PICKLES, convert_command, fingerprint, local_folder, read_model_json
+from pairsight.models.load import load_or_reuse, pick_device, quiet, release_memory
 from pairsight.models.protocols import ImageGenerator
 from pairsight.records import ImageCandidate, ItemError
 from pairsight.store.blobs import BlobStore
@@ -129,11 +129,9 @@ def pipeline_folder(model_name: str | Path) -> Path:
         files = list(part.iterdir()) if part.is_dir() else []
         pickles = sorted(file for file in files if file.suffix in PICKLES)
         if pickles and not any(file.suffix == ".safetensors" for file in files):
-            # transformers calls a part's weights model.safetensors, diffusers keeps the pickle's stem
-            target = f"{pickles[0].stem.removeprefix('pytorch_')}.safetensors"
             raise ModelError(
-                f"pipeline {folder}: its part '{name}' has only the pickle {pickles[0].name}, which can run code and "
-                f"is not read; convert it: {convert_command(pickles[0], target)}"
+                f"pipeline {folder}: its part '{name}' has only the pickle {pickles[0].name}, which is not read as it "
+                f"is; convert the pipeline, which runs none of its code: {convert_command(folder)}"
             )
     return folder
 

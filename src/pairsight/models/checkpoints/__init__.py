@@ -1,0 +1,1 @@
+"""Checkpoints of other layouts: pickles to safetensors, original LLaVA to `transformers` and back."""
