@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
@@ -186,6 +186,9 @@ class EvaluateOptions(BaseConfig):
     temperature: Annotated[float | None, Option("--temperature", by_benchmark=True)] = Field(
         None, ge=0, le=5, description="instead of greedy decoding"
     )
+    judge: Annotated[str | None, Option("--judge", value="MODEL", identity=False)] = Field(
+        None, description="what judges the answers to benchmarks that need it: a folder, or endpoint:NAME@URL"
+    )
     batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")
     limit: Annotated[int | None, Option("--limit")] = Field(
         None, ge=1, description="use only this many groups of each benchmark"
@@ -228,6 +231,20 @@ class ScoreOptions(BaseConfig):
         "official", description="official (default) or robust"
     )
     seed: Annotated[int, Option("--seed")] = Field(0, ge=0, description="the random seed of the bootstrap")
+    verdicts: Annotated[str | None, Option("--verdicts", value="FILE", path=True)] = Field(
+        None, description="a judge's verdicts on these answers, as the official script keeps them"
+    )
+    judge: Annotated[str | None, Option("--judge", value="MODEL")] = Field(
+        None, description="what judges answers to a benchmark that needs it: a folder, or endpoint:NAME@URL"
+    )
+    calls: Calls = CallOptions()
+    endpoint: Endpoint = EndpointOptions()
+
+    @model_validator(mode="after")
+    def _has_one_source_of_verdicts(self) -> Self:
+        if self.verdicts is not None and self.judge is not None:
+            raise ValueError("give --judge or --verdicts, not both")
+        return self
 
 
 def split(

@@ -319,6 +319,7 @@ benchmarks = Registry(
         "gqa": "pairsight.benchmarks.suites.gqa:Gqa",
         "mmbench": "pairsight.benchmarks.suites.mmbench:MMBench",
         "mmbench_cn": "pairsight.benchmarks.suites.mmbench:MMBenchCn",
+        "mm_vet": "pairsight.benchmarks.suites.mm_vet:MmVet",
         "mme": "pairsight.benchmarks.suites.mme:Mme",
         "object_halbench": "pairsight.benchmarks.suites.object_halbench:ObjectHalBench",
         "pope": "pairsight.benchmarks.suites.pope:Pope",

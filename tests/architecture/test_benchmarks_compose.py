@@ -8,6 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src"
 SUITES = sorted((SOURCE / "pairsight" / "benchmarks" / "suites").rglob("*.py"))
 MOST_NAMES = 8
+OF_A_JUDGE = 2
+"""A suite that a judge scores also names what the judge is asked and what it says."""
 MOST_REACHED = 13
 """With what is taken from the modules that are imported by name, such as `files.read_jsonl`."""
 
@@ -43,9 +45,10 @@ def reached_names(source: str) -> list[str]:
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
 def test_a_suite_imports_at_most_eight_of_our_names(path):
     names = own_names(path.read_text(encoding="utf-8"))
+    more = OF_A_JUDGE if "JudgedBenchmark" in names else 0
     assert "*" not in names
-    assert len(names) <= MOST_NAMES, names
-    assert len(reached_names(path.read_text(encoding="utf-8"))) <= MOST_REACHED
+    assert len(names) <= MOST_NAMES + more, names
+    assert len(reached_names(path.read_text(encoding="utf-8"))) <= MOST_REACHED + more
 
 
 def test_names_are_counted_wherever_they_are_imported():

@@ -1,13 +1,15 @@
 """Evaluate a base model and its adapters on benchmarks: keep every answer, report differences with intervals."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pairsight.benchmarks.answering import answer_all
 from pairsight.benchmarks.files.tables import write_answers, write_scores
-from pairsight.benchmarks.likelihood import OptionRequest, RankOptions
+from pairsight.benchmarks.judging import check_judge, graded, judge_all
+from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.published import Scalar
 from pairsight.benchmarks.results import Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, update_results
@@ -17,14 +19,11 @@ from pairsight.benchmarks.tasks import BenchmarkTask, EvaluationImages, LoadedTa
 from pairsight.bounded import as_object
 from pairsight.engine.progress import Progress
 from pairsight.engine.runner import Runner
-from pairsight.engine.stage import Engine, Stage
+from pairsight.engine.stage import Engine
 from pairsight.errors import ConfigError, RunError
 from pairsight.images.source import ImageSource
-from pairsight.models.protocols import Generator, Sampling
-from pairsight.models.stages import GenerateCompletions
-from pairsight.records import Completion, CompletionRequest, ItemError
+from pairsight.models.protocols import Generator
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name
-from pairsight.seeds import derived_seed
 from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
 
@@ -32,61 +31,14 @@ if TYPE_CHECKING:
     from pairsight.engine.calls.calls import Caller
 
 
-def answer_all(
-    loaded: Sequence[LoadedTask],
-    generator: Generator,
-    runner: Runner,
-    seed: int,
-) -> list[list[tuple[Answer, ...]]]:
-    """For each benchmark and group, one answer per sample.
-
-    Benchmarks with equal sampling share one pass, as do those that rank options.
-
-    Args:
-        loaded: the benchmarks.
-        generator: the model that answers.
-        runner: runs the stages and keeps their results.
-        seed: the seed from which each sampled answer's seed is derived. Greedy answers have no seed, so that the same
-            question about the same image is answered only once.
-    """
-    answers: list[list[tuple[Answer, ...]]] = [[] for _ in loaded]
-    # All stages are created first: one that the model cannot run is refused before anything is answered.
-    stages = {item.task.answered_by: _stage(generator, item.task.answered_by) for item in loaded}
-    for kind, stage in stages.items():
-        indices = [index for index, item in enumerate(loaded) if item.task.answered_by == kind]
-        requests = [request for index in indices for request in _requests(loaded[index], seed)]
-        results = iter(runner(stage, requests))
-        for index in indices:
-            answers[index] = [
-                tuple(_answer(loaded[index], sample.id, results) for sample in group) for group in loaded[index].groups
-            ]
-    return answers
-
-
-def _requests(loaded: LoadedTask, seed: int) -> Iterator[CompletionRequest | OptionRequest]:
-    greedy = loaded.task.sampling.temperature == 0
-    for group in loaded.groups:
-        for sample in group:
-            if sample.id in loaded.errors:
-                continue
-            if loaded.task.answered_by is None:
-                yield OptionRequest(loaded.task.with_suffix(sample.prompt), sample.target["options"])
-            else:
-                sample_seed = 0 if greedy else derived_seed(seed, loaded.task.name, sample.id)
-                yield CompletionRequest(loaded.task.with_suffix(sample.prompt), seed=sample_seed)
-
-
-def _answer(loaded: LoadedTask, sample_id: str, results: Iterator[Completion | ItemError]) -> Answer:
-    if sample_id in loaded.errors:
-        return Answer(None, error=loaded.errors[sample_id])
-    result = next(results)
-    if isinstance(result, ItemError):
-        return Answer(None, error=f"{result.reason}: {result.detail}" if result.detail else result.reason)
-    return Answer(result.text, result.finish_reason)
-
-
 OpenModel = Callable[[str | None, ImageSource], Generator]
 """(the adapter's folder or None, images) -> the model that answers."""
+OpenJudge = Callable[[ImageSource], Generator]
+"""images -> the model that judges."""
+Answers = Sequence[Sequence[Sequence[Answer]]]
+"""One model's answers: by benchmark, group and sample."""
+Rules = Mapping[str, Sequence[Benchmark]]
+"""Model -> the rule by which its answers to each benchmark are scored."""
 
 
 def evaluate_models(
@@ -103,6 +55,7 @@ def evaluate_models(
     engine: Engine | None = None,
     progress: Progress | None = None,
     caller: "Caller | None" = None,
+    open_judge: OpenJudge | None = None,
 ) -> Results:
     """Answer all benchmarks with the base and each adapter, score the answers, and compare on the same items.
 
@@ -123,16 +76,16 @@ def evaluate_models(
         engine: where answers are generated; None: in this process.
         progress: shows the progress.
         caller: sends calls to endpoints, with their limits.
+        open_judge: opens the judge of benchmarks that need one.
 
-    Returns:
-        The results of this call: a system per adapter, or the base's sections if there is no adapter.
+    Returns: the results of this call: a system per adapter, or the base's sections if there is no adapter.
 
     Raises:
         DataError: a bad file, record or image, before any model is loaded or OUT is created.
         RunError: OUT belongs to another evaluation, or no question was answered by every model.
     """
     settings = replace(settings or EvaluationSettings(), model=model)
-    models = _models(tasks, adapters or {})
+    models = _models(tasks, adapters or {}, open_judge)
     config, benchmarks = _joined(Path(out), _Identity.of(identity or settings.identity, tasks, images))
     read = read_tasks(tasks, None if images is None else Path(images), limit=settings.limit, skip_bad=settings.skip_bad)
     folder = RunFolder.create(out, config, free=("images",))
@@ -141,17 +94,26 @@ def evaluate_models(
         loaded = load_tasks(read, folder.blobs, skip_bad=settings.skip_bad)
         runner = Runner(ledger, engine, progress, caller=caller)
         source = EvaluationImages(sources_of(read), folder.blobs)
-        answers, fingerprints = {}, {}
-        for name, adapter in models.items():
-            generator = open_model(adapter, source)
-            answers[name] = answer_all(loaded, generator, runner, settings.seed)
-            fingerprints[name] = generator.fingerprint
+        opened = {name: open_model(adapter, source) for name, adapter in models.items()}
+        answers = {name: answer_all(loaded, generator, runner, settings.seed) for name, generator in opened.items()}
+        rules = _rules(loaded, answers, runner, settings.seed, None if open_judge is None else open_judge(source))
         _seal(folder, ledger, answers)
-    _export(export, loaded, answers)
-    return _write_all(folder.path, loaded, answers=answers, fingerprints=fingerprints, models=models, settings=settings)
+    _export(export, loaded, answers, rules)
+    fingerprints = {name: generator.fingerprint for name, generator in opened.items()}
+    return _write_all(folder.path, loaded, rules, answers, fingerprints, models=models, settings=settings)
 
 
-def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]) -> None:
+def _rules(
+    loaded: Sequence[LoadedTask], answers: Mapping[str, Answers], runner: Runner, seed: int, judge: Generator | None
+) -> Rules:
+    """Each benchmark's rule for the answers of each model; that of a judged one holds the judge's verdicts."""
+    if judge is None:
+        return {name: [item.task.benchmark for item in loaded] for name in answers}
+    verdicts = judge_all(loaded, answers, judge, runner, seed)
+    return {name: graded(loaded, verdicts[name], judge.fingerprint) for name in answers}
+
+
+def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Answers]) -> None:
     """Seal the ledger's results; RunError if nothing can be scored."""
     from pairsight.store.sealed_results import seal_results
 
@@ -162,30 +124,28 @@ def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Sequence[Sequ
         )
 
 
-def _stage(generator: Generator, sampling: Sampling | None) -> Stage[Any, Completion]:
-    """The stage that generates answers or, if `sampling` is None, ranks options."""
-    if sampling is None:
-        return RankOptions.of(generator)
-    return GenerateCompletions(generator=generator, sampling=sampling, batch_size=4 * generator.batch_size)
-
-
 def _write_all(
     folder: Path,
     loaded: Sequence[LoadedTask],
-    *,
-    answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]],
+    rules: Rules,
+    answers: Mapping[str, Answers],
     fingerprints: Mapping[str, str],
+    *,
     models: Mapping[str, str | None],
     settings: EvaluationSettings,
 ) -> Results:
     """Score all answers and write the tables and `results.json`; returns the new results."""
-    scored = {name: _score_all(loaded, answers, name) for name in models}
+    scored = {name: _score_all(loaded, answers, rules, name) for name in models}
     results = _results(loaded, scored, fingerprints, models, settings)
     all_results, _ = merged(results_at(folder / "results.json"), results)
     for name, parts in scored.items():
         kept = _measured(all_results, name, fingerprints)
         write_answers(folder / f"answers-{name}.parquet", parts, keep=kept)
         write_scores(folder / f"scores-{name}.parquet", parts, keep=kept)
+        if any(part.benchmark.verdicts() for part in parts):
+            from pairsight.benchmarks.files.verdict_table import write_verdicts
+
+            write_verdicts(folder / f"verdicts-{name}.parquet", parts, keep=kept)
     update_results(folder / "results.json", results)
     return results
 
@@ -200,36 +160,41 @@ def _measured(results: Results, name: str, fingerprints: Mapping[str, str]) -> s
 
 
 def _export(
-    folder: str | Path | None, loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]]
+    folder: str | Path | None, loaded: Sequence[LoadedTask], answers: Mapping[str, Answers], rules: Rules
 ) -> None:
     """Write `folder/<model>/<benchmark>/…`, without answers for failed samples; nothing without a folder."""
     if folder is None:
         return
     for model, of_model in answers.items():
-        for item, by_group in zip(loaded, of_model, strict=True):
+        for item, rule, by_group in zip(loaded, rules[model], of_model, strict=True):
             texts = {
                 sample.id: answer.text
                 for group, group_answers in zip(item.groups, by_group, strict=True)
                 for sample, answer in zip(group, group_answers, strict=True)
                 if answer.text is not None
             }
-            task = item.task
-            task.benchmark.write_answers(Path(folder) / model / task.name, task.path, item.groups, texts)
+            to = Path(folder) / model / item.task.name
+            rule.write_answers(to, item.task.path, item.groups, texts)
+            rule.write_verdicts(to, item.groups, texts, model)
 
 
 def _score_all(
-    loaded: Sequence[LoadedTask], answers: Mapping[str, Sequence[Sequence[Sequence[Answer]]]], model: str
+    loaded: Sequence[LoadedTask], answers: Mapping[str, Answers], rules: Rules, model: str
 ) -> list[ScoredBenchmark]:
-    """Score one model's answers by both parsers, on the groups that every model answered completely."""
+    """Score one model's answers by both parsers, on the groups for which every model has what is scored."""
     parts = []
     for index, item in enumerate(loaded):
-        by_model = [of_model[index] for of_model in answers.values()]
+        by_model = [(of_model[index], rules[name][index]) for name, of_model in answers.items()]
         complete = [
             g
-            for g in range(len(item.groups))
-            if all(answer.text is not None for by_group in by_model for answer in by_group[g])
+            for g, group in enumerate(item.groups)
+            if all(
+                all(answer.text is not None for answer in by_group[g]) and not rule.failures(group)
+                for by_group, rule in by_model
+            )
         ]
-        parts.append(score_benchmark(item.task.name, item.task.benchmark, item.groups, answers[model][index], complete))
+        rule = rules[model][index]
+        parts.append(score_benchmark(item.task.name, rule, item.groups, answers[model][index], complete))
     return parts
 
 
@@ -261,14 +226,17 @@ def _results(
     )
 
 
-def _models(tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path]) -> dict[str, str | None]:
-    """The base and the adapters by name, after checking names and folders."""
+def _models(
+    tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path], open_judge: OpenJudge | None
+) -> dict[str, str | None]:
+    """The base and the adapters by name, after checking names and folders, and whether a judge is needed."""
     names = [task.name for task in tasks]
     if not names:
         raise ConfigError("evaluate needs at least one benchmark: --benchmark NAME=PATH")
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"the benchmark '{name}' is given twice; choose another name for the second")
+    check_judge(tasks, open_judge is not None)
     for name, path in adapters.items():
         if not is_adapter_name(name):
             raise ConfigError(f"an adapter cannot be named {name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")

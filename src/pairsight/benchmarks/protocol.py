@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pairsight.benchmarks.files.answers import ID_FIELDS, TEXT_FIELDS, answer_records, join, write_json, write_jsonl
 from pairsight.benchmarks.files.official import FileRecord, SampleImages, listed_records, read_json
 from pairsight.benchmarks.metrics import Better, Formula
+from pairsight.bounded import as_object
 from pairsight.config import BaseConfig
 from pairsight.errors import DataError
 from pairsight.models.protocols import Sampling
@@ -24,12 +25,61 @@ Parser = Literal["official", "robust"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question of a benchmark. `cluster`: what a bootstrap resamples (the image); `target`: what scoring needs."""
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in the benchmark.
+        prompt: the question with its images.
+        cluster: what a bootstrap resamples (the image).
+        target: what scoring needs.
+        follows: the sample of the same group whose question and answer come before this question; "" for none.
+        temperature: at which it is answered, where its benchmark's is not meant.
+    """
 
     id: str
     prompt: Prompt
     cluster: str
     target: Mapping[str, Any] = field(default_factory=dict)
+    follows: str = ""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeVerdict:
+    """What a judge said to one question, word for word; if it said nothing, `text` is None and `error` the reason.
+
+    `asked` is the question, `run` the grading that it belongs to.
+    """
+
+    text: str | None
+    finish_reason: str = ""
+    error: str = ""
+    asked: str = ""
+    run: int = 0
+
+
+Verdicts = Mapping[str, tuple[JudgeVerdict, ...]]
+"""Sample id -> what the judge said to each of its questions, in the order in which they were asked."""
+
+
+Role = Literal["system", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeQuestion:
+    """What a judge is asked about a sample's answer.
+
+    Attributes:
+        sample_id: the sample.
+        prompt: what the judge sees.
+        sampling: how it answers.
+        run: which of several gradings of the same answer it belongs to.
+    """
+
+    sample_id: str
+    prompt: Prompt
+    sampling: Sampling
+    run: int = 0
 
 
 class Reading(NamedTuple):
@@ -90,6 +140,8 @@ class Benchmark(BaseConfig, ABC):
     ranks_options: ClassVar[bool] = False
     """Whether the model chooses an option by likelihood: a sample's target then has `options` (letter -> text), and the
     answer is the letter of the likeliest option."""
+    original_judge: ClassVar[str] = ""
+    """The model that its authors use as judge; "" where no judge is needed. See `JudgedBenchmark`."""
     id_fields: ClassVar[tuple[str, ...]] = ID_FIELDS
     """Fields of an answer file that may hold the id; the first that exists is used."""
     text_fields: ClassVar[tuple[str, ...]] = TEXT_FIELDS
@@ -140,6 +192,45 @@ class Benchmark(BaseConfig, ABC):
         by_name = {name: formula.of(sums) for name, formula in self.metrics.items()}
         return {name: values for name, values in by_name.items() if values is not None}
 
+    def ask(self, group: tuple[Sample, ...], answers: Sequence[str], verdicts: Verdicts) -> Iterator[JudgeQuestion]:
+        """The questions about a group's answers that a judge is to be asked next; none when all is known.
+
+        Args:
+            group: the samples.
+            answers: one text per sample.
+            verdicts: what the judge has said so far, also where it failed.
+        """
+        return iter(())
+
+    def graded(self, verdicts: Verdicts, judge: str) -> Self:
+        """This benchmark with a judge's verdicts on one model's answers, ready to `score` them.
+
+        Args:
+            verdicts: what the judge said.
+            judge: its name.
+        """
+        return self
+
+    def read_verdict_file(self, file: Path, groups: Sequence[tuple[Sample, ...]]) -> tuple[Verdicts, str]:
+        """The verdicts in a file of the official script, and the judge that it names ("" where it names none).
+
+        Raises:
+            DataError: a bad file, or a benchmark whose authors keep none.
+        """
+        raise self.file_error(f"its verdicts are not read from a file ({file})")
+
+    def facts(self) -> Mapping[str, str | int | float | bool | None]:
+        """What else was measured with, e.g. the judge; noted among the settings of the results."""
+        return {}
+
+    def failures(self, group: tuple[Sample, ...]) -> Mapping[str, str]:
+        """Sample id -> why a sample that was answered cannot be scored; its group is then left out for all models."""
+        return {}
+
+    def verdicts(self) -> Verdicts:
+        """What a judge said of the answers that this benchmark is scoring; nothing where none is asked."""
+        return {}
+
     def directions(self) -> Mapping[str, Better]:
         """Metric name -> which values are better."""
         return {**{name: formula.better for name, formula in self.metrics.items()}, **self.better}
@@ -163,8 +254,27 @@ class Benchmark(BaseConfig, ABC):
         Raises:
             DataError: the file is missing or damaged, or an id is unknown, missing or duplicate.
         """
+        return self.joined(self.answer_records(answers), answers, groups, self.other_ids(path))
+
+    def joined(
+        self,
+        records: Iterable[tuple[FileRecord, str]],
+        answers: Path,
+        groups: Sequence[tuple[Sample, ...]],
+        others: Iterable[str] = (),
+    ) -> Mapping[str, str]:
+        """Sample id -> text, from records with ids.
+
+        Args:
+            records: the records and their texts.
+            answers: their file, for messages.
+            groups: the samples.
+            others: ids to skip.
+
+        Raises:
+            DataError: an id is unknown, missing or duplicate.
+        """
         ids = {sample.id: sample.id for group in groups for sample in group}
-        records, others = self.answer_records(answers), self.other_ids(path)
         return join(records, ids, answers, ignored=others, allow_missing=self.allow_missing)
 
     def to_record(self, sample: Sample, answer: str | None) -> Mapping[str, object] | None:
@@ -191,6 +301,22 @@ class Benchmark(BaseConfig, ABC):
         records = [record for record in optional if record is not None]
         file = folder / (self.answers_file or f"{self.name}.jsonl")
         return [write_json(file, records) if file.suffix == ".json" else write_jsonl(file, records)]
+
+    def write_verdicts(
+        self, folder: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str], model: str
+    ) -> list[Path]:
+        """Write a judge's verdicts on these answers as the official script keeps them.
+
+        Args:
+            folder: the folder to write to.
+            groups: the samples.
+            answers: sample id -> answer text.
+            model: the name of the model that answered.
+
+        Returns:
+            The files; none without a judge, or where its authors keep no verdicts.
+        """
+        return []
 
     def sample(
         self, sample_id: str, question: str, images: Sequence[ImageRef], *, cluster: str, target: Mapping[str, object]
@@ -223,6 +349,18 @@ class Benchmark(BaseConfig, ABC):
         if not isinstance(value, dict):
             raise self.file_error(f"{path} must hold an object, found {type(value).__name__}")
         return value
+
+    def named_records(self, path: Path, field: str = "") -> Iterator[FileRecord]:
+        """The entries of an official JSON file `{id: {...}}`, each with its id and its number as line.
+
+        Args:
+            path: the file.
+            field: for `{id: value}`: the field of the record that holds the value.
+        """
+        for number, (name, values) in enumerate(self.mapping(path).items(), start=1):
+            if not field and not isinstance(values, dict):
+                raise self.file_error(f"{path}: {name} must be an object, found {type(values).__name__}")
+            yield FileRecord(path, number, {field: values} if field else as_object(values), name)
 
     def records(self, path: Path, document: Any, field: str = "") -> Iterator[FileRecord]:
         """The objects of the list in a field of an official JSON document, or of the document itself."""

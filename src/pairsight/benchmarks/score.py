@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pairsight.benchmarks.files.tables import write_answers, write_scores
+from pairsight.benchmarks.judging import Judging
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.results import Results
 from pairsight.benchmarks.results_file import update_results
-from pairsight.benchmarks.scoring import Answer, score_benchmark, without_answers
+from pairsight.benchmarks.scoring import Answer, ScoredBenchmark, score_benchmark, without_answers
 from pairsight.benchmarks.sections import EvaluationSettings, make_section
 from pairsight.benchmarks.tasks import BenchmarkTask, load_named, make_benchmark
 from pairsight.errors import DataError
@@ -25,6 +26,7 @@ def score_answers(
     options: Mapping[str, object] | None = None,
     settings: EvaluationSettings | None = None,
     model: str = "model",
+    judging: Judging | None = None,
 ) -> Results:
     """Score an answer file in a benchmark's official format.
 
@@ -36,6 +38,7 @@ def score_answers(
         options: the benchmark's own options, if it is given by name.
         settings: parser, seed and number of resamples.
         model: the model that answered; names the tables and selects the published figures to show.
+        judging: where a judge's verdicts come from, for a benchmark that needs them; kept in OUT/judging.
 
     Returns:
         The benchmark's section; sections of other benchmarks, files and models in OUT's `results.json` are kept.
@@ -46,6 +49,8 @@ def score_answers(
     settings = replace(settings or EvaluationSettings(), model=model)
     benchmark = make_benchmark(benchmark, options) if isinstance(benchmark, str) else benchmark
     task = BenchmarkTask(benchmark.name, benchmark, Path(path))
+    judging = judging or Judging()
+    judging.check(task)
     if not Path(answers).exists():
         raise DataError(f"answers {answers} do not exist", reason="missing_file")
     with paused_collection():
@@ -55,15 +60,27 @@ def score_answers(
         by_group = [tuple(_answer(texts.get(sample.id), shared) for sample in group) for group in loaded.groups]
         if why := without_answers({model: [by_group]}):
             raise DataError(f"{answers}: {why}", reason="no_answers")
-        complete = [g for g, group in enumerate(by_group) if all(answer.text is not None for answer in group)]
-        scored = score_benchmark(task.name, benchmark, loaded.groups, by_group, complete)
-    folder, name = Path(out), re.sub(r"[^\w.+-]+", "-", model)
-    write_answers(folder / f"answers-{name}.parquet", [scored])
-    write_scores(folder / f"scores-{name}.parquet", [scored])
+        rule = judging.graded(loaded, by_group, Path(out) / "judging", settings.seed)
+        complete = [
+            g
+            for g, group in enumerate(by_group)
+            if all(answer.text is not None for answer in group) and not rule.failures(loaded.groups[g])
+        ]
+        scored = score_benchmark(task.name, rule, loaded.groups, by_group, complete)
+    _write_tables(Path(out), re.sub(r"[^\w.+-]+", "-", model), scored)
     section = make_section(loaded, scored, None, settings, models={"model": model}, answers=str(answers))
     results = Results(sections=(section,))
-    update_results(folder / "results.json", results)
+    update_results(Path(out) / "results.json", results)
     return results
+
+
+def _write_tables(folder: Path, name: str, scored: ScoredBenchmark) -> None:
+    write_answers(folder / f"answers-{name}.parquet", [scored])
+    write_scores(folder / f"scores-{name}.parquet", [scored])
+    if scored.benchmark.verdicts():
+        from pairsight.benchmarks.files.verdict_table import write_verdicts
+
+        write_verdicts(folder / f"verdicts-{name}.parquet", [scored])
 
 
 def _answer(text: str | None, shared: dict[str | None, Answer]) -> Answer:

@@ -64,7 +64,7 @@ def make_section(
     sampling = loaded.task.sampling
     by_role = {"base": base, "aligned": other} if other else {"base": base}
     other_parser: Parser = "robust" if settings.parser == "official" else "official"
-    fallbacks = loaded.task.benchmark.fallbacks
+    fallbacks = base.benchmark.fallbacks
     labels = {parser: _parser_label(parser, fallbacks) for parser in ("official", "robust")}
     comparison = _Comparison(sampling.temperature if answers is None else None, list(by_role.values()), settings)
     metrics = comparison.metrics(range(len(base.scored)), (settings.parser, other_parser))
@@ -79,6 +79,8 @@ def make_section(
             "parser": labels[settings.parser],
             **(_generation_settings(loaded, settings) if answers is None else {}),
             "limit": settings.limit,
+            **base.benchmark.facts(),
+            **({} if other is None else _differing(base.benchmark.facts(), other.benchmark.facts())),
             **({} if answers is None else {"answers": answers}),
         },
         fallbacks=fallbacks,
@@ -92,6 +94,11 @@ def make_section(
         },
     )
     return replace(section, published=_published(section, settings.model, loaded.task.benchmark))
+
+
+def _differing(base: Mapping[str, Scalar], aligned: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The facts of the aligned model's scoring that are others than the base's."""
+    return {f"{name}_aligned": value for name, value in aligned.items() if base.get(name) != value}
 
 
 def _published(section: Section, model: str, benchmark: Benchmark) -> tuple[PrintedFigure, ...]:
@@ -208,12 +215,14 @@ def _categories(part: ScoredBenchmark, parser: Parser) -> Mapping[str, list[int]
 
 
 def _failures(part: ScoredBenchmark) -> list[str]:
-    return [
-        f"{sample.id}: {answer.error}"
-        for group, answers in zip(part.groups, part.answers, strict=True)
-        for sample, answer in zip(group, answers, strict=True)
-        if answer.text is None
-    ]
+    found = []
+    for group, answers in zip(part.groups, part.answers, strict=True):
+        unscored = part.benchmark.failures(group)
+        for sample, answer in zip(group, answers, strict=True):
+            why = answer.error if answer.text is None else unscored.get(sample.id, "")
+            if why or answer.text is None:
+                found.append(f"{sample.id}: {why}")
+    return found
 
 
 def _mean_words(part: ScoredBenchmark) -> float | None:

@@ -146,10 +146,15 @@ class BenchmarkTask:
         sampling = self.benchmark.sampling
         return sampling if self.temperature is None else sampling.model_copy(update={"temperature": self.temperature})
 
-    @property
-    def answered_by(self) -> Sampling | None:
-        """Tasks for which this is equal share one stage; None: options are ranked by likelihood."""
-        return None if self.benchmark.ranks_options else self.sampling
+    def answered_by(self, sample: Sample) -> Sampling | None:
+        """How a sample is answered: those for which this is equal share one stage; None: options are ranked by
+        likelihood.
+        """
+        if self.benchmark.ranks_options:
+            return None
+        if sample.temperature is None or self.temperature is not None:
+            return self.sampling
+        return self.sampling.model_copy(update={"temperature": sample.temperature})
 
     @property
     def suffix(self) -> str:

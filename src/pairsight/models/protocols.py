@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pairsight.config import BaseConfig
 from pairsight.engine.stage import Call, Json
@@ -21,12 +21,25 @@ Out = TypeVar("Out")
 
 
 class Sampling(BaseConfig):
-    """How completions are drawn. Temperature 0 is greedy."""
+    """How completions are drawn. Temperature 0 is greedy, or a search over several beams."""
 
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus sampling; 1 switches it off")
     top_k: int = Field(0, ge=0, description="sample among the k likeliest tokens; 0 switches it off")
     max_new_tokens: int = Field(512, ge=1, description="longest completion in tokens")
+    num_beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="beams of a search at temperature 0; 1: no search",
+        exclude_if=lambda beams: beams == 1,  # so that results of before have the same keys
+    )
+
+    @model_validator(mode="after")
+    def _searches_greedily(self) -> Self:
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ValueError(f"num_beams {self.num_beams} needs temperature 0, found {self.temperature}")
+        return self
 
 
 class Model(ABC):  # noqa: B024 - what a model is asked for is its role's, below

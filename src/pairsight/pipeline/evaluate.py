@@ -11,13 +11,15 @@ from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
+from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_model_name, check_servers, model_opener
+from pairsight.pipeline.models import check_model_name, check_servers, model_opener, open_generator
 from pairsight.registry import is_adapter_name, plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from pairsight.benchmarks.evaluate import OpenJudge
     from pairsight.benchmarks.published import Scalar
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import BenchmarkTask
@@ -161,10 +163,13 @@ def score_run(spec: ScoreSpec) -> Results:
         ConfigError: an unknown option of the benchmark.
         DataError: a bad file, or an id that is unknown, missing or repeated.
     """
+    from pairsight.benchmarks.judging import Judging
     from pairsight.benchmarks.score import score_answers
     from pairsight.benchmarks.sections import EvaluationSettings
+    from pairsight.engine.calls.calls import Caller
 
     options = spec.options
+    check_servers(options.calls, options.to_plain())
     return score_answers(
         spec.benchmark,
         spec.path,
@@ -173,6 +178,11 @@ def score_run(spec: ScoreSpec) -> Results:
         options=options.benchmark_options.get(spec.benchmark),
         settings=EvaluationSettings(parser=options.parser, seed=options.seed),
         model=options.model,
+        judging=Judging(
+            None if options.verdicts is None else Path(options.verdicts),
+            None if options.judge is None else _judge_opener(options.judge, options.endpoint),
+            Caller(options.calls),
+        ),
     )
 
 
@@ -241,7 +251,16 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
             engine=engine,
             progress=progress,
             caller=Caller(options.calls),
+            open_judge=None
+            if options.judge is None
+            else _judge_opener(options.judge, options.endpoint, options.trust_remote_code),
         )
+
+
+def _judge_opener(judge: str, endpoint: EndpointOptions, trust_remote_code: bool = False) -> "OpenJudge":
+    """A function that opens the judge, once its name has been checked."""
+    check_model_name(judge)
+    return lambda images: open_generator(judge, images, endpoint=endpoint, trust_remote_code=trust_remote_code)
 
 
 def _distinct(adapters: Mapping[str, str]) -> Mapping[str, str]:

@@ -106,9 +106,9 @@ def write_answers(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection
     for parser in ("official", "robust"):
         columns += [(f"{parser}_prediction", text), (f"{parser}_correct", number), (f"{parser}_parsed", pa.bool_())]
     schema = pa.schema(columns)
-    old = _kept(path, schema, set(keep) - {part.name for part in parts})
+    old = kept_rows(path, schema, set(keep) - {part.name for part in parts})
     new = (_answer_batch(part, span, schema) for part in parts for span in _spans(len(part.groups)))
-    _write(path, schema, chain(old, new))
+    write_batches(path, schema, chain(old, new))
 
 
 def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[str] = ()) -> None:
@@ -144,7 +144,7 @@ def write_scores(path: Path, parts: Sequence[ScoredBenchmark], keep: Collection[
         for table in part.tables.values()
         for span in _spans(len(part.scored))
     )
-    _write(path, schema, chain(_kept(path, schema, set(keep) - set(new)), batches))
+    write_batches(path, schema, chain(kept_rows(path, schema, set(keep) - set(new)), batches))
 
 
 def score_columns(path: Path) -> dict[str, list[str]]:
@@ -175,7 +175,7 @@ def _schema(path: Path) -> "pa.Schema | None":
         return None
 
 
-def _kept(path: Path, schema: "pa.Schema", names: Collection[str]) -> "Iterator[pa.RecordBatch]":
+def kept_rows(path: Path, schema: "pa.Schema", names: Collection[str]) -> "Iterator[pa.RecordBatch]":
     """The rows of some benchmarks in an existing table; none if its columns differ."""
     import pyarrow.parquet as pq
 
@@ -269,7 +269,8 @@ def _spans(length: int) -> Iterator[range]:
         yield range(start, min(start + GROUPS_PER_BATCH, length))
 
 
-def _write(path: Path, schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]") -> None:
+def write_batches(path: Path, schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]") -> None:
+    """Write a table completely or not at all; RunError where that is not possible."""
     import pyarrow.parquet as pq
 
     temporary = temporary_path(path)

@@ -38,7 +38,7 @@ class Gqa(Benchmark):
             DataError: no such file, not `{id: question}`, or a question that lacks a field.
         """
         targets: dict[object, dict[str, object]] = {}  # shared by questions with equal answer and categories
-        for record in self._questions(path):
+        for record in self.named_records(path):
             if record.values.get("isBalanced", True) is not True:
                 continue
             name = record.text("imageId")
@@ -55,17 +55,11 @@ class Gqa(Benchmark):
 
     def other_ids(self, path: Path) -> Iterator[str]:
         """All questions of the file."""
-        return (record.id for record in self._questions(path))
+        return (record.id for record in self.named_records(path))
 
     def to_record(self, sample: Sample, answer: str | None) -> dict[str, object]:
         """`{questionId, prediction}`, converted as by LLaVA-1.5."""
         return {"questionId": sample.id, "prediction": official_answer(answer or "")}
-
-    def _questions(self, path: Path) -> Iterator[FileRecord]:
-        for number, (name, values) in enumerate(self.mapping(path).items(), start=1):
-            if not isinstance(values, dict):
-                raise self.file_error(f"{path}: question {name} must be an object, found {type(values).__name__}")
-            yield FileRecord(path, number, values, name)
 
 
 def official_answer(text: str) -> str:

@@ -138,7 +138,15 @@ class EndpointModel(Generator):
         return Request(self.url, body, prompt_tokens, sampling.max_new_tokens)
 
     def as_call(self, name: str, sampling: Sampling, question: Question[In, Out]) -> "EndpointCall[In, Out]":
-        """The paid call that asks it a question about each item."""
+        """The paid call that asks it a question about each item.
+
+        Raises:
+            ConfigError: a search over beams, which OpenAI's interface does not have.
+        """
+        if sampling.num_beams > 1:
+            raise ConfigError(
+                f"{self.fingerprint} has no search over {sampling.num_beams} beams; use a model folder, or one beam"
+            )
         return EndpointCall(name, self, sampling, question)
 
     def generate(self, requests: Sequence[CompletionRequest], sampling: Sampling) -> list[Completion | ItemError]:

@@ -58,7 +58,7 @@ def _generate(model: Any, processor: Any, wanted: Draws, seed: int, *, sampling:
     given = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
     options: dict[str, object] = {
         "do_sample": sampling.temperature > 0,
-        "num_beams": 1,
+        "num_beams": sampling.num_beams,
         "max_new_tokens": rules.new_tokens(len(prompt.input_ids), sampling.max_new_tokens),
         "pad_token_id": rules.pad_id,
     }
@@ -105,8 +105,8 @@ def draw(
     rules = stop_rules(model, processor)
     results: list[list[Drawn] | ItemError | None] = [_refused(wanted, model, rules, sampling) for wanted in prompts]
     fitting = [index for index, refused in enumerate(results) if refused is None]
-    together = _draws_together(model, processor, [prompts[index] for index in fitting], rules)
-    make = draw_together if together else draw_one_by_one
+    alone = sampling.num_beams > 1 or not _draws_together(model, processor, [prompts[i] for i in fitting], rules)
+    make = draw_one_by_one if alone else draw_together
     longest = max((len(prompts[index].prompt.input_ids) for index in fitting), default=0) + sampling.max_new_tokens
     batch_size = rows_that_fit(model, longest, batch_size)
     for batch in _batches(prompts, fitting, sampling, batch_size):

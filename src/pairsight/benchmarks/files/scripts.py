@@ -1,0 +1,52 @@
+"""Texts in the authors' Python scripts, such as a judge's prompt: the script is parsed, and nothing of it is run."""
+
+import ast
+from pathlib import Path
+
+from pairsight.bounded import MOST_YAML_BYTES, read_bounded
+from pairsight.errors import DataError
+
+
+def script_text(script: Path, name: str) -> str:
+    """The text that a script assigns to a name first.
+
+    Texts beside each other, or joined by `+`, are one text.
+
+    Args:
+        script: the authors' script.
+        name: the variable.
+
+    Raises:
+        DataError: not a Python script, or it assigns no text to that name.
+    """
+    try:
+        tree = ast.parse(read_bounded(script, MOST_YAML_BYTES))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and any(_is_named(target, name) for target in node.targets):
+                text = _text(node.value)
+                if text is not None:
+                    return text
+    except OSError as error:
+        raise DataError(f"{script}: {error.strerror}", reason="missing_file") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"{script} is not a Python script that can be read ({type(error).__name__})") from None
+    raise DataError(f"{script} assigns no text to '{name}'; give the authors' own script", reason="missing_prompt")
+
+
+def _is_named(target: ast.expr, name: str) -> bool:
+    return isinstance(target, ast.Name) and target.id == name
+
+
+def _text(node: ast.expr) -> str | None:
+    """The text that an expression is; None where it is something else."""
+    parts: list[str] = []
+    open_nodes = [node]
+    while open_nodes:
+        part = open_nodes.pop()
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add):
+            open_nodes += [part.right, part.left]
+        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+            parts.append(part.value)
+        else:
+            return None
+    return "".join(parts)

@@ -1,0 +1,121 @@
+"""The base class of benchmarks that a judge scores: what the judge is asked, and how its verdicts are read."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Self
+
+from pydantic import PrivateAttr
+
+from pairsight.benchmarks.protocol import Benchmark, JudgeQuestion, JudgeVerdict, Reading, Role, Sample, Verdicts
+from pairsight.models.protocols import Sampling
+from pairsight.records import IMAGE_MARK, Message, Prompt
+
+
+class JudgedBenchmark(Benchmark):
+    """A benchmark that a judge scores.
+
+    The judge is asked in rounds: `ask` gets the verdicts so far and says what to ask next, until it asks nothing more.
+    A subclass says what is asked, how the verdicts of a sample are read (`read_verdicts`), and, where the authors keep
+    a file of verdicts, how it is written and read again.
+
+    A judge that fails (an endpoint's error) leaves the sample out of both parsers' figures; one whose words cannot be
+    read counts in `official` as in the original script and is left out of `robust`. Both are counted.
+    """
+
+    judge_sees_images: ClassVar[bool] = False
+    """Whether the judge is shown the sample's images."""
+
+    _verdicts: Verdicts = PrivateAttr(default_factory=dict)
+    _judge: str = PrivateAttr("")
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """The judge, where it is not the authors': its figures cannot be compared with published ones."""
+        if self.judge in ("", self.original_judge):
+            return ()
+        return (f"judged by {self._judge}, the authors' judge is {self.original_judge}: not comparable to published",)
+
+    @property
+    def judge(self) -> str:
+        """The judge's own name: `gpt-4-0613` of `endpoint:gpt-4-0613@https://…`; "" before it was asked."""
+        return self._judge.removeprefix("endpoint:").partition("@http")[0]
+
+    @abstractmethod
+    def read_verdicts(
+        self, sample: Sample, answer: str, verdicts: tuple[JudgeVerdict, ...], *, official: bool
+    ) -> Reading:
+        """Score one answer by what the judge said of it."""
+
+    def question(
+        self,
+        sample: Sample,
+        *parts: tuple[Role, str],
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        run: int = 0,
+    ) -> JudgeQuestion:
+        """A question to the judge; marks of images in its texts, which an answer may have, become "[image]".
+
+        Args:
+            sample: the sample that it is about.
+            parts: the messages as role and text; the last one shows the sample's images where the judge sees them.
+            temperature: how warm the judge answers.
+            max_new_tokens: its longest verdict.
+            run: which grading it belongs to.
+        """
+        messages = [Message(role, text.replace(IMAGE_MARK, "[image]")) for role, text in parts]
+        if self.judge_sees_images:
+            messages[-1] = replace(messages[-1], images=sample.prompt.images)
+        sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+        return JudgeQuestion(sample.id, Prompt(sample.id, tuple(messages), source="judge"), sampling, run)
+
+    def graded(self, verdicts: Verdicts, judge: str) -> Self:
+        """This benchmark with the verdicts on one model's answers, ready to `score` them.
+
+        Args:
+            verdicts: what the judge said.
+            judge: its name.
+        """
+        copy = self.model_copy()
+        copy._verdicts, copy._judge = verdicts, judge
+        return copy
+
+    def read(self, sample: Sample, answer: str, *, official: bool) -> Reading:
+        """Score one answer by the verdicts that this benchmark was graded with."""
+        verdicts = self._verdicts.get(sample.id, ())
+        if not any(verdict.text is not None for verdict in verdicts):
+            return self.unjudged()
+        return self.read_verdicts(sample, answer, verdicts, official=official)
+
+    def unjudged(self, prediction: object = None) -> Reading:
+        """The reading of an answer that counts for nothing: the judge failed, or `robust` cannot read it."""
+        return Reading(prediction, None, False, (0.0,) * len(self.columns))
+
+    def facts(self) -> Mapping[str, str | int | float | bool | None]:
+        """The judge, and how many verdicts it gave."""
+        if not self._judge:
+            return {}
+        given = [verdict for verdicts in self._verdicts.values() for verdict in verdicts]
+        failed = sum(verdict.text is None for verdict in given)
+        return {"judge": self._judge, "verdicts": len(given), "judge_failed": failed}
+
+    def failures(self, group: tuple[Sample, ...]) -> Mapping[str, str]:
+        """Why the judge said nothing, for the samples of a group of which it said nothing at all."""
+        if not self._judge:
+            return {}
+        found = {}
+        for sample in group:
+            verdicts = self._verdicts.get(sample.id, ())
+            if not texts_of(verdicts):
+                found[sample.id] = f"the judge failed: {verdicts[-1].error if verdicts else 'no verdict'}"
+        return found
+
+    def verdicts(self) -> Verdicts:
+        """What a judge said of the answers that this benchmark is scoring."""
+        return self._verdicts
+
+
+def texts_of(verdicts: Sequence[JudgeVerdict]) -> list[str]:
+    """The texts of the verdicts that have one."""
+    return [verdict.text for verdict in verdicts if verdict.text is not None]
