@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src"
 SUITES = sorted((SOURCE / "pairsight" / "benchmarks" / "suites").rglob("*.py"))
 MOST_NAMES = 8
-OF_A_JUDGE = 2
-"""A suite that a judge scores also names what the judge is asked and what it says."""
+OF_A_JUDGE = 4
+"""A suite that a judge scores also names what the judge is asked, what it says, and where the authors' words are."""
 MOST_REACHED = 13
 """With what is taken from the modules that are imported by name, such as `files.read_jsonl`."""
 

@@ -1,8 +1,9 @@
 """The base class of benchmarks that a judge scores: what the judge is asked, and how its verdicts are read."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import PrivateAttr
@@ -28,13 +29,34 @@ class JudgedBenchmark(Benchmark):
 
     _verdicts: Verdicts = PrivateAttr(default_factory=dict)
     _judge: str = PrivateAttr("")
+    _texts: dict[Path, str] = PrivateAttr(default_factory=dict)
+    _own: set[str] = PrivateAttr(default_factory=set)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """The judge, where it is not the authors': its figures cannot be compared with published ones."""
-        if self.judge in ("", self.original_judge):
-            return ()
-        return (f"judged by {self._judge}, the authors' judge is {self.original_judge}: not comparable to published",)
+        """What is not the authors': the judge, whose figures then are not comparable to published ones, or wording."""
+        judge = f"judged by {self._judge}, the authors' judge is {self.original_judge}: not comparable to published"
+        return (*([] if self.judge in ("", self.original_judge) else [judge]), *sorted(self._own))
+
+    def wording(self, given: str | None, usual: Path, read: Callable[[Path], str], own: str) -> str:
+        """What a judge is told: in the authors' words where their file is at hand, else in ours, as `fallbacks` says.
+
+        Args:
+            given: the file that an option names.
+            usual: where the file is otherwise looked for.
+            read: takes the wording from the file.
+            own: our wording.
+
+        Raises:
+            DataError: the given file, or the one found, does not hold it.
+        """
+        file = usual if given is None else Path(given)
+        if file not in self._texts:
+            if given is None and not file.is_file():
+                self._own.add(f"what the judge is told is ours: there is no {file.name}")
+                return own
+            self._texts[file] = read(file)
+        return self._texts[file]
 
     @property
     def judge(self) -> str:

@@ -111,7 +111,7 @@ def test_several_runs_are_averaged(world):
 def test_our_own_wording_is_said_to_be_ours(world):
     (world / "mm-vet_evaluator.py").unlink()
     (section,) = run(world, Says("gpt-4-0613", lambda text: "1.0"))
-    assert section.fallbacks == ("the judge's prompt is ours: mm-vet_evaluator.py is not at hand",)
+    assert section.fallbacks == ("what the judge is told is ours: there is no mm-vet_evaluator.py",)
     assert section.settings["parser"] == "official rule with fallbacks"
 
 

@@ -1,6 +1,7 @@
 """Texts in the authors' Python scripts, such as a judge's prompt: the script is parsed, and nothing of it is run."""
 
 import ast
+import re
 from pathlib import Path
 
 from pairsight.bounded import MOST_YAML_BYTES, read_bounded
@@ -50,3 +51,27 @@ def _text(node: ast.expr) -> str | None:
         else:
             return None
     return "".join(parts)
+
+
+_PLACE = re.compile(r"\{\{|\}\}|\{(\w*)\}")
+
+
+def filled(template: str, *parts: str, **named: str) -> str:
+    """A template with its places filled: `{}` by the parts in their order, `{name}` by name; `{{` and `}}` are braces.
+
+    Unlike `str.format`, a place can ask for nothing else, and any other brace is text.
+
+    Raises:
+        DataError: a place for which there is nothing.
+    """
+    left = iter(parts)
+
+    def fill(place: re.Match[str]) -> str:
+        if place[0] in ("{{", "}}"):
+            return place[0][0]
+        found = named.get(place[1]) if place[1] else next(left, None)
+        if found is None:
+            raise DataError(f"the prompt asks for {place[0]}, which there is not; places are {', '.join(named)}")
+        return found
+
+    return _PLACE.sub(fill, template)

@@ -6,7 +6,6 @@ answer without a score after five verdicts counts 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -58,6 +57,8 @@ class MmVet(JudgedBenchmark):
             DataError: a missing file, or a question that lacks a field.
         """
         file = path / "mm-vet.json" if path.is_dir() else path
+        usual = file.parent / "mm-vet_evaluator.py"
+        instruction = self.wording(self.script, usual, lambda script: script_text(script, "prompt"), _OWN_PROMPT)
         for record in self.named_records(file):
             image = record.text("imagename")
             capabilities = tuple(dict.fromkeys(record.texts("capability")))
@@ -67,29 +68,10 @@ class MmVet(JudgedBenchmark):
                 "question": record.text("question"),
                 "answer": record.text("answer"),
                 "capabilities": capabilities,
-                "instruction": self._instruction(file.parent),
+                "instruction": instruction,
             }
             ref = record.image_called(images, image, f"images/{image}")
             yield (self.sample(record.id, record.text("question"), [ref], cluster=image, target=target),)
-
-    @cached_property
-    def _instructions(self) -> dict[Path, str]:
-        return {}
-
-    def _instruction(self, folder: Path) -> str:
-        """The judge's prompt: the authors' where their script is at hand."""
-        if folder not in self._instructions:
-            script = Path(self.script) if self.script else folder / "mm-vet_evaluator.py"
-            found = self.script is not None or script.is_file()
-            self._instructions[folder] = script_text(script, "prompt") if found else _OWN_PROMPT
-        return self._instructions[folder]
-
-    @property
-    def fallbacks(self) -> tuple[str, ...]:
-        """Another judge than the authors', and our wording where their script is not at hand."""
-        own = any(text == _OWN_PROMPT for text in self._instructions.values())
-        wording = ("the judge's prompt is ours: mm-vet_evaluator.py is not at hand",) if own else ()
-        return (*super().fallbacks, *wording)
 
     def ask(self, group: tuple[Sample, ...], answers: Sequence[str], verdicts: Verdicts) -> Iterator[JudgeQuestion]:
         """The next try of each run that has no score yet."""
