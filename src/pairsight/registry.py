@@ -323,6 +323,7 @@ benchmarks = Registry(
         "mm_vet": "pairsight.benchmarks.suites.mm_vet:MmVet",
         "mmhal": "pairsight.benchmarks.suites.mmhal:MMHal",
         "mme": "pairsight.benchmarks.suites.mme:Mme",
+        "mt_bench": "pairsight.benchmarks.suites.mt_bench:MtBench",
         "object_halbench": "pairsight.benchmarks.suites.object_halbench:ObjectHalBench",
         "pope": "pairsight.benchmarks.suites.pope:Pope",
         "scienceqa": "pairsight.benchmarks.suites.scienceqa:ScienceQa",

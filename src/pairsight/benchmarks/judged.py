@@ -1,13 +1,14 @@
 """The base class of benchmarks that a judge scores: what the judge is asked, and how its verdicts are read."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import PrivateAttr
 
+from pairsight.benchmarks.files.scripts import script_text
 from pairsight.benchmarks.protocol import Benchmark, JudgeQuestion, JudgeVerdict, Reading, Role, Sample, Verdicts
 from pairsight.models.protocols import Sampling
 from pairsight.records import IMAGE_MARK, Message, Prompt
@@ -38,24 +39,24 @@ class JudgedBenchmark(Benchmark):
         judge = f"judged by {self._judge}, the authors' judge is {self.original_judge}: not comparable to published"
         return (*([] if self.judge in ("", self.original_judge) else [judge]), *sorted(self._own))
 
-    def wording(self, given: str | None, usual: Path, read: Callable[[Path], str], own: str) -> str:
-        """What a judge is told: in the authors' words where their file is at hand, else in ours, as `fallbacks` says.
+    def wording(self, given: str | None, usual: Path, name: str, own: str) -> str:
+        """What a judge is told: in the authors' words where their script is at hand, else in ours, as `fallbacks` says.
 
         Args:
-            given: the file that an option names.
-            usual: where the file is otherwise looked for.
-            read: takes the wording from the file.
+            given: the script that an option names.
+            usual: where it is otherwise looked for.
+            name: the variable of the script that has the wording.
             own: our wording.
 
         Raises:
-            DataError: the given file, or the one found, does not hold it.
+            DataError: the script does not hold it.
         """
         file = usual if given is None else Path(given)
         if file not in self._texts:
             if given is None and not file.is_file():
                 self._own.add(f"what the judge is told is ours: there is no {file.name}")
                 return own
-            self._texts[file] = read(file)
+            self._texts[file] = script_text(file, name)
         return self._texts[file]
 
     @property
@@ -81,12 +82,12 @@ class JudgedBenchmark(Benchmark):
 
         Args:
             sample: the sample that it is about.
-            parts: the messages as role and text; the last one shows the sample's images where the judge sees them.
+            parts: the messages as role and text, without those that are empty; the last one shows the sample's images where the judge sees them.
             temperature: how warm the judge answers.
             max_new_tokens: its longest verdict.
             run: which grading it belongs to.
         """
-        messages = [Message(role, text.replace(IMAGE_MARK, "[image]")) for role, text in parts]
+        messages = [Message(role, text.replace(IMAGE_MARK, "[image]")) for role, text in parts if text]
         if self.judge_sees_images:
             messages[-1] = replace(messages[-1], images=sample.prompt.images)
         sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)

@@ -13,7 +13,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from pairsight.benchmarks.files import mm_vet_grades as grade_files
-from pairsight.benchmarks.files.scripts import script_text
 from pairsight.benchmarks.judged import JudgedBenchmark
 from pairsight.benchmarks.metrics import mean
 from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, Sample, SampleImages, Verdicts
@@ -58,7 +57,7 @@ class MmVet(JudgedBenchmark):
         """
         file = path / "mm-vet.json" if path.is_dir() else path
         usual = file.parent / "mm-vet_evaluator.py"
-        instruction = self.wording(self.script, usual, lambda script: script_text(script, "prompt"), _OWN_PROMPT)
+        instruction = self.wording(self.script, usual, "prompt", _OWN_PROMPT)
         for record in self.named_records(file):
             image = record.text("imagename")
             capabilities = tuple(dict.fromkeys(record.texts("capability")))

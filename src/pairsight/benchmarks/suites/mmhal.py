@@ -11,8 +11,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from pairsight.benchmarks.files import answers as answer_files
-from pairsight.benchmarks.files import scripts
 from pairsight.benchmarks.files.official import FileRecord
+from pairsight.benchmarks.files.scripts import filled
 from pairsight.benchmarks.judged import JudgedBenchmark
 from pairsight.benchmarks.metrics import mean
 from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, Sample, SampleImages, Verdicts
@@ -62,9 +62,7 @@ class MMHal(JudgedBenchmark):
         """
         file = path / "response_template.json" if path.is_dir() else path
         usual = file.parent / "eval_gpt4.py"
-        template = self.wording(
-            self.script, usual, lambda script: scripts.script_text(script, "template"), _OWN_TEMPLATE
-        )
+        template = self.wording(self.script, usual, "template", _OWN_TEMPLATE)
         for number, record in enumerate(self.records(file, self.document(file))):
             record.id = str(number)
             names = _image_names(record.values)
@@ -85,7 +83,7 @@ class MMHal(JudgedBenchmark):
         (sample,), (answer,) = group, answers
         if sample.id not in verdicts:
             parts = (sample.target["content"], sample.prompt.question, sample.target["truth"], answer)
-            yield self.question(sample, ("user", scripts.filled(sample.target["template"], *parts)))
+            yield self.question(sample, ("user", filled(sample.target["template"], *parts)))
 
     def read_verdicts(
         self, sample: Sample, answer: str, verdicts: tuple[JudgeVerdict, ...], *, official: bool
