@@ -82,7 +82,8 @@ class JudgedBenchmark(Benchmark):
 
         Args:
             sample: the sample that it is about.
-            parts: the messages as role and text, without those that are empty; the last one shows the sample's images where the judge sees them.
+            parts: the messages as role and text; empty ones are left out, and the last one shows the sample's images
+                where the judge sees them.
             temperature: how warm the judge answers.
             max_new_tokens: its longest verdict.
             run: which grading it belongs to.

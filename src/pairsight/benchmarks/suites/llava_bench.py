@@ -104,7 +104,7 @@ class LlavaBench(JudgedBenchmark):
         """Read the script's reviews, `{question_id, content, ...}` a line.
 
         Raises:
-            DataError: a question that is unknown, missing or there twice.
+            DataError: a question that is unknown, missing or duplicate.
         """
         contents = self.joined(answer_files.answer_records(file, self.id_fields, ("content",)), file, groups)
         return {sample_id: (JudgeVerdict(text),) for sample_id, text in contents.items()}, ""

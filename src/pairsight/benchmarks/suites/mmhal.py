@@ -52,7 +52,6 @@ class MMHal(JudgedBenchmark):
     metrics: ClassVar = {"score": mean("score", "items"), "hallucination": mean("hallucinating", "items", "lower")}
     max_new_tokens = 1024
     text_fields = ("model_answer", "text", "answer")
-    answers_file = "responses.json"
 
     def load(self, path: Path, images: SampleImages) -> Iterator[tuple[Sample, ...]]:
         """One group per question; the id is its position.
@@ -65,7 +64,7 @@ class MMHal(JudgedBenchmark):
         template = self.wording(self.script, usual, "template", _OWN_TEMPLATE)
         for number, record in enumerate(self.records(file, self.document(file))):
             record.id = str(number)
-            names = _image_names(record.values)
+            names = _image_names(record)
             if not names:
                 raise record.error("no 'image_src' or 'image_id' that names the image")
             target = {
@@ -107,9 +106,12 @@ class MMHal(JudgedBenchmark):
             return self.joined(((r, answer_files.answer_text(r, self.text_fields)) for r in records), answers, groups)
         return super().read_answers(answers, path, groups)
 
-    def to_record(self, sample: Sample, answer: str | None) -> Mapping[str, object]:
-        """The official record with `model_answer` filled in."""
-        return {**sample.target["record"], "model_answer": answer or ""}
+    def write_answers(
+        self, folder: Path, path: Path, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]
+    ) -> list[Path]:
+        """Write the official list with `model_answer` filled in; it is empty where there is no answer."""
+        rows = [{**sample.target["record"], "model_answer": answers.get(sample.id, "")} for (sample,) in groups]
+        return [answer_files.write_json(folder / "responses.json", rows)]
 
     def read_verdict_file(self, file: Path, groups: Sequence[tuple[Sample, ...]]) -> tuple[Verdicts, str]:
         """Read the script's list of raw responses, in the order of the questions.
@@ -159,8 +161,8 @@ def _content(record: FileRecord) -> str:
         raise record.error("no choices[0].message.content, as a raw response has") from None
 
 
-def _image_names(values: Mapping[str, object]) -> list[str]:
+def _image_names(record: FileRecord) -> list[str]:
     """What the image may be called: as its address ends, or by its id."""
-    address, number = values.get("image_src"), values.get("image_id")
+    address, number = record.values.get("image_src"), record.values.get("image_id")
     names = [address.rpartition("/")[2]] if isinstance(address, str) and address else []
     return [*names, *(f"{number}{end}" for end in (".jpg", ".png") if isinstance(number, str) and number)]
