@@ -30,7 +30,7 @@ class Option:
             compared by what it names.
         results: another value can give another result; what cannot is not part of the identity either.
         recorded: the run's record (`run.yaml`, `selection.yaml`) notes it under its own name.
-        late: it is newer than the record: noted only where it is given, so that older runs are the same.
+        late: it is newer than the record: noted only where it is not the default, so that older runs are the same.
         needs: the option without which it would do nothing; "a file": one of prompts or completions, which it is for.
         by_benchmark: it is noted and compared as a part of each benchmark, to which others can be added.
     """
@@ -125,10 +125,12 @@ def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
 
 def recorded(config: BaseConfig) -> dict[str, object]:
     """The options that a record notes under their own names, as plain values."""
-    plain = config.to_plain()
+    plain, usual = config.to_plain(), plain_defaults(type(config))
     facts = option_facts(type(config)).items()
     return {
-        name: plain[name] for name, option in facts if option.recorded and not (option.late and plain[name] is None)
+        name: plain[name]
+        for name, option in facts
+        if option.recorded and not (option.late and plain[name] == usual.get(name))
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
@@ -39,19 +39,32 @@ class BuildOptions(BaseConfig):
         description="seva, feedback, synthetic, or file.py:Class"
     )
     model: Annotated[str | tuple[str, ...], Option("--model", identity=False, value="MODEL")] = Field(
-        description="what makes the completions: a folder, a hub name, or endpoint:NAME@URL; repeatable"
+        (), description="what makes the completions: a folder, a hub name, or endpoint:NAME@URL; repeatable"
     )
-    prompts: Annotated[str | None, Option("--prompts", identity=False, path=True)] = Field(
-        None, description="LLaVA-style JSON, JSONL, or a folder of images (with --question)"
+    prompts: Annotated[
+        str | dict[str, str] | None, Option("--prompts", identity=False, path=True, value="[SOURCE=]FILE")
+    ] = Field(
+        None,
+        description="LLaVA-style JSON, JSONL, or a folder of images (with --question); several, repeated: SOURCE=FILE",
     )
-    completions: Annotated[str | None, Option("--completions", identity=False, path=True)] = Field(
-        None, description="rate these instead of sampling (feedback)"
+    completions: Annotated[
+        str | dict[str, str] | None, Option("--completions", identity=False, path=True, value="[SOURCE=]FILE")
+    ] = Field(
+        None, description="rate these instead of sampling (feedback), or choose among them, the first one clean (seva)"
+    )
+    distorted: Annotated[tuple[str, ...], Option("--distorted", identity=False, value="[SOURCE=]FILE", late=True)] = (
+        Field((), description="answers to distorted images, in the order of those in --completions (seva); repeatable")
     )
     dataset_answers: Annotated[bool, Option(needs="prompts")] = Field(
         False, description="keep the prompts' own answers as completions, for strategy sft"
     )
-    images: Annotated[str | None, Option("--images", identity=False, path=True, needs="a file")] = Field(
-        None, description="the folder that image names refer to; default: where the prompts are"
+    images: Annotated[
+        str | dict[str, str] | None,
+        Option("--images", identity=False, path=True, needs="a file", value="[SOURCE=]DIR"),
+    ] = Field(
+        None,
+        description="the folder that image names refer to; default: where the prompts are; repeated, SOURCE=DIR is the "
+        "folder of names that begin with SOURCE/",
     )
     out: Annotated[str, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
         description="where to write: the run folder"
@@ -80,8 +93,11 @@ class BuildOptions(BaseConfig):
     per_source: Annotated[int | None, Option("--per-source", needs="prompts")] = Field(
         None, ge=1, description="draw this many prompts from each source"
     )
-    strip_short_answer: Annotated[bool, Option(needs="prompts")] = Field(
-        False, description="remove instructions such as 'Answer with a single word'"
+    whole_dialogues: Annotated[bool, Option(needs="prompts", late=True)] = Field(
+        False, description="let per_source draw dialogues, with all questions drawn from each, instead of prompts"
+    )
+    strip_short_answer: Annotated[bool | tuple[str, ...], Option(needs="prompts")] = Field(
+        False, description="remove instructions such as 'Answer with a single word': true, or of which sources"
     )
     limit: Annotated[int | None, Option("--limit", needs="a file")] = Field(
         None, ge=1, description="use only this many prompts, the first ones"
@@ -97,6 +113,20 @@ class BuildOptions(BaseConfig):
     calls: Calls = CallOptions()
     endpoint: Endpoint = EndpointOptions()
     trust_remote_code: bool = Field(False, description="run code that comes with the model; only for models you trust")
+
+    @field_validator("strip_short_answer", mode="before")
+    @classmethod
+    def _as_sources(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(","))
+
+    @field_validator("strip_short_answer", "sources")
+    @classmethod
+    def _no_empty_source(cls, value: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+        if not isinstance(value, bool) and any(not source.strip() for source in value):
+            raise ValueError("an empty source names every row; name a source, e.g. ocr_vqa/")
+        return value
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -132,6 +162,9 @@ class AlignOptions(BaseConfig):
         None, ge=0, description="keep pairs whose chosen and rejected differ by at most this many words (a control)"
     )
     text_only_prompts: bool = Field(True, description="also learn from prompts without an image")
+    per_source: Annotated[dict[str, PositiveInt], Option(late=True)] = Field(
+        {}, description="use only this many pairs of each of these sources, drawn by seed: {ocr_vqa: 4300}"
+    )
     limit: Annotated[int | None, Option("--limit")] = Field(
         None, ge=1, description="use only this many pairs, drawn by seed"
     )

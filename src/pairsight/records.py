@@ -20,12 +20,16 @@ IMAGE_MARK = "<image>"
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """A seeded change of an image; `normalised` ones act on the processor's pixel tensor and do not give a picture."""
+    """A seeded change of an image; several in one, each after the other, are joined by `+` in the name.
+
+    `normalised` ones end on the processor's pixel tensor and do not give a picture; `rendered` ones are these drawn as
+    a picture of 8 bits, at the size that the model's processor gives its tensor (see `images/rendering.py`).
+    """
 
     name: str
     parameters: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
-    space: Literal["image", "normalised"] = "image"
+    space: Literal["image", "normalised", "rendered"] = "image"
 
 
 @dataclass(frozen=True, slots=True)

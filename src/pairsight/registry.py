@@ -352,6 +352,7 @@ formats = Registry(
         "llava": "pairsight.formats.llava:Llava",
         "jsonl": "pairsight.formats.jsonl:Jsonl",
         "texts": "pairsight.formats.texts:Texts",
+        "question_list": "pairsight.formats.question_list:QuestionList",
         "folder": "pairsight.formats.folder:Folder",
         "completions": "pairsight.formats.completions:CompletionRows",
     },

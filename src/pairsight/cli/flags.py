@@ -148,6 +148,8 @@ def _given_value(field: "FieldInfo", facts: "Option", value: Any) -> Any:
         if not value:
             return None
         kinds = _kinds(field.annotation)
+        if {dict, str} <= kinds:
+            return one_or_named_paths(value, facts.flag)
         if dict in kinds:
             return named_paths(value, facts.flag)
         if str in kinds and len(value) == 1:
@@ -259,6 +261,25 @@ def check_redirects(calls: object, own: object, typed: Sequence[object], file: s
                     f"config {file}: calls.servers sends the calls of {url}, which this call names, to "
                     f"{host_of(server)}, which a file alone may not; if you mean it, add --set 'calls.servers=...'"
                 )
+
+
+def one_or_named_paths(entries: Sequence[str], flag: str) -> str | dict[str, str]:
+    """`["images"]` as the path, and `["a=x", "b=y", "z"]` as `{"a": "x", "b": "y", "": "z"}`.
+
+    What is a file or folder as it is written is a path, also with `=` in its name.
+
+    Raises:
+        ConfigError: an entry without a path, or two for one name.
+    """
+    from pairsight.errors import ConfigError
+
+    plain = [entry for entry in entries if "=" not in entry or Path(entry).exists()]
+    if plain == list(entries) and len(entries) == 1:
+        return str(Path(entries[0]))
+    if len(plain) > 1:
+        raise ConfigError(f"{flag} {' and '.join(plain)}: name the source of each: {flag} SOURCE=PATH")
+    named = named_paths([entry for entry in entries if entry not in plain], flag)
+    return {**named, "": plain[0]} if plain else named
 
 
 def named_paths(entries: Sequence[str], flag: str) -> dict[str, str]:

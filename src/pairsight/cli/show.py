@@ -23,6 +23,8 @@ def print_build(built: "Built") -> None:
     print(f"{built.run}: {prompts}{built.num_pairs} {built.examples}")
     for (stage, reason), count in sorted(built.dropped.items(), key=lambda item: -item[1]):
         print(f"  dropped {count}: {reason} ({stage})")
+    for name, figures in built.measured.items():
+        print(f"  {name.replace('_', ' ')}: {', '.join(f'{what} {value:.4g}' for what, value in figures.items())}")
     for stage, spent in built.spent.items():
         print_spent(stage, spent)
     print_failures(built)
@@ -47,7 +49,7 @@ def _to_align(model_name: str) -> str:
     """What `align` takes for the model that made the completions: for an adapter, its merged model or its base."""
     from pairsight.models.folders import base_of_adapter
 
-    if model_name.startswith("endpoint:"):
+    if not model_name or model_name.startswith("endpoint:"):
         return "MODEL"
     base = base_of_adapter(model_name)
     merged = Path(model_name) / "merged"
@@ -69,10 +71,10 @@ def print_forecast(found: "Forecast", rate: float | None) -> None:
     """What a training will take: tokens, arithmetic, time at a rate in TFLOP/s, memory by part, and whether it fits."""
     tokens, device = found.tokens, found.device
     how = "" if found.prepared == found.examples else f", from {found.prepared} of them"
+    times = f", each {found.repeat} times an epoch" if found.repeat > 1 else ""
     where = f"a GPU of {_gib(device.memory)}" if device.on_gpu else f"this CPU with {_gib(device.memory)} free"
-    print(
-        f"{found.examples} examples{how}, {found.epochs:g} epochs, {found.steps} steps; in {found.precision} on {where}"
-    )
+    epochs = f"{found.epochs:g} epochs, {found.steps} steps"
+    print(f"{found.examples} examples{how}{times}, {epochs}; in {found.precision} on {where}")
     if found.skipped:
         print(f"  {found.skipped:.1%} of the examples are skipped")
     print(

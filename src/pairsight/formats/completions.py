@@ -15,7 +15,7 @@ from pairsight.formats.dialogue import Dialogue, PromptFormat, RowFormat
 from pairsight.formats.jsonl import Jsonl
 from pairsight.formats.llava import Llava
 from pairsight.formats.pairs import GIVEN, read_pairs
-from pairsight.formats.prompts import Checking, OnError
+from pairsight.formats.prompts import Checking, ImageFolders, OnError
 from pairsight.formats.rows import Row, checked_text
 from pairsight.formats.sampler import draw
 from pairsight.images.source import WithImages
@@ -47,7 +47,7 @@ class AnsweredDialogue(Dialogue):
 
 def read_completions(
     path: str | Path,
-    images: str | Path | None = None,
+    images: ImageFolders | None = None,
     *,
     format: PromptFormat | None = None,
     on_error: OnError = "stop",
@@ -69,8 +69,13 @@ def read_completions(
     if format is None and (file.is_dir() or file.suffix == ".parquet"):
         pairs = read_pairs(file)
         return CompletionSet(tuple(_of_pair(pair) for pair in pairs.items[:limit]), pairs.images)
-    check = Checking(file, on_error)
-    rows = (format or CompletionRows()).read(file, None)
+    return candidates_of(Checking(file, on_error), (format or CompletionRows()).read(file, None), images, limit)
+
+
+def candidates_of(
+    check: Checking, rows: Iterable[Dialogue | DataError], images: ImageFolders | None, limit: int | None
+) -> CompletionSet:
+    """The candidates that rows with completions make, as `read_completions` says."""
     drawn = draw(check.unique(check.dialogues(_with_completions(rows))), limit=limit)
     source = check.images(images)
     found = tuple(

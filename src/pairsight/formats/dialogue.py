@@ -79,7 +79,7 @@ class RowFormat(PromptFormat):
                 yield error
 
 
-NO_IMAGES = ("id", "question_id", "question", "answer", "source", "system", "topic", "prompt", "conversations",
+NO_IMAGES = ("id", "question_id", "question", "text", "answer", "source", "system", "topic", "prompt", "conversations",
              "completions", "chosen", "rejected")  # fmt: skip
 """Fields that formats read as something else than images."""
 

@@ -2,18 +2,23 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from pairsight.errors import DataError
+from pairsight.errors import ConfigError, DataError
 from pairsight.formats.dialogue import Dialogue, PromptFormat
 from pairsight.formats.rows import Row, read_rows
-from pairsight.formats.sampler import Drawn, draw, from_sources, without_short_answer
+from pairsight.formats.sampler import Drawn, Named, below, draw, from_sources, is_of, without_short_answer
+from pairsight.images.by_source import ImagesBySource
 from pairsight.images.source import FileImages, WithImages
 from pairsight.records import Dropped, ImageRef, Message, Prompt, paused_collection
 from pairsight.registry import formats, plugins
 
 OnError = Literal["stop", "skip"]
+ImageFolders = str | Path | Mapping[str, str]
+"""The folder that image names are relative to, or source -> the folder of the names that begin with it."""
+NamedImages = FileImages | ImagesBySource
 
 _CHECKED_AT_ONCE = 512
 """Images checked before a bad one can stop the reading."""
@@ -48,13 +53,15 @@ class Checking:
             message = f"{one.location} is used before, at {locations[one.id]}: ids must be unique"
             self.bad(DataError(message, reason="duplicate_id"), one.id)
 
-    def images(self, folder: str | Path | None) -> FileImages:
-        """Where image names lead: the folder that is named, else the file's."""
+    def images(self, folder: ImageFolders | None) -> NamedImages:
+        """Where image names lead: the folder that is named, or one a source, else the file's."""
+        if isinstance(folder, Mapping):
+            return ImagesBySource(folder)
         beside = self.path if self.path.is_dir() else self.path.parent
         return FileImages(beside if folder is None else folder)
 
     def prompts(
-        self, drawn: Sequence[Drawn], images: FileImages, strip_short_answer: bool = False
+        self, drawn: Sequence[Drawn], images: NamedImages, strip_short_answer: bool | Sequence[str] = False
     ) -> Iterator[tuple[Drawn, Prompt]]:
         """The drawn questions whose images are all there and intact, as prompts."""
         for start in range(0, len(drawn), _CHECKED_AT_ONCE):
@@ -84,7 +91,7 @@ class Checking:
         return DataError(f"{self.path} holds no prompts", reason="empty_file")
 
 
-def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_answer: bool) -> Prompt:
+def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_answer: bool | Sequence[str]) -> Prompt:
     dialogue, question = drawn.dialogue, drawn.question
     found = []
     for name in question.images:
@@ -92,7 +99,8 @@ def _prompt(drawn: Drawn, refs: Mapping[str, ImageRef | DataError], strip_short_
         if isinstance(ref, DataError):
             raise DataError(f"{dialogue.location}: {ref}", reason=ref.reason)
         found.append(ref)
-    text = without_short_answer(question.text) if strip_short_answer else question.text
+    strip = strip_short_answer if isinstance(strip_short_answer, bool) else is_of(dialogue, strip_short_answer)
+    text = without_short_answer(question.text) if strip else question.text
     if not text:
         raise DataError(
             f"{dialogue.location}: nothing is left of the question {question.text!r}", reason="empty_question"
@@ -111,8 +119,8 @@ class PromptSet(WithImages[Prompt]):
 
 @paused_collection()
 def read_prompts(
-    path: str | Path,
-    images: str | Path | None = None,
+    path: str | Path | Mapping[str, str],
+    images: ImageFolders | None = None,
     *,
     format: str | PromptFormat | None = None,
     question: str | None = None,
@@ -120,7 +128,8 @@ def read_prompts(
     sources: Sequence[str] = (),
     questions_per_dialogue: int | None = None,
     per_source: int | None = None,
-    strip_short_answer: bool = False,
+    whole_dialogues: bool = False,
+    strip_short_answer: bool | Sequence[str] = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> PromptSet:
@@ -129,15 +138,18 @@ def read_prompts(
     Rows are drawn before images are opened, so that a few prompts of a huge set cost little.
 
     Args:
-        path: the file, or the folder of images.
-        images: the folder that image names are relative to; default: the file's folder, or the folder itself.
+        path: the file, or the folder of images; or source -> file, whose ids and image names then begin with `SOURCE/`.
+        images: the folder that image names are relative to; default: the file's folder, or the folder itself. Or
+            source -> the folder of the images whose names begin with `SOURCE/`.
         format: how the file is read: a format, its name, or `file.py:Class`; default: found out by `detect_format`.
         question: what is asked of every image of a folder; only there.
         on_error: `stop` at the first bad row or image, or `skip` and list it in `.dropped`.
         sources: keep rows with an image whose name starts with one of these.
         questions_per_dialogue: draw this many questions from each dialogue; default: its first.
         per_source: draw this many prompts from each source.
-        strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase".
+        whole_dialogues: let `per_source` draw dialogues with all their drawn questions; see `draw`.
+        strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase"; or only in rows of
+            these sources (SeVa: of `ocr_vqa/`).
         limit: only this many of what was drawn, the first ones.
         seed: the draws follow from it.
 
@@ -145,31 +157,51 @@ def read_prompts(
         The prompts in the order of the file, with `.images`, `.dropped` and the dataset's own `.answers`.
 
     Raises:
-        DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
-        ConfigError: an unknown format, or a piece that is not one.
+        DataError: a bad file, row, image or duplicate id (with file, line and id), a source that no row is of, or
+            nothing left to use.
+        ConfigError: an unknown format, or a piece that is not one; several files without `images`.
     """
-    file = Path(path)
-    check = Checking(file, on_error)
+    files = {source: Path(one) for source, one in path.items()} if isinstance(path, Mapping) else {"": Path(path)}
+    if not files or (len(files) > 1 and images is None):
+        raise ConfigError(f"{len(files)} files of prompts need --images, the folder that image names refer to")
+    check = Checking(next(iter(files.values())), on_error)
+    strip = strip_short_answer if isinstance(strip_short_answer, bool) else tuple(strip_short_answer)
+    folders = [f"{source.strip('/')}/" for source in images if source] if isinstance(images, Mapping) else []
+    given = Named({"--sources": sources})
+    used = Named({"strip_short_answer": () if isinstance(strip, bool) else strip, "--images": folders})
     with plugins(format):
-        chosen = format if isinstance(format, PromptFormat) else make_format(format or detect_format(file))
-    drawn = draw(
-        check.unique(from_sources(check.dialogues(chosen.read(file, question)), sources)),
-        questions_per_dialogue=questions_per_dialogue,
-        per_source=per_source,
-        limit=limit,
-        seed=seed,
-    )
+        read = chain.from_iterable(_read(file, source, format, question) for source, file in files.items())
+        kept = from_sources(given.watched(check.dialogues(read)), sources)
+        drawn = draw(
+            check.unique(used.watched(kept)),
+            questions_per_dialogue=questions_per_dialogue,
+            per_source=per_source,
+            whole_dialogues=whole_dialogues,
+            limit=limit,
+            seed=seed,
+        )
     if not drawn:
         raise check.nothing_left(sources)
+    given.refuse_unseen(check.path)
+    used.refuse_unseen(check.path)
     source = check.images(images)
     prompts, answers = list[Prompt](), dict[str, str]()
-    for one, prompt in check.prompts(drawn, source, strip_short_answer):
+    for one, prompt in check.prompts(drawn, source, strip):
         prompts.append(prompt)
         if one.question.answer:
             answers[prompt.id] = one.question.answer
     if not prompts:
         raise check.nothing_left(sources)
     return PromptSet(tuple(prompts), source, tuple(check.dropped), answers)
+
+
+def _read(
+    file: Path, source: str, format: str | PromptFormat | None, question: str | None
+) -> Iterator[Dialogue | DataError]:
+    """The dialogues of one of several files; with a source, their ids and image names begin with it."""
+    chosen = format if isinstance(format, PromptFormat) else make_format(format or detect_format(file))
+    for row in chosen.read(file, question):
+        yield below(row, source) if source and isinstance(row, Dialogue) else row
 
 
 def make_format(name: str) -> PromptFormat:

@@ -7,9 +7,11 @@ ours.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from pairsight.errors import DataError
 from pairsight.formats.dialogue import Dialogue, Question
 from pairsight.seeds import derived_seed
 
@@ -48,6 +50,7 @@ def draw(
     *,
     questions_per_dialogue: int | None = None,
     per_source: int | None = None,
+    whole_dialogues: bool = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Drawn]:
@@ -58,12 +61,18 @@ def draw(
         questions_per_dialogue: None takes the first question, its prompt's id the dialogue's; a number draws this many
             different ones, with ids `<dialogue>#<which, from 1>`.
         per_source: at most this many prompts of each source, drawn.
+        whole_dialogues: `per_source` draws dialogues, each with all its drawn questions, until there are as many
+            prompts, as SeVa's authors do (4,000 books with 2 questions each); else it draws single prompts.
         limit: then only this many, the first ones.
         seed: what is drawn follows from it and the ids.
     """
     drawn = [one for dialogue in dialogues for one in _of_dialogue(dialogue, questions_per_dialogue, seed)]
     if per_source is not None:
-        ranked = sorted(drawn, key=lambda one: derived_seed("per_source", seed, one.id))
+
+        def rank(one: Drawn) -> int:
+            return derived_seed("per_source", seed, one.dialogue.id if whole_dialogues else one.id)
+
+        ranked = sorted(drawn, key=rank)  # stable: the questions of one dialogue stay together and in order
         kept, counts = set[str](), Counter[str]()
         for one in ranked:
             if counts[one.dialogue.source] < per_source:
@@ -76,6 +85,47 @@ def draw(
 def without_short_answer(text: str) -> str:
     """The question without LLaVA's instructions to answer shortly (SeVa strips them: it wants long completions)."""
     return _SHORT_ANSWER.sub("", text).strip()
+
+
+def is_of(dialogue: Dialogue, sources: Sequence[str]) -> bool:
+    """Whether a dialogue is of one of these sources: the source's own name, or how an image's name starts."""
+    names = [name for question in dialogue.questions for name in question.images]
+    return any(dialogue.source == source or any(name.startswith(source) for name in names) for source in sources)
+
+
+def below(dialogue: Dialogue, source: str) -> Dialogue:
+    """The dialogue with its id and its image names below a source: `SOURCE/…`."""
+    questions = (replace(one, images=tuple(f"{source}/{name}" for name in one.images)) for one in dialogue.questions)
+    return replace(dialogue, id=f"{source}/{dialogue.id}", questions=tuple(questions), source=source)
+
+
+class Named:
+    """Checks that sources which the user names are there: what is named and does nothing is an error.
+
+    Args:
+        sources: option -> the sources that it names.
+    """
+
+    def __init__(self, sources: Mapping[str, Sequence[str]]) -> None:
+        self._waiting = {(option, source) for option, those in sources.items() for source in those}
+        self._seen = Counter[str]()
+
+    def watched(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
+        """The dialogues, as they are."""
+        for dialogue in dialogues:
+            if self._waiting:
+                self._seen[dialogue.source] += 1
+                self._waiting = {(option, source) for option, source in self._waiting if not is_of(dialogue, [source])}
+            yield dialogue
+
+    def refuse_unseen(self, path: Path) -> None:
+        """DataError for a source that no row is of, with the sources that there are."""
+        for option, source in sorted(self._waiting):
+            known = ", ".join(f"'{name}' ({count} rows)" for name, count in self._seen.most_common(8))
+            raise DataError(
+                f"{path}: {option} names '{source}', and no row is of it; the rows are of {known or 'no source'}",
+                reason="unknown_source",
+            )
 
 
 def _of_dialogue(dialogue: Dialogue, count: int | None, seed: int) -> Iterator[Drawn]:

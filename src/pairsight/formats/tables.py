@@ -122,7 +122,10 @@ def _candidates_row(candidates: Candidates) -> Mapping[str, object]:
 
 def _completion_row(completion: Completion) -> Mapping[str, object]:
     distortions = [image.distortion for image in completion.images or () if image.distortion is not None]
-    names = [f"{one.name} {_values(one.parameters)}".strip() for one in distortions]
+    names = [
+        f"{'rendered ' if one.space == 'rendered' else ''}{one.name} {_values(one.parameters)}".strip()
+        for one in distortions
+    ]
     return {
         "id": completion.id,
         "prompt_id": completion.prompt_id,

@@ -12,13 +12,15 @@ A `Distortion` is a name, its parameters and a seed; the same one gives the same
 | `diffusion` | noise of diffusion step `step` on the processor's normalised pixels |
 | `diffusion_weak`, `diffusion_strong` | `diffusion` at step 800 and 999 |
 
+Several are joined by `+`, each after the other, diffusion last; `diffusion:500` names a step.
+
 Sources: the names are the paper's, the parameters the common definitions of those augmentations; steps: the paper's
 §4.1 (weak) and ours (strong). Crops keep the image's own size (ours: the paper crops to its model's input).
 """
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ from torch import Tensor
 
 from pairsight.errors import ConfigError, DataError, did_you_mean
 from pairsight.records import Distortion
+from pairsight.seeds import derived_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,27 +63,48 @@ def make_distortion(name: str, seed: int = 0, **parameters: float) -> Distortion
     """A distortion by name.
 
     Args:
-        name: one of `distortion_names()`.
+        name: one of `distortion_names()`; several joined by `+` are applied one after the other, diffusion last, e.g.
+            `moco_v2+diffusion_weak`; `diffusion:500` is diffusion at another step.
         seed: what its random choices follow from, in [0, 2⁶³).
         parameters: `step` in 0…999 for the diffusion ones; the others take none.
 
     Raises:
-        ConfigError: an unknown name, an unknown parameter or a step out of range.
+        ConfigError: an unknown name, an unknown parameter, a step out of range, or parts that cannot be combined.
     """
+    kinds, values = list[str](), dict[str, float]()
+    for part in name.split("+"):
+        kind, own = _part(part)
+        if kind in kinds or "diffusion" in kinds:
+            raise ConfigError(f"distortion '{name}': each part may be named once, and diffusion last")
+        kinds.append(kind)
+        values |= own
+    unknown = set(parameters) - set(values)
+    if unknown:
+        allowed = ", ".join(values) or "none"
+        raise ConfigError(f"distortion '{name}' has no parameter '{min(unknown)}'; it takes: {allowed}")
+    values |= parameters
+    if "step" not in values:
+        return Distortion("+".join(kinds), values, seed)
+    step = values["step"]
+    if step != int(step) or not 0 <= step < NUM_STEPS:
+        raise ConfigError(f"distortion '{name}': step {step} must be a whole number in 0…{NUM_STEPS - 1}")
+    return Distortion("+".join(kinds), {"step": int(step)}, seed, space="normalised")
+
+
+def _part(part: str) -> tuple[str, Mapping[str, float]]:
+    """The kind and the parameters of a name without `+`."""
+    name, colon, step = part.partition(":")
     if name not in _PRESETS:
         raise ConfigError(f"unknown distortion '{name}'{did_you_mean(name, list(_PRESETS))}")
-    kind, defaults = _PRESETS[name]
-    unknown = set(parameters) - set(defaults)
-    if unknown:
-        allowed = ", ".join(defaults) or "none"
-        raise ConfigError(f"distortion '{name}' has no parameter '{min(unknown)}'; it takes: {allowed}")
-    values = {**defaults, **parameters}
-    if kind != "diffusion":
-        return Distortion(kind, values, seed)
-    step = values["step"]
-    if step != int(step) or not 0 <= step <= 999:
-        raise ConfigError(f"distortion '{name}': step {step} must be a whole number in 0…999")
-    return Distortion(kind, {"step": int(step)}, seed, space="normalised")
+    kind, own = _PRESETS[name]
+    if colon and (name != "diffusion" or not step.isdecimal()):
+        raise ConfigError(f"distortion '{part}': only diffusion takes a step, e.g. diffusion:500")
+    return kind, {"step": int(step)} if colon else own
+
+
+def is_seeded(name: str) -> bool:
+    """Whether another seed gives another result; mirroring alone always gives the same."""
+    return make_distortion(name).name != "random_flip"
 
 
 def distort(image: "Image", distortion: Distortion) -> "Image":
@@ -89,15 +113,30 @@ def distort(image: "Image", distortion: Distortion) -> "Image":
     Raises:
         DataError: a distortion of the normalised pixels, which makes no picture (see `preview`), or an unknown one.
     """
-    if distortion.space == "normalised":
+    if distortion.space != "image":
         raise DataError(f"distortion '{distortion.name}' acts on normalised pixels and makes no picture: use preview()")
-    if distortion.name not in AUGMENTATIONS:
-        raise DataError(f"unknown distortion '{distortion.name}'; known: {', '.join(AUGMENTATIONS)}")
-    return augment(image, distortion.name, distortion.seed)
+    return before_processor(image, distortion)
+
+
+def before_processor(image: "Image", distortion: Distortion) -> "Image":
+    """The picture after those parts of a distortion that act on pictures; after all of them in the space `image`.
+
+    Raises:
+        DataError: an unknown part.
+    """
+    kinds = distortion.name.split("+")
+    for index, kind in enumerate(kinds):
+        if kind in _NORMALISED and distortion.space != "image":
+            break
+        if kind not in AUGMENTATIONS:
+            raise DataError(f"unknown distortion '{kind}'; known: {', '.join(AUGMENTATIONS)}")
+        seed = distortion.seed if len(kinds) == 1 else derived_seed(distortion.name, distortion.seed, index)
+        image = augment(image, kind, seed)
+    return image
 
 
 def apply_normalised(pixel_values: Tensor, distortion: Distortion) -> Tensor:
-    """Apply a normalised-space distortion to ONE image's processed pixels, of any layout (it acts elementwise).
+    """Apply the part of a distortion that acts on ONE image's processed pixels, of any layout (it acts elementwise).
 
     Args:
         pixel_values: one image: [C, H, W], [tiles, C, H, W] or flattened patches [patches, width].
@@ -108,11 +147,12 @@ def apply_normalised(pixel_values: Tensor, distortion: Distortion) -> Tensor:
     Raises:
         DataError: an image-space distortion (see `distort`), or an unknown one.
     """
-    if distortion.space != "normalised":
+    if distortion.space == "image":
         raise DataError(f"distortion '{distortion.name}' acts on the picture, not on normalised pixels: use distort()")
-    if distortion.name not in _NORMALISED:
-        raise DataError(f"unknown distortion '{distortion.name}'; known: {', '.join(_NORMALISED)}")
-    return _NORMALISED[distortion.name](pixel_values, distortion)
+    last = distortion.name.rpartition("+")[2]
+    if last not in _NORMALISED:
+        raise DataError(f"unknown distortion '{last}'; known: {', '.join(_NORMALISED)}")
+    return _NORMALISED[last](pixel_values, distortion)
 
 
 def preview(image: "Image", distortion: Distortion) -> "Image":
@@ -123,14 +163,23 @@ def preview(image: "Image", distortion: Distortion) -> "Image":
     """
     if distortion.space == "image":
         return distort(image, distortion)
+    noisy = apply_normalised(normalised(before_processor(image, distortion), CLIP_MEAN, CLIP_STD), distortion)
+    return eight_bits(noisy, CLIP_MEAN, CLIP_STD)
+
+
+def normalised(image: "Image", mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """A picture's pixels [3, H, W] as (value / 255 − mean) / std, as image processors make them."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+    scaled = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(scaled).permute(2, 0, 1)
+
+
+def eight_bits(pixels_CHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> "Image":
+    """The picture of normalised pixels: denormalised, clipped to [0, 255], rounded."""
     from PIL import Image as Pillow
 
-    centre, spread = np.asarray(CLIP_MEAN, np.float32), np.asarray(CLIP_STD, np.float32)
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
-    normalised = torch.from_numpy((pixels - centre) / spread).permute(2, 0, 1)
-    noisy = apply_normalised(normalised, distortion).permute(1, 2, 0).numpy()
-    shown = (noisy * spread + centre).clip(0.0, 1.0)
-    return Pillow.fromarray((shown * 255.0).round().astype(np.uint8))
+    values = pixels_CHW.permute(1, 2, 0).numpy() * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return Pillow.fromarray((values.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
 
 
 def _diffuse(pixel_values: Tensor, distortion: Distortion) -> Tensor:

@@ -299,8 +299,11 @@ class FileImages:
 def size_of(images: ImageSource, ref: ImageRef) -> tuple[int, int]:
     """Width and height of the picture that `images.open(ref)` gives, without decoding it where its header says them.
 
-    A distortion keeps a picture's size. The file's bytes are checked against `ref`.
+    A distortion keeps a picture's size, but a rendered one has its own. The file's bytes are checked against `ref`.
     """
+    if ref.distortion is not None and ref.distortion.space == "rendered":
+        side = int(ref.distortion.parameters["size"])
+        return side, side
     try:
         path = images.path(ref)
         data = read_bytes(path, str(path))
@@ -321,11 +324,15 @@ def open_ref(path: Path, ref: ImageRef, name: str) -> Image:
 def as_seen(data: bytes, ref: ImageRef, name: str) -> Image:
     """The image in a file's bytes as upright RGB, with `ref`'s image-space distortion; `name` is for errors."""
     image = open_image(data, name)
-    if ref.distortion is None or ref.distortion.space == "normalised":
+    if ref.distortion is None or (ref.distortion.space == "normalised" and "+" not in ref.distortion.name):
         return image
-    from pairsight.images.distort import distort
+    if ref.distortion.space == "rendered":
+        from pairsight.images.rendering import render
 
-    return distort(image, ref.distortion)
+        return render(image, ref.distortion)
+    from pairsight.images.distort import before_processor
+
+    return before_processor(image, ref.distortion)
 
 
 def image_names(root: Path) -> list[str]:

@@ -83,6 +83,8 @@ class Generator(Model):
 
     batch_size: int = 32
     """How many completions it writes at once at most."""
+    takes_normalised: ClassVar[bool] = True
+    """Whether it can be shown distortions of normalised pixels; one behind an endpoint is sent pictures."""
     gives_logps: ClassVar[bool] = False
     """Whether it gives the log-probs of given texts: then `loaded_copy` is defined, and `images` is set."""
     images: ImageSource

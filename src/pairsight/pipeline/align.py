@@ -188,10 +188,10 @@ def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None
 
 
 def limited(examples: Examples, spec: AlignSpec) -> Examples:
-    """The examples that remain after `text_only_prompts`, `max_length_difference` and `limit`.
+    """The examples that remain after `text_only_prompts`, `max_length_difference`, `per_source` and `limit`.
 
     Raises:
-        DataError: none remains, or demonstrations with `max_length_difference`.
+        DataError: none remains, a source that no example is of, or demonstrations with `max_length_difference`.
     """
     from pairsight.formats.record_tables import Part, spooled
 
@@ -199,12 +199,31 @@ def limited(examples: Examples, spec: AlignSpec) -> Examples:
     items = examples.items
     if items and (not options.text_only_prompts or options.max_length_difference is not None):
         items = spooled(type(items[0]), _kept(items, options))
+    if options.per_source:
+        items = Part(items, array("q", _drawn_by_source(items, options.per_source, spec.training.seed)))
     if options.limit is not None and options.limit < len(items):
         drawn = random.Random(spec.training.seed).sample(range(len(items)), options.limit)
         items = Part(items, array("q", sorted(drawn)))
     if not items:
         raise DataError(f"{options.data}: no example is left to train on; see `pairsight inspect`")
     return replace(examples, items=items)
+
+
+def _drawn_by_source(items: Sequence[Any], per_source: Mapping[str, int], seed: int) -> list[int]:
+    """The numbers of at most so many examples of each of these sources, and of all others; in order."""
+    wanted = {source.rstrip("/"): count for source, count in per_source.items()}
+    of_source: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        of_source.setdefault(item.prompt.source.rstrip("/"), []).append(number)
+    for source in wanted:
+        if source not in of_source:
+            known = ", ".join(f"'{name}' ({len(those)})" for name, those in of_source.items())
+            raise DataError(f"per_source names '{source}', and no example is of it; there are {known or 'none'}")
+    kept: list[int] = []
+    for source, numbers in of_source.items():
+        count = min(wanted.get(source, len(numbers)), len(numbers))
+        kept += random.Random(f"{seed} {source}").sample(numbers, count)
+    return sorted(kept)
 
 
 def _kept(items: Sequence[Any], options: AlignOptions) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """Prompts -> candidates -> pairs, in a run folder that resumes where it stopped."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from pairsight.registry import is_file_name, plugins, strategies
 from pairsight.selection.strategy import Strategy, make_strategy
 from pairsight.store.attempts import Attempts, Spent
 from pairsight.store.blobs import BlobStore
+from pairsight.store.durable import write_file
 from pairsight.store.encoding import decode, encode
 from pairsight.store.ledger import Ledger
 from pairsight.store.run_folder import RunFolder
@@ -91,10 +93,16 @@ def read_source(options: BuildOptions) -> Source:
             )
         if options.format is not None and options.completions is None:
             raise ConfigError("--format says how --prompts or --completions is read; give one of them as well")
+    if options.distorted and options.completions is None:
+        raise ConfigError("--distorted has the answers to distorted images; give --completions, those to clean ones")
     form = None if options.format is None else make_format(options.format)
     if options.completions is not None:
         if options.prompts is not None:
             raise ConfigError("give --prompts or --completions, not both")
+        if options.distorted:
+            return _answers(options)
+        if not isinstance(options.completions, str):
+            raise ConfigError("--completions SOURCE=FILE is for answers with --distorted; else give one file")
         completions = read_completions(
             options.completions, images=options.images, format=form, on_error=options.on_error, limit=options.limit
         )
@@ -112,11 +120,29 @@ def read_source(options: BuildOptions) -> Source:
         sources=options.sources,
         questions_per_dialogue=options.questions_per_dialogue,
         per_source=options.per_source,
+        whole_dialogues=options.whole_dialogues,
         strip_short_answer=options.strip_short_answer,
         limit=options.limit,
         seed=options.seed,
     )
     return Source(prompts, prompts.dropped, prompts.answers if options.dataset_answers else {}, is_read=True)
+
+
+def _answers(options: BuildOptions) -> Source:
+    """The candidates in files of answers to clean and to distorted images."""
+    from pairsight.formats.answer_files import read_answer_files
+
+    if options.recipe != "seva" or options.format is not None:
+        what = "--format" if options.format is not None else f"recipe '{options.recipe}'"
+        raise ConfigError(f"--distorted is for recipe seva and files of its authors' form, not with {what}")
+    answers = read_answer_files(
+        options.completions or "",
+        options.distorted,
+        options.images,
+        on_error=options.on_error,
+        limit=options.limit,
+    )
+    return Source(answers, answers.dropped, is_read=True)
 
 
 _LOG = logging.getLogger("pairsight.run")
@@ -148,14 +174,20 @@ class BuildSpec:
             name: value for name, value in values.items() if name not in known or name in recipe_type.model_fields
         }
         mine, rest = split(others, BuildOptions, recipe_type, f"build {values.get('recipe')}", also=tuple(known))
-        missing = [f"--{name}" for name in ("model", "out") if name not in mine]
+        alone = mine.get("completions") is not None and not recipe_type.models_with_completions
+        needed = ("out",) if alone else ("model", "out")
+        missing = [f"--{name}" for name in needed if name not in mine]
         if missing:
             raise ConfigError(f"build needs {' and '.join(missing)}")
         options = BuildOptions.parse(mine, "build")
+        if not alone and not options.models:
+            raise ConfigError("build: --model names no model")
         recipe = recipe_type.parse(rest, options.recipe)
         _refuse_unused_models(recipe, annotator=options.annotator, writer=options.writer)
         if options.completions is not None and not recipe.takes_completions:
-            raise ConfigError(f"recipe '{recipe.name}' makes its own completions; --completions is for feedback")
+            raise ConfigError(
+                f"recipe '{recipe.name}' makes its own completions; --completions is for feedback and seva"
+            )
         given = recipe.unused(prompts=options.prompts is not None, completions=options.completions is not None)
         for why, unused in given.items():
             if name := next((name for name in unused if name in values), ""):
@@ -165,6 +197,7 @@ class BuildSpec:
                 check_model_name(model_name)
         check_servers(options.calls, options.to_plain(), recipe.to_plain())
         recipe.check()
+        recipe.check_generators(options.models)
         source = read_source(options)
         if not source.given.items and options.writer is None:
             raise DataError("there are no prompts to build from: --prompts FILE")
@@ -192,8 +225,8 @@ class BuildSpec:
         fingerprints = [generator.fingerprint for generator in models.generators]
         return {
             "recipe": self.recipe.name,
-            "options": self.recipe.to_plain(),
-            "strategy": {"name": self.strategy.name, **self.strategy.to_plain()},
+            "options": recorded(self.recipe),
+            "strategy": {"name": self.strategy.name, **recorded(self.strategy)},
             "model_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
             "annotator_fingerprint": None if models.annotator is None else models.annotator.fingerprint,
             "writer_fingerprint": None if models.writer is None else models.writer.fingerprint,
@@ -231,6 +264,8 @@ class Built:
     """The Python files that the recipe and the strategy come from."""
     failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Stage -> reason -> number of its items that failed."""
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What the recipe measured before its stages: name -> figures."""
 
 
 def build(
@@ -327,6 +362,7 @@ def build_run(
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
             runner = Runner(ledger, engine, progress, caller=Caller(options.calls), refuse_all_failed=True)
+            measured = _measured(folder, spec, models)
             made = source.candidates(spec.recipe, models, runner)
             first = list(islice(made, 1))  # all stages do their work before they return the first candidates
             with progress.task("select") as task:
@@ -345,7 +381,17 @@ def build_run(
         spent,
         tuple(dict.fromkeys(file.rpartition(":")[0] for file in spec.files.values())),
         dict(runner.failed),
+        measured,
     )
+
+
+def _measured(folder: RunFolder, spec: BuildSpec, models: RecipeModels) -> Mapping[str, Mapping[str, float]]:
+    """What the recipe measures before its stages, kept in `measured.json` and logged."""
+    measured = spec.recipe.measured([one for one in spec.source.given if isinstance(one, Prompt)], models)
+    if measured:
+        write_file(folder.path / "measured.json", json.dumps(measured, indent=2).encode())
+        _LOG.info("measured: %s", json.dumps(measured))
+    return measured
 
 
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:

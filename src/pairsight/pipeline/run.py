@@ -67,7 +67,9 @@ def plan(config: RunConfig) -> str:
         align = config.align_spec(build)
         training = align.training
         name = align.options.name or training.training_name
-        lines.append(f"align: {name}, learning rate {training.learning_rate:g}, {training.num_train_epochs:g} epochs")
+        times = f", each example {training.repeat} times an epoch" if training.repeat > 1 else ""
+        epochs = f"{training.num_train_epochs:g} epochs{times}"
+        lines.append(f"align: {name}, learning rate {training.learning_rate:g}, {epochs}")
     if config.evaluate is not None:
         if config.align is None and not config.evaluate.get("adapters"):
             raise ConfigError("evaluate needs an align part, or adapters of its own, to compare with the base")

@@ -74,6 +74,8 @@ class Recipe(BaseConfig, ABC):
     """The models it uses beside those that make completions; another one that is given is refused."""
     takes_completions: ClassVar[bool] = False
     """Whether it can start from completions that are there already: `annotate`."""
+    models_with_completions: ClassVar[bool] = True
+    """Whether it needs a model that makes completions also where they are there already."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
@@ -95,10 +97,17 @@ class Recipe(BaseConfig, ABC):
         Raises:
             ConfigError: the recipe makes its own.
         """
-        raise ConfigError(f"recipe '{self.name}' makes its own completions; --completions is for feedback")
+        raise ConfigError(f"recipe '{self.name}' makes its own completions; --completions is for feedback and seva")
 
     def check(self) -> None:
         """Refuse what the options name and is not there, before anything is loaded."""
+
+    def check_generators(self, names: Sequence[str]) -> None:
+        """Refuse what does not fit the models that make completions, by their names, before anything is loaded."""
+
+    def measured(self, prompts: Sequence[Prompt], models: RecipeModels) -> Mapping[str, Mapping[str, float]]:
+        """What the build measures before its stages: name -> figures, which it prints and keeps in `measured.json`."""
+        return {}
 
     def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
         """Why -> the options, or roles of models, that change nothing beside the others; the user may not give them.

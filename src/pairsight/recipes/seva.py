@@ -1,24 +1,31 @@
 """SeVa: self-supervised preference pairs from clean and distorted images, without any annotator.
 
 Paper: Zhu et al., "Self-Supervised Visual Preference Alignment" (2404.10501), and the authors' public code.
-Inputs: images with questions; one model, which is also the one to align.
+Inputs: images with questions; one model, which is also the one to align. Or the answers of a model to clean and to
+    distorted images, as the authors' code writes them.
 What it does: the model answers each question about the clean image (chosen) and about K distorted ones (rejected);
-    equal answers are dropped (`clean_over_distorted`).
+    equal answers are dropped (`clean_over_distorted`). Where the model is behind an endpoint, which takes pictures,
+    noise on normalised pixels is rendered to 8 bits (`images/rendering.py`), and what that changes is measured.
 Deviations: the distortion follows from each prompt's id and a seed (the authors draw again at every run); answers are
-    compared after normalising case and spacing; the projector is trained at the language model's rate, as in the
-    authors' code, which the paper does not say.
+    compared after normalising case and spacing, unless the strategy's `equality` says otherwise; the projector is
+    trained at the language model's rate, as in the authors' code, which the paper does not say.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Self
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pairsight.images.distort import distortion_names, make_distortion
+from pairsight.config import Option
+from pairsight.errors import ConfigError
+from pairsight.images.distort import distortion_names, is_seeded, make_distortion
+from pairsight.images.rendering import RENDERINGS, Rendering, rendered, shift
+from pairsight.models.endpoint.model import is_endpoint
 from pairsight.models.protocols import Sampling
-from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests, StageRunner
-from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, Prompt
+from pairsight.recipes.recipe import Gathered, Made, Recipe, RecipeModels, Requests, StageRunner
+from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, ImageRef, Prompt
 from pairsight.seeds import derived_seed
 from pairsight.training.config import TrainingConfig
 
@@ -29,6 +36,8 @@ class SeVa(Recipe):
     name: ClassVar[str] = "seva"
     default_strategy: ClassVar[str] = "clean_over_distorted"
     roles: ClassVar[tuple[str, ...]] = ()
+    takes_completions: ClassVar[bool] = True
+    models_with_completions: ClassVar[bool] = False
     default_training: ClassVar[TrainingConfig] = TrainingConfig(
         loss="dpo",
         beta=0.1,
@@ -44,7 +53,10 @@ class SeVa(Recipe):
     )
     """§4.1 of the paper: LoRA 1024/2048, β 0.1, 2e-6, global batch 128 (8 × 16 on one device), one epoch."""
 
-    distortion: str = Field("diffusion_weak", description="what the rejected completion's image goes through")
+    distortion: str | tuple[str, ...] = Field(
+        "diffusion_weak",
+        description="what the rejected completion's image goes through; of several each prompt draws num_distortions",
+    )
     noise_step: int | None = Field(None, ge=0, le=999, description="diffusion step; None: the distortion's own")
     num_distortions: int = Field(1, ge=1, le=64, description="rejected completions per prompt")
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy, as in the paper")
@@ -52,19 +64,64 @@ class SeVa(Recipe):
     null_control: bool = Field(
         False, description="show the clean image every time: what pairs teach without distortion"
     )
+    render: Annotated[Rendering | None, Option(late=True)] = Field(
+        None,
+        description="the square that an endpoint's processor makes, at which noise is drawn: a family's name, or size, "
+        "fit, mean and std; default: LLaVA-1.5's",
+    )
     seed: int = Field(0, ge=0, description="the seed of distortions and of sampled completions")
+
+    @field_validator("distortion", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        several = isinstance(value, str) and "," in value
+        return tuple(part.strip() for part in value.split(",")) if several else value
 
     @field_validator("distortion")
     @classmethod
-    def _is_known(cls, value: str) -> str:
-        if value not in distortion_names():
-            raise ValueError(f"must be one of {', '.join(distortion_names())}")
+    def _is_known(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (value,) if isinstance(value, str) else value
+        if not names:
+            raise ValueError("name at least one distortion")
+        for name in names:
+            try:
+                make_distortion(name)
+            except ConfigError as error:
+                raise ValueError(f"{error}; there are {', '.join(distortion_names())}, joined by + if wanted") from None
         return value
+
+    @field_validator("render", mode="before")
+    @classmethod
+    def _of_a_family(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in RENDERINGS:
+            raise ValueError(f"must be one of {', '.join(RENDERINGS)}, or a mapping of size, fit, mean and std")
+        return RENDERINGS[value]
+
+    @property
+    def distortions(self) -> tuple[str, ...]:
+        """The names of all distortions."""
+        return (self.distortion,) if isinstance(self.distortion, str) else self.distortion
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.noise_step is not None and not self.distortion.startswith("diffusion"):
-            raise ValueError(f"noise_step belongs to diffusion, not to distortion '{self.distortion}'")
+        names = self.distortions
+        steps = [name for name in names if "step" in make_distortion(name).parameters]
+        if self.noise_step is not None and not steps:
+            raise ValueError(f"noise_step belongs to diffusion, not to distortion '{', '.join(names)}'")
+        if self.noise_step is not None and any(":" in name for name in steps):
+            raise ValueError("noise_step and a step in a distortion's name: give one of them")
+        if self.render is not None and not steps:
+            raise ValueError(f"render belongs to diffusion, not to distortion '{', '.join(names)}'")
+        if len(set(names)) < len(names):
+            raise ValueError("name each distortion once; num_distortions says how many views there are")
+        same = [name for name in names if not is_seeded(name)]
+        if same and self.num_distortions > len(names) and not self.null_control:
+            raise ValueError(
+                f"num_distortions={self.num_distortions} would show '{same[0]}' twice, which gives equal views and so "
+                f"equal negatives: add other distortions, or take num_distortions={len(names)}"
+            )
         if self.null_control and self.temperature == 0.0:
             raise ValueError(
                 "null_control needs a temperature above 0: greedy completions of one image are all the same"
@@ -72,10 +129,17 @@ class SeVa(Recipe):
         return self
 
     def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
-        """What acts on distorted images has nothing to act on in the null control."""
+        """What acts on distorted images has nothing to act on in the null control; with completions, nothing acts."""
+        if completions:
+            return {"the completions are given": (*type(self).model_fields, "model")}
         if not self.null_control:
             return {}
-        return {"null_control shows the clean image every time": ("distortion", "noise_step")}
+        return {"null_control shows the clean image every time": ("distortion", "noise_step", "render")}
+
+    def check_generators(self, names: Sequence[str]) -> None:
+        """Refuse `render` where no endpoint is asked."""
+        if self.render is not None and not any(is_endpoint(name) for name in names):
+            raise ConfigError("render changes nothing, no model is behind an endpoint; leave render out")
 
     def candidates(
         self, prompts: Sequence[Prompt], models: RecipeModels, run: StageRunner
@@ -84,12 +148,18 @@ class SeVa(Recipe):
         from pairsight.models.stages import GenerateCompletions
 
         sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
-        stage = GenerateCompletions(generator=models.one_generator(self.name), sampling=sampling)
+        generator = models.one_generator(self.name)
+        stage = GenerateCompletions(generator=generator, sampling=sampling)
         seen = [prompt for prompt in prompts if prompt.images]
-        requests = Requests(seen, 1 + self.num_distortions, self.requests)
+        of_prompt = self.requests if generator.takes_normalised else self.rendered_requests
+        requests = Requests(seen, 1 + self.num_distortions, of_prompt)
         gathered = iter(Gathered(requests, run(stage, requests)))
         for prompt in prompts:
             yield next(gathered) if prompt.images else Dropped(prompt.id, "read", "no_image", "nothing to distort")
+
+    def annotate(self, given: Made, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
+        """Given completions as they are: the first of each prompt is that to the clean image."""
+        yield from given
 
     def requests(self, prompt: Prompt) -> Iterator[CompletionRequest]:
         """The clean request, then those with distorted images (clean ones in the null control)."""
@@ -101,7 +171,48 @@ class SeVa(Recipe):
                 images = tuple(replace(image, distortion=distortion) for image in prompt.images)
             yield CompletionRequest(prompt, index, seed, images)
 
+    def rendered_requests(self, prompt: Prompt) -> Iterator[CompletionRequest]:
+        """As `requests`, with distortions of normalised pixels rendered to pictures."""
+        how = self.render or Rendering()
+        for request in self.requests(prompt):
+            images = request.images and tuple(_rendered(image, how) for image in request.images)
+            yield replace(request, images=images)
+
     def distortion_of(self, prompt: Prompt, index: int) -> Distortion:
-        """The distortion of a prompt's images in its `index`-th completion, from 1."""
-        step = {} if self.noise_step is None else {"step": self.noise_step}
-        return make_distortion(self.distortion, derived_seed("distortion", self.seed, prompt.id, index), **step)
+        """The distortion of a prompt's images in its `index`-th completion, from 1.
+
+        Of several kinds each prompt draws an order, which its views follow, again from the start where they are more.
+        """
+        names = self.distortions
+        if len(names) > 1:
+            names = tuple(sorted(names, key=lambda name: derived_seed("kind", self.seed, prompt.id, name)))
+        name = names[(index - 1) % len(names)]
+        steps = self.noise_step is not None and "step" in make_distortion(name).parameters
+        step = {"step": float(self.noise_step or 0)} if steps else {}
+        return make_distortion(name, derived_seed("distortion", self.seed, prompt.id, index), **step)
+
+    def measured(self, prompts: Sequence[Prompt], models: RecipeModels) -> Mapping[str, Mapping[str, float]]:
+        """What rendering to 8 bits changes, where noise is rendered: over the first images, in normalised units."""
+        if models.blobs is None or self.null_control or all(one.takes_normalised for one in models.generators):
+            return {}
+        found = []
+        for prompt in islice((one for one in prompts if one.images), _MEASURED):
+            for request in self.rendered_requests(prompt):
+                for image in request.images or ():
+                    if image.distortion is not None and image.distortion.space == "rendered":
+                        found.append(shift(models.blobs.open(ImageRef(image.sha256)), image.distortion))
+        if not found:
+            return {}
+        greatest, mean = max(one for one, _ in found), sum(one for _, one in found) / len(found)
+        return {"rendering_shift": {"max": greatest, "mean": mean, "num_images": len(found)}}
+
+
+_MEASURED = 32
+"""Prompts whose rendered images are measured (ours)."""
+
+
+def _rendered(image: ImageRef, how: Rendering) -> ImageRef:
+    distortion = image.distortion
+    if distortion is None or distortion.space != "normalised":
+        return image
+    return replace(image, distortion=rendered(distortion, how))

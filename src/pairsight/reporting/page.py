@@ -138,6 +138,10 @@ def thumbnail(ref: ImageRef, images: ImageSource | None) -> Thumbnail:
 
 
 def _distorted(picture: "Image", distortion: Distortion) -> "Image":
+    if distortion.space == "rendered":
+        from pairsight.images.rendering import render
+
+        return render(picture, distortion)
     from pairsight.images.distort import preview
 
     if max(picture.size) > LONGEST_SIDE and distortion.space == "normalised":
@@ -167,4 +171,5 @@ def _caption(distortion: Distortion | None) -> str:
     if distortion is None:
         return "image"
     parameters = ", ".join(f"{name} {value:g}" for name, value in distortion.parameters.items())
-    return distortion.name.replace("_", " ") + (f" ({parameters})" if parameters else "")
+    how = "rendered, " if distortion.space == "rendered" else ""
+    return distortion.name.replace("_", " ") + (f" ({how}{parameters})" if parameters else "")

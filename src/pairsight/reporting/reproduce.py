@@ -145,7 +145,9 @@ def _reading(record: BuildRecord) -> Settings:
 
 
 def _flag(flag: str, value: Any) -> list[str]:
-    """A flag with its value, or once with each of several."""
+    """A flag with its value, or once with each of several; of a mapping, `NAME=VALUE`."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={one}" if name else one for name, one in value.items()]
     values = value if isinstance(value, list) else [value]
     return [word for one in values for word in (flag, str(one))]
 

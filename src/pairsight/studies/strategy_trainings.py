@@ -77,7 +77,7 @@ class Trainer:
         counts = [completion_tokens(self.tokenizer, example) for example in self._examples(spec)]
         if training.max_steps > 0:
             return training.max_steps * training.global_batch * sum(counts) / len(counts)
-        return training.num_train_epochs * sum(counts)
+        return training.num_train_epochs * training.repeat * sum(counts)
 
     def train(self, spec: AlignSpec, setting: str, learning_rate: float, *, budget: float | None = None) -> Training:
         """Train the strategy that the spec names.
@@ -96,12 +96,15 @@ class Trainer:
         examples = self._examples(spec)
         mean = sum(completion_tokens(self.tokenizer, example) for example in examples) / len(examples)
         if budget is not None:
-            training = training.for_examples(len(examples))  # as the default setting's batch is lowered for few
+            training = training.for_examples(
+                len(examples) * training.repeat
+            )  # as the default setting's batch is lowered for few
             steps = matched_steps(budget, mean, training.global_batch)
             training = training.model_copy(update={"max_steps": steps})
         adapter = align(examples, replace(spec, training=training), self.candidates.run, quiet=self.quiet).adapter
         steps = last_step(adapter)
-        seen = steps * training.global_batch if training.max_steps > 0 else training.num_train_epochs * len(examples)
+        epochs = training.num_train_epochs * training.repeat
+        seen = steps * training.global_batch if training.max_steps > 0 else epochs * len(examples)
         return Training(strategy, setting, learning_rate, steps, seen * mean / 1000, adapter)
 
     def _examples(self, spec: AlignSpec) -> Examples:

@@ -55,6 +55,9 @@ class TrainingConfig(BaseConfig):
         description="lower the batch size until an epoch has this many steps, unless you set it or max_steps; 0: never",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
+    repeat: int = Field(
+        1, ge=1, le=100, description="times that each example comes in an epoch, in one random order (SeVa's code: 2)"
+    )
     max_steps: int = Field(-1, ge=-1, description="optimizer steps, instead of epochs; -1: by epochs")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal[
@@ -112,7 +115,9 @@ class TrainingConfig(BaseConfig):
         return self.model_copy(update={"per_device_train_batch_size": self.per_device_train_batch_size * count})
 
     def for_examples(self, count: int) -> Self:
-        """The same with a global batch small enough that `count` examples make `min_steps_per_epoch` steps per epoch.
+        """The same with a global batch small enough that an epoch of `count` has `min_steps_per_epoch` steps.
+
+        `count` are the examples of an epoch, each as often as it comes in it.
 
         With `max_steps` set, a smaller batch would only mean fewer examples, so the batch is kept.
         """
@@ -288,11 +293,12 @@ class TrainingSummary:
     """Counts of a finished training.
 
     Args:
-        num_examples: trained on, without held-out ones.
+        num_examples: trained on, without held-out ones, each once.
         num_steps: optimizer steps taken.
         global_batch: prompts per step.
         asked_batch: prompts per step before it was lowered for a small dataset.
         unchanged: trained parts ("language", "projector", "vision") of which no weight changed.
+        repeat: times that each example came in an epoch.
     """
 
     num_examples: int
@@ -300,10 +306,12 @@ class TrainingSummary:
     global_batch: int
     asked_batch: int
     unchanged: tuple[str, ...] = ()
+    repeat: int = 1
 
     def __str__(self) -> str:
         steps = "optimizer step" if self.num_steps == 1 else "optimizer steps"
-        return f"{self.num_examples} examples in {self.num_steps} {steps} of up to {self.global_batch}"
+        times = f", each {self.repeat} times an epoch," if self.repeat > 1 else ""
+        return f"{self.num_examples} examples{times} in {self.num_steps} {steps} of up to {self.global_batch}"
 
     def sentences(self) -> list[str]:
         """What the user should know: few steps, a lowered batch, parts that did not change."""
@@ -334,6 +342,7 @@ class TrainingSummary:
         try:
             plain = read_json(folder / SUMMARY)
             counts = {name: int(plain[name]) for name in ("num_examples", "num_steps", "global_batch", "asked_batch")}
-            return cls(**counts, unchanged=tuple(str(part) for part in plain["unchanged"]))
+            unchanged = tuple(str(part) for part in plain["unchanged"])
+            return cls(**counts, unchanged=unchanged, repeat=int(plain.get("repeat", 1)))
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None

@@ -246,6 +246,7 @@ class PreferenceTrainer:
         for sentence in summary.sentences():
             _LOG.info("%s: %s", self.out, sentence)
         counts = {"examples": len(table), "cut completions": table.cut}
+        counts |= {"times an example comes in an epoch": summary.repeat} if summary.repeat > 1 else {}
         counts |= {"optimizer steps": summary.num_steps, "global batch": summary.global_batch}
         counts |= {f"skipped, {reason}": n for reason, n in sorted(table.skipped.items())}
         counts |= {} if best is None else {"weights of step (best held-out margin)": best}
@@ -271,7 +272,8 @@ class PreferenceTrainer:
 
         train, held = split_held_out(examples, self.config.eval_fraction, self.config.seed)
         asked = self.config.on_devices(self._world.size)
-        config, checkpoints = asked.for_examples(len(train)), self.out / "checkpoints"
+        shown = train * self.config.repeat
+        config, checkpoints = asked.for_examples(len(shown)), self.out / "checkpoints"
         replica = self._world.replica(step.scorer.packed(policy), self._way, config.max_grad_norm)
         before = weight_sums(replica.trained())
         patience = config.early_stopping_patience
@@ -292,7 +294,7 @@ class PreferenceTrainer:
                 config=config,
                 step=step,
                 metrics_file=MetricsFile(self.out),
-                train_numbers=train,
+                train_numbers=shown,
                 held_out=HeldOut(held, step, patience=patience, folder=checkpoints) if held else None,
                 on_step=on_step,
             )
@@ -306,7 +308,8 @@ class PreferenceTrainer:
         best = None if loop.held_out is None else loop.held_out.restore_best(replica)
         unchanged = unchanged_parts(before, weight_sums(replica.trained()))
         steps, batch = loop.state.global_step, config.global_batch
-        return TrainingSummary(len(train), steps, batch, asked.global_batch, unchanged), best, replica.state()
+        summary = TrainingSummary(len(train), steps, batch, asked.global_batch, unchanged, config.repeat)
+        return summary, best, replica.state()
 
     def prepare(  # noqa: PLR0917
         self,

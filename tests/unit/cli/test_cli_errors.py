@@ -99,7 +99,8 @@ def test_what_chooses_among_prompts_is_refused_where_completions_are_given(capsy
         ("seva", "--annotator", "recipe 'seva' uses no annotator; leave --annotator out"),
         ("seva", "--writer", "recipe 'seva' uses no writer"),
         ("feedback", "--writer", "recipe 'feedback' uses no writer"),
-        ("seva", "--completions", "recipe 'seva' makes its own completions; --completions is for feedback"),
+        ("synthetic", "--completions", "recipe 'synthetic' makes its own completions; --completions is for feedback"),
+        ("seva", "--completions", "model changes nothing, the completions are given; leave model out"),
     ],
 )
 def test_a_model_or_completions_that_the_recipe_leaves_aside_are_refused(capsys, world, recipe, given, message):

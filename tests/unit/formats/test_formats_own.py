@@ -122,7 +122,7 @@ def test_an_installed_format_is_found_out_by_its_field(own: Path, monkeypatch: p
     known = own.with_name("known.jsonl")
     known.write_text('{"asked": "What?", "picture": "a.png"}\n')
     with pytest.raises(
-        DataError, match="rows need 'conversations' or 'question' or 'prompt', found 'asked', 'picture'"
+        DataError, match="rows need 'conversations' or 'question' or 'prompt' or 'text', found 'asked', 'picture'"
     ):
         detect_format(known)
     monkeypatch.syspath_prepend(str(own.parent))

@@ -198,7 +198,7 @@ def test_line_and_row_of_a_bad_row(folder):
         ('[{"question": "a"}] x', "line 1: not JSON at column 20: Extra data"),
         ('[{"question": "a"},]', "line 1: not JSON at column 20"),
         ('{"id": "a",\n', "line 1: not JSON at column 12"),
-        ('[{"caption": "a"}]', "rows need 'conversations' or 'question' or 'prompt', found 'caption'"),
+        ('[{"caption": "a"}]', "rows need 'conversations' or 'question' or 'prompt' or 'text', found 'caption'"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "9" * 5000 + "]", "digits"),
         ("id,image\n1,a.png", "one JSON object a line"),

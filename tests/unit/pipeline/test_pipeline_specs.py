@@ -50,7 +50,7 @@ def test_what_may_differ_when_a_build_or_a_training_is_resumed():
     free = {name for name, option in option_facts(BuildOptions).items() if option.recorded and not option.compared}
     assert free == {
         "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
-        "format",
+        "format", "distorted",
     }  # fmt: skip
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
     assert free == {"parallel", "save_steps", "save_total_limit", "logging_steps", "report_to"}
@@ -136,7 +136,7 @@ def test_scoring_takes_one_benchmark():
         (lambda: SeVa(noise_stpe=1), "SeVa: unknown option 'noise_stpe'; did you mean 'noise_step'?"),
         (lambda: SeVa(seed=-1), "SeVa: option 'seed': Input should be greater than or equal to 0 (found -1)"),
         (lambda: TrainingConfig(loss="dpo,dpo"), "TrainingConfig: name each loss once, and at least one"),
-        (lambda: BuildOptions(recipe="seva", out="o"), "BuildOptions: option 'model' is missing ("),
+        (lambda: BuildOptions(recipe="seva", model="m"), "BuildOptions: option 'out' is missing ("),
         (
             lambda: BuildOptions(recipe="seva", out="o", model="m", calls={"budgte": 1}),
             "BuildOptions: unknown option 'calls.budgte'",

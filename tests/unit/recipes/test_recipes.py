@@ -126,7 +126,7 @@ def test_seva_null_control_shows_the_clean_image_every_time(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distortion": "moco"}, "must be one of random_flip"),
+        ({"distortion": "moco"}, "there are random_flip"),
         ({"distortion": "moco_v2", "noise_step": 5}, "noise_step belongs to diffusion"),
         ({"null_control": True}, "temperature above 0"),
         ({"noise_step": 1000}, "noise_step"),

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class EndpointOptions(BaseConfig):
     """The shape of requests. All of it is part of what determines an answer, hence of the items' keys."""
 
-    max_image_side: int = Field(1024, ge=16, description="images are made smaller to this, in pixels")
+    max_image_side: int | None = Field(
+        1024, ge=16, description="images are made smaller to this, in pixels; null: sent in their own size"
+    )
     image_format: Literal["jpeg", "png"] = Field("jpeg", description="of images sent; small ones are always PNG")
     structured_output: bool | None = Field(
         None, description="ask for JSON of the wanted schema; default: where the service is known to offer it"
@@ -57,22 +59,30 @@ def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions)
         if message.images:
             pictures = [shown_image(images, ref, options.max_image_side) for ref in message.images]
             num_tokens += sum(picture.width * picture.height // PIXELS_PER_TOKEN + 85 for picture in pictures)
-            content = _parts(message, [data_url(picture, options.image_format) for picture in pictures])
+            kinds = ["png" if _is_rendered(ref) else options.image_format for ref in message.images]
+            content = _parts(message, [data_url(*one) for one in zip(pictures, kinds, strict=True)])
         messages.append({"role": message.role, "content": content})
     return messages, num_tokens
 
 
-def shown_image(images: ImageSource, ref: ImageRef, max_side: int) -> "Image":
-    """The image as it is sent: distorted if it is meant to be, no side longer than `max_side`."""
+def _is_rendered(ref: ImageRef) -> bool:
+    return ref.distortion is not None and ref.distortion.space == "rendered"
+
+
+def shown_image(images: ImageSource, ref: ImageRef, max_side: int | None) -> "Image":
+    """The image as it is sent: distorted if it is meant to be, no side longer than `max_side`.
+
+    A rendered distortion is sent in its own size and as PNG, whatever the options: resizing or JPEG would change its
+    noise.
+    """
     if ref.distortion is not None and ref.distortion.space == "normalised":
         raise DataError(
             f"image {ref.sha256[:12]}… has the distortion '{ref.distortion.name}' of normalised pixels, which is not a "
-            f"picture: an endpoint cannot be shown it; use a distortion of the image, e.g. diffusion_weak on a local "
-            f"model",
+            f"picture: an endpoint cannot be shown it; render it (images/rendering.py), or use a local model",
             reason="normalised_distortion",
         )
     picture = images.open(ref)
-    if max(picture.size) > max_side:
+    if max_side is not None and max(picture.size) > max_side and not _is_rendered(ref):
         scale = max_side / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, resample=3)  # bicubic

@@ -86,6 +86,8 @@ class EndpointModel(Generator):
         options: what differs between servers.
     """
 
+    takes_normalised = False
+
     def __init__(self, model_name: str, images: ImageSource, options: EndpointOptions | None = None) -> None:
         self.name, self.url = parse_endpoint(model_name)
         self.images = images

@@ -87,6 +87,7 @@ class Forecast:
         training: one epoch.
         tower_flops: operations of the vision tower, where its features are kept.
         advice: the setting that makes it fit, and what it then holds at its peak; None where it fits or none does.
+        repeat: times that each example comes in an epoch.
     """
 
     examples: int
@@ -101,6 +102,7 @@ class Forecast:
     training: Phase
     tower_flops: float
     advice: "tuple[str, int] | None" = None
+    repeat: int = 1
 
     @property
     def peak(self) -> int:
@@ -208,7 +210,7 @@ class _Plan:
         self._chosen = chosen.numbered({number: prepared for prepared, number in self._record_numbers.items()})
         kept = len(examples) / len(some)
         self._count, self._skipped = len(records) * kept, 1 - kept
-        self._trained = self._count * (1 - trainer.config.eval_fraction)
+        self._trained = self._count * (1 - trainer.config.eval_fraction) * trainer.config.repeat
         self._config = trainer.config.for_examples(int(self._trained))
         self._num_records, self._num_prepared = len(records), len(some)
         more_images = _images(records) / max(1, _images(some))
@@ -247,6 +249,7 @@ class _Plan:
             prepared=self._num_prepared,
             skipped=self._skipped,
             epochs=epochs,
+            repeat=config.repeat,
             steps=steps,
             tokens=self._tokens(),
             precision=run.precision.key,

@@ -101,11 +101,13 @@ class TextEncoder:
         return encoded
 
     def _size(self, ref: ImageRef) -> tuple[int, int]:
-        if ref.sha256 not in self._sizes:
+        rendered = ref.distortion is not None and ref.distortion.space == "rendered"
+        name = f"{ref.sha256} rendered" if rendered else ref.sha256
+        if name not in self._sizes:
             if len(self._sizes) >= _MOST_SIZES:
                 self._sizes.clear()
-            self._sizes[ref.sha256] = size_of(self._images, ref)
-        return self._sizes[ref.sha256]
+            self._sizes[name] = size_of(self._images, ref)
+        return self._sizes[name]
 
 
 Sizes = tuple[tuple[int, int], ...]
