@@ -93,7 +93,7 @@ class BuildOptions(BaseConfig):
     per_source: Annotated[int | None, Option("--per-source", needs="prompts")] = Field(
         None, ge=1, description="draw this many prompts from each source"
     )
-    whole_dialogues: Annotated[bool, Option(needs="prompts", late=True)] = Field(
+    complete_dialogues: Annotated[bool, Option(needs="prompts", late=True)] = Field(
         False, description="let per_source draw dialogues, with all questions drawn from each, instead of prompts"
     )
     strip_short_answer: Annotated[bool | tuple[str, ...], Option(needs="prompts")] = Field(

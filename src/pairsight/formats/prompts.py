@@ -128,7 +128,7 @@ def read_prompts(
     sources: Sequence[str] = (),
     questions_per_dialogue: int | None = None,
     per_source: int | None = None,
-    whole_dialogues: bool = False,
+    complete_dialogues: bool = False,
     strip_short_answer: bool | Sequence[str] = False,
     limit: int | None = None,
     seed: int = 0,
@@ -147,7 +147,7 @@ def read_prompts(
         sources: keep rows with an image whose name starts with one of these.
         questions_per_dialogue: draw this many questions from each dialogue; default: its first.
         per_source: draw this many prompts from each source.
-        whole_dialogues: let `per_source` draw dialogues with all their drawn questions; see `draw`.
+        complete_dialogues: let `per_source` draw dialogues with all their drawn questions; see `draw`.
         strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase"; or only in rows of
             these sources (SeVa: of `ocr_vqa/`).
         limit: only this many of what was drawn, the first ones.
@@ -176,7 +176,7 @@ def read_prompts(
             check.unique(used.watched(kept)),
             questions_per_dialogue=questions_per_dialogue,
             per_source=per_source,
-            whole_dialogues=whole_dialogues,
+            complete_dialogues=complete_dialogues,
             limit=limit,
             seed=seed,
         )

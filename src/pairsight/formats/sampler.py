@@ -50,7 +50,7 @@ def draw(
     *,
     questions_per_dialogue: int | None = None,
     per_source: int | None = None,
-    whole_dialogues: bool = False,
+    complete_dialogues: bool = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Drawn]:
@@ -61,7 +61,7 @@ def draw(
         questions_per_dialogue: None takes the first question, its prompt's id the dialogue's; a number draws this many
             different ones, with ids `<dialogue>#<which, from 1>`.
         per_source: at most this many prompts of each source, drawn.
-        whole_dialogues: `per_source` draws dialogues, each with all its drawn questions, until there are as many
+        complete_dialogues: `per_source` draws dialogues, each with all its drawn questions, until there are as many
             prompts, as SeVa's authors do (4,000 books with 2 questions each); else it draws single prompts.
         limit: then only this many, the first ones.
         seed: what is drawn follows from it and the ids.
@@ -70,7 +70,7 @@ def draw(
     if per_source is not None:
 
         def rank(one: Drawn) -> int:
-            return derived_seed("per_source", seed, one.dialogue.id if whole_dialogues else one.id)
+            return derived_seed("per_source", seed, one.dialogue.id if complete_dialogues else one.id)
 
         ranked = sorted(drawn, key=rank)  # stable: the questions of one dialogue stay together and in order
         kept, counts = set[str](), Counter[str]()

@@ -120,7 +120,7 @@ def read_source(options: BuildOptions) -> Source:
         sources=options.sources,
         questions_per_dialogue=options.questions_per_dialogue,
         per_source=options.per_source,
-        whole_dialogues=options.whole_dialogues,
+        complete_dialogues=options.complete_dialogues,
         strip_short_answer=options.strip_short_answer,
         limit=options.limit,
         seed=options.seed,

@@ -138,17 +138,17 @@ def test_its_question_lists_are_read_several_at_once(mix):
         read_prompts(signs)
 
 
-def test_whole_dialogues_keep_their_questions_together():
+def test_complete_dialogues_keep_their_questions_together():
     questions = tuple(Question(f"Question {number}?", ("books/a.jpg",)) for number in range(5))
     dialogues = [Dialogue(f"d{number}", "", questions, "books") for number in range(40)]
-    drawn = draw(dialogues, questions_per_dialogue=2, per_source=8, whole_dialogues=True)
+    drawn = draw(dialogues, questions_per_dialogue=2, per_source=8, complete_dialogues=True)
     by_dialogue: dict[str, int] = {}
     for one in drawn:
         by_dialogue[one.dialogue.id] = by_dialogue.get(one.dialogue.id, 0) + 1
     assert list(by_dialogue.values()) == [2, 2, 2, 2], "4 dialogues with both of their questions, as the authors draw"
     apart = draw(dialogues, questions_per_dialogue=2, per_source=8)
     assert len({one.dialogue.id for one in apart}) > 4
-    again = draw(dialogues[::-1], questions_per_dialogue=2, per_source=8, whole_dialogues=True)
+    again = draw(dialogues[::-1], questions_per_dialogue=2, per_source=8, complete_dialogues=True)
     assert {one.id for one in drawn} == {one.id for one in again}, "whatever the order of the rows"
 
 
