@@ -23,7 +23,7 @@ from pairsight.models.protocols import Generator, Sampling, completion_id
 from pairsight.models.stages import GenerateCompletions
 from pairsight.options import BuildOptions
 from pairsight.pipeline import build as building
-from pairsight.pipeline.build import Source
+from pairsight.pipeline.source import Source
 from pairsight.recipes.recipe import Gathered, Recipe, RecipeModels, Requests
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted

@@ -14,7 +14,8 @@ from small_build import note
 from pairsight.engine.stage import Resources
 from pairsight.formats.prompts import read_prompts
 from pairsight.options import BuildOptions
-from pairsight.pipeline.build import BuildSpec, Source, build_run
+from pairsight.pipeline.build import BuildSpec, build_run
+from pairsight.pipeline.source import Source
 from pairsight.recipes.recipe import Recipe, RecipeModels
 from pairsight.records import Candidates, Completion, Dropped, ImageCandidate, Prompt
 from pairsight.selection.clean_over_distorted import CleanOverDistorted

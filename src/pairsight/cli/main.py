@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from pairsight import registry
-from pairsight.cli import embedded, flags, look, verbs, weights
+from pairsight.cli import displays, embedded, flags, look, verbs, weights
 from pairsight.errors import ConfigError, PairsightError, RankError, one_line
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 registry.benchmarks.add("tiny", "pairsight.tiny.world.benchmark:TinyWorld")
-for verbs_of in (verbs, look, weights, embedded):
+for verbs_of in (verbs, look, displays, weights, embedded):
     verbs_of.register(app)
 
 INTERRUPTED = 130

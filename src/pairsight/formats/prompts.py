@@ -9,7 +9,7 @@ from typing import Literal
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.dialogue import Dialogue, PromptFormat
 from pairsight.formats.rows import Row, read_rows
-from pairsight.formats.sampler import Drawn, Named, below, draw, from_sources, is_of, without_short_answer
+from pairsight.formats.sampler import Drawn, Named, below, draw, is_of, without_short_answer
 from pairsight.images.by_source import ImagesBySource
 from pairsight.images.source import FileImages, WithImages
 from pairsight.records import Dropped, ImageRef, Message, Prompt, paused_collection
@@ -139,7 +139,7 @@ def read_prompts(
 
     Args:
         path: the file, or the folder of images; or source -> file, whose ids and image names then begin with `SOURCE/`.
-        images: the folder that image names are relative to; default: the file's folder, or the folder itself. Or
+        images: the folder that image names are relative to; default: the file's folder, or the folder itself; or
             source -> the folder of the images whose names begin with `SOURCE/`.
         format: how the file is read: a format, its name, or `file.py:Class`; default: found out by `detect_format`.
         question: what is asked of every image of a folder; only there.
@@ -148,8 +148,7 @@ def read_prompts(
         questions_per_dialogue: draw this many questions from each dialogue; default: its first.
         per_source: draw this many prompts from each source.
         complete_dialogues: let `per_source` draw dialogues with all their drawn questions; see `draw`.
-        strip_short_answer: take away LLaVA's instructions such as "using a single word or phrase"; or only in rows of
-            these sources (SeVa: of `ocr_vqa/`).
+        strip_short_answer: take away LLaVA's "using a single word or phrase" and the like; or in these sources only.
         limit: only this many of what was drawn, the first ones.
         seed: the draws follow from it.
 
@@ -157,42 +156,37 @@ def read_prompts(
         The prompts in the order of the file, with `.images`, `.dropped` and the dataset's own `.answers`.
 
     Raises:
-        DataError: a bad file, row, image or duplicate id (with file, line and id), a source that no row is of, or
-            nothing left to use.
+        DataError: a bad file, row, image or duplicate id (with file, line and id), or nothing left to use.
         ConfigError: an unknown format, or a piece that is not one; several files without `images`.
     """
-    files = {source: Path(one) for source, one in path.items()} if isinstance(path, Mapping) else {"": Path(path)}
-    if not files or (len(files) > 1 and images is None):
-        raise ConfigError(f"{len(files)} files of prompts need --images, the folder that image names refer to")
+    files = _files(path, images)
     check = Checking(next(iter(files.values())), on_error)
     strip = strip_short_answer if isinstance(strip_short_answer, bool) else tuple(strip_short_answer)
-    folders = [f"{source.strip('/')}/" for source in images if source] if isinstance(images, Mapping) else []
-    given = Named({"--sources": sources})
-    used = Named({"strip_short_answer": () if isinstance(strip, bool) else strip, "--images": folders})
+    named = Named(sources, () if isinstance(strip, bool) else strip, images if isinstance(images, Mapping) else ())
     with plugins(format):
         read = chain.from_iterable(_read(file, source, format, question) for source, file in files.items())
-        kept = from_sources(given.watched(check.dialogues(read)), sources)
         drawn = draw(
-            check.unique(used.watched(kept)),
-            questions_per_dialogue=questions_per_dialogue,
-            per_source=per_source,
-            complete_dialogues=complete_dialogues,
-            limit=limit,
-            seed=seed,
-        )
+            check.unique(named.dialogues(check.dialogues(read))), questions_per_dialogue=questions_per_dialogue,
+            per_source=per_source, complete_dialogues=complete_dialogues, limit=limit, seed=seed,
+        )  # fmt: skip
     if not drawn:
         raise check.nothing_left(sources)
-    given.refuse_unseen(check.path)
-    used.refuse_unseen(check.path)
+    named.refuse_unseen(check.path)
     source = check.images(images)
-    prompts, answers = list[Prompt](), dict[str, str]()
-    for one, prompt in check.prompts(drawn, source, strip):
-        prompts.append(prompt)
-        if one.question.answer:
-            answers[prompt.id] = one.question.answer
-    if not prompts:
+    found = list(check.prompts(drawn, source, strip))
+    if not found:
         raise check.nothing_left(sources)
-    return PromptSet(tuple(prompts), source, tuple(check.dropped), answers)
+    answers = {prompt.id: one.question.answer for one, prompt in found if one.question.answer}
+    return PromptSet(tuple(prompt for _, prompt in found), source, tuple(check.dropped), answers)
+
+
+def _files(path: str | Path | Mapping[str, str], images: ImageFolders | None) -> dict[str, Path]:
+    """Source -> file; "" where there is one file without a source."""
+    if not isinstance(path, Mapping):
+        return {"": Path(path)}
+    if not path or (len(path) > 1 and images is None):
+        raise ConfigError(f"{len(path)} files of prompts need --images, the folder that image names refer to")
+    return {source: Path(one) for source, one in path.items()}
 
 
 def _read(

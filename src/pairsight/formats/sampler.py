@@ -7,7 +7,7 @@ ours.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,27 +100,37 @@ def below(dialogue: Dialogue, source: str) -> Dialogue:
 
 
 class Named:
-    """Checks that sources which the user names are there: what is named and does nothing is an error.
+    """The sources that the user names, each of which must be there: what is named and does nothing is an error.
 
     Args:
-        sources: option -> the sources that it names.
+        sources: those that are kept; () for all.
+        stripped: those whose instructions to answer shortly are removed.
+        folders: those whose images have a folder.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[str]]) -> None:
-        self._waiting = {(option, source) for option, those in sources.items() for source in those}
+    def __init__(self, sources: Sequence[str], stripped: Sequence[str], folders: Iterable[str]) -> None:
+        self._sources = sources
+        self._given = {("--sources", source) for source in sources}
+        self._used = {("strip_short_answer", source) for source in stripped}
+        self._used |= {("--images", f"{source.strip('/')}/") for source in folders if source}
         self._seen = Counter[str]()
 
-    def watched(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
-        """The dialogues, as they are."""
-        for dialogue in dialogues:
-            if self._waiting:
+    def dialogues(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
+        """The dialogues of the sources that are kept."""
+
+        def counted() -> Iterator[Dialogue]:
+            for dialogue in dialogues:
                 self._seen[dialogue.source] += 1
-                self._waiting = {(option, source) for option, source in self._waiting if not is_of(dialogue, [source])}
+                self._given = _not_of(dialogue, self._given)
+                yield dialogue
+
+        for dialogue in from_sources(counted(), self._sources):
+            self._used = _not_of(dialogue, self._used)
             yield dialogue
 
     def refuse_unseen(self, path: Path) -> None:
         """DataError for a source that no row is of, with the sources that there are."""
-        for option, source in sorted(self._waiting):
+        for option, source in sorted(self._given | self._used):
             known = ", ".join(f"'{name}' ({count} rows)" for name, count in self._seen.most_common(8))
             raise DataError(
                 f"{path}: {option} names '{source}', and no row is of it; the rows are of {known or 'no source'}",
@@ -138,3 +148,8 @@ def _of_dialogue(dialogue: Dialogue, count: int | None, seed: int) -> Iterator[D
     ]
     ranked = sorted(all_drawn, key=lambda one: derived_seed("per_dialogue", seed, one.id))[:count]
     yield from (one for one in all_drawn if one in ranked)
+
+
+def _not_of(dialogue: Dialogue, named: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The options and sources that a dialogue is not of."""
+    return {(option, source) for option, source in named if not is_of(dialogue, [source])} if named else named

@@ -47,7 +47,13 @@ class AlignSpec:
     strategy: Strategy | None = None
 
     @classmethod
-    def parse(cls, values: Mapping[str, object], recipe: str | None = None, built_with: BuiltWith = None) -> Self:
+    def parse(
+        cls,
+        values: Mapping[str, object],
+        recipe: str | None = None,
+        built_with: BuiltWith = None,
+        made: NamedPiece | None = None,
+    ) -> Self:
         """The training that flat options ask for, over the model's preset over the recipe's defaults.
 
         A strategy that makes demonstrations is trained with the loss `sft` and the recipe's `default_sft_training`, and
@@ -57,6 +63,7 @@ class AlignSpec:
             values: the flat options of `AlignOptions` and `TrainingConfig`.
             recipe: the run's recipe, "" for a dataset; None: it and `built_with` are read where `data` is a run.
             built_with: the strategy that the run was built with.
+            made: the recipe with its own options in that run; None: none are known.
 
         Raises:
             ConfigError: an unknown option, a value out of range, or a loss that does not take demonstrations.
@@ -70,9 +77,10 @@ class AlignSpec:
         run = run_of(options) if recipe is None else None
         if run is not None:
             folder = RunFolder.open(run)
-            recipe, built_with = BuildRecord.from_plain(folder.config).recipe_name, strategy_of_run(folder)
+            record = BuildRecord.from_plain(folder.config)
+            recipe, made, built_with = record.recipe_name, record.recipe, strategy_of_run(folder)
         origin = recipe_class(recipe) if recipe else None
-        defaults = origin.default_training if origin is not None else None
+        defaults = origin.training_of(made or NamedPiece("")) if origin is not None else None
         strategy = strategy_of(options, built_with)
         if strategy is not None and strategy.makes_demonstrations:
             if not is_sft(rest.setdefault("loss", "sft")):
@@ -210,7 +218,7 @@ def limited(examples: Examples, spec: AlignSpec) -> Examples:
 
 
 def _drawn_by_source(items: Sequence[Any], per_source: Mapping[str, int], seed: int) -> list[int]:
-    """The numbers of at most so many examples of each of these sources, and of all others; in order."""
+    """The numbers of at most the wanted number of examples of each of these sources, and of all others; in order."""
     wanted = {source.rstrip("/"): count for source, count in per_source.items()}
     of_source: dict[str, list[int]] = {}
     for number, item in enumerate(items):

@@ -12,6 +12,7 @@ from pairsight.errors import ConfigError
 from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import BuildSpec, Built, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
+from pairsight.registry import NamedPiece
 
 
 class RunConfig(BaseConfig):
@@ -45,7 +46,8 @@ class RunConfig(BaseConfig):
         values = {"model": self.model, "data": self.out, **(self.align or {})}
         if build is None:
             return AlignSpec.parse(values)
-        return AlignSpec.parse(values, build.options.recipe, build.strategy)
+        made = NamedPiece(build.recipe.name, build.recipe.to_plain())
+        return AlignSpec.parse(values, build.options.recipe, build.strategy, made)
 
     def evaluate_spec(self) -> EvaluateSpec:
         """The evaluation."""

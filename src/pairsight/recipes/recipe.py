@@ -12,6 +12,7 @@ from pairsight.errors import ConfigError
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator, named_for
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
+from pairsight.registry import NamedPiece
 from pairsight.store.blobs import BlobStore
 from pairsight.training.config import TrainingConfig
 
@@ -84,6 +85,11 @@ class Recipe(BaseConfig, ABC):
         for name in ("default_training", "default_sft_training"):
             if isinstance(given := vars(cls).get(name), Mapping):
                 setattr(cls, name, TrainingConfig.parse(given, f"{cls.__name__}.{name}"))
+
+    @classmethod
+    def training_of(cls, made: NamedPiece) -> TrainingConfig:
+        """The defaults of a training on pairs that the recipe made with its options in a run."""
+        return cls.default_training
 
     @abstractmethod
     def candidates(

@@ -1,4 +1,4 @@
-"""Down-sampling before a training: so many pairs of each source, as SeVa's authors do (4,300 and 6,500)."""
+"""Down-sampling before a training: a number of pairs of each source, as SeVa's authors do (4,300 and 6,500)."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def kept(per_source, **options):
     return [one.id for one in found], spec
 
 
-def test_so_many_of_each_source_in_their_order_and_the_same_again():
+def test_a_number_of_each_source_in_their_order_and_the_same_again():
     names, spec = kept({"ocr_vqa": 4, "textvqa/": 2})
     counts = {source: sum(name.startswith(source) for name in names) for source in ("ocr_vqa", "textvqa", "gqa")}
     assert counts == {"ocr_vqa": 4, "textvqa": 2, "gqa": 9}

@@ -87,3 +87,16 @@ def test_options_at_their_defaults_change_no_record():
     old = {"distortion", "noise_step", "num_distortions", "temperature", "max_new_tokens", "null_control", "seed"}
     assert recorded(SeVa()).keys() == old
     assert recorded(SeVa(render="gemma-3"))["render"]["size"] == 896
+
+
+def test_several_views_train_with_all_negatives_at_once():
+    from pairsight.pipeline.align import AlignSpec
+    from pairsight.registry import NamedPiece
+
+    def spec(views, **values):
+        options = {"data": "d", "model": "m", **values}
+        return AlignSpec.parse(options, "seva", None, NamedPiece("seva", {"num_distortions": views})).training
+
+    assert (spec(1).loss, spec(3).loss, spec(3, loss="dpo").loss) == ("dpo", "multi_negative", "dpo")
+    assert (spec(3).beta, spec(3).lora_r, spec(3).learning_rate) == (0.1, 1024, 2e-6)
+    assert SeVa.training_of(NamedPiece("seva")) is SeVa.default_training
