@@ -161,6 +161,10 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable and tensors and not isinstance(tensors[0], FakeTensor) and "out" not in kwargs:
             raise RuntimeError(f"{func} writes a value that is not known into a tensor with values")
         if func is _ATEN.index.Tensor:  # a mask with values selects a known number
+            if args[0].device.type != "cpu" and any(
+                index is not None and index.device.type == "cpu" for index in args[1]
+            ):
+                self.synchronised(func)  # the index is copied to the device first
             args = (args[0], [part for index in args[1] for part in self._selected(index)])
         known = [self._known(tensor) for tensor in tensors]
         if tensors and all(value is not None for value in known):

@@ -4,15 +4,17 @@ Shapes: D width of the language model.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import vision_utils
 
 from pairsight.errors import DataError
+from pairsight.training.batch import to_device
 from pairsight.training.families import TOWERS, base_model, evaluating, inner_model
 
 Tensors = dict[str, Tensor]
@@ -52,7 +54,7 @@ def run_tower(model: Any, tensors: Sequence[Tensors], num_tokens: Sequence[int])
         together = [u for u in waiting if {name: t.shape[1:] for name, t in tensors[u].items()} == shapes]
         waiting = [u for u in waiting if u not in together]
         joined = {name: torch.cat([tensors[u][name] for u in together]) for name in shapes if name in known}
-        out = inner.get_image_features(**_on_device(model, joined), return_dict=True)
+        out = inner.get_image_features(**_placed(model, joined), return_dict=True)
         counts = [num_tokens[u] for u in together]
         embeddings = _split(out.pooler_output, counts)
         layers = [_split(layer, counts) for layer in getattr(out, "deepstack_features", None) or []]
@@ -68,7 +70,7 @@ class TowerOutput:
 
     Args:
         calls: the arguments of each call of a projector, in order.
-        inputs: those of `get_image_features`, pixels replaced by constants of their shape.
+        inputs: the tensors of `get_image_features`, pixels replaced by constants of their shape.
         layers_give_tuples: whether the tower's layers return a tuple or a tensor.
     """
 
@@ -93,7 +95,8 @@ def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> Tow
     """
     inner = inner_model(model)
     known = inspect.signature(inner.get_image_features).parameters
-    inputs = _on_device(model, {name: t for name, t in tensors.items() if name in known})
+    inputs = {name: t for name, t in tensors.items() if name in known}
+    placed = _placed(model, inputs)
     calls: list[Call] = []
     tuples: list[bool] = []
 
@@ -107,11 +110,11 @@ def record_tower(model: Any, projectors: Sequence[str], tensors: Tensors) -> Tow
     hooks += [layer.register_forward_hook(look) for layer in _tower_layers(model, projectors)[:1]]
     try:
         with torch.no_grad(), evaluating(inner):
-            inner.get_image_features(**inputs, return_dict=True)
+            inner.get_image_features(**placed, return_dict=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return TowerOutput(tuple(calls), {name: _stand_in(t) for name, t in inputs.items()}, any(tuples))
+    return TowerOutput(tuple(calls), {name: _stand_in(t, placed[name]) for name, t in inputs.items()}, any(tuples))
 
 
 def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_tokens: int) -> Features:
@@ -131,7 +134,7 @@ def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_toke
     hooks = [m.register_forward_pre_hook(replace, with_kwargs=True) for m in _modules(model, projectors)]
     try:
         with _passing_through(_tower_layers(model, projectors), output.layers_give_tuples):
-            out = inner.get_image_features(**output.inputs, return_dict=True)
+            out = inner.get_image_features(**_placed(model, output.inputs), return_dict=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -142,12 +145,54 @@ def project(model: Any, projectors: Sequence[str], output: TowerOutput, num_toke
     return Features(embeddings, tuple(layers), isinstance(out.pooler_output, (list, tuple)))
 
 
-def _on_device(model: Any, tensors: Tensors) -> Tensors:
-    """Tensors on the model's device, pixels in the type of the tower's weights."""
+def _placed(model: Any, tensors: Tensors) -> Tensors:
+    """What `get_image_features` is given: pixels on the device in the type of the tower's weights, sizes on the CPU.
+
+    transformers makes Python numbers of sizes, for which the CPU would wait for a GPU each time. What towers compute
+    from a grid of patches and use on the device is computed on the CPU here and put there.
+    """
     inner = inner_model(model)
     tower = next((getattr(inner, name) for name in TOWERS if hasattr(inner, name)), inner)
     dtype = next(p.dtype for p in tower.parameters() if p.is_floating_point())
-    return {name: t.to(inner.device, dtype if t.is_floating_point() else t.dtype) for name, t in tensors.items()}
+    by_grid = _BY_GRID.get(inner.config.model_type, ())
+    on_cpu = {"image_sizes", "batch_num_images", *(("image_grid_thw",) if by_grid else ())}
+    placed = {
+        name: t if name in on_cpu else to_device(t.to(dtype) if t.is_floating_point() else t, inner.device)
+        for name, t in tensors.items()
+    }
+    for find in by_grid:
+        found = find(tower, tensors["image_grid_thw"])
+        placed |= {name: t if name.startswith("cu_") else to_device(t, inner.device) for name, t in found.items()}
+    return placed
+
+
+def _positions(tower: Any, grid_thw: Tensor) -> Tensors:
+    return {"position_ids": vision_utils.get_vision_position_ids(grid_thw, tower.spatial_merge_size)}
+
+
+def _windows(tower: Any, grid_thw: Tensor) -> Tensors:
+    sizes = tower.spatial_merge_size, tower.window_size, tower.patch_size
+    index, ends = vision_utils.get_vision_window_index(grid_thw, *sizes)
+    return {"window_index": index, "cu_window_seqlens": ends}
+
+
+def _interpolation(tower: Any, grid_thw: Tensor) -> Tensors:
+    indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+        grid_thw,
+        tower.num_grid_per_side,
+        tower.interpolation_mode,
+        tower.interpolation_align_corners,
+        tower.spatial_merge_size,
+    )
+    return {"interp_indices": indices, "interp_weights": weights}
+
+
+_BY_GRID: dict[str, tuple[Callable[[Any, Tensor], Tensors], ...]] = {
+    "qwen2_vl": (_positions,),
+    "qwen2_5_vl": (_positions, _windows),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), (_positions, _interpolation)),
+}
+"""Types of model -> what their towers compute from a grid; lengths (`cu_...`) become Python numbers."""
 
 
 def _modules(model: Any, projectors: Sequence[str]) -> list[nn.Module]:
@@ -185,13 +230,18 @@ def _passing_through(layers: Sequence[nn.Module], give_tuples: bool) -> Iterator
                 layer.forward = own
 
 
-def _stand_in(tensor: Tensor) -> Tensor:
-    """A constant of a tensor's shape instead of pixels; images that are all 0 are padding to some models and stay."""
+def _stand_in(tensor: Tensor, placed: Tensor) -> Tensor:
+    """A constant of a tensor's shape instead of pixels; images that are all 0 are padding to some models and stay.
+
+    Args:
+        tensor: on the CPU, where it is looked at.
+        placed: the same on the model's device.
+    """
     if not tensor.is_floating_point():
-        return tensor
-    if bool((tensor.flatten(max(0, tensor.ndim - 3)) == 0).all(-1).any()):
-        return tensor
-    return torch.ones((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        return placed
+    if bool((tensor.to(placed.dtype).flatten(max(0, tensor.ndim - 3)) == 0).all(-1).any()):
+        return placed
+    return to_device(torch.tensor(1.0, dtype=placed.dtype), placed.device).expand(placed.shape)
 
 
 def _detached(value: Any) -> Any:
