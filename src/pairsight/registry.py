@@ -314,6 +314,7 @@ losses = Registry(
 benchmarks = Registry(
     "benchmark",
     {
+        "alpaca_eval": "pairsight.benchmarks.suites.alpaca_eval:AlpacaEval",
         "amber": "pairsight.benchmarks.suites.amber:Amber",
         "chair": "pairsight.benchmarks.suites.chair:Chair",
         "gqa": "pairsight.benchmarks.suites.gqa:Gqa",

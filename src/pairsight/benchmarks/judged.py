@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from pydantic import PrivateAttr
 
-from pairsight.benchmarks.files.scripts import script_text
+from pairsight.benchmarks.files.scripts import plain_text, script_text
 from pairsight.benchmarks.protocol import Benchmark, JudgeQuestion, JudgeVerdict, Reading, Role, Sample, Verdicts
 from pairsight.models.protocols import Sampling
 from pairsight.records import IMAGE_MARK, Message, Prompt
@@ -40,23 +40,23 @@ class JudgedBenchmark(Benchmark):
         return (*([] if self.judge in ("", self.original_judge) else [judge]), *sorted(self._own))
 
     def wording(self, given: str | None, usual: Path, name: str, own: str) -> str:
-        """What a judge is told: in the authors' words where their script is at hand, else in ours, as `fallbacks` says.
+        """What a judge is told: in the authors' words where their file is at hand, else in ours, as `fallbacks` says.
 
         Args:
-            given: the script that an option names.
+            given: the file that an option names.
             usual: where it is otherwise looked for.
-            name: the variable of the script that has the wording.
+            name: the variable of the script that has the wording; "": the file is the wording.
             own: our wording.
 
         Raises:
-            DataError: the script does not hold it.
+            DataError: the file does not hold it.
         """
         file = usual if given is None else Path(given)
         if file not in self._texts:
             if given is None and not file.is_file():
                 self._own.add(f"what the judge is told is ours: there is no {file.name}")
                 return own
-            self._texts[file] = script_text(file, name)
+            self._texts[file] = script_text(file, name) if name else plain_text(file)
         return self._texts[file]
 
     @property

@@ -1,4 +1,4 @@
-"""Texts in the authors' Python scripts, such as a judge's prompt: the script is parsed, and nothing of it is run."""
+"""Texts in the authors' files, such as a judge's prompt; a Python script is parsed, and nothing of it is run."""
 
 import ast
 import re
@@ -32,6 +32,20 @@ def script_text(script: Path, name: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{script} is not a Python script that can be read ({type(error).__name__})") from None
     raise DataError(f"{script} assigns no text to '{name}'; give the authors' own script", reason="missing_prompt")
+
+
+def plain_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: no such file, or it is not text.
+    """
+    try:
+        return read_bounded(file, MOST_YAML_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}", reason="missing_file") from None
+    except ValueError as error:
+        raise DataError(f"{file} is not a text that can be read: {error}") from None
 
 
 def _is_named(target: ast.expr, name: str) -> bool:
