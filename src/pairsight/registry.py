@@ -330,6 +330,7 @@ benchmarks = Registry(
         "scienceqa": "pairsight.benchmarks.suites.scienceqa:ScienceQa",
         "seed_bench": "pairsight.benchmarks.suites.seed_bench:SeedBench",
         "seed_bench_likelihood": "pairsight.benchmarks.suites.seed_bench:SeedBenchLikelihood",
+        "shr": "pairsight.benchmarks.suites.shr:Shr",
         "textvqa": "pairsight.benchmarks.suites.textvqa:TextVqa",
         "vqav2": "pairsight.benchmarks.suites.vqav2:Vqav2",
     },

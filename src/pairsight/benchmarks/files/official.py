@@ -86,6 +86,13 @@ class FileRecord:
             raise self.error(f"'{field}' must be a list of texts, found {_shown(value)}")
         return tuple(value)
 
+    def listed(self, field: str) -> "Iterator[FileRecord]":
+        """The objects of the list in `field`, each with this record's line and id."""
+        value = self._get(field)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(f"'{field}' must be a list of objects, found {_shown(value)}")
+        return (FileRecord(self.file, self.line, item, self.id) for item in value)
+
     def image(self, images: SampleImages, field: str) -> ImageRef:
         """The image that `field` names; a bad image is reported as this record's error."""
         return self.image_called(images, self.text(field))
