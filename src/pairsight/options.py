@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, did_you_mean
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, NamedPiece, is_adapter_name, is_folder_name, recipes
 
@@ -71,6 +72,9 @@ class BuildOptions(BaseConfig):
     )
     annotator: Annotated[str | None, Option("--annotator", identity=False)] = Field(
         None, description="the model that rates (feedback)"
+    )
+    annotation: Annotated[AnnotationOptions, Option(late=True)] = Field(
+        OURS, description="how the annotator (feedback) or judge (synthetic) is asked: options, or a YAML file of them"
     )
     writer: Annotated[str | None, Option("--writer", identity=False)] = Field(
         None, description="the model that writes texts (synthetic)"

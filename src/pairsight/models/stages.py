@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pairsight.engine.stage import Call, Json, MayBeCall, Resources
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.annotation.prompt import PARSER_VERSION as ANNOTATION_PARSER_VERSION
 from pairsight.models.annotation.prompt import annotation_prompt, annotation_schema
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator, annotated, answered, cut_short
@@ -123,19 +124,23 @@ class AnnotateCandidates(MayBeCall):
         return self.annotator.as_call(self.name)
 
 
-def judging_call(model: EndpointModel, name: str, kind: str) -> Call[Rated, Annotation]:
+def judging_call(
+    model: EndpointModel, name: str, kind: str, options: AnnotationOptions = OURS
+) -> Call[Rated, Annotation]:
     """The call that asks a judge for the scores of one completion alone, as `VlmJudge` does.
 
     Args:
         model: the judge behind an endpoint.
         name: the stage's name.
         kind: the scorer's kind, which the annotation carries.
+        options: how the judge is asked and answers.
     """
-    annotator = VlmAnnotator(model, form="json" if model.is_structured else "text")
+    annotator = VlmAnnotator(model, options=options, form="json" if model.is_structured else "text")
 
     def ask(item: Rated) -> CompletionRequest:
         prompt, completion = item
-        return CompletionRequest(annotation_prompt(prompt, [completion.text], annotator.form), seed=annotator.seed)
+        asked = annotation_prompt(prompt, [completion.text], annotator.form, options)
+        return CompletionRequest(asked, seed=annotator.seed)
 
     def read(item: Rated, answer: Completion) -> Annotation | ItemError:
         from pairsight.models.scorers.vlm_judge import quality_scores
@@ -151,4 +156,4 @@ def judging_call(model: EndpointModel, name: str, kind: str) -> Call[Rated, Anno
         Annotation, ask, read, item_name=lambda item: item[1].id, ids=lambda item: item[1].id,
         schema=lambda item: annotation_schema(1), parser_version=ANNOTATION_PARSER_VERSION,
     )  # fmt: skip
-    return model.as_call(name, annotator.sampling, question)
+    return model.as_call(name, options.sampling, question)

@@ -13,6 +13,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.prompts import PromptSet
 from pairsight.images.source import WithImages
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.protocols import Annotator
 from pairsight.options import BuildOptions, recipe_class, split
 from pairsight.pipeline.models import ModelName, check_model_name, check_servers, open_models
@@ -72,6 +73,8 @@ class BuildSpec:
             raise ConfigError(
                 f"recipe '{recipe.name}' makes its own completions; --completions is for feedback and seva"
             )
+        if options.annotation != OURS and not recipe.annotates:
+            raise ConfigError(f"annotation changes nothing, recipe '{recipe.name}' asks no annotator; leave it out")
         given = recipe.unused(prompts=options.prompts is not None, completions=options.completions is not None)
         for why, unused in given.items():
             if name := next((name for name in unused if name in values), ""):
@@ -103,7 +106,8 @@ class BuildSpec:
         plain = recorded(self.options)
         if not self.source.is_read:  # made in Python: only the options that say how it was made
             answers = {"dataset_answers": True} if self.options.dataset_answers else {}
-            plain = {name: plain[name] for name in ("model", "engine", "workers")} | answers
+            noted = ("model", "annotation", "engine", "workers")
+            plain = {name: plain[name] for name in noted if name in plain} | answers
         elif is_file_name(form := str(plain.get("format", ""))):
             plain["format"] = str(Path(form).resolve())
         fingerprints = [generator.fingerprint for generator in models.generators]
@@ -159,6 +163,7 @@ def build(
     model: ModelName | Sequence[ModelName],
     run: str | Path,
     annotator: Annotator | ModelName | None = None,
+    annotation: AnnotationOptions = OURS,
     writer: ModelName | None = None,
     strategy: str | Strategy | None = None,
     dataset_answers: bool = False,
@@ -175,6 +180,7 @@ def build(
         model: what makes the completions: a folder, a hub name or `endpoint:NAME@URL`; several where the recipe allows.
         run: the run's folder; an existing run of the same recipe, prompts and models is resumed.
         annotator: what rates the completions, where the recipe needs it: a model's name, or an `Annotator`.
+        annotation: how an annotator that is named, or a judge, is asked and answers.
         writer: the model that writes texts, where the recipe needs one.
         strategy: how pairs are chosen; default: the recipe's own.
         dataset_answers: keep the prompts' own answers as completions, for the strategy `sft`.
@@ -195,13 +201,13 @@ def build(
     for model_name in [*model_names, annotator, writer]:
         if isinstance(model_name, (str, Path)):
             check_model_name(model_name)
-    models = open_models(model_names, BlobStore(run), annotator=annotator, writer=writer)
+    models = open_models(model_names, BlobStore(run), annotator=annotator, annotation=annotation, writer=writer)
     with plugins(strategy):
         chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
     named = [str(one) for one in model_names]
     values = {
         "recipe": recipe.name, "model": named[0] if len(named) == 1 else named, "out": str(run),
-        "dataset_answers": dataset_answers, "engine": engine, "workers": workers,
+        "annotation": annotation, "dataset_answers": dataset_answers, "engine": engine, "workers": workers,
     }  # fmt: skip
     read = prompts if isinstance(prompts, PromptSet) else None
     answers = read.answers if read and dataset_answers else {}
@@ -237,6 +243,7 @@ def build_run(
             annotator=options.annotator,
             writer=options.writer,
             endpoint=options.endpoint,
+            annotation=options.annotation,
             trust_remote_code=options.trust_remote_code,
         )
     own = spec.recipe.fingerprints()

@@ -7,6 +7,7 @@ from pathlib import Path
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError, ModelError
 from pairsight.images.source import ImageSource
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint, parse_endpoint
 from pairsight.models.folders import (
@@ -95,6 +96,7 @@ def open_models(
     annotator: Annotator | ModelName | None = None,
     writer: ModelName | None = None,
     endpoint: EndpointOptions | None = None,
+    annotation: AnnotationOptions = OURS,
     trust_remote_code: bool = False,
 ) -> RecipeModels:
     """The models of a recipe by role; all of them see the run's own images.
@@ -105,6 +107,7 @@ def open_models(
         annotator: what rates: an object, or the name of a model that is asked with the annotation prompt.
         writer: what writes texts.
         endpoint: how endpoints are asked.
+        annotation: how an annotator that is named here, and judges, are asked and answer.
         trust_remote_code: whether code that comes with any of the models may run.
 
     Raises:
@@ -116,10 +119,12 @@ def open_models(
 
     answerer = None
     if isinstance(annotator, (str, Path)):
+        from pairsight.models.annotation.prompt import Form
         from pairsight.models.annotation.vlm_annotator import VlmAnnotator
 
         answerer = generator(annotator)
-        annotator = VlmAnnotator(answerer, form="json" if answerer.is_structured else "text")
+        form: Form = "json" if answerer.is_structured else "text"
+        annotator = VlmAnnotator(answerer, options=annotation, form=form)
     elif annotator is not None and not isinstance(annotator, Annotator):
         raise ConfigError(
             f"annotator: found a {type(annotator).__name__}; give a model's name, or an object of a class derived "
@@ -132,6 +137,7 @@ def open_models(
         answerer=answerer,
         blobs=blobs,
         endpoint=endpoint,
+        annotation=annotation,
     )
 
 

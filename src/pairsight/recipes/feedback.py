@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pairsight.errors import ConfigError
 from pairsight.models.protocols import Annotator, Sampling, named_for
+from pairsight.models.thinking import without_thinking
 from pairsight.recipes.recipe import (
     AtMost,
     Gathered,
@@ -143,8 +144,10 @@ class Feedback(Recipe):
             return (CompletionRequest(one.prompt, len(one.completions)) for one in given if isinstance(one, Candidates))
 
         assert models.answerer is not None
-        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        longest = max(self.max_new_tokens, models.annotation.max_new_tokens)  # it may think before it answers
+        sampling = Sampling(temperature=0.0, max_new_tokens=longest)
         stage = GenerateCompletions(generator=models.answerer, sampling=sampling, name="answer")
         for request, result in zip(requests(), run(stage, AtMost(len(given), requests)), strict=True):
             own = None if isinstance(result, ItemError) else named_for(result, request)
-            yield None if own is None else replace(own, derived_from="annotator")
+            said = None if own is None else without_thinking(own.text)
+            yield None if own is None or said is None else replace(own, text=said, derived_from="annotator")

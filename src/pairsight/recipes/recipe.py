@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 from pairsight.config import BaseConfig
 from pairsight.engine.stage import Stage
 from pairsight.errors import ConfigError
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator, named_for
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
@@ -25,7 +26,7 @@ class RecipeModels:
     """The models a recipe may use, each by its role, and the blobs that the images it makes go to.
 
     `writer` writes texts (scenes, instructions); `answerer` is the annotator's model where it answers prompts itself;
-    `endpoint` is how judges behind endpoints are asked.
+    `endpoint` is how judges behind endpoints are called, `annotation` how annotators and judges are asked and answer.
     """
 
     generators: tuple[Generator, ...]
@@ -34,6 +35,7 @@ class RecipeModels:
     answerer: Generator | None = None
     blobs: BlobStore | None = None
     endpoint: EndpointOptions | None = None
+    annotation: AnnotationOptions = OURS
 
     def one_generator(self, recipe: str) -> Generator:
         """The only generator; ConfigError when there are none or several."""
@@ -123,6 +125,11 @@ class Recipe(BaseConfig, ABC):
             completions: whether it is given completions.
         """
         return {}
+
+    @property
+    def annotates(self) -> bool:
+        """Whether a model is asked with the annotation prompt."""
+        return "annotator" in self.roles
 
     def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the models that options name, by option: such an option may differ when a run is resumed."""

@@ -1,15 +1,27 @@
 """SteerLM: imitate every scored completion, given its scores in the prompt; then ask for the best scores.
 
-Source: Li et al. 2402.10884, §3.3 after Dong et al. 2310.05344. The wording of the request is ours.
+Source: Li et al. 2402.10884, §3.2 after Dong et al. 2310.05344. The wording of the request is ours, or the authors'.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from pairsight.records import ATTRIBUTES, Candidates, Demonstration
 from pairsight.selection.strategy import Chosen, Strategy, scores_by_completion
+
+WORDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "ours": "Answer with these qualities, each on a scale from 0 to 4: {scores}",
+        "authors": (
+            "Please answer the question such that your response is in the following attributes in 5-point Likert "
+            "scale:\n{scores}"
+        ),
+    }
+)
+"""Name -> the line that ends a prompt; the authors' is what their checkpoints were trained and are asked with."""
 
 
 class SteerLM(Strategy):
@@ -19,8 +31,8 @@ class SteerLM(Strategy):
     makes_demonstrations: ClassVar[bool] = True
 
     conditioning: str = Field(
-        "Answer with these qualities, each on a scale from 0 to 4: {scores}",
-        description="the line that ends the prompt; {scores} becomes Name:score,Name:score",
+        WORDINGS["ours"],
+        description="what ends the prompt: ours, authors, or a text in which {scores} becomes Name:score,Name:score",
     )
     target: dict[str, int] = Field(
         dict.fromkeys(ATTRIBUTES, 4), min_length=1, description="the scores asked for once the model is trained"
@@ -29,9 +41,10 @@ class SteerLM(Strategy):
     @field_validator("conditioning")
     @classmethod
     def _has_a_place(cls, value: str) -> str:
-        if "{scores}" not in value:
-            raise ValueError("must hold {scores}, where the scores are put")
-        return value
+        wording = WORDINGS.get(value, value)
+        if "{scores}" not in wording:
+            raise ValueError(f"must be {' or '.join(WORDINGS)}, or hold {{scores}}, where the scores are put")
+        return wording
 
     def __call__(self, candidates: Candidates) -> Chosen:
         """The scored completions as demonstrations, or why there is none."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pairsight.models.annotation.options import AnnotationOptions
 from pairsight.models.annotation.prompt import (
     annotation_prompt,
     annotation_schema,
@@ -16,7 +17,7 @@ from pairsight.models.annotation.prompt import (
     shown_order,
 )
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator
-from pairsight.models.protocols import Generator, Sampling
+from pairsight.models.protocols import Generator
 from pairsight.models.stages import AnnotateCandidates
 from pairsight.records import ATTRIBUTES, Candidates, Completion, ImageRef, ItemError, Message, Prompt
 
@@ -221,7 +222,7 @@ def test_the_fingerprint_follows_what_is_asked():
         VlmAnnotator(generator).fingerprint,
         VlmAnnotator(generator, seed=1).fingerprint,
         VlmAnnotator(generator, form="json").fingerprint,
-        VlmAnnotator(generator, sampling=Sampling(temperature=0.5)).fingerprint,
+        VlmAnnotator(generator, options=AnnotationOptions(temperature=0.5)).fingerprint,
     }
     assert len(prints) == 4
     assert VlmAnnotator(generator).fingerprint in prints

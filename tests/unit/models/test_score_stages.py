@@ -104,6 +104,6 @@ def test_a_judges_items_are_known_by_how_it_is_asked_too(tmp_path, monkeypatch):
     judge = ScoreCompletions(f"vlm:{reward}", None).weights()["weights"]
     assert plain.startswith("sha256:")
     assert judge.startswith("annotator:")
-    monkeypatch.setattr("pairsight.models.annotation.vlm_annotator.PARSER_VERSION", -1)
+    monkeypatch.setattr("pairsight.models.annotation.vlm_annotator.READING_VERSION", -1)
     assert ScoreCompletions(f"vlm:{reward}", None).weights()["weights"] != judge
     assert ScoreCompletions(f"sequence:{reward}", None).weights()["weights"] == plain

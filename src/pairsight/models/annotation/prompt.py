@@ -13,6 +13,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
+from pairsight.models.annotation.options import OURS, AnnotationOptions
+from pairsight.models.wording import filled
 from pairsight.records import ATTRIBUTES, IMAGE_MARK, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -71,25 +73,30 @@ _JSON_FORM = (
     'order, with the keys "answer" (its number), "reasons" (a text, written before the grades), "helpfulness", '
     '"correctness", "coherence", "complexity" and "verbosity" (whole numbers from 0 to 4).'
 )
+_PROMPT = "{task}\n\n{guide}\n\n{question}\n\n{completions}\n\n{form}"
 
 
-def shown_order(count: int, seed: int, prompt_id: str) -> tuple[int, ...]:
+def shown_order(count: int, seed: int, prompt_id: str, *, shuffle: bool = True) -> tuple[int, ...]:
     """The order in which an annotator sees completions: position -> the index of a completion, shuffled by seed.
 
-    Shuffled because annotators have position bias (ours).
+    Shuffled because annotators have position bias (ours); without `shuffle` they stay in their own order.
     """
     order = list(range(count))
-    random.Random(derived_seed("annotation order", seed, prompt_id)).shuffle(order)
+    if shuffle:
+        random.Random(derived_seed("annotation order", seed, prompt_id)).shuffle(order)
     return tuple(order)
 
 
-def annotation_prompt(prompt: Prompt, texts: Sequence[str], form: Form = "text") -> Prompt:
+def annotation_prompt(
+    prompt: Prompt, texts: Sequence[str], form: Form = "text", options: AnnotationOptions = OURS
+) -> Prompt:
     """The prompt for the annotator: one user message with the prompt's own images before its text.
 
     Args:
         prompt: what the completions answer; its images come before the text and marks become "[image k]".
         texts: the completions in the order shown.
         form: "text" for lines of scores, "json" for structured output (see `annotation_schema`).
+        options: a user's own guide or prompt.
     """
     num_images = len(prompt.images)
     seen = "" if num_images == 0 else "Look at the image. " if num_images == 1 else f"Look at the {num_images} images. "
@@ -99,10 +106,17 @@ def annotation_prompt(prompt: Prompt, texts: Sequence[str], form: Form = "text")
         answers="answer" if len(texts) == 1 else "answers",
         look="checking every claim against the image, " if num_images else "",
     )
-    parts = [task, _guide(), _conversation(prompt)]
-    parts += [f"[Answer {position}]\n{_without_marks(text)}" for position, text in enumerate(texts, start=1)]
-    parts.append(_TEXT_FORM if form == "text" else _JSON_FORM)
-    return replace(prompt, id=f"{prompt.id}:annotation", messages=(Message("user", "\n\n".join(parts), prompt.images),))
+    shown = [f"[Answer {position}]\n{_without_marks(text)}" for position, text in enumerate(texts, start=1)]
+    places = {
+        "task": task,
+        "guide": _guide() if options.guide is None else options.guide.strip(),
+        "question": _conversation(prompt),
+        "completions": "\n\n".join(shown),
+        "form": _TEXT_FORM if form == "text" else _JSON_FORM,
+        "count": str(len(texts)),
+    }
+    text = filled(_PROMPT if options.prompt is None else options.prompt, places)
+    return replace(prompt, id=f"{prompt.id}:annotation", messages=(Message("user", text, prompt.images),))
 
 
 def annotation_schema(count: int) -> dict[str, object]:
@@ -148,8 +162,10 @@ def _without_marks(text: str) -> str:
     return text.replace(IMAGE_MARK, "[image]")
 
 
-PARSER_VERSION = 1
-"""Raised when the same answer would be read differently."""
+PARSER_VERSION = 2
+"""Raised when the same answer would be read differently: calls then read their kept answers again, for free."""
+READING_VERSION = 1
+"""Of how scores are read once thinking is left out: a part of fingerprints, with which local annotations stay."""
 
 MOST_OBJECTS = 1000
 """Places in a text where JSON may begin that are tried (ours): each may cost as much as the text is long."""

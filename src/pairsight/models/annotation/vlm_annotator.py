@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pairsight.engine.stage import Call
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.annotation.prompt import (
     PARSER_VERSION,
+    READING_VERSION,
     Form,
     annotation_prompt,
     annotation_schema,
@@ -15,7 +17,8 @@ from pairsight.models.annotation.prompt import (
     shown_order,
 )
 from pairsight.models.endpoint.messages import ENDINGS_WITHOUT_TEXT
-from pairsight.models.protocols import Annotator, Generator, Question, Sampling
+from pairsight.models.protocols import Annotator, Generator, Question
+from pairsight.models.thinking import without_thinking
 from pairsight.records import (
     ATTRIBUTES,
     Annotation,
@@ -27,7 +30,6 @@ from pairsight.records import (
     Prompt,
 )
 
-GREEDY = Sampling(temperature=0.0, max_new_tokens=1024)
 _PROBE = Prompt("", (Message("user", "?"),))
 
 
@@ -36,23 +38,24 @@ class VlmAnnotator(Annotator):
 
     Args:
         generator: the model that rates; it sees the prompt's own images.
-        sampling: how it answers; default: greedy, at most 1024 tokens.
+        options: a user's own guide or prompt, the order of completions, and how it answers; default: ours, greedy, at
+            most 1024 tokens.
         seed: of the order in which completions are shown, and of sampling.
         form: "json" asks for a JSON object; both forms are understood in either case.
     """
 
     def __init__(
-        self, generator: Generator, *, sampling: Sampling = GREEDY, seed: int = 0, form: Form = "text"
+        self, generator: Generator, *, options: AnnotationOptions = OURS, seed: int = 0, form: Form = "text"
     ) -> None:
         self.generator = generator
-        self.sampling = sampling
+        self.options = options
         self.seed = seed
         self.form: Form = form
 
     @property
     def fingerprint(self) -> str:
-        """The generator's, with the wording of the prompt, the parser's version, sampling, seed and form."""
-        return annotator_fingerprint(self.generator.fingerprint, self.sampling, self.seed, self.form)
+        """The generator's, with the wording of the prompt, how scores are read, sampling, seed and form."""
+        return annotator_fingerprint(self.generator.fingerprint, self.options, self.seed, self.form)
 
     def annotate(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Annotation | ItemError]:
         """One annotation or error per completion, in their order; the raw answer is each one's critique."""
@@ -60,9 +63,9 @@ class VlmAnnotator(Annotator):
 
     def annotate_batch(self, items: Sequence[Candidates]) -> list[list[Annotation | ItemError]]:
         """`annotate` for several prompts, written in one batch."""
-        orders = [shown_order(len(item.completions), self.seed, item.prompt.id) for item in items]
+        orders = [self._order(item) for item in items]
         requests = [self._request(item, order) for item, order in zip(items, orders, strict=True)]
-        answers = self.generator.generate(requests, self.sampling)
+        answers = self.generator.generate(requests, self.options.sampling)
         return [
             answered(item.completions, order, answer, self.fingerprint)
             for item, order, answer in zip(items, orders, answers, strict=True)
@@ -74,20 +77,18 @@ class VlmAnnotator(Annotator):
         It is read by the same parser, and asked for JSON of the annotation's schema where its service offers that.
         """
 
-        def order(item: Candidates) -> tuple[int, ...]:
-            return shown_order(len(item.completions), self.seed, item.prompt.id)
-
         def read(item: Candidates, answer: Completion) -> Candidates | ItemError:
-            rated = annotated(item, answered(item.completions, order(item), answer, self.fingerprint))
+            rated = annotated(item, answered(item.completions, self._order(item), answer, self.fingerprint))
             return cut_short(rated, answer) if isinstance(rated, ItemError) else rated
 
         question = Question(
-            Candidates, lambda item: self._request(item, order(item)), read, item_name=lambda item: item.prompt.id,
+            Candidates, lambda item: self._request(item, self._order(item)), read,
+            item_name=lambda item: item.prompt.id,
             ids=lambda item: [item.prompt.id, *(completion.id for completion in item.completions)],
             schema=lambda item: annotation_schema(len(item.completions)) if self.form == "json" else None,
             parser_version=PARSER_VERSION,
         )  # fmt: skip
-        return self.generator.as_call(name, self.sampling, question)
+        return self.generator.as_call(name, self.options.sampling, question)
 
     def load(self) -> None:
         """Load the generator's weights, where it has any."""
@@ -97,15 +98,20 @@ class VlmAnnotator(Annotator):
         """Free the generator's weights."""
         self.generator.close()
 
+    def _order(self, item: Candidates) -> tuple[int, ...]:
+        return shown_order(len(item.completions), self.seed, item.prompt.id, shuffle=self.options.shuffle)
+
     def _request(self, item: Candidates, order: tuple[int, ...]) -> CompletionRequest:
         texts = [item.completions[index].text for index in order]
-        return CompletionRequest(annotation_prompt(item.prompt, texts, self.form), seed=self.seed)
+        return CompletionRequest(annotation_prompt(item.prompt, texts, self.form, self.options), seed=self.seed)
 
 
-def annotator_fingerprint(generator: str, sampling: Sampling = GREEDY, seed: int = 0, form: Form = "text") -> str:
+def annotator_fingerprint(generator: str, options: AnnotationOptions = OURS, seed: int = 0, form: Form = "text") -> str:
     """What identifies an annotator on a model whose fingerprint is `generator`; see `VlmAnnotator.fingerprint`."""
-    wording = [annotation_prompt(_PROBE, ["", ""], form).question, annotation_schema(2), PARSER_VERSION]
-    parts = [generator, wording, sampling.to_plain(), seed, form]
+    wording = [annotation_prompt(_PROBE, ["", ""], form, options).question, annotation_schema(2), READING_VERSION]
+    parts: list[object] = [generator, wording, options.sampling.to_plain(), seed, form]
+    if own := options.wording():
+        parts.append(own)
     return "annotator:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -120,15 +126,20 @@ def answered(
     """
     if isinstance(answer, ItemError):
         return [answer] * len(completions)
+    said = without_thinking(answer.text)
+    if said is None:
+        unfinished = ItemError("unfinished_thinking", f"it was still thinking: {answer.text}", retryable=False)
+        return [cut_short(unfinished, answer)] * len(completions)
     marks: list[Annotation | ItemError] = [ItemError("unparsed")] * len(completions)
-    for position, (index, scores) in enumerate(zip(order, parse_annotation(answer.text, len(order)), strict=True)):
+    for position, (index, scores) in enumerate(zip(order, parse_annotation(said, len(order)), strict=True)):
         if isinstance(scores, ItemError):
             raw = f"{scores.detail}; the annotator wrote: {answer.text}"
             marks[index] = ItemError(scores.reason, raw, scores.retryable)
         else:
             values = {name: scores[name] for name in ATTRIBUTES}
             marks[index] = Annotation(completions[index].id, annotator, values, answer.text, position)
-    return marks
+    errors = [mark for mark in marks if isinstance(mark, ItemError)]
+    return marks if len(errors) < len(marks) else [cut_short(error, answer) for error in errors]
 
 
 def annotated(item: Candidates, marks: Sequence[Annotation | ItemError]) -> Candidates | ItemError:
@@ -145,7 +156,7 @@ def annotated(item: Candidates, marks: Sequence[Annotation | ItemError]) -> Cand
 
 def cut_short(error: ItemError, answer: Completion) -> ItemError:
     """The error by the name of the answer's ending, where that explains it."""
-    if answer.finish_reason not in ENDINGS_WITHOUT_TEXT:
+    if answer.finish_reason not in ENDINGS_WITHOUT_TEXT or error.reason == answer.finish_reason:
         return error
     detail = f"the answer ended by '{answer.finish_reason}', {error.detail}"
     return ItemError(answer.finish_reason, detail, retryable=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pairsight.errors import DataError
 from pairsight.images.source import ImageSource
+from pairsight.models.annotation.options import AnnotationOptions
 from pairsight.models.folders import fingerprint
 from pairsight.models.load import load_part, pick_device, pick_dtype, weights_folder
 from pairsight.models.protocols import Model
@@ -76,11 +77,16 @@ class Scorer(Model, Generic[ItemT]):
     """Whether it is itself shown the images, besides the text or the dialogue."""
     may_be_endpoint: ClassVar[bool] = False
     """Whether the model it asks may be behind an endpoint."""
+    asks: ClassVar[bool] = False
+    """Whether it asks a model with the annotation prompt, by the annotation's options."""
 
     @classmethod
     def identity(cls, model_name: str | Path) -> str:
         """The fingerprint of such a scorer on the model in `model_name`, which is not loaded."""
         return fingerprint(model_name)
+
+    def ask_by(self, options: AnnotationOptions) -> None:
+        """Ask by a user's own options from now on; only where it `asks`."""
 
     @abstractmethod
     def score(self, items: Sequence[ItemT]) -> list[Scores]:

@@ -87,6 +87,15 @@ def _made(found: type[S], model_name: str, images: ImageSource, device: "torch.d
     return make(model_name, images, device) if found.needs_images else make(model_name, device)
 
 
+def asks(name: str) -> bool:
+    """Whether a scorer asks a model with the annotation prompt.
+
+    Raises:
+        ConfigError: as `parse_scorer`.
+    """
+    return parse_scorer(name)[0].asks
+
+
 def sees_images(name: str) -> bool:
     """Whether a scorer of completions is shown the image; one of a kind that is not registered counts as not.
 

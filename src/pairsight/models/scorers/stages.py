@@ -7,12 +7,14 @@ from typing import Generic, TypeVar
 
 from pairsight.engine.stage import Call, Json, MayBeCall, Resources
 from pairsight.images.source import ImageSource
+from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.endpoint.model import EndpointModel, is_endpoint
 from pairsight.models.load import load_or_reuse, release_memory
 from pairsight.models.protocols import image_key, prompt_key
 from pairsight.models.scorers.base import ImageText, Rated, Scorer
 from pairsight.models.scorers.names import (
+    asks,
     load_completion_scorer,
     load_image_scorer,
     parse_scorer,
@@ -111,15 +113,22 @@ class ScoreCompletions(_Score[Rated], MayBeCall):
 
     Args:
         endpoint: how an endpoint is asked.
+        annotation: how a judge is asked and answers.
     """
 
     output: type[Annotation] = Annotation
     endpoint: EndpointOptions | None = None
+    annotation: AnnotationOptions = OURS
 
     @property
     def name(self) -> str:
         """E.g. "score_completions/armorm"."""
         return f"score_completions/{self.kind}"
+
+    def weights(self) -> dict[str, Json]:
+        """What identifies the scorer; of a judge that is not asked as ours is, with how."""
+        own: Json = self.annotation.to_plain()
+        return super().weights() | ({"annotation": own} if self.annotation != OURS and asks(self.scorer) else {})
 
     def as_call(self) -> Call[Rated, Annotation] | None:
         """The paid call that does the same, where the judge is behind an endpoint."""
@@ -128,11 +137,14 @@ class ScoreCompletions(_Score[Rated], MayBeCall):
         _, model_name = parse_scorer(self.scorer)
         if not is_endpoint(model_name):
             return None
-        return judging_call(EndpointModel(model_name, self.images, self.endpoint), self.name, self.kind)
+        model = EndpointModel(model_name, self.images, self.endpoint)
+        return judging_call(model, self.name, self.kind, self.annotation)
 
     def load(self) -> Scorer[Rated]:
         """The scorer, from its name."""
-        return load_completion_scorer(self.scorer, self.images)
+        scorer = load_completion_scorer(self.scorer, self.images)
+        scorer.ask_by(self.annotation)
+        return scorer
 
     def key(self, item: Rated) -> Mapping[str, Json]:
         """The scorer, the dialogue with its images, and the completion's id, which the annotation carries."""

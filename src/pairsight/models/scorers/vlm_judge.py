@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pairsight.images.source import ImageSource
+from pairsight.models.annotation.options import AnnotationOptions
 from pairsight.models.annotation.vlm_annotator import VlmAnnotator, annotator_fingerprint
 from pairsight.models.endpoint.model import endpoint_fingerprint, is_endpoint
 from pairsight.models.folders import fingerprint
@@ -31,6 +32,7 @@ class VlmJudge(Scorer[Rated]):
 
     needs_images: ClassVar[bool] = True
     may_be_endpoint: ClassVar[bool] = True
+    asks: ClassVar[bool] = True
     columns = ("total", *ATTRIBUTES)
 
     def __init__(
@@ -50,6 +52,11 @@ class VlmJudge(Scorer[Rated]):
         """The fingerprint of a judge on the model in `model_name`, which is not loaded."""
         model = endpoint_fingerprint(str(model_name)) if is_endpoint(model_name) else fingerprint(model_name)
         return annotator_fingerprint(model)
+
+    def ask_by(self, options: AnnotationOptions) -> None:
+        """Ask by a user's own options from now on."""
+        self.annotator.options = options
+        self.fingerprint = self.annotator.fingerprint
 
     def score(self, items: Sequence[Rated]) -> list[Scores]:
         """One mapping column -> number, or error, per completion: what cannot be parsed is that item's error."""

@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from pairsight.errors import ConfigError
 from pairsight.recipes.recipe import RecipeModels, StageRunner
-from pairsight.recipes.synthetic.steps import Steps, SyntheticOptions
+from pairsight.recipes.synthetic.options import SyntheticOptions
+from pairsight.recipes.synthetic.steps import Steps
 from pairsight.records import Candidates, Dropped, Prompt
 from pairsight.training.config import TrainingConfig
 
@@ -64,12 +65,23 @@ class Synthetic(SyntheticOptions):
         """Texts that are given are not written."""
         found: dict[str, tuple[str, ...]] = {}
         if prompts:
-            found["the text-to-image prompts are given"] = ("topics", "scenes_per_topic")
+            found["the text-to-image prompts are given"] = ("topics", "scenes_per_topic", "scene_prompt")
         if self.instruction is not None:
-            found["`instruction` is asked of every image"] = ("instruction_input",)
+            found["`instruction` is asked of every image"] = ("instruction_input", "instruction_prompt")
         if prompts and self.instruction is not None:
-            found["prompts and instruction are given, and nothing is left to write"] = ("writer_temperature", "writer")
+            found["prompts and instruction are given, and nothing is left to write"] = (
+                "writer_temperature",
+                "writer_max_new_tokens",
+                "writer",
+            )
         return found
+
+    @property
+    def annotates(self) -> bool:
+        """Whether a scorer is a judge."""
+        from pairsight.models.scorers.names import asks
+
+        return any(asks(name) for name in self.completion_scorers)
 
     def fingerprints(self) -> Mapping[str, str | list[str]]:
         """What identifies the pipeline and the scorers wherever they lie, by the option that names them."""

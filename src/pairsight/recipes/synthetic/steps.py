@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
-
-from pairsight.config import Option
 from pairsight.errors import ConfigError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.recipes.recipe import Recipe, RecipeModels, StageRunner
+from pairsight.models.thinking import without_thinking
+from pairsight.recipes.recipe import RecipeModels, StageRunner
+from pairsight.recipes.synthetic.options import SyntheticOptions
 from pairsight.recipes.synthetic.texts import (
-    TOPICS,
+    INSTRUCTION_PROMPT,
+    SCENE_PROMPT,
+    first_line,
     instruction_request,
     near_duplicates,
     parse_instruction,
@@ -35,60 +35,6 @@ from pairsight.records import (
 )
 from pairsight.seeds import derived_seed
 from pairsight.selection.strategy import normalised
-
-
-class SyntheticOptions(Recipe):
-    """What the steps are told: the options of the recipe, and which of them do not go together."""
-
-    image_generator: str = Field(
-        "stabilityai/stable-diffusion-3-medium-diffusers", description="a diffusers text-to-image pipeline"
-    )
-    num_inference_steps: int = Field(28, ge=1, description="denoising steps an image")
-    image_size: int | None = Field(None, ge=8, description="width and height in pixels; None: the pipeline's own")
-    guidance_scales: tuple[float, ...] = Field((5.0, 7.0, 9.0, 11.0), min_length=1, description="one image at each")
-    seed_mode: Literal["shared", "per_image"] = Field(
-        "shared", description="whether a text's images start from the same noise, or each from its own as the authors'"
-    )
-    image_scorers: tuple[str, ...] = Field(
-        ("image_reward:zai-org/ImageReward",), min_length=1, description="KIND:MODEL; the first one selects"
-    )
-    min_image_score: float | None = Field(None, description="drop texts whose best image scores lower")
-
-    topics: tuple[str, ...] = Field(TOPICS, min_length=1, description="topics of written text-to-image prompts")
-    scenes_per_topic: int = Field(1000, ge=1, description="text-to-image prompts to write on each topic")
-    near_duplicate_threshold: float = Field(0.8, gt=0.0, le=1.0, description="shared share of words that drops a text")
-    writer_temperature: float = Field(1.0, ge=0.0, le=5.0, description="of written prompts and instructions")
-
-    instruction: str | None = Field(None, description="ask this of every image, instead of a written question")
-    instruction_input: Literal["prompt", "image_and_prompt"] = Field(
-        "prompt", description="what the writer of the question is given"
-    )
-    temperature: float = Field(0.0, ge=0.0, le=5.0, description="of the completions; 0 is greedy (ours)")
-    max_new_tokens: int = Field(1000, ge=1, description="longest completion in tokens")
-    completion_scorers: tuple[str, ...] = Field(
-        ("armorm:RLHFlow/ArmoRM-Llama3-8B-v0.1",), min_length=1, description="KIND:MODEL; the first one selects"
-    )
-    keep_loaded: Annotated[bool, Option("--keep-loaded")] = Field(
-        False, description="keep every model in memory, for large machines (synthetic)"
-    )
-    seed: int = Field(0, ge=0, description="the seed of texts, images, instructions and completions")
-
-    @field_validator("image_scorers", "completion_scorers")
-    @classmethod
-    def _one_of_a_kind(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from pairsight.models.scorers.names import scorer_kind
-
-        kinds = [scorer_kind(name) for name in names]
-        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two scorers are of the kind '{twice}', by which their scores are known; give one")
-        return names
-
-    @model_validator(mode="after")
-    def _scales_differ(self) -> Self:
-        if len(set(self.guidance_scales)) < len(self.guidance_scales) and self.seed_mode == "shared":
-            raise ValueError("equal guidance_scales with seed_mode 'shared' give equal images; use 'per_image'")
-        return self
 
 
 @dataclass(slots=True)
@@ -126,6 +72,7 @@ class Steps:
         self.models = models
         self.run = run
         self.blobs = models.needed_blobs(config.name)
+        self.not_written: list[Dropped] = []
 
     def candidates(self, prompts: Sequence[Prompt]) -> Iterator[Candidates | Dropped]:
         """All steps, then each text's outcome in order, followed by what was left out of it."""
@@ -147,15 +94,18 @@ class Steps:
             elif item.dropped is not None:
                 yield item.dropped
             yield from item.parts_dropped
+        yield from self.not_written
 
     def write_texts(self) -> list[Prompt]:
         """Text-to-image prompts by the writer, their ids `topic-n`."""
         config = self.config
-        requests = list(scene_requests(config.topics, config.scenes_per_topic, config.seed))
+        wording = config.scene_prompt or SCENE_PROMPT
+        requests = list(scene_requests(config.topics, config.scenes_per_topic, config.seed, wording))
         texts: list[Prompt] = []
         counts = dict.fromkeys(config.topics, 0)
         for request, result in zip(requests, self._written(requests, max_new_tokens=2048), strict=True):
             if isinstance(result, ItemError):
+                self.not_written.append(Dropped(request.prompt.id, "texts", result.reason, result.detail))
                 continue
             topic = request.prompt.source
             for scene in parse_scenes(result.text)[: config.scenes_per_topic - counts[topic]]:
@@ -252,15 +202,17 @@ class Steps:
                 item.prompt = Prompt(item.text.id, (Message("user", config.instruction, (image,)),), item.text.source)
             return
         sees = config.instruction_input == "image_and_prompt"
+        wording = config.instruction_prompt or INSTRUCTION_PROMPT
+        read = parse_instruction if config.instruction_prompt is None else first_line
         requests = [
-            instruction_request(item.text, image if sees else None, config.seed)
+            instruction_request(item.text, image if sees else None, config.seed, wording)
             for item, image in zip(items, selected, strict=True)
         ]
         for item, image, result in zip(items, selected, self._written(requests, max_new_tokens=128), strict=True):
             if isinstance(result, ItemError):
                 item.drop("instruction", result.reason, result.detail)
                 continue
-            question = parse_instruction(result.text)
+            question = read(result.text)
             if question is None:
                 item.drop("instruction", "no_question", f"the writer said: {result.text:.80}")
             else:
@@ -286,7 +238,11 @@ class Steps:
 
         for index, name in enumerate(self.config.completion_scorers):
             stage = ScoreCompletions(
-                name, self.blobs, keep_loaded=self.config.keep_loaded, endpoint=self.models.endpoint
+                name,
+                self.blobs,
+                keep_loaded=self.config.keep_loaded,
+                endpoint=self.models.endpoint,
+                annotation=self.models.annotation,
             )
             rated = [
                 (prompt, one) for item, prompt in zip(items, prompts_of(items), strict=True) for one in item.completions
@@ -315,9 +271,18 @@ class Steps:
                 item.drop_part(one.id, "completions", reason, f"{one.model}: {one.text:.80}")
 
     def _written(self, requests: Sequence[CompletionRequest], max_new_tokens: int) -> Iterator[Completion | ItemError]:
+        """The writer's texts without its thinking."""
         assert self.models.writer is not None
-        sampling = Sampling(temperature=self.config.writer_temperature, max_new_tokens=max_new_tokens)
-        return self._complete(self.models.writer, requests, sampling)
+        longest = self.config.writer_max_new_tokens or max_new_tokens
+        sampling = Sampling(temperature=self.config.writer_temperature, max_new_tokens=longest)
+        for one in self._complete(self.models.writer, requests, sampling):
+            said = without_thinking(one.text) if isinstance(one, Completion) else None
+            if isinstance(one, Completion) and said is None:
+                reason = "length" if one.finish_reason == "length" else "unfinished_thinking"
+                detail = f"still thinking after {longest} tokens at most; raise writer_max_new_tokens: {one.text:.80}"
+                yield ItemError(reason, detail, retryable=False)
+            else:
+                yield replace(one, text=said) if isinstance(one, Completion) and said is not None else one
 
     def _complete(
         self, generator: Generator, requests: Sequence[CompletionRequest], sampling: Sampling

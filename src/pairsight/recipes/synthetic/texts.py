@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from pairsight.models.wording import filled
 from pairsight.records import CompletionRequest, ImageCandidate, ImageRef, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -30,16 +31,27 @@ _NUMBERING = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•–])\s*")
 _FEWEST_WORDS = 3
 
 
-def scene_requests(topics: tuple[str, ...], scenes_per_topic: int, seed: int) -> Iterator[CompletionRequest]:
-    """Requests for lists of scenes, enough for `scenes_per_topic` of each topic; each has its own seed."""
+SCENE_PLACES = ("topic", "count")
+SCENE_PROMPT = (
+    "Write {count} prompts for a text-to-image model on the topic '{topic}'. Each is one sentence that describes one "
+    "concrete scene: who or what is in it, where, doing what. Make the scenes differ from each other. Write one prompt "
+    "a line, as a numbered list, and nothing else."
+)
+"""What asks for scenes (ours)."""
+
+
+def scene_requests(
+    topics: tuple[str, ...], scenes_per_topic: int, seed: int, wording: str = SCENE_PROMPT
+) -> Iterator[CompletionRequest]:
+    """Requests for lists of scenes, enough for `scenes_per_topic` of each topic; each has its own seed.
+
+    Args:
+        wording: with the places of `SCENE_PLACES`.
+    """
     for topic in topics:
         for number, start in enumerate(range(0, scenes_per_topic, SCENES_A_REQUEST)):
             wanted = min(SCENES_A_REQUEST, scenes_per_topic - start)
-            text = (
-                f"Write {wanted} prompts for a text-to-image model on the topic '{topic}'. Each is one sentence that "
-                "describes one concrete scene: who or what is in it, where, doing what. Make the scenes differ from "
-                "each other. Write one prompt a line, as a numbered list, and nothing else."
-            )
+            text = filled(wording, {"topic": topic, "count": str(wanted)})
             prompt = Prompt(f"scenes-{slug(topic)}-{number}", (Message("user", text),), topic)
             yield CompletionRequest(prompt, 0, derived_seed("scenes", seed, topic, number))
 
@@ -104,21 +116,27 @@ def _alike(words: frozenset[str], others: frozenset[str], threshold: float) -> b
 
 
 _QUESTION = re.compile(r"\b((?:how|what|why)\b[^?\n]*\?)", re.IGNORECASE)
+INSTRUCTION_PLACES = ("prompt",)
+INSTRUCTION_PROMPT = (
+    'An image was made from this text: "{prompt}". Write one question about the image that begins with How, What or '
+    "Why and that can be answered by looking at the image. Ask about what the text says is there. Write the question "
+    "alone."
+)
+"""What asks for a question about an image (ours)."""
 
 
-def instruction_request(prompt: Prompt, image: ImageRef | None, seed: int) -> CompletionRequest:
-    """The request for one How, What or Why question.
+def instruction_request(
+    prompt: Prompt, image: ImageRef | None, seed: int, wording: str = INSTRUCTION_PROMPT
+) -> CompletionRequest:
+    """The request for one question; ours asks for How, What or Why.
 
     Args:
         prompt: the text-to-image prompt.
         image: the winning image, when the writer is to see it; None gives it the text alone.
         seed: of the recipe.
+        wording: with the places of `INSTRUCTION_PLACES`.
     """
-    text = (
-        f'An image was made from this text: "{prompt.question}". Write one question about the image that begins with '
-        "How, What or Why and that can be answered by looking at the image. Ask about what the text says is there. "
-        "Write the question alone."
-    )
+    text = filled(wording, {"prompt": prompt.question})
     images = () if image is None else (image,)
     asked = Prompt(f"{prompt.id}-instruction", (Message("user", text, images),), prompt.source)
     return CompletionRequest(asked, 0, derived_seed("instruction", seed, prompt.id))
@@ -131,6 +149,21 @@ def parse_instruction(text: str) -> str | None:
         return None
     question = " ".join(found.group(1).split())
     return question[0].upper() + question[1:]
+
+
+_LABEL = re.compile(r"^(?:\W{0,3}(?:question|instruction|prompt)\W{0,3}:\W{0,3})", re.IGNORECASE)
+
+
+def first_line(text: str) -> str | None:
+    """What the writer said where the wording is a user's own, and may ask for any question or instruction.
+
+    Returns:
+        The first line that is no heading, without its number, label and quotation marks; None when there is none.
+    """
+    lines = (
+        _LABEL.sub("", _NUMBERING.sub("", line.strip())).strip().strip('"“”*').strip() for line in text.splitlines()
+    )
+    return next((line for line in lines if line and not line.endswith(":")), None)
 
 
 _REFUSAL = re.compile(
