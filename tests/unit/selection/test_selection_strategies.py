@@ -270,3 +270,16 @@ def test_rule_keeps_its_promise_for_any_scores(rows, margin, rejected):
         if chosen.reason == "margin":
             assert max(totals) - min(totals) < margin
     assert strategy(scored(*rows)) == chosen
+
+
+def test_steerlm_in_the_authors_words_has_the_same_line_of_scores():
+    strategy = SteerLM(conditioning="authors")
+    asked = (
+        "Please answer the question such that your response is in the following attributes in 5-point Likert scale:\n"
+        "Helpfulness:4,Correctness:4,Coherence:4,Complexity:4,Verbosity:4"
+    )
+    assert strategy.inference_suffix() == asked
+    assert SteerLM().inference_suffix().endswith(asked.splitlines()[1])
+    assert SteerLM.parse(strategy.to_plain()) == strategy
+    with pytest.raises(ConfigError, match="must be ours or authors, or hold {scores}"):
+        SteerLM(conditioning="paper")

@@ -127,7 +127,7 @@ class ScoreCompletions(_Score[Rated], MayBeCall):
 
     def weights(self) -> dict[str, Json]:
         """What identifies the scorer; of a judge that is not asked as ours is, with how."""
-        own: Json = self.annotation.to_plain()
+        own: Json = self.annotation.model_dump_json()
         return super().weights() | ({"annotation": own} if self.annotation != OURS and asks(self.scorer) else {})
 
     def as_call(self) -> Call[Rated, Annotation] | None:
