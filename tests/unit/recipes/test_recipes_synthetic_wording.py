@@ -77,9 +77,9 @@ def test_the_first_line_that_says_something(text, line):
 
 
 def test_the_places_are_needed():
-    with pytest.raises(ConfigError, match="must hold {count}"):
+    with pytest.raises(ConfigError, match=r"must hold \{count\}"):
         Synthetic(scene_prompt="about {topic}\n")
-    with pytest.raises(ConfigError, match="must hold {prompt}"):
+    with pytest.raises(ConfigError, match=r"must hold \{prompt\}"):
         Synthetic(instruction_prompt="ask\n")
 
 

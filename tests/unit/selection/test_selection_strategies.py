@@ -281,5 +281,5 @@ def test_steerlm_in_the_authors_words_has_the_same_line_of_scores():
     assert strategy.inference_suffix() == asked
     assert SteerLM().inference_suffix().endswith(asked.splitlines()[1])
     assert SteerLM.parse(strategy.to_plain()) == strategy
-    with pytest.raises(ConfigError, match="must be ours or authors, or hold {scores}"):
+    with pytest.raises(ConfigError, match=r"must be ours or authors, or hold \{scores\}"):
         SteerLM(conditioning="paper")
