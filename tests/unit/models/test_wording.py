@@ -57,7 +57,9 @@ def test_existing_runs_keep_their_names():
 
 
 def test_own_guide_and_prompt_are_what_the_annotator_reads(tmp_path):
-    (tmp_path / "guide.md").write_text("Scale of our lab: {question} is not a place here\n".replace("{question}", "it"))
+    (tmp_path / "guide.md").write_text(
+        "Scale of our lab: {question} is not a placeholder here\n".replace("{question}", "it")
+    )
     (tmp_path / "prompt.txt").write_text(OWN)
     options = AnnotationOptions(
         guide=str(tmp_path / "guide.md"), prompt=str(tmp_path / "prompt.txt"), shuffle=False, temperature=0.5,
@@ -68,7 +70,7 @@ def test_own_guide_and_prompt_are_what_the_annotator_reads(tmp_path):
     ((asked, sampling),) = model.asked
     head, _, form = asked.partition("[Answer 2]\nb\n\n")
     assert head == (
-        "Rate 2 replies.\nScale of our lab: it is not a place here\n\nQ: [Question]\nWhat is {guide}?\n"
+        "Rate 2 replies.\nScale of our lab: it is not a placeholder here\n\nQ: [Question]\nWhat is {guide}?\n"
         "[Answer 1]\na {form}\n\n"
     )
     assert form.startswith("First write your reasons.")
@@ -108,14 +110,14 @@ def test_every_option_is_in_the_fingerprint():
     [
         ({"prompt": "{question}\n{form}"}, "must hold {completions}, which is filled in"),
         ({"prompt": "a\nb"}, "must hold {question} and {completions}"),
-        ({"prompt": OWN.replace("{guide}", "{giude}")}, "unknown place {giude}; did you mean 'guide'?"),
+        ({"prompt": OWN.replace("{guide}", "{giude}")}, "unknown placeholder {giude}; did you mean 'guide'?"),
         ({"prompt": OWN.replace("{guide}", ""), "guide": "a\nb"}, "guide changes nothing: prompt has no {guide}"),
         ({"prompt": "{question}\n{completions}"}, "must hold {form}, or itself ask for helpfulness, correctness"),
         ({"guide": " \n "}, "the text is empty"),
         ({"guide": "a <image>\nb"}, "leave it out, images come before the text"),
         ({"guide": "guide.yaml"}, "must name a file of wording (.txt or .md)"),
         ({"guide": "nowhere.md"}, "nowhere.md: No such file"),
-        ({"guide": "a {place}\nb"}, "unknown place {place}"),
+        ({"guide": "a {place}\nb"}, "unknown placeholder {place}"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
         ({"shufle": True}, "did you mean 'shuffle'?"),
     ],

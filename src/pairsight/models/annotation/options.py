@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pairsight.config import BaseConfig, plain_defaults, read_yaml
 from pairsight.models.protocols import Sampling
-from pairsight.models.wording import has_place, read_wording
+from pairsight.models.wording import has_placeholder, read_wording
 from pairsight.records import ATTRIBUTES
 
 REQUIRED = ("question", "completions")
@@ -22,7 +22,7 @@ class AnnotationOptions(BaseConfig):
     )
     prompt: str | None = Field(
         None,
-        description="the prompt around it, likewise, with the places {question} and {completions}, and {guide}, {form} "
+        description="the prompt around it, likewise, with the placeholders {question} and {completions}, and {guide}, {form} "
         "(of the answer), {task} (our first paragraph) and {count} (of completions) where they are wanted",
     )
     shuffle: bool = Field(
@@ -45,17 +45,17 @@ class AnnotationOptions(BaseConfig):
 
     @field_validator("prompt")
     @classmethod
-    def _has_its_places(cls, value: str | None) -> str | None:
+    def _has_its_placeholders(cls, value: str | None) -> str | None:
         return None if value is None else read_wording(value, REQUIRED, OPTIONAL)
 
     @model_validator(mode="after")
     def _asks_for_scores(self) -> Self:
         if self.prompt is None:
             return self
-        if self.guide is not None and not has_place(self.prompt, "guide"):
+        if self.guide is not None and not has_placeholder(self.prompt, "guide"):
             raise ValueError("guide changes nothing: prompt has no {guide}; put it where the guide goes")
         said = f"{self.prompt} {self.guide or ''}".lower()
-        if not has_place(self.prompt, "form") and (missing := [name for name in ATTRIBUTES if name not in said]):
+        if not has_placeholder(self.prompt, "form") and (missing := [name for name in ATTRIBUTES if name not in said]):
             raise ValueError(f"prompt must hold {{form}}, or itself ask for {', '.join(missing)}, each 0 to 4")
         return self
 

@@ -107,7 +107,7 @@ def annotation_prompt(
         look="checking every claim against the image, " if num_images else "",
     )
     shown = [f"[Answer {position}]\n{_without_marks(text)}" for position, text in enumerate(texts, start=1)]
-    places = {
+    texts_by_placeholder = {
         "task": task,
         "guide": _guide() if options.guide is None else options.guide.strip(),
         "question": _conversation(prompt),
@@ -115,7 +115,7 @@ def annotation_prompt(
         "form": _TEXT_FORM if form == "text" else _JSON_FORM,
         "count": str(len(texts)),
     }
-    text = filled(_PROMPT if options.prompt is None else options.prompt, places)
+    text = filled(_PROMPT if options.prompt is None else options.prompt, texts_by_placeholder)
     return replace(prompt, id=f"{prompt.id}:annotation", messages=(Message("user", text, prompt.images),))
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pairsight.config import Option
 from pairsight.models.wording import read_wording
 from pairsight.recipes.recipe import Recipe
-from pairsight.recipes.synthetic.texts import INSTRUCTION_PLACES, SCENE_PLACES, TOPICS
+from pairsight.recipes.synthetic.texts import INSTRUCTION_PLACEHOLDERS, SCENE_PLACEHOLDERS, TOPICS
 
 
 class SyntheticOptions(Recipe):
@@ -72,12 +72,12 @@ class SyntheticOptions(Recipe):
     @field_validator("scene_prompt")
     @classmethod
     def _asks_for_scenes(cls, value: str | None) -> str | None:
-        return None if value is None else read_wording(value, SCENE_PLACES)
+        return None if value is None else read_wording(value, SCENE_PLACEHOLDERS)
 
     @field_validator("instruction_prompt")
     @classmethod
     def _asks_about_an_image(cls, value: str | None) -> str | None:
-        return None if value is None else read_wording(value, INSTRUCTION_PLACES)
+        return None if value is None else read_wording(value, INSTRUCTION_PLACEHOLDERS)
 
     @model_validator(mode="after")
     def _scales_differ(self) -> Self:

@@ -31,7 +31,7 @@ _NUMBERING = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•–])\s*")
 _FEWEST_WORDS = 3
 
 
-SCENE_PLACES = ("topic", "count")
+SCENE_PLACEHOLDERS = ("topic", "count")
 SCENE_PROMPT = (
     "Write {count} prompts for a text-to-image model on the topic '{topic}'. Each is one sentence that describes one "
     "concrete scene: who or what is in it, where, doing what. Make the scenes differ from each other. Write one prompt "
@@ -46,7 +46,7 @@ def scene_requests(
     """Requests for lists of scenes, enough for `scenes_per_topic` of each topic; each has its own seed.
 
     Args:
-        wording: with the places of `SCENE_PLACES`.
+        wording: with the placeholders of `SCENE_PLACEHOLDERS`.
     """
     for topic in topics:
         for number, start in enumerate(range(0, scenes_per_topic, SCENES_A_REQUEST)):
@@ -116,7 +116,7 @@ def _alike(words: frozenset[str], others: frozenset[str], threshold: float) -> b
 
 
 _QUESTION = re.compile(r"\b((?:how|what|why)\b[^?\n]*\?)", re.IGNORECASE)
-INSTRUCTION_PLACES = ("prompt",)
+INSTRUCTION_PLACEHOLDERS = ("prompt",)
 INSTRUCTION_PROMPT = (
     'An image was made from this text: "{prompt}". Write one question about the image that begins with How, What or '
     "Why and that can be answered by looking at the image. Ask about what the text says is there. Write the question "
@@ -134,7 +134,7 @@ def instruction_request(
         prompt: the text-to-image prompt.
         image: the winning image, when the writer is to see it; None gives it the text alone.
         seed: of the recipe.
-        wording: with the places of `INSTRUCTION_PLACES`.
+        wording: with the placeholders of `INSTRUCTION_PLACEHOLDERS`.
     """
     text = filled(wording, {"prompt": prompt.question})
     images = () if image is None else (image,)
@@ -158,7 +158,7 @@ def first_line(text: str) -> str | None:
     """What the writer said where the wording is a user's own, and may ask for any question or instruction.
 
     Returns:
-        The first line that is no heading, without its number, label and quotation marks; None when there is none.
+        The first line that is not a heading, without its number, label and quotation marks; None when there is none.
     """
     lines = (
         _LABEL.sub("", _NUMBERING.sub("", line.strip())).strip().strip('"“”*').strip() for line in text.splitlines()
