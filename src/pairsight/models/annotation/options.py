@@ -22,8 +22,8 @@ class AnnotationOptions(BaseConfig):
     )
     prompt: str | None = Field(
         None,
-        description="the prompt around it, likewise, with the placeholders {question} and {completions}, and {guide}, {form} "
-        "(of the answer), {task} (our first paragraph) and {count} (of completions) where they are wanted",
+        description="the prompt around it, likewise, with the placeholders {question} and {completions}, and {guide}, "
+        "{form} (of the answer), {task} (our first paragraph) and {count} (of completions) where they are wanted",
     )
     shuffle: bool = Field(
         True, description="show completions in an order drawn by seed; false: in the order they were sampled in"
