@@ -1,11 +1,10 @@
 """How an annotator, or a judge of the kind `vlm`, is asked and answers; guide and prompt may be a user's own."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pairsight.config import BaseConfig, plain_defaults, read_yaml
+from pairsight.config import BaseConfig, read_yaml
 from pairsight.models.protocols import Sampling
 from pairsight.models.wording import has_placeholder, read_wording
 from pairsight.records import ATTRIBUTES
@@ -64,10 +63,10 @@ class AnnotationOptions(BaseConfig):
         """How answers are drawn."""
         return Sampling(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
 
-    def wording(self) -> Mapping[str, object]:
-        """What differs from our own way of asking, apart from sampling; empty by default."""
-        usual, own = plain_defaults(AnnotationOptions), self.to_plain()
-        return {name: own[name] for name in ("guide", "prompt", "shuffle") if own[name] != usual[name]}
+    def wording(self) -> str:
+        """What differs from our own way of asking, apart from sampling, as JSON; "" by default."""
+        own = self.model_dump_json(include={"guide", "prompt", "shuffle"}, exclude_defaults=True)
+        return "" if own == "{}" else own
 
 
 OURS = AnnotationOptions()
