@@ -150,6 +150,9 @@ class AlignOptions(BaseConfig):
     format: Annotated[str | None, Option("--format", late=True)] = Field(
         None, description="how a file of pairs is read: a format's name, or file.py:Class"
     )
+    adapter: Annotated[str | None, Option("--adapter", value="DIR", path=True, identity=False, late=True)] = Field(
+        None, description="go on from this adapter, with its rank and scale, instead of from the model alone"
+    )
     out: Annotated[str | None, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
         None, description="where to write; default: RUN/align/NAME"
     )
