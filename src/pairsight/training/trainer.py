@@ -229,8 +229,9 @@ class PreferenceTrainer:
         precision = Precision.choose(config, device)
         model = load_base(self.model, config, precision, device, self._held)
         table, scorer = self.prepare(model, images, examples, origin, objective, precision, self._world)
-        folder = self._run.references if self._run is not None else self.out / "references"
-        keep = partial(kept_reference, folder, scorer, config, self._held, self._progress, self._world)
+        keep = partial(
+            kept_reference, self._reference_folder(), scorer, config, self._held, self._progress, self._world
+        )
         reference, asked = None, objective.needs_reference
         if asked and (start is None or config.reference == "base"):
             reference = keep(model, origin.base_fingerprint)
@@ -386,6 +387,9 @@ class PreferenceTrainer:
         scoring = Scoring(family, reader, not opened, projectors, precision)
         limits = pass_limits(model, config.max_tokens_per_pass, precision)
         return table, SequenceScorer(table, scoring, limits, shares)
+
+    def _reference_folder(self) -> Path:
+        return self._run.references if self._run is not None else self.out / "references"
 
     def image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
         """Where the examples' images are."""

@@ -76,7 +76,7 @@ class Conversion:
         tower = open_tower(self.vision_tower, original, self.source, own)
         with written_folder(self.target) as draft:
             planned = write_transformers(original, weights, tower, self.source, draft)
-        notes = ["evaluate and train it with --profile llava-1.5: prompt and padding as its authors'"]
+        notes = ["its chat template and the padding of its images are those of LLaVA-1.5's authors"]
         if tower.differs(weights):
             named = self.vision_tower or original.tower
             notes.append(f"the tower of {named} is used, as by the authors' code; SRC holds another one")
@@ -113,7 +113,7 @@ class Conversion:
                 planned = write_original_lora(self.source, self.base, self.vision_tower, draft)
             return self._done(
                 planned,
-                "for the authors' code: --model-base is Vicuna or LLaVA-1.5 in their layout, and the folder's name has "
+                "for the authors' code, whose base is Vicuna or LLaVA-1.5 in their layout; there the folder's name has "
                 "to contain 'llava' and 'lora'",
             )
         if not is_transformers_llava(self.source):
