@@ -367,13 +367,7 @@ class PreferenceTrainer:
         reader = tokeniser(table.catalogue)
         if not reader.ends_completions:
             _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
-        for reason, count in sorted(table.skipped.items()):
-            _LOG.warning("%d of %d examples skipped: %s", count, len(examples), reason)
-        if table.cut:
-            _LOG.warning("%d completions cut at max_length %d", table.cut, config.max_length)
-        if not len(table):
-            why = ", ".join(f"{n} {reason}" for reason, n in table.skipped.items())
-            raise DataError(f"no example is left to train on: {why}")
+        table.report(len(examples), config.max_length)
         if family.obstacle:
             _LOG.warning(
                 "prefixes are not shared: %s; each completion is computed by itself with its prompt and images, which "
