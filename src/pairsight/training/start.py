@@ -109,25 +109,25 @@ class Start:
                 f"tuning=full trains no adapters, and {self.folder} is one: merge it and give the merged model as "
                 "--model, or choose tuning=lora"
             )
-        fixed: dict[str, Any] = {
-            "lora_r": self.lora_r,
-            "lora_alpha": self.lora_alpha,
-            "lora_target_modules": self.lora_target_modules,
-        }
-        asked = {
-            "lora_r": config.lora_r,
-            "lora_alpha": config.lora_alpha,
-            "lora_target_modules": tuple(sorted(config.lora_target_modules)) or self.lora_target_modules,
-        }
-        for name, value in asked.items():
-            if name in given and value != fixed[name]:
+        layers = tuple(sorted(config.lora_target_modules)) or self.lora_target_modules
+        for name, value, own in (
+            ("lora_r", config.lora_r, self.lora_r),
+            ("lora_alpha", config.lora_alpha, self.lora_alpha),
+            ("lora_target_modules", layers, self.lora_target_modules),
+        ):
+            if name in given and value != own:
                 raise ConfigError(
-                    f"{name}={value} differs from the {fixed[name]} of adapter {self.folder}, which a training that "
-                    f"goes on from it keeps; leave {name} out"
+                    f"{name}={value} differs from the {own} of adapter {self.folder}, which a training that goes on "
+                    f"from it keeps; leave {name} out"
                 )
-        if "lora_dropout" not in given:
-            fixed["lora_dropout"] = self.lora_dropout
-        return config.model_copy(update=fixed)
+        return config.model_copy(
+            update={
+                "lora_r": self.lora_r,
+                "lora_alpha": self.lora_alpha,
+                "lora_target_modules": self.lora_target_modules,
+                "lora_dropout": config.lora_dropout if "lora_dropout" in given else self.lora_dropout,
+            }
+        )
 
     def policy(self, model: Any, config: TrainingConfig, opened: Sequence[str]) -> Any:
         """The base under the adapter, trainable.

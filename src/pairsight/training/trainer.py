@@ -282,7 +282,7 @@ class PreferenceTrainer:
         """
         from pairsight.models.load import quiet
         from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
-        from pairsight.training.held_out import HeldOut, split_held_out
+        from pairsight.training.data.held_out import HeldOut, split_held_out
         from pairsight.training.loop import Loop
         from pairsight.training.loop_base import training_arguments
         from pairsight.training.metrics import MetricsFile

@@ -51,14 +51,14 @@ class OriginalConfig:
     """What an original config says, checked.
 
     Args:
-        llama: options of the language model, by LlamaConfig's names.
+        llama: the `LlamaConfig` of the language model.
         tower: the name of the vision tower.
         layer: whose states are the image's features.
         strategy: `default` leaves out the class token, `full` keeps it.
         pads: whether images are padded to a square.
     """
 
-    llama: Mapping[str, Any]
+    llama: Any
     tower: str
     layer: int
     strategy: str
@@ -71,6 +71,8 @@ class OriginalConfig:
         Raises:
             ModelError: a kind of LLaVA that `transformers` has no equal class for.
         """
+        from transformers import LlamaConfig
+
         file = folder / "config.json"
         config = read_model_json(file)
 
@@ -92,7 +94,7 @@ class OriginalConfig:
         feature = config.get("mm_vision_select_feature", "patch")
         if feature not in ("patch", "cls_patch"):
             raise refuse(f"its mm_vision_select_feature is '{one_line(feature, 40)}', not patch or cls_patch")
-        llama = {name: config[name] for name in _OF_LLAMA if config.get(name) is not None}
+        llama = LlamaConfig(**{name: config[name] for name in _OF_LLAMA if config.get(name) is not None})
         layer = int(config.get("mm_vision_select_layer", -2))
         return cls(llama, str(config["mm_vision_tower"]), layer, _STRATEGIES[feature], ratio == "pad")
 
@@ -102,10 +104,10 @@ _STRATEGIES = {"patch": "default", "cls_patch": "full"}
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """A vision tower: its config's options, its image processor's, and its weights under the published names."""
+    """A vision tower: its `CLIPVisionConfig`, its image processor, and its weights under the published names."""
 
-    config: Mapping[str, Any]
-    pictures: Mapping[str, Any]
+    config: Any
+    pictures: Any
     weights: Mapping[str, Planned]
 
     def differs(self, weights: Mapping[str, Planned]) -> bool:
@@ -134,7 +136,7 @@ def open_tower(named: str | Path | None, original: OriginalConfig, folder: Path,
         named = beside if beside.is_dir() else folder / beside
     if named is None:
         if has_weights and original.tower == CLIP_L_336:
-            return Tower(_CLIP_L_336, _clip_pictures(_CLIP_L_336["image_size"]), {})
+            return Tower(_vision(_CLIP_L_336), _pictures(_CLIP_L_336, None, original.pads), {})
         raise ModelError(
             f"{folder} takes its vision tower from {original.tower}, which is not here: give its folder as "
             f"--vision-tower DIR, or --vision-tower {original.tower} to fetch it from the hub"
@@ -148,9 +150,6 @@ def open_tower(named: str | Path | None, original: OriginalConfig, folder: Path,
     vision = config.get("vision_config", config)
     if "clip" not in str(vision.get("model_type", config.get("model_type", ""))):
         raise ModelError(f"vision tower {here} is of type '{config.get('model_type')}'; LLaVA-1.5 has a CLIP tower")
-    pictures = here / "preprocessor_config.json"
-    side = int(vision.get("image_size", 224))
-    shown = read_model_json(pictures) if pictures.is_file() else _clip_pictures(side)
     found = WeightFiles(weight_files(here)).planned
     prefixed = any(name.startswith("vision_model.") for name in found)
     weights = {}
@@ -161,11 +160,31 @@ def open_tower(named: str | Path | None, original: OriginalConfig, folder: Path,
             and "position_ids" not in bare
         ):
             weights[f"vision_tower.vision_model.{bare}"] = one.renamed(f"vision_tower.vision_model.{bare}")
-    return Tower(vision, shown, weights)
+    return Tower(_vision(vision), _pictures(vision, here / "preprocessor_config.json", original.pads), weights)
 
 
-def _clip_pictures(side: int) -> dict[str, Any]:
-    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+def _vision(said: Mapping[str, int]) -> Any:
+    """The config of a tower, of all that a file says."""
+    from transformers import CLIPVisionConfig
+
+    known = CLIPVisionConfig().to_dict().keys() - {"architectures", "model_type", "transformers_version", "dtype"}
+    return CLIPVisionConfig(**{name: value for name, value in said.items() if name in known})
+
+
+def _pictures(vision: Mapping[str, int], file: Path | None, pads: bool) -> Any:
+    """The image processor of a tower: as its file says, else CLIP's at the tower's size; it pads to a square first."""
+    with quiet():  # it says which of two image processors is imported
+        from transformers import LlavaImageProcessor
+
+    side = vision.get("image_size", 224)
+    said = read_model_json(file) if file is not None and file.is_file() else {"size": side, "crop_size": side}
+    names = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
+    shown = {name: said[name] for name in names if name in said}
+    if isinstance(shown.get("size"), int):  # older files give one number
+        shown["size"] = {"shortest_edge": shown["size"]}
+    if isinstance(shown.get("crop_size"), int):
+        shown["crop_size"] = {"height": shown["crop_size"], "width": shown["crop_size"]}
+    return LlavaImageProcessor(**shown, do_pad=pads)
 
 
 def original_weights(folder: Path) -> dict[str, Planned]:
@@ -241,7 +260,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def _config(original: OriginalConfig, tower: Tower, tokenizer: Any, weights: Mapping[str, Planned]) -> tuple[Any, int]:
     """The config, and the rows of the vocabulary."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlavaConfig
 
     if _OF_WORDS[0] not in weights:
         raise ModelError("the weights lack model.embed_tokens.weight: the language model is not complete")
@@ -249,9 +268,8 @@ def _config(original: OriginalConfig, tower: Tower, tokenizer: Any, weights: Map
     needed = max(embeddings.shape[0], len(tokenizer))
     rows = -(-needed // ROWS) * ROWS
     image = tokenizer.convert_tokens_to_ids("<image>")
-    known = CLIPVisionConfig().to_dict().keys() - {"architectures", "model_type", "transformers_version", "dtype"}
-    text = LlamaConfig(**{**original.llama, "vocab_size": rows, "pad_token_id": tokenizer.pad_token_id})
-    vision = CLIPVisionConfig(**{name: value for name, value in tower.config.items() if name in known})
+    text, vision = original.llama, tower.config
+    text.vocab_size, text.pad_token_id = rows, tokenizer.pad_token_id
     side = (vision.image_size // vision.patch_size) ** 2 + (original.strategy == "full")
     config = LlavaConfig(
         text_config=text,
@@ -261,7 +279,7 @@ def _config(original: OriginalConfig, tower: Tower, tokenizer: Any, weights: Map
         vision_feature_layer=original.layer,
         vision_feature_select_strategy=original.strategy,
         projector_hidden_act="gelu",
-        tie_word_embeddings=bool(original.llama.get("tie_word_embeddings", False)),
+        tie_word_embeddings=text.tie_word_embeddings,
         pad_token_id=tokenizer.pad_token_id,
     )
     config.architectures = ["LlavaForConditionalGeneration"]
@@ -315,20 +333,11 @@ def published(name: str) -> str:
 
 
 def _processor(original: OriginalConfig, tower: Tower, tokenizer: Any, config: Any) -> Any:
-    with quiet():  # it says which of two image processors is imported
-        from transformers import LlavaImageProcessor, LlavaProcessor
+    with quiet():
+        from transformers import LlavaProcessor
 
-    shown = {
-        name: tower.pictures[name]
-        for name in ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
-        if name in tower.pictures
-    }
-    for name, key in (("size", "shortest_edge"), ("crop_size", "")):  # older files give one number
-        if isinstance(shown.get(name), int):
-            number = shown[name]
-            shown[name] = {key: number} if key else {"height": number, "width": number}
     return LlavaProcessor(
-        LlavaImageProcessor(**shown, do_pad=original.pads),
+        tower.pictures,
         tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=original.strategy,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pairsight.errors import ModelError, one_line
 from pairsight.models.checkpoints.files import Planned, WeightFiles, weight_files, write_weights
@@ -152,12 +152,9 @@ def write_peft(adapter: LowRank, base: str, draft: Path) -> list[Planned]:
         if not _PROJECTOR.match(published):
             raise ModelError(f"adapter {adapter.folder} trained {name} in full, which is not the projector")
         planned.append(one.renamed(f"{_PREFIX}model.{published}"))
-    config = {
-        **_config(adapter, base),
-        "target_modules": rf"(.*\.)?model\.language_model\..*\.({'|'.join(adapter.layer_names)})",
-        "modules_to_save": ["model.multi_modal_projector"] if adapter.in_full else None,
-    }
-    write_file(draft / "adapter_config.json", json.dumps(config, indent=2).encode())
+    targets = rf"(.*\.)?model\.language_model\..*\.({'|'.join(adapter.layer_names)})"
+    in_full = ["model.multi_modal_projector"] if adapter.in_full else None
+    write_file(draft / "adapter_config.json", _config(adapter, base, targets, in_full))
     write_weights(draft, planned, "adapter_model")
     return planned
 
@@ -195,23 +192,24 @@ def write_original_lora(folder: Path, base: str | None, vision_tower: str | None
     if other := [name for name in trained if not name.startswith("model.mm_projector.")]:
         raise ModelError(
             f"adapter {folder} trained {other[0]} in full: the authors' code would take the vision tower from "
-            f"{config['mm_vision_tower']} instead; merge it and convert the merged model"
+            f"{config.tower} instead; merge it and convert the merged model"
         )
     whole = {to_original(name) or name: one for name, one in WeightFiles(weight_files(under)).planned.items()}
     projector = {name: one for name, one in whole.items() if name.startswith("model.mm_projector.")} | trained
     in_full = {f"{_PREFIX}{name}": one.make().contiguous() for name, one in projector.items()}
-    plain = {**_config(adapter, str(under)), "target_modules": adapter.layer_names, "modules_to_save": None}
-    write_file(draft / "config.json", json.dumps(config, indent=2).encode())
-    write_file(draft / "adapter_config.json", json.dumps(plain, indent=2).encode())
+    write_file(draft / "config.json", config.text.encode())
+    write_file(draft / "adapter_config.json", _config(adapter, str(under), adapter.layer_names, None))
     torch.save(low_rank, draft / "adapter_model.bin")
     torch.save(in_full, draft / f"{_IN_FULL}.bin")
     return [*adapter.a.values(), *adapter.b.values(), *projector.values()]
 
 
-def _config(adapter: LowRank, base: str) -> dict[str, Any]:
+def _config(adapter: LowRank, base: str, targets: str | list[str], in_full: list[str] | None) -> bytes:
+    """The content of `adapter_config.json`."""
     alpha = int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha
-    return {
+    plain = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": adapter.r, "lora_alpha": alpha,
         "lora_dropout": adapter.dropout, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base, "target_modules": targets, "modules_to_save": in_full,
     }  # fmt: skip
+    return json.dumps(plain, indent=2).encode()

@@ -1,9 +1,8 @@
 """A LLaVA-1.5 folder of `transformers` in the layout of its authors: other names, no `<image>` and `<pad>` rows."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pairsight.errors import ModelError
 from pairsight.models.checkpoints.files import Planned, WeightFiles, weight_files, write_weights
@@ -28,7 +27,16 @@ def is_transformers_llava(folder: Path) -> bool:
     return file.is_file() and "text_config" in (config := read_model_json(file)) and config.get("model_type") == "llava"
 
 
-def original_config(folder: Path, vision_tower: str | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A config as the authors' code reads it: its text, how many words there are, and the name of the tower."""
+
+    text: str
+    num_words: int
+    tower: str
+
+
+def original_config(folder: Path, vision_tower: str | None) -> Described:
     """The `config.json` that the authors' code reads, for a folder of transformers.
 
     Args:
@@ -61,7 +69,7 @@ def original_config(folder: Path, vision_tower: str | None) -> dict[str, Any]:
     scaled = (
         {} if rope.get("rope_type", "default") == "default" else {k: v for k, v in rope.items() if k != "rope_theta"}
     )
-    return {
+    plain = {
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava_llama",
         **{name: getattr(text, name) for name in _TEXT},
@@ -82,6 +90,7 @@ def original_config(folder: Path, vision_tower: str | None) -> dict[str, Any]:
         "mm_use_im_start_end": False,
         "use_mm_proj": True,
     }
+    return Described(json.dumps(plain, indent=2), config.image_token_index, vision_tower)
 
 
 def write_original(folder: Path, vision_tower: str | None, draft: Path) -> list[Planned]:
@@ -103,10 +112,10 @@ def write_original(folder: Path, vision_tower: str | None, draft: Path) -> list[
     config = original_config(folder, vision_tower)
     found = {published(name): one for name, one in WeightFiles(weight_files(folder)).planned.items()}
     check_complete({name: one for name, one in found.items() if to_original(name)}, AutoConfig.from_pretrained(folder))
-    rows = config["vocab_size"]
+    rows = config.num_words
     write_words(folder, rows, draft)
     planned = [_named(name, one, rows) for name, one in found.items() if to_original(name)]
-    write_file(draft / "config.json", json.dumps(config, indent=2).encode())
+    write_file(draft / "config.json", config.text.encode())
     write_weights(draft, planned)
     return planned
 
@@ -140,7 +149,7 @@ def write_words(folder: Path, rows: int, draft: Path) -> None:
         write_file(draft / "tokenizer.json", json.dumps(words, ensure_ascii=False).encode())
     if (folder / "tokenizer.model").is_file():
         copy_file(folder / "tokenizer.model", draft / "tokenizer.model")
-    settings: Mapping[str, Any] = {
+    settings = {
         "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
         "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False, "legacy": False,
         "model_max_length": 2048, "padding_side": "right",
