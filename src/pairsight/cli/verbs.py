@@ -16,6 +16,13 @@ PARTLY_FAILED = 3
 DOES_NOT_FIT = 1
 """The exit status of a dry run whose training does not fit into the device's memory."""
 
+Memory = Annotated[
+    float | None, typer.Option("--memory", min=0.1, help="with --dry-run: GiB of the GPU it is for; default: here")
+]
+Rate = Annotated[
+    float | None, typer.Option("--rate", min=1e-6, help="with --dry-run: TFLOP a second, to say how long it takes")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
@@ -49,12 +56,8 @@ def align(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print tokens, arithmetic, memory and what makes it fit; train nothing")
     ] = False,
-    memory: Annotated[
-        float | None, typer.Option("--memory", min=0.1, help="with --dry-run: GiB of the GPU it is for; default: here")
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", min=1e-6, help="with --dry-run: TFLOP a second, to say how long it takes")
-    ] = None,
+    memory: Memory = None,
+    rate: Rate = None,
     quiet: flags.Quiet = False,
 ) -> int:
     """Align a model with preference pairs; writes a PEFT adapter that plain transformers and peft load."""
@@ -65,9 +68,7 @@ def align(
         found = forecast_run(AlignSpec.parse(values), memory=memory, quiet=quiet)
         print_forecast(found, rate)
         return 0 if found.fits else DOES_NOT_FIT
-    for flag, given in (("--memory", memory), ("--rate", rate)):
-        if given is not None:
-            raise ConfigError(f"{flag} says what a dry run is for: add --dry-run, or leave {flag} out")
+    _refuse_of_dry_runs(memory, rate)
     from pairsight.cli.show import print_align
     from pairsight.pipeline.align import AlignSpec, align_run
     from pairsight.training.ranks.launch import launched, start
@@ -86,6 +87,13 @@ def align(
         return start(spec.options.devices, flags.WORDS)
     print_align(align_run(spec, quiet=quiet))
     return 0
+
+
+def _refuse_of_dry_runs(memory: float | None, rate: float | None) -> None:
+    """ConfigError for what only a dry run reads."""
+    for flag, given in (("--memory", memory), ("--rate", rate)):
+        if given is not None:
+            raise ConfigError(f"{flag} says what a dry run is for: add --dry-run, or leave {flag} out")
 
 
 def evaluate(values: Values, quiet: flags.Quiet = False) -> int:
@@ -109,25 +117,37 @@ def score(values: Values) -> int:
 
 
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML with the parts build, align and evaluate")],
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="YAML with the parts build, align and evaluate, or a shipped one's name"),
+    ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check everything and print the plan, run nothing")
+        bool,
+        typer.Option("--dry-run", help="print stages, counts, tokens, cost and memory; read no weights, run nothing"),
     ] = False,
+    memory: Memory = None,
+    rate: Rate = None,
     plugin: flags.Plugin = None,
     settings: flags.Set = None,
     quiet: flags.Quiet = False,
 ) -> int:
     """Build, align, evaluate and report from one file; each part resumes where it stopped."""
     from pairsight.config import read_yaml, with_settings
-    from pairsight.pipeline.run import RunConfig, plan, run_all
+    from pairsight.pipeline.run import RunConfig, find_config, plan, run_all
 
-    typed = with_settings({}, settings or [])
+    typed, file = with_settings({}, settings or []), find_config(config)
     flags.trust(plugin, typed)
-    flags.check_config(with_settings(read_yaml(config), settings or []), typed, str(config))
-    parsed = RunConfig.read(config, settings or [])
-    print(plan(parsed))
+    flags.check_config(with_settings(read_yaml(file), settings or []), typed, str(file))
+    parsed = RunConfig.read(file, settings or [])
     if dry_run:
-        return 0
+        from pairsight.cli.plan import print_dry_run
+        from pairsight.pipeline import dry_run as estimates
+
+        found = estimates.dry_run(parsed, memory=memory)
+        print_dry_run(found, rate)
+        return 0 if found.forecast is None or found.forecast.fits else DOES_NOT_FIT
+    _refuse_of_dry_runs(memory, rate)
+    print(plan(parsed))
     from pairsight.cli.show import lacks_answers, print_failures, print_results
 
     built, results = run_all(parsed, quiet=quiet)

@@ -34,22 +34,19 @@ _LOG = logging.getLogger("pairsight.run")
 
 
 @dataclass(frozen=True, slots=True)
-class BuildSpec:
-    """All of a build: everything is parsed and read before anything is written or any model loads."""
+class BuildChoice:
+    """What flat options of a build choose, before any file or model is looked for."""
 
     options: BuildOptions
     recipe: Recipe
     strategy: Strategy
-    source: Source
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
-        """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for.
-
-        Models are checked, not loaded.
+        """The choice of flat options of `BuildOptions`, of the recipe and of the strategy.
 
         Raises:
-            PairsightError: an unknown option, bad prompts, or a model that cannot be used.
+            ConfigError: an unknown option, or one that changes nothing beside the others.
         """
         recipe_type = recipe_class(str(values.get("recipe", "")))
         name = str(values.get("strategy") or recipe_type.default_strategy)
@@ -79,6 +76,29 @@ class BuildSpec:
         for why, unused in given.items():
             if name := next((name for name in unused if name in values), ""):
                 raise ConfigError(f"{name} changes nothing, {why}; leave {name} out")
+        return cls(options, recipe, strategy)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """All of a build: everything is parsed and read before anything is written or any model loads."""
+
+    options: BuildOptions
+    recipe: Recipe
+    strategy: Strategy
+    source: Source
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object]) -> Self:
+        """The build that flat options of `BuildOptions`, of the recipe and of the strategy ask for.
+
+        Models are checked, not loaded.
+
+        Raises:
+            PairsightError: an unknown option, bad prompts, or a model that cannot be used.
+        """
+        choice = BuildChoice.parse(values)
+        options, recipe, strategy = choice.options, choice.recipe, choice.strategy
         for model_name in [*options.models, options.annotator, options.writer]:
             if model_name is not None:
                 check_model_name(model_name)

@@ -1,6 +1,7 @@
 """Build, align, evaluate and report from one config file."""
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,11 +9,37 @@ from pydantic import Field
 
 from pairsight.benchmarks.results import Results
 from pairsight.config import BaseConfig, read_yaml, with_settings
-from pairsight.errors import ConfigError
+from pairsight.errors import ConfigError, did_you_mean
 from pairsight.pipeline.align import AlignSpec, align_run
 from pairsight.pipeline.build import BuildSpec, Built, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
+from pairsight.recipes.workload import Assumed
 from pairsight.registry import NamedPiece
+
+CONFIGS = Path(str(files("pairsight") / "configs"))
+"""The configs that ship with the package: NAME.yaml, and sizes of models in shapes/NAME.json."""
+SHAPES = CONFIGS / "shapes"
+
+
+def find_config(given: str, folder: Path = CONFIGS, suffix: str = ".yaml") -> Path:
+    """The file that a user means: a shipped one by its name, or any by its path.
+
+    Args:
+        given: a name without suffix and folder, such as seva-7b; or a path, which has one of them.
+        folder: where the shipped ones are.
+        suffix: theirs.
+
+    Raises:
+        ConfigError: no shipped one has this name.
+    """
+    path = Path(given)
+    if path.suffix in (suffix, ".yml", ".json") or len(path.parts) != 1 or given.startswith("."):
+        return path
+    names = sorted(file.stem for file in folder.glob(f"*{suffix}"))
+    if given in names:
+        return folder / f"{given}{suffix}"
+    hint = f"; a file is named with its folder or suffix: ./{given}" if path.exists() else did_you_mean(given, names)
+    raise ConfigError(f"there is no shipped config '{given}'{hint}; there are {', '.join(names)}")
 
 
 class RunConfig(BaseConfig):
@@ -20,6 +47,10 @@ class RunConfig(BaseConfig):
 
     out: str = Field(description="the run folder")
     model: str = Field(description="the model of all parts: a folder or a hub name")
+    shape: str | None = Field(
+        None, description="the model's sizes for a dry run where it is not here: a shipped name, or a JSON file"
+    )
+    estimate: Assumed = Field(Assumed(), description="what a dry run takes to be so where it cannot know it")
     build: dict[str, Any] = Field(description="options of build and of the recipe; `recipe` is required")
     align: dict[str, Any] | None = Field(None, description="options of align and of the trainer; left out: no training")
     evaluate: dict[str, Any] | None = Field(None, description="options of evaluate; left out: no evaluation")
@@ -33,25 +64,39 @@ class RunConfig(BaseConfig):
         """
         return cls.parse(with_settings(read_yaml(path), settings), where=str(path))
 
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """The flat options of the build."""
+        return {"model": self.model, "out": self.out, **self.build}
+
+    @property
+    def align_options(self) -> dict[str, Any]:
+        """The flat options of the training; an empty `align:` part means all defaults."""
+        return {"model": self.model, "data": self.out, **(self.align or {})}
+
+    @property
+    def evaluate_options(self) -> dict[str, Any]:
+        """The flat options of the evaluation."""
+        return {"model": self.model, "run": self.out, **(self.evaluate or {})}
+
     def build_spec(self) -> BuildSpec:
         """The build; its prompts are read here."""
-        return BuildSpec.parse({"model": self.model, "out": self.out, **self.build})
+        return BuildSpec.parse(self.build_options)
 
     def align_spec(self, build: BuildSpec | None = None) -> AlignSpec:
-        """The training; an empty `align:` part means all defaults.
+        """The training.
 
         Args:
             build: the build that the run will have; None: the run exists and is read.
         """
-        values = {"model": self.model, "data": self.out, **(self.align or {})}
         if build is None:
-            return AlignSpec.parse(values)
+            return AlignSpec.parse(self.align_options)
         made = NamedPiece(build.recipe.name, build.recipe.to_plain())
-        return AlignSpec.parse(values, build.options.recipe, build.strategy, made)
+        return AlignSpec.parse(self.align_options, build.options.recipe, build.strategy, made)
 
     def evaluate_spec(self) -> EvaluateSpec:
         """The evaluation."""
-        return EvaluateSpec.parse({"model": self.model, "run": self.out, **(self.evaluate or {})})
+        return EvaluateSpec.parse(self.evaluate_options)
 
 
 def plan(config: RunConfig) -> str:

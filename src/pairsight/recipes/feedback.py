@@ -29,6 +29,7 @@ from pairsight.recipes.recipe import (
     StageRunner,
     failed,
 )
+from pairsight.recipes.workload import Assumed, Roles, Work, annotation_tokens
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.seeds import derived_seed
 from pairsight.training.config import TrainingConfig
@@ -118,6 +119,22 @@ class Feedback(Recipe):
                 continue
             completions = one.completions if answer is None else (*one.completions, answer)
             yield replace(one, completions=completions, annotations=(*one.annotations, *result.annotations))
+
+    def work(self, roles: Roles, assumed: Assumed, num_prompts: int) -> tuple[Work, ...]:
+        """Completions by the models in turns, one annotation a prompt, and the annotator's answers."""
+        count, question = len(roles.models), assumed.question_tokens
+        longest = min(assumed.completion_tokens, self.max_new_tokens)
+        shares = [num_prompts * len(range(turn, self.num_completions, count)) for turn in range(count)]
+        drawn = [
+            Work("generate", name, "completions", share, 1, question, longest)
+            for name, share in zip(roles.models, shares, strict=True)
+        ]
+        read = annotation_tokens(assumed, self.num_completions, roles.annotation)
+        written = min(assumed.annotation_tokens, roles.annotation.max_new_tokens)
+        drawn.append(Work("annotate", roles.annotator, "annotations", num_prompts, 1, read, written))
+        if self.annotator_answers:
+            drawn.append(Work("answer", roles.annotator, "answers", num_prompts, 1, question, longest))
+        return tuple(drawn)
 
     def requests(self, prompts: Sequence[Prompt], turn: int, count: int) -> Requests:
         """The requests of the `turn`-th of `count` models: every `count`-th completion of each prompt."""

@@ -12,6 +12,7 @@ from pairsight.errors import ConfigError
 from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator, named_for
+from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
 from pairsight.registry import NamedPiece
 from pairsight.store.blobs import BlobStore
@@ -125,6 +126,16 @@ class Recipe(BaseConfig, ABC):
             completions: whether it is given completions.
         """
         return {}
+
+    def work(self, roles: Roles, assumed: Assumed, num_prompts: int) -> tuple[Work, ...]:
+        """What each stage asks of its models, for a dry run; () where a recipe does not say.
+
+        Args:
+            roles: the models' names.
+            assumed: tokens of questions, completions and annotations.
+            num_prompts: prompts, or given completions' prompts.
+        """
+        return ()
 
     @property
     def annotates(self) -> bool:

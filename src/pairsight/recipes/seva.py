@@ -25,6 +25,7 @@ from pairsight.images.rendering import RENDERINGS, Rendering, rendered, shift
 from pairsight.models.endpoint.model import is_endpoint
 from pairsight.models.protocols import Sampling
 from pairsight.recipes.recipe import Gathered, Made, Recipe, RecipeModels, Requests, StageRunner
+from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, ImageRef, Prompt
 from pairsight.registry import NamedPiece
 from pairsight.seeds import derived_seed
@@ -169,6 +170,13 @@ class SeVa(Recipe):
     def annotate(self, given: Made, models: RecipeModels, run: StageRunner) -> Iterator[Candidates | Dropped]:
         """Given completions as they are: the first of each prompt is that to the clean image."""
         yield from given
+
+    def work(self, roles: Roles, assumed: Assumed, num_prompts: int) -> tuple[Work, ...]:
+        """A completion of the clean image and of each distorted one."""
+        count = num_prompts * (1 + self.num_distortions)
+        longest = min(assumed.completion_tokens, self.max_new_tokens)
+        name = next(iter(roles.models), "")
+        return (Work("generate", name, "completions", count, 1, assumed.question_tokens, longest),)
 
     def requests(self, prompt: Prompt) -> Iterator[CompletionRequest]:
         """The clean request, then those with distorted images (clean ones in the null control)."""

@@ -1,7 +1,7 @@
 """The model in training: which parts are trained, and at which learning rate."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -14,12 +14,9 @@ from pairsight.training.families import PROJECTORS, TOWERS, inner_model, languag
 from pairsight.training.kernels.attention import use_tree_attention
 from pairsight.training.kernels.layers import use_plain_layers
 from pairsight.training.precision import Precision, keep_trained_in_float32, read_4_bits
-from pairsight.training.start import Start
 
 
-def load_base(
-    name: str, config: TrainingConfig, precision: Precision, device: torch.device, held: Collection[str] = ()
-) -> Any:
+def load_base(name: str, config: TrainingConfig, precision: Precision, device: torch.device) -> Any:
     """The model that is trained and that is the reference: frozen, its forward by the fast paths.
 
     Args:
@@ -27,7 +24,6 @@ def load_base(
         config: which parts keep more bits, or fewer.
         precision: the types of weights and products.
         device: where to.
-        held: parts ("projector", "vision") that an adapter to go on from holds in full.
     """
     from pairsight.models.load import load_model
 
@@ -35,7 +31,7 @@ def load_base(
         name,
         dtype=precision.weights,
         device=device,
-        float32_modules=float32_parts(config, held),
+        float32_modules=float32_parts(config),
         in_4_bits=language_model if config.load_in_4bit else None,
     ).requires_grad_(False)
     if config.load_in_4bit:
@@ -50,16 +46,10 @@ def use_fast_paths(model: Any) -> None:
     use_plain_layers(model)
 
 
-def make_policy(model: Any, config: TrainingConfig, start: Start | None = None) -> Any:
+def make_policy(model: Any, config: TrainingConfig) -> Any:
     """Freeze all, then unfreeze what the config trains: adapters or the language model, projector, vision tower.
 
-    Args:
-        model: the base.
-        config: which parts, and how.
-        start: the adapter to go on from; None: new adapters, which change nothing yet.
-
     Raises:
-        ModelError: an adapter that does not fit.
         ConfigError: adapter targets that match no linear layer, or a part that this model does not have.
     """
     model.requires_grad_(False)
@@ -74,10 +64,6 @@ def make_policy(model: Any, config: TrainingConfig, start: Start | None = None) 
             model.get_submodule(name).requires_grad_(True)
         keep_trained_in_float32(model)
         return model
-    if start is not None:
-        policy = start.policy(model, config, in_full)
-        keep_trained_in_float32(policy)
-        return policy
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -190,24 +176,18 @@ def movement_kept(policy: Any, dtype: torch.dtype) -> dict[str, float]:
     return {kind: kept / total for kind, (kept, total) in sums.items() if total}
 
 
-def float32_parts(config: TrainingConfig, held: Collection[str] = ()) -> tuple[str, ...]:
+def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
     """Names of modules outside the language model that a config keeps in float32, as families call them.
 
-    Those it trains in full or an adapter holds, and the projector behind a trained tower: its norms take the tower's
-    float32 output.
+    Those it trains in full, and the projector behind a trained tower: its norms take the tower's float32 output.
     """
-    if config.vision_learning_rate is not None or "vision" in held:
+    if config.vision_learning_rate is not None:
         return (*PROJECTORS, *TOWERS)
-    return PROJECTORS if config.projector_learning_rate is not None or "projector" in held else ()
+    return PROJECTORS if config.projector_learning_rate is not None else ()
 
 
-def open_parts(model: Any, config: TrainingConfig, held: Collection[str] = ()) -> dict[str, list[str]]:
+def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
     """Part ("projector", "vision") -> full names of its modules that are trained in full; only parts that are trained.
-
-    Args:
-        model: the base.
-        config: which parts are trained.
-        held: parts that count as trained, because an adapter to go on from holds them.
 
     Raises:
         ConfigError: a part that this model does not have.
@@ -216,7 +196,7 @@ def open_parts(model: Any, config: TrainingConfig, held: Collection[str] = ()) -
     inside_language = {id(module) for module in language_model(model).modules()}
     opened: dict[str, list[str]] = {}
     for part, rate in wanted.items():
-        if rate is None and part not in held:
+        if rate is None:
             continue
         found = {
             name: module

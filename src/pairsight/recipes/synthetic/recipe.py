@@ -18,6 +18,8 @@ from pairsight.errors import ConfigError
 from pairsight.recipes.recipe import RecipeModels, StageRunner
 from pairsight.recipes.synthetic.options import SyntheticOptions
 from pairsight.recipes.synthetic.steps import Steps
+from pairsight.recipes.synthetic.texts import SCENES_A_REQUEST
+from pairsight.recipes.workload import Assumed, Roles, Work, annotation_tokens
 from pairsight.records import Candidates, Dropped, Prompt
 from pairsight.training.config import TrainingConfig
 
@@ -75,6 +77,31 @@ class Synthetic(SyntheticOptions):
                 "writer",
             )
         return found
+
+    def work(self, roles: Roles, assumed: Assumed, num_prompts: int) -> tuple[Work, ...]:
+        """Written scenes, images and their scores, questions, a completion of each model, and their scores."""
+        from pairsight.models.scorers.names import asks, scorer_kind
+
+        texts, found = num_prompts or len(self.topics) * self.scenes_per_topic, []
+        if not num_prompts:
+            lists = len(self.topics) * -(-self.scenes_per_topic // SCENES_A_REQUEST)
+            scene = SCENES_A_REQUEST * assumed.question_tokens
+            found.append(Work("generate", roles.writer, "lists of scenes", lists, 0, 80, scene))
+        images = texts * len(self.guidance_scales)
+        found.append(Work("generate_images", self.image_generator, "images", images))
+        found += [Work(f"score_images/{scorer_kind(one)}", one, "scores", images, 1) for one in self.image_scorers]
+        if self.instruction is None:
+            seen = 1 if self.instruction_input == "image_and_prompt" else 0
+            read = 80 + assumed.question_tokens
+            found.append(Work("generate", roles.writer, "questions", texts, seen, read, assumed.question_tokens))
+        question, longest = assumed.question_tokens, min(assumed.completion_tokens, self.max_new_tokens)
+        found += [Work("generate", name, "completions", texts, 1, question, longest) for name in roles.models]
+        for one in self.completion_scorers:
+            read = annotation_tokens(assumed, 1, roles.annotation) if asks(one) else question + longest
+            said = min(assumed.annotation_tokens, roles.annotation.max_new_tokens) if asks(one) else 0
+            stage, count = f"score_completions/{scorer_kind(one)}", texts * len(roles.models)
+            found.append(Work(stage, one, "scores", count, int(asks(one)), read, said))
+        return tuple(found)
 
     @property
     def annotates(self) -> bool:
