@@ -25,7 +25,7 @@ EDGES = {
     ),
 }  # fmt: skip
 """Reason -> the files and folders of src/pairsight that may have mappings of anything outside `BOTH_WAYS`."""
-MOST = 210
+MOST = 214
 """Mappings of anything in all of src/pairsight; a later issue raises it only with a line in docs/decisions/0012."""
 
 

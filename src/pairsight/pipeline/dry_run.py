@@ -104,7 +104,7 @@ def dry_run(config: RunConfig, *, memory: float | None = None) -> DryRun:
             `estimate` says how many there are.
     """
     assumed = config.estimate
-    choice = BuildChoice.parse(config.build_options)
+    choice = BuildChoice.parse(config.options_of("build"))
     options, recipe, strategy = choice.options, choice.recipe, choice.strategy
     missing = _missing(config, options)
     if _all_here(missing, config, options):
@@ -112,7 +112,9 @@ def dry_run(config: RunConfig, *, memory: float | None = None) -> DryRun:
     else:
         num_prompts = min(assumed.num_prompts or 0, options.limit or assumed.num_prompts or 0)
     made = NamedPiece(recipe.name, recipe.to_plain())
-    align = None if config.align is None else AlignSpec.parse(config.align_options, options.recipe, strategy, made)
+    align = (
+        None if config.align is None else AlignSpec.parse(config.options_of("align"), options.recipe, strategy, made)
+    )
     if config.evaluate is not None and config.align is None and not config.evaluate.get("adapters"):
         raise ConfigError("evaluate needs an align part, or adapters of its own, to compare with the base")
     asked = tuple(_asked(config)) if config.evaluate is not None else ()
@@ -165,7 +167,7 @@ def _all_here(missing: Sequence[str], config: RunConfig, options: BuildOptions) 
 def _asked(config: RunConfig) -> Iterator[Asked]:
     from pairsight.benchmarks.tasks import load_named, make_tasks
 
-    options = EvaluateOptions.parse(config.evaluate_options, "evaluate")
+    options = EvaluateOptions.parse(config.options_of("evaluate"), "evaluate")
     assumed = config.estimate.questions
     for task in make_tasks(options.benchmarks, options.benchmark_options, temperature=options.temperature):
         if task.path.exists():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -64,24 +64,17 @@ class RunConfig(BaseConfig):
         """
         return cls.parse(with_settings(read_yaml(path), settings), where=str(path))
 
-    @property
-    def build_options(self) -> dict[str, Any]:
-        """The flat options of the build."""
-        return {"model": self.model, "out": self.out, **self.build}
-
-    @property
-    def align_options(self) -> dict[str, Any]:
-        """The flat options of the training; an empty `align:` part means all defaults."""
-        return {"model": self.model, "data": self.out, **(self.align or {})}
-
-    @property
-    def evaluate_options(self) -> dict[str, Any]:
-        """The flat options of the evaluation."""
+    def options_of(self, part: Literal["build", "align", "evaluate"]) -> dict[str, Any]:
+        """The flat options of a part; an empty `align:` part means all defaults."""
+        if part == "build":
+            return {"model": self.model, "out": self.out, **self.build}
+        if part == "align":
+            return {"model": self.model, "data": self.out, **(self.align or {})}
         return {"model": self.model, "run": self.out, **(self.evaluate or {})}
 
     def build_spec(self) -> BuildSpec:
         """The build; its prompts are read here."""
-        return BuildSpec.parse(self.build_options)
+        return BuildSpec.parse(self.options_of("build"))
 
     def align_spec(self, build: BuildSpec | None = None) -> AlignSpec:
         """The training.
@@ -90,13 +83,13 @@ class RunConfig(BaseConfig):
             build: the build that the run will have; None: the run exists and is read.
         """
         if build is None:
-            return AlignSpec.parse(self.align_options)
+            return AlignSpec.parse(self.options_of("align"))
         made = NamedPiece(build.recipe.name, build.recipe.to_plain())
-        return AlignSpec.parse(self.align_options, build.options.recipe, build.strategy, made)
+        return AlignSpec.parse(self.options_of("align"), build.options.recipe, build.strategy, made)
 
     def evaluate_spec(self) -> EvaluateSpec:
         """The evaluation."""
-        return EvaluateSpec.parse(self.evaluate_options)
+        return EvaluateSpec.parse(self.options_of("evaluate"))
 
 
 def plan(config: RunConfig) -> str:

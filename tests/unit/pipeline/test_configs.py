@@ -57,9 +57,9 @@ def test_every_paper_and_every_family_has_a_config():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_has_the_papers_values(name):
     config = read(name)
-    made = BuildChoice.parse(config.build_options)  # every key is known, and used
+    made = BuildChoice.parse(config.options_of("build"))  # every key is known, and used
     strategy, recipe = made.strategy, made.recipe
-    training = AlignSpec.parse(config.align_options, made.options.recipe, strategy).training
+    training = AlignSpec.parse(config.options_of("align"), made.options.recipe, strategy).training
     found = {**strategy.to_plain(), **dict(recipe), **dict(training), "global_batch": training.global_batch}
     for option, value in TABLES.get(name, {"global_batch": 64}).items():
         assert found[option] == pytest.approx(value) if isinstance(value, float) else found[option] == value, option
@@ -68,10 +68,12 @@ def test_a_config_has_the_papers_values(name):
 
 
 def test_whose_answers_the_feedback_configs_train_on():
-    assert read("feedback-7b").build_options["model"] == read("feedback-13b").model  # §5.4: the larger model's pairs
-    assert read("seva-7b").build_options["model"] == read("seva-7b").model
-    assert len(read("pds-dpo-7b").build_options["model"]) == 4
-    assert len(read("pds-dpo-7b").build_options["topics"]) == 10
+    assert (
+        read("feedback-7b").options_of("build")["model"] == read("feedback-13b").model
+    )  # §5.4: the larger model's pairs
+    assert read("seva-7b").options_of("build")["model"] == read("seva-7b").model
+    assert len(read("pds-dpo-7b").options_of("build")["model"]) == 4
+    assert len(read("pds-dpo-7b").options_of("build")["topics"]) == 10
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -109,7 +111,7 @@ def test_configs_and_shapes_are_part_of_the_package():
 
 def test_what_stages_take_is_counted_by_hand():
     config = read("feedback-13b")
-    made = BuildChoice.parse(config.build_options)
+    made = BuildChoice.parse(config.options_of("build"))
     options = made.options
     roles = Roles(("m",), "annotator", "", options.annotation)
     generate, annotate = made.recipe.work(roles, config.estimate, 5084)
@@ -117,7 +119,7 @@ def test_what_stages_take_is_counted_by_hand():
     assert (annotate.count, annotate.by, annotate.completion_tokens) == (5084, "annotator", 800)
     guide = annotation_tokens(config.estimate, 4, options.annotation) - 40 - 4 * 150
     assert 300 < guide < 700
-    synthetic = BuildChoice.parse(read("pds-dpo-7b").build_options).recipe
+    synthetic = BuildChoice.parse(read("pds-dpo-7b").options_of("build")).recipe
     counts = {(one.stage, one.unit): one.count for one in synthetic.work(Roles(("a", "b", "c", "d")), Assumed(), 0)}
     assert counts == {
         ("generate", "lists of scenes"): 10 * 50, ("generate_images", "images"): 40_000,
