@@ -231,7 +231,7 @@ def forecast_made(
 
     batch = config.for_examples(int(examples.size * (1 - config.eval_fraction) * config.repeat))
     count = min(examples.size, max(_COUNTED, batch.per_device_train_batch_size))
-    alone = batch.model_copy(update={"min_steps_per_epoch": 0})
+    alone = batch.model_copy(update={"max_steps": 2})  # moments of the optimizer are held from the second step on
     trainer = PreferenceTrainer(folder, out=".", images=images, config=alone, progress=Progress("quiet"))
     try:
         return _multiplied(forecast(trainer, replace(examples, size=count), device), examples.size, batch)
