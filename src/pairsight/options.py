@@ -150,6 +150,9 @@ class AlignOptions(BaseConfig):
     format: Annotated[str | None, Option("--format", late=True)] = Field(
         None, description="how a file of pairs is read: a format's name, or file.py:Class"
     )
+    adapter: Annotated[str | None, Option("--adapter", value="DIR", path=True, identity=False, late=True)] = Field(
+        None, description="go on from this adapter, with its rank and scale, instead of from the model alone"
+    )
     out: Annotated[str | None, Option("--out", value="DIR", path=True, results=False, recorded=False)] = Field(
         None, description="where to write; default: RUN/align/NAME"
     )
@@ -226,6 +229,9 @@ class EvaluateOptions(BaseConfig):
     judge: Annotated[str | None, Option("--judge", value="MODEL", identity=False)] = Field(
         None, description="what judges the answers to benchmarks that need it: a folder, or endpoint:NAME@URL"
     )
+    second_judge: Annotated[str | None, Option(identity=False, needs="judge")] = Field(
+        None, description="another judge, to say how far the two agree"
+    )
     batch_size: Annotated[int, Option(results=False)] = Field(32, ge=1, description="questions answered at once")
     limit: Annotated[int | None, Option("--limit")] = Field(
         None, ge=1, description="use only this many groups of each benchmark"
@@ -250,6 +256,12 @@ class EvaluateOptions(BaseConfig):
         if not is_folder_name(value):
             raise ValueError(ALLOWED_IN_A_NAME)
         return value
+
+    @model_validator(mode="after")
+    def _is_compared_with_a_judge(self) -> Self:
+        if self.second_judge is not None and self.judge in (None, self.second_judge):
+            raise ValueError("second_judge needs another --judge to be compared with")
+        return self
 
 
 class ScoreOptions(BaseConfig):

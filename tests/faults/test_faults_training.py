@@ -18,7 +18,7 @@ from pairsight.errors import LockedError, RunError
 from pairsight.store import durable
 from pairsight.store.run_folder import RunFolder
 from pairsight.training import examples
-from pairsight.training.held_out import HeldOut
+from pairsight.training.data.held_out import HeldOut
 from pairsight.training.loop import Loop
 
 

@@ -55,7 +55,7 @@ def evaluate_models(
     engine: Engine | None = None,
     progress: Progress | None = None,
     caller: "Caller | None" = None,
-    open_judge: OpenJudge | None = None,
+    judges: Sequence[OpenJudge] = (),
 ) -> Results:
     """Answer all benchmarks with the base and each adapter, score the answers, and compare on the same items.
 
@@ -76,7 +76,7 @@ def evaluate_models(
         engine: where answers are generated; None: in this process.
         progress: shows the progress.
         caller: sends calls to endpoints, with their limits.
-        open_judge: opens the judge of benchmarks that need one.
+        judges: open the judge of benchmarks that need one, and a second one to compare it with.
 
     Returns: the results of this call: a system per adapter, or the base's sections if there is no adapter.
 
@@ -85,7 +85,7 @@ def evaluate_models(
         RunError: OUT belongs to another evaluation, or no question was answered by every model.
     """
     settings = replace(settings or EvaluationSettings(), model=model)
-    models = _models(tasks, adapters or {}, open_judge)
+    models = _models(tasks, adapters or {}, bool(judges))
     config, benchmarks = _joined(Path(out), _Identity.of(identity or settings.identity, tasks, images))
     read = read_tasks(tasks, None if images is None else Path(images), limit=settings.limit, skip_bad=settings.skip_bad)
     folder = RunFolder.create(out, config, free=("images",))
@@ -96,7 +96,7 @@ def evaluate_models(
         source = EvaluationImages(sources_of(read), folder.blobs)
         opened = {name: open_model(adapter, source) for name, adapter in models.items()}
         answers = {name: answer_all(loaded, generator, runner, settings.seed) for name, generator in opened.items()}
-        rules = _rules(loaded, answers, runner, settings.seed, None if open_judge is None else open_judge(source))
+        rules = _rules(loaded, answers, runner, settings.seed, [open_judge(source) for open_judge in judges])
         _seal(folder, ledger, answers)
     _export(export, loaded, answers, rules)
     fingerprints = {name: generator.fingerprint for name, generator in opened.items()}
@@ -104,13 +104,37 @@ def evaluate_models(
 
 
 def _rules(
-    loaded: Sequence[LoadedTask], answers: Mapping[str, Answers], runner: Runner, seed: int, judge: Generator | None
+    loaded: Sequence[LoadedTask], answers: Mapping[str, Answers], runner: Runner, seed: int, judges: Sequence[Generator]
 ) -> Rules:
     """Each benchmark's rule for the answers of each model; that of a judged one holds the judge's verdicts."""
-    if judge is None:
-        return {name: [item.task.benchmark for item in loaded] for name in answers}
-    verdicts = judge_all(loaded, answers, judge, runner, seed)
-    return {name: graded(loaded, verdicts[name], judge.fingerprint) for name in answers}
+    rules: Rules = {name: [item.task.benchmark for item in loaded] for name in answers}
+    for judge in reversed(judges):
+        verdicts = judge_all(loaded, answers, judge, runner, seed)
+        new = {name: graded(loaded, verdicts[name], judge.fingerprint) for name in answers}
+        second = judge is not judges[-1]
+        rules = {
+            name: _compared(loaded, new[name], rules[name], answers[name]) if second else new[name] for name in new
+        }
+    return rules
+
+
+def _compared(
+    loaded: Sequence[LoadedTask], rules: Sequence[Benchmark], others: Sequence[Benchmark], answers: Answers
+) -> list[Benchmark]:
+    return [
+        rule.compared(other, item.groups, _texts(item, by_group))
+        for item, rule, other, by_group in zip(loaded, rules, others, answers, strict=True)
+    ]
+
+
+def _texts(item: LoadedTask, by_group: Sequence[Sequence[Answer]]) -> dict[str, str]:
+    """Sample id -> answer text, without failed samples."""
+    return {
+        sample.id: answer.text
+        for group, answers in zip(item.groups, by_group, strict=True)
+        for sample, answer in zip(group, answers, strict=True)
+        if answer.text is not None
+    }
 
 
 def _seal(folder: RunFolder, ledger: Ledger, answers: Mapping[str, Answers]) -> None:
@@ -167,12 +191,7 @@ def _export(
         return
     for model, of_model in answers.items():
         for item, rule, by_group in zip(loaded, rules[model], of_model, strict=True):
-            texts = {
-                sample.id: answer.text
-                for group, group_answers in zip(item.groups, by_group, strict=True)
-                for sample, answer in zip(group, group_answers, strict=True)
-                if answer.text is not None
-            }
+            texts = _texts(item, by_group)
             to = Path(folder) / model / item.task.name
             rule.write_answers(to, item.task.path, item.groups, texts)
             rule.write_verdicts(to, item.groups, texts, model)
@@ -227,7 +246,7 @@ def _results(
 
 
 def _models(
-    tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path], open_judge: OpenJudge | None
+    tasks: Sequence[BenchmarkTask], adapters: Mapping[str, str | Path], has_judge: bool
 ) -> dict[str, str | None]:
     """The base and the adapters by name, after checking names and folders, and whether a judge is needed."""
     names = [task.name for task in tasks]
@@ -236,7 +255,7 @@ def _models(
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"the benchmark '{name}' is given twice; choose another name for the second")
-    check_judge(tasks, open_judge is not None)
+    check_judge(tasks, has_judge)
     for name, path in adapters.items():
         if not is_adapter_name(name):
             raise ConfigError(f"an adapter cannot be named {name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")

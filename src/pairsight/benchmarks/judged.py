@@ -1,5 +1,6 @@
 """The base class of benchmarks that a judge scores: what the judge is asked, and how its verdicts are read."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +11,10 @@ from pydantic import PrivateAttr
 
 from pairsight.benchmarks.files.scripts import plain_text, script_text
 from pairsight.benchmarks.protocol import Benchmark, JudgeQuestion, JudgeVerdict, Reading, Role, Sample, Verdicts
+from pairsight.benchmarks.published import Scalar
 from pairsight.models.protocols import Sampling
 from pairsight.records import IMAGE_MARK, Message, Prompt
+from pairsight.statistics import kappa, pearson
 
 
 class JudgedBenchmark(Benchmark):
@@ -25,11 +28,14 @@ class JudgedBenchmark(Benchmark):
     read counts in `official` as in the original script and is left out of `robust`. Both are counted.
     """
 
+    agreement_column: ClassVar[str] = ""
+    """The column in which two judges are compared; "": the first."""
     judge_sees_images: ClassVar[bool] = False
     """Whether the judge is shown the sample's images."""
 
     _verdicts: Verdicts = PrivateAttr(default_factory=dict)
     _judge: str = PrivateAttr("")
+    _agreement: Mapping[str, Scalar] = PrivateAttr(default_factory=dict)
     _texts: dict[Path, str] = PrivateAttr(default_factory=dict)
     _own: set[str] = PrivateAttr(default_factory=set)
 
@@ -116,13 +122,40 @@ class JudgedBenchmark(Benchmark):
         """The reading of an answer that counts for nothing: the judge failed, or `robust` cannot read it."""
         return Reading(prediction, None, False, (0.0,) * len(self.columns))
 
-    def facts(self) -> Mapping[str, str | int | float | bool | None]:
-        """The judge, and how many verdicts it gave."""
+    def compared(self, other: Self, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]) -> Self:
+        """This benchmark, graded, which knows how far another judge agrees: Pearson's r and Cohen's κ with weights
+        (x − y)², over the groups that both judged and whose verdicts can be read.
+
+        Args:
+            other: the same benchmark with the other judge's verdicts on the same answers.
+            groups: the samples.
+            answers: sample id -> answer text.
+        """
+        column = self.columns.index(self.agreement_column or self.columns[0])
+        rows: list[tuple[float, float]] = []
+        for group in groups:
+            texts = [answers[sample.id] for sample in group if sample.id in answers]
+            if len(texts) == len(group) and not self.failures(group) and not other.failures(group):
+                scored = [judged.score(group, texts, "robust") for judged in (self, other)]
+                if not any(one.num_unparsed for one in scored):
+                    rows.append((scored[0].sums[column], scored[1].sums[column]))
+        mine, others = [one for one, _ in rows], [another for _, another in rows]
+        copy = self.model_copy()
+        copy._agreement = {
+            "second_judge": other._judge,
+            "agreement_items": len(rows),
+            "agreement_pearson": _finite(pearson(mine, others)) if rows else None,
+            "agreement_kappa": _finite(kappa(mine, others, "quadratic")) if rows else None,
+        }
+        return copy
+
+    def facts(self) -> Mapping[str, Scalar]:
+        """The judge, how many verdicts it gave, and how far another one agrees."""
         if not self._judge:
             return {}
         given = [verdict for verdicts in self._verdicts.values() for verdict in verdicts]
         failed = sum(verdict.text is None for verdict in given)
-        return {"judge": self._judge, "verdicts": len(given), "judge_failed": failed}
+        return {"judge": self._judge, "verdicts": len(given), "judge_failed": failed, **self._agreement}
 
     def failures(self, group: tuple[Sample, ...]) -> Mapping[str, str]:
         """Why the judge said nothing, for the samples of a group of which it said nothing at all."""
@@ -143,3 +176,7 @@ class JudgedBenchmark(Benchmark):
 def texts_of(verdicts: Sequence[JudgeVerdict]) -> list[str]:
     """The texts of the verdicts that have one."""
     return [verdict.text for verdict in verdicts if verdict.text is not None]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

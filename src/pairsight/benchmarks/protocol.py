@@ -211,6 +211,16 @@ class Benchmark(BaseConfig, ABC):
         """
         return self
 
+    def compared(self, other: Self, groups: Sequence[tuple[Sample, ...]], answers: Mapping[str, str]) -> Self:
+        """This benchmark with what is to be said of another judge's verdicts on the same answers.
+
+        Args:
+            other: the same benchmark with the other judge's verdicts.
+            groups: the samples.
+            answers: sample id -> answer text.
+        """
+        return self
+
     def read_verdict_file(self, file: Path, groups: Sequence[tuple[Sample, ...]]) -> tuple[Verdicts, str]:
         """The verdicts in a file of the official script, and the judge that it names ("" where it names none).
 

@@ -18,11 +18,30 @@ def convert_weights(
         Path, typer.Argument(metavar="SRC", help="a folder of a model, adapter or pipeline, or one pickled file")
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="the folder to write; new or empty")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="safetensors: the same without pickles; transformers: out of the layout of LLaVA's authors; "
+            "llava: into it; default: transformers for a folder in that layout, else safetensors",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="the model below LoRA weights of that layout")
+    ] = None,
+    vision_tower: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-tower",
+            metavar="DIR",
+            help="where the CLIP tower is that a config names; with --to llava: its name",
+        ),
+    ] = None,
 ) -> None:
-    """Convert pickled weights to safetensors, running none of their code."""
-    from pairsight.models.checkpoints.convert import to_safetensors
+    """Convert weights: pickles to safetensors, running none of their code, or LLaVA's original layout and back."""
+    from pairsight.models.checkpoints.layouts import Conversion
 
-    done = to_safetensors(source.expanduser(), target.expanduser())
+    done = Conversion(source.expanduser(), target.expanduser(), to, base, vision_tower).run()
     print(f"{done.folder}: {done.num_tensors} tensors, {done.num_bytes / 1e9:.2f} GB")
     for note in done.notes:
         print(note)

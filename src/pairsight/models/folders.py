@@ -206,10 +206,10 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 """Suffixes of weights that are pickles."""
 
 
-def convert_command(source: str | Path) -> str:
-    """The command that makes safetensors of a folder's pickled weights, or of one file, and runs none of their code."""
+def convert_command(source: str | Path, to: str = "safetensors") -> str:
+    """The command that converts a folder, or one pickled file, and runs none of its code."""
     path = Path(source)
-    name = f"{path.name if path.is_dir() else path.stem}-safetensors"
+    name = f"{path.name if path.is_dir() else path.stem}-{to}"
     return f"pairsight convert-weights {shlex.quote(str(path))} {shlex.quote(str(path.parent / name))}"
 
 
@@ -323,6 +323,11 @@ def _check_config(folder: Path) -> None:
             raise ModelError(f"model {folder} is an adapter: give it as --adapter and its base as --model")
         raise ModelError(f"model folder {folder} has no config.json; give a folder that transformers saved")
     config = read_model_json(folder / "config.json")
+    if "mm_vision_tower" in config and "text_config" not in config:
+        raise ModelError(
+            f"model {folder} is in the layout of LLaVA's authors; convert it for transformers: "
+            f"{convert_command(folder, 'transformers')}"
+        )
     if not config.get("model_type"):
         raise ModelError(f"{folder / 'config.json'} names no model_type; give a folder that transformers saved")
 

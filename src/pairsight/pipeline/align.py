@@ -89,8 +89,13 @@ class AlignSpec:
                 )
             options = options.model_copy(update={"name": options.name or strategy.name})
             defaults = (origin.default_sft_training or defaults) if origin is not None else None
-        training = training_config(rest, options.model, defaults)
-        refuse_unused(rest, training)
+        start = None
+        if options.adapter is not None:
+            from pairsight.training.start import Start
+
+            start = Start.read(options.adapter, options.model)
+        training = training_config(rest, options.model, defaults, start)
+        refuse_unused(rest, training, start is not None)
         if options.merge and training.tuning == "full":
             raise ConfigError("merge: tuning=full trains a full model and no adapter to merge; leave --merge out")
         for loss in training.loss_names:
@@ -146,7 +151,9 @@ def forecast_run(spec: AlignSpec, *, memory: float | None = None, quiet: bool = 
     check_model(options.model)
     examples = limited(_examples(spec, candidates), spec)
     progress = Progress("quiet" if quiet else "auto")
-    trainer = PreferenceTrainer(options.model, out=".", config=spec.training, progress=progress)
+    trainer = PreferenceTrainer(
+        options.model, out=".", config=spec.training, adapter=options.adapter, progress=progress
+    )
     with progress:
         return forecast(trainer, examples, Device.of(memory))
 
@@ -167,7 +174,13 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
         raise RunError("say where the adapter goes: --out DIR (only an adapter of a run has a default folder)")
     progress = Progress("quiet" if quiet else "auto")
     trainer = PreferenceTrainer(
-        options.model, run=run, out=out, name=options.name, config=spec.training, progress=progress
+        options.model,
+        run=run,
+        out=out,
+        name=options.name,
+        config=spec.training,
+        adapter=options.adapter,
+        progress=progress,
     )
     beside = {"selection.yaml": spec.selection().encode()}
     if suffix := spec.strategy.inference_suffix() if spec.strategy is not None else "":

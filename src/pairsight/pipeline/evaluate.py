@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pairsight.benchmarks.results import DataCounts, Results, System
+from pairsight.benchmarks.results import DataCounts, Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
 from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_model_name, check_servers, model_opener, open_generator
+from pairsight.pipeline.models import check_model_name, check_servers, is_same_model, model_opener, open_generator
 from pairsight.registry import is_adapter_name, plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
@@ -115,7 +115,7 @@ def evaluate_run(spec: EvaluateSpec, *, quiet: bool = False) -> Results:
     out = Path(options.out) if options.out is not None else run.evaluate(options.name)
     found = _evaluate(spec, adapters, out, quiet)
     name = options.name if options.out is None else _relative_to(run, out)
-    return publish(run, found, name)
+    return publish(run, found, name, options.judge)
 
 
 def evaluate(
@@ -251,9 +251,11 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
             engine=engine,
             progress=progress,
             caller=Caller(options.calls),
-            open_judge=None
-            if options.judge is None
-            else _judge_opener(options.judge, options.endpoint, options.trust_remote_code),
+            judges=[
+                _judge_opener(judge, options.endpoint, options.trust_remote_code)
+                for judge in (options.judge, options.second_judge)
+                if judge is not None
+            ],
         )
 
 
@@ -273,7 +275,7 @@ def _distinct(adapters: Mapping[str, str]) -> Mapping[str, str]:
     return adapters
 
 
-def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
+def publish(run: RunFolder, found: Results, evaluation: str, judge: str | None = None) -> Results:
     """Merge an evaluation into the run's `results.json`.
 
     Each adapter is a system, named after the run's recipe where it is the only one, else `recipe:adapter`.
@@ -282,6 +284,7 @@ def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
         run: the run.
         found: what was evaluated: systems by their adapters' names.
         evaluation: the evaluation's name inside the run.
+        judge: the model that judged.
 
     Returns:
         All results of the run.
@@ -289,8 +292,10 @@ def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
     recipe, path = BuildRecord.from_plain(run.config).recipe.name or "run", run.path / "results.json"
     data = data_counts(run)
     systems = {}
+    annotator = BuildRecord.from_plain(run.config).options.get("annotator")
+    is_annotator = judge is not None and isinstance(annotator, str) and is_same_model(judge, annotator)
     for system in found.systems.values():
-        sections = tuple(replace(section, evaluation=evaluation) for section in system.sections)
+        sections = tuple(_noted(replace(section, evaluation=evaluation), is_annotator) for section in system.sections)
         name, aligned = f"{recipe}:{system.adapter}", _relative_to(run, Path(system.aligned))
         systems[name] = replace(system, name=name, sections=sections, aligned=aligned, data=data)
     with folder_lock(run.path):
@@ -304,6 +309,15 @@ def publish(run: RunFolder, found: Results, evaluation: str) -> Results:
     for line in removed:
         _LOG.warning("%s", line)
     return results
+
+
+def _noted(section: Section, is_annotator: bool) -> Section:
+    """The section with a warning where its judge also annotated what the model was trained on (Li et al., §3.1)."""
+    if not is_annotator or "judge" not in section.settings:
+        return section
+    warning = "the judge is also the annotator of the training data: it may prefer what it chose itself"
+    _LOG.warning("%s: %s", section.name, warning)
+    return replace(section, fallbacks=(*section.fallbacks, warning))
 
 
 def _by_adapter(results: Results, run: RunFolder, recipe: str) -> Results:

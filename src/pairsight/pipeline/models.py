@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pairsight.engine.calls.options import CallOptions
-from pairsight.errors import ConfigError, ModelError
+from pairsight.errors import ConfigError, ModelError, PairsightError
 from pairsight.images.source import ImageSource
 from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
@@ -48,6 +48,18 @@ def check_model_name(model_name: ModelName, adapter: ModelName | None = None) ->
     parse_endpoint(str(model_name))
     if adapter is not None:
         raise ConfigError(f"{model_name} is an endpoint: adapter {adapter} needs its base model's folder as --model")
+
+
+def is_same_model(one: ModelName, other: ModelName) -> bool:
+    """Whether two names are of one model: an endpoint's by the model's own name, a folder's by its contents."""
+    if is_endpoint(one) and is_endpoint(other):
+        return parse_endpoint(str(one))[0] == parse_endpoint(str(other))[0]
+    if is_endpoint(one) or is_endpoint(other) or str(one) == str(other):
+        return str(one) == str(other)
+    try:
+        return fingerprint(one) == fingerprint(other)
+    except PairsightError:  # one of the two is not here any more
+        return False
 
 
 def _check_full(base: ModelName, model: ModelName) -> None:

@@ -40,6 +40,7 @@ MARK = "pairsight.json"
 _BASE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*templates/*.jinja")
 _NOT_OF_THE_BASE = {*NO_PART, "config.json", "adapter_config.json", PROMPT_SUFFIX_FILE}
 _OF_ONE_FOLDER = {"files", "kind", "base", "base_fingerprint", "loss", "data_sha256", "movement_kept"}
+_OF_ONE_FOLDER |= {"adapter", "adapter_fingerprint", "reference"}
 _LOG = logging.getLogger("pairsight.training")
 _PACKAGES = ("pairsight", "torch", "transformers", "peft", "accelerate")
 _NEW = ("min_steps_per_epoch",)
@@ -57,6 +58,8 @@ class Origin:
         num_examples: before any are skipped.
         training: all its options.
         devices: how many train together.
+        adapter: the adapter that it goes on from, as the user named it; "" for none.
+        adapter_fingerprint: that adapter's identity.
     """
 
     model: str
@@ -65,10 +68,21 @@ class Origin:
     num_examples: int
     training: TrainingConfig
     devices: int = 1
+    adapter: str = ""
+    adapter_fingerprint: str = ""
 
     def to_plain(self) -> dict[str, Any]:
         """The content of `align.yaml`."""
-        return asdict(self) | {"training": self.training.to_plain()}
+        return {name: value for name, value in asdict(self).items() if value != ""} | {
+            "training": self.training.to_plain()
+        }
+
+    def start_notes(self) -> dict[str, str]:
+        """What `pairsight.json` says of the adapter that it went on from; nothing without one."""
+        if not self.adapter:
+            return {}
+        reference = self.training.reference or "adapter"
+        return {"adapter": self.adapter, "adapter_fingerprint": self.adapter_fingerprint, "reference": reference}
 
 
 def claim(folder: Path, origin: Origin) -> bool:
@@ -143,6 +157,7 @@ def write_adapter(
         "base_fingerprint": origin.base_fingerprint,
         "loss": origin.training.to_plain()["loss"],
         "data_sha256": origin.data_sha256,
+        **origin.start_notes(),
     }
     write_marker(folder / MARK, about, _own_files(folder))
 
@@ -278,7 +293,8 @@ def model_card(
     )
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
     four = "trained above the base's language model in 4 bits; merging and evaluating use the base's full weights"
-    notes = [*notes, *([four] if config.load_in_4bit else [])]
+    went_on = f"went on from the adapter `{origin.adapter}` ({origin.adapter_fingerprint})"
+    notes = [*notes, *([four] if config.load_in_4bit else []), *([went_on] if origin.adapter else [])]
     warnings = "".join(f"- {note}\n" for note in notes) + "\n" if notes else ""
     return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{warnings}{load}{body}"
 
@@ -335,9 +351,9 @@ def _own_files(folder: Path) -> list[str]:
 
 def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     found = [
-        f"{name} {here.get(name)!r} here, {wanted[name]!r} asked"
-        for name in ("base_fingerprint", "data_sha256")
-        if here.get(name) != wanted[name]
+        f"{name} {here.get(name)!r} here, {wanted.get(name)!r} asked"
+        for name in ("base_fingerprint", "data_sha256", "adapter_fingerprint")
+        if here.get(name) != wanted.get(name)
     ]
     old, new = here.get("training", {}), wanted["training"]
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}

@@ -43,6 +43,9 @@ class TrainingConfig(BaseConfig):
     lora_target_modules: tuple[str, ...] = Field(
         (), description="names of linear layers; empty: all of the language model"
     )
+    reference: Literal["adapter", "base"] | None = Field(
+        None, description="with --adapter: what the policy is compared with; default: that adapter"
+    )
 
     per_device_train_batch_size: int = Field(32, ge=1, description="prompts, with all their completions")
     gradient_accumulation_steps: int = Field(1, ge=1, description="batches per optimizer step")
@@ -215,18 +218,20 @@ OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 """Options that have no effect in full fine-tuning."""
 
 
-def refuse_unused(given: Collection[str], config: TrainingConfig) -> None:
+def refuse_unused(given: Collection[str], config: TrainingConfig, adapter: bool = False) -> None:
     """Refuse options that the user gave and that have no effect together with the others.
 
     Args:
         given: the names of the options that the user gave.
         config: the config made with them.
+        adapter: whether the training goes on from an adapter.
 
     Raises:
         ConfigError: names the first such option.
     """
     unused = {
         "tuning=full trains no adapters": OF_ADAPTERS if config.tuning == "full" else (),
+        "no adapter is gone on from: give --adapter": () if adapter or config.reference is None else ("reference",),
         "nothing is held out: set eval_fraction": ("eval_steps",) if not config.eval_fraction else (),
         "lr_scheduler_type=constant has no warm-up, but constant_with_warmup has one": (
             ("warmup_ratio",) if config.lr_scheduler_type == "constant" and config.warmup_ratio else ()

@@ -18,7 +18,7 @@ from pairsight.errors import TrainingError, one_line
 from pairsight.store.durable import written_by_a_library
 from pairsight.training import checkpoints
 from pairsight.training.config import TrainingConfig
-from pairsight.training.held_out import HeldOut
+from pairsight.training.data.held_out import HeldOut
 from pairsight.training.metrics import MetricsFile, StepMetrics
 from pairsight.training.policy import parameter_groups
 from pairsight.training.ranks.world import Replica, by_name

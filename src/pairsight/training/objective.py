@@ -15,6 +15,7 @@ from pairsight.errors import ConfigError
 from pairsight.registry import losses as loss_registry
 from pairsight.training.config import OF_THE_LOSS, TrainingConfig, loss_names, model_presets
 from pairsight.training.loss_grid import LossFunction, LossInputs, LossSpec, Running, per_token
+from pairsight.training.start import Start
 from pairsight.training.tokens import TokenExample
 
 
@@ -42,6 +43,7 @@ def training_config(
     options: Mapping[str, object],
     model: str | Path | None = None,
     recipe_defaults: TrainingConfig | None = None,
+    start: Start | None = None,
 ) -> TrainingConfig:
     """The config of a training: `options` over the model's preset over the recipe's defaults over the general ones.
 
@@ -51,9 +53,11 @@ def training_config(
         options: what the user asked for, option name -> value.
         model: a model folder; its `pairsight.json` may name a `training_preset`.
         recipe_defaults: the recipe's `default_training`, of which only the options given in it count.
+        start: an adapter to go on from, whose rank, scale and layers are kept.
 
     Raises:
-        ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes.
+        ConfigError: an unknown option or loss, a value out of range, or an option that no chosen loss takes, or that
+            the adapter contradicts.
         ModelError: `pairsight.json` is damaged or names a preset that does not exist.
     """
     recipe = recipe_defaults or TrainingConfig()
@@ -65,7 +69,11 @@ def training_config(
     if options.keys() & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
         merged["min_steps_per_epoch"] = 0  # a batch size that the user set is kept
     config = TrainingConfig.parse({**merged, **options}, "training")
-    Objective(config)  # finds an option that no loss takes before any data is read
+    if start is not None:
+        config = start.settled(config, options.keys())
+    objective = Objective(config)  # finds an option that no loss takes before any data is read
+    if config.reference is not None and not objective.needs_reference:
+        raise ConfigError(f"reference changes nothing, loss {' + '.join(config.loss_names)} compares with none")
     return config
 
 

@@ -1,7 +1,7 @@
 """The model in training: which parts are trained, and at which learning rate."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -14,9 +14,12 @@ from pairsight.training.families import PROJECTORS, TOWERS, inner_model, languag
 from pairsight.training.kernels.attention import use_tree_attention
 from pairsight.training.kernels.layers import use_plain_layers
 from pairsight.training.precision import Precision, keep_trained_in_float32, read_4_bits
+from pairsight.training.start import Start
 
 
-def load_base(name: str, config: TrainingConfig, precision: Precision, device: torch.device) -> Any:
+def load_base(
+    name: str, config: TrainingConfig, precision: Precision, device: torch.device, held: Collection[str] = ()
+) -> Any:
     """The model that is trained and that is the reference: frozen, its forward by the fast paths.
 
     Args:
@@ -24,6 +27,7 @@ def load_base(name: str, config: TrainingConfig, precision: Precision, device: t
         config: which parts keep more bits, or fewer.
         precision: the types of weights and products.
         device: where to.
+        held: parts ("projector", "vision") that an adapter to go on from holds in full.
     """
     from pairsight.models.load import load_model
 
@@ -31,7 +35,7 @@ def load_base(name: str, config: TrainingConfig, precision: Precision, device: t
         name,
         dtype=precision.weights,
         device=device,
-        float32_modules=float32_parts(config),
+        float32_modules=float32_parts(config, held),
         in_4_bits=language_model if config.load_in_4bit else None,
     ).requires_grad_(False)
     if config.load_in_4bit:
@@ -46,10 +50,16 @@ def use_fast_paths(model: Any) -> None:
     use_plain_layers(model)
 
 
-def make_policy(model: Any, config: TrainingConfig) -> Any:
+def make_policy(model: Any, config: TrainingConfig, start: Start | None = None) -> Any:
     """Freeze all, then unfreeze what the config trains: adapters or the language model, projector, vision tower.
 
+    Args:
+        model: the base.
+        config: which parts, and how.
+        start: the adapter to go on from; None: new adapters, which change nothing yet.
+
     Raises:
+        ModelError: an adapter that does not fit.
         ConfigError: adapter targets that match no linear layer, or a part that this model does not have.
     """
     model.requires_grad_(False)
@@ -64,6 +74,10 @@ def make_policy(model: Any, config: TrainingConfig) -> Any:
             model.get_submodule(name).requires_grad_(True)
         keep_trained_in_float32(model)
         return model
+    if start is not None:
+        policy = start.policy(model, config, in_full)
+        keep_trained_in_float32(policy)
+        return policy
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -176,18 +190,24 @@ def movement_kept(policy: Any, dtype: torch.dtype) -> dict[str, float]:
     return {kind: kept / total for kind, (kept, total) in sums.items() if total}
 
 
-def float32_parts(config: TrainingConfig) -> tuple[str, ...]:
+def float32_parts(config: TrainingConfig, held: Collection[str] = ()) -> tuple[str, ...]:
     """Names of modules outside the language model that a config keeps in float32, as families call them.
 
-    Those it trains in full, and the projector behind a trained tower: its norms take the tower's float32 output.
+    Those it trains in full or an adapter holds, and the projector behind a trained tower: its norms take the tower's
+    float32 output.
     """
-    if config.vision_learning_rate is not None:
+    if config.vision_learning_rate is not None or "vision" in held:
         return (*PROJECTORS, *TOWERS)
-    return PROJECTORS if config.projector_learning_rate is not None else ()
+    return PROJECTORS if config.projector_learning_rate is not None or "projector" in held else ()
 
 
-def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
+def open_parts(model: Any, config: TrainingConfig, held: Collection[str] = ()) -> dict[str, list[str]]:
     """Part ("projector", "vision") -> full names of its modules that are trained in full; only parts that are trained.
+
+    Args:
+        model: the base.
+        config: which parts are trained.
+        held: parts that count as trained, because an adapter to go on from holds them.
 
     Raises:
         ConfigError: a part that this model does not have.
@@ -196,7 +216,7 @@ def open_parts(model: Any, config: TrainingConfig) -> dict[str, list[str]]:
     inside_language = {id(module) for module in language_model(model).modules()}
     opened: dict[str, list[str]] = {}
     for part, rate in wanted.items():
-        if rate is None:
+        if rate is None and part not in held:
             continue
         found = {
             name: module

@@ -9,9 +9,10 @@ Shapes: M sequences kept, T tokens of one sequence, Z tokens of all, Q sequences
 """
 
 import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pairsight.engine.progress import Progress
 from pairsight.errors import RunError, one_line
 from pairsight.store.tensors import Tensors, read_tensors, write_tensors
+from pairsight.training.config import TrainingConfig
 from pairsight.training.families import evaluating
+from pairsight.training.policy import float32_parts
 from pairsight.training.ranks.world import World
 from pairsight.training.scorer import PackedPass, SequenceScorer
 from pairsight.training.tokens import Bytes, Ints, TokenExample
@@ -196,6 +200,36 @@ class ReferenceStore:
 def _prefixes(keys_MB: Bytes) -> NDArray[np.uint64]:
     """The first 8 bytes of keys, as numbers in the same order."""
     return np.ascontiguousarray(keys_MB[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+
+
+def kept_reference(  # noqa: PLR0917
+    folder: Path,
+    scorer: SequenceScorer,
+    config: TrainingConfig,
+    held: Collection[str],
+    progress: Progress,
+    world: World,
+    model: Any,
+    weights: str,
+) -> ReferenceStore:
+    """The log-probs of a dataset under a reference model, what is missing computed now.
+
+    Args:
+        folder: the run's `references/`.
+        scorer: the dataset and how to score it.
+        config: of the training.
+        held: parts that an adapter to go on from holds in full.
+        progress: where to show progress.
+        world: the ranks.
+        model: the reference.
+        weights: its fingerprint: the base's, or the base's with the adapter that is gone on from.
+    """
+    precision = scorer.scoring.precision
+    exact = () if precision.key == "float32" else ("autocast", *float32_parts(config, held))
+    store = ReferenceStore(folder, json.dumps([weights, precision.key, *exact]))
+    with progress.task("reference", len(scorer.examples)) as task:
+        compute_reference(model, scorer, store, lambda done, reused: task.advance(done, reused=reused), world)
+    return store
 
 
 def compute_reference(

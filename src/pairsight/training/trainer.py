@@ -1,10 +1,10 @@
 """Preference training from pairs to an adapter: the one trainer for every loss and every kind of example."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pairsight.store.run_folder import RunFolder
 from pairsight.training.adapter import Origin, claim, model_card, write_adapter
 from pairsight.training.config import SUMMARY, TrainingConfig, TrainingSummary, need_bitsandbytes, refuse_unused
 from pairsight.training.ranks.launch import launched
+from pairsight.training.start import Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,7 @@ class PreferenceTrainer:
         name: the training's name inside the run; default: its losses.
         defaults: a recipe's `default_training`, or options by name; the model's preset and `options` come before it.
         config: all options, used as they are, instead of `loss`, `defaults` and `options`.
+        adapter: an adapter's folder: the training goes on from it, with its rank, scale and layers.
         progress: where to show progress.
         options: fields of `TrainingConfig`.
 
@@ -72,6 +74,7 @@ class PreferenceTrainer:
         name: str | None = None,
         defaults: TrainingConfig | Mapping[str, object] | None = None,
         config: TrainingConfig | None = None,
+        adapter: str | Path | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
@@ -81,16 +84,20 @@ class PreferenceTrainer:
         if loss is not None:
             options["loss"] = loss if isinstance(loss, str) else tuple(loss)
         self.model = str(model)
+        self._start = None if adapter is None else Start.read(adapter, model)
+        self._held = () if self._start is None else self._start.parts
         if config is None:
             from pairsight.training.objective import training_config
 
             if isinstance(defaults, Mapping):
                 defaults = TrainingConfig.parse(defaults, "defaults")
-            config = training_config(options, model, defaults)
-            refuse_unused(options.keys(), config)
+            config = training_config(options, model, defaults, self._start)
+            refuse_unused(options.keys(), config, adapter is not None)
         elif options or defaults is not None:
             given = ", ".join(options) or "defaults"
             raise ConfigError(f"config is used as it is; found {given} beside it: put them into the config")
+        elif self._start is not None:
+            config = self._start.settled(config, TrainingConfig.model_fields)
         self.config, self._way = config, self._launch.way(config)
         for package in self.config.report_to:
             if find_spec(package) is None:
@@ -140,7 +147,9 @@ class PreferenceTrainer:
         for text in record_texts(examples):
             digest.update(text.encode())
         devices = self._launch.size
-        origin = Origin(self.model, fingerprint(self.model), digest.hexdigest(), len(examples), self.config, devices)
+        started = {} if self._start is None else self._start.named()
+        base = fingerprint(self.model)
+        origin = Origin(self.model, base, digest.hexdigest(), len(examples), self.config, devices, **started)
         extra_files = dict(extra_files or {})
         with ExitStack() as stack:
             self._world = stack.enter_context(self._ranks())
@@ -200,15 +209,17 @@ class PreferenceTrainer:
     ) -> None:
         import torch
 
+        from pairsight.models.folders import fingerprint
         from pairsight.models.load import pick_device
         from pairsight.training.examples import KeptRecords
         from pairsight.training.kernels.layers import fuse_lora
         from pairsight.training.policy import load_base, make_policy, num_trained
         from pairsight.training.precision import Precision
         from pairsight.training.preference_step import PreferenceStep
+        from pairsight.training.reference import kept_reference
         from pairsight.training.scorer import pass_limits
 
-        config = self.config
+        config, start = self.config, self._start
         device = pick_device()
         if self._world.size > 1:
             batch = config.per_device_train_batch_size
@@ -216,11 +227,18 @@ class PreferenceTrainer:
         elif device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
             _LOG.warning("%d GPUs are visible; training runs on the first; --devices %d uses all", count, count)
         precision = Precision.choose(config, device)
-        model = load_base(self.model, config, precision, device)
+        model = load_base(self.model, config, precision, device, self._held)
         table, scorer = self.prepare(model, images, examples, origin, objective, precision, self._world)
-        reference = self._reference(model, scorer, origin) if objective.needs_reference else None
-        policy = make_policy(model, config)
+        keep = partial(
+            kept_reference, self._reference_folder(), scorer, config, self._held, self._progress, self._world
+        )
+        reference, asked = None, objective.needs_reference
+        if asked and (start is None or config.reference == "base"):
+            reference = keep(model, origin.base_fingerprint)
+        policy = make_policy(model, config, start)
         fuse_lora(policy)
+        if asked and reference is None:
+            reference = keep(policy, fingerprint(self.model, origin.adapter))
         scorer.limits = pass_limits(
             policy,
             config.max_tokens_per_pass,
@@ -264,7 +282,7 @@ class PreferenceTrainer:
         """
         from pairsight.models.load import quiet
         from pairsight.training.checkpoints import WEIGHTS, load_weights, newest_complete
-        from pairsight.training.held_out import HeldOut, split_held_out
+        from pairsight.training.data.held_out import HeldOut, split_held_out
         from pairsight.training.loop import Loop
         from pairsight.training.loop_base import training_arguments
         from pairsight.training.metrics import MetricsFile
@@ -349,13 +367,7 @@ class PreferenceTrainer:
         reader = tokeniser(table.catalogue)
         if not reader.ends_completions:
             _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
-        for reason, count in sorted(table.skipped.items()):
-            _LOG.warning("%d of %d examples skipped: %s", count, len(examples), reason)
-        if table.cut:
-            _LOG.warning("%d completions cut at max_length %d", table.cut, config.max_length)
-        if not len(table):
-            why = ", ".join(f"{n} {reason}" for reason, n in table.skipped.items())
-            raise DataError(f"no example is left to train on: {why}")
+        table.report(len(examples), config.max_length)
         if family.obstacle:
             _LOG.warning(
                 "prefixes are not shared: %s; each completion is computed by itself with its prompt and images, which "
@@ -364,25 +376,11 @@ class PreferenceTrainer:
                 times_the_tokens_alone(table),
             )
         shares = config.share_prefixes and not family.obstacle
-        opened = open_parts(model, config)
+        opened = open_parts(model, config, self._held)
         projectors = () if "vision" in opened else tuple(opened.get("projector", ()))
         scoring = Scoring(family, reader, not opened, projectors, precision)
         limits = pass_limits(model, config.max_tokens_per_pass, precision)
         return table, SequenceScorer(table, scoring, limits, shares)
-
-    def _reference(self, model: Any, scorer: "SequenceScorer", origin: Origin) -> Any:
-        from pairsight.training import reference
-        from pairsight.training.policy import float32_parts
-
-        precision = scorer.scoring.precision
-        exact = () if precision.key == "float32" else ("autocast", *float32_parts(self.config))
-        key = json.dumps([origin.base_fingerprint, precision.key, *exact])
-        store = reference.ReferenceStore(self._reference_folder(), key)
-        with self._progress.task("reference", len(scorer.examples)) as task:
-            reference.compute_reference(
-                model, scorer, store, lambda done, reused: task.advance(done, reused=reused), self._world
-            )
-        return store
 
     def _reference_folder(self) -> Path:
         return self._run.references if self._run is not None else self.out / "references"

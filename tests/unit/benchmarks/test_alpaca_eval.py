@@ -57,7 +57,7 @@ def evaluated(outputs, judge):
     (section,) = evaluate_models(
         "model", make_tasks({"alpaca_eval": outputs}), lambda adapter, images: Says("m", answered),
         out=outputs.parent / "out", export=outputs.parent / "official", settings=EvaluationSettings(num_resamples=50),
-        open_judge=lambda images: judge,
+        judges=[lambda images: judge],
     ).sections  # fmt: skip
     return section
 

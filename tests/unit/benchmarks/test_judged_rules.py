@@ -48,12 +48,12 @@ def llava(images):
     return images
 
 
-def evaluated(name, path, judge, out, **more):
+def evaluated(name, path, *judges, out, **more):
     tasks = make_tasks({name: path}, more.pop("options", None))
     settings = EvaluationSettings(num_resamples=50)
     (section,) = evaluate_models(
         "model", tasks, lambda adapter, images: Says("model", lambda text: f"my {text}"), out=out,
-        settings=settings, open_judge=lambda images: judge, images=path / "images", **more,
+        settings=settings, judges=[lambda images, judge=one: judge for one in judges], images=path / "images", **more,
     ).sections  # fmt: skip
     return section
 
@@ -67,7 +67,9 @@ def judged(text):
 
 def test_llava_bench_is_the_ratio_of_means_and_malformed_verdicts_count_minus_one(llava):
     judge = Says("endpoint:gpt-4-0314@https://api.openai.com/v1", judged)
-    section = evaluated("llava_bench", llava, judge, llava / "out", options={"llava_bench": {"system": "Be precise."}})
+    section = evaluated(
+        "llava_bench", llava, judge, out=llava / "out", options={"llava_bench": {"system": "Be precise."}}
+    )
     # official: references (8 + 9 + 10 - 1) / 4 = 6.5, model (6 + 7 + 5.5 - 1) / 4 = 4.375
     assert section.metrics["score"].base == pytest.approx(4.375 / 6.5)
     assert section.metrics["model_score"].base == pytest.approx(4.375)
@@ -85,7 +87,7 @@ def test_llava_bench_is_the_ratio_of_means_and_malformed_verdicts_count_minus_on
 
 
 def test_llava_benchs_reviews_are_written_and_read_again(llava):
-    section = evaluated("llava_bench", llava, Says("j", judged), llava / "out", export=llava / "official")
+    section = evaluated("llava_bench", llava, Says("j", judged), out=llava / "out", export=llava / "official")
     file = llava / "official" / "base" / "llava_bench" / "reviews.jsonl"
     reviews = [json.loads(line) for line in file.read_text().splitlines()]
     assert reviews[1] == {
@@ -114,7 +116,7 @@ def test_what_a_question_lacks_is_named_before_anything_runs(llava, file):
     whole = (llava / file).read_text()
     (llava / file).write_text("{}" if file == "rule.json" else whole.splitlines()[0] + "\n")
     with pytest.raises(DataError, match=rf"questions.jsonl:\d \(id \d\): {file} has no"):
-        evaluated("llava_bench", llava, Says("j", judged), llava / "out")
+        evaluated("llava_bench", llava, Says("j", judged), out=llava / "out")
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ def rated(text):
 
 def test_mmhal_counts_an_unclear_verdict_as_hallucination_in_the_official_figure_only(mmhal):
     judge = Says("endpoint:gpt-4-0314@https://api.openai.com/v1", rated)
-    section = evaluated("mmhal", mmhal, judge, mmhal / "out", export=mmhal / "official")
+    section = evaluated("mmhal", mmhal, judge, out=mmhal / "out", export=mmhal / "official")
     assert section.metrics["score"].base == pytest.approx((5 + 0 + 2) / 3)
     assert section.metrics["hallucination"].base == pytest.approx(2 / 3)
     assert section.other_parser[1]["score"].base == pytest.approx(3.5)
@@ -178,3 +180,16 @@ def test_places_of_a_template_are_filled_with_texts_only():
     assert filled("{0.__class__} {", "x") == "{0.__class__} {"
     with pytest.raises(DataError, match=r"asks for \{b\}"):
         filled("{b}", a="x")
+
+
+def test_a_second_judge_says_how_far_both_agree(mmhal):
+    ratings = {"Q0?": "Rating: 6", "Q1?": "Rating: 1", "Q2?": "Rating: 2"}
+    first = Says("one", lambda text: next(said for q, said in RATINGS.items() if f"Q {q}" in text))
+    second = Says("two", lambda text: next(said for q, said in ratings.items() if f"Q {q}" in text))
+    section = evaluated("mmhal", mmhal, first, second, out=mmhal / "out")
+    # both can be read for questions 0 and 2: (5, 6) and (2, 2); kappa = 2 * 6 / (4.5 + 8 + 2 * .25) with sums over 2
+    assert section.metrics["score"].base == pytest.approx(7 / 3)
+    assert section.settings["second_judge"] == "two"
+    assert section.settings["agreement_items"] == 2
+    assert section.settings["agreement_pearson"] == pytest.approx(1)
+    assert section.settings["agreement_kappa"] == pytest.approx(2 * 6 / (4.5 + 8 + 2 * 0.25))

@@ -44,7 +44,7 @@ def run(world, judge, **more):
         lambda adapter, images: Says("model", lambda text: f"about {text}"),
         out=world / "out",
         settings=EvaluationSettings(num_resamples=50),
-        open_judge=None if judge is None else lambda images: judge,
+        judges=[] if judge is None else [lambda images: judge],
         **more,
     ).sections
 

@@ -54,7 +54,7 @@ def evaluated(bench, judge, model, **options):
         out=bench.parent / "out",
         export=bench.parent / "official",
         settings=EvaluationSettings(num_resamples=50),
-        open_judge=lambda images: judge,
+        judges=[lambda images: judge],
     ).sections
     return section
 

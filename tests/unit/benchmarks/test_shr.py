@@ -59,7 +59,7 @@ def evaluated(shr, judge):
     model = Describes("m", str)
     (section,) = evaluate_models(
         "model", make_tasks({"shr": shr}), lambda adapter, images: model, out=shr / "out", images=shr,
-        export=shr / "official", settings=EvaluationSettings(num_resamples=50), open_judge=lambda images: judge,
+        export=shr / "official", settings=EvaluationSettings(num_resamples=50), judges=[lambda images: judge],
     ).sections  # fmt: skip
     return section, model
 
@@ -113,7 +113,7 @@ def test_an_endpoint_has_no_beams_which_is_said_before_anything_is_asked(shr, tm
     with pytest.raises(ConfigError, match="no search over 5 beams"):
         evaluate_models(
             "model", make_tasks({"shr": shr}), model_opener("endpoint:x@http://127.0.0.1:1/v1", 1),
-            out=tmp_path / "o", images=shr, open_judge=lambda images: Says("j", judged),
+            out=tmp_path / "o", images=shr, judges=[lambda images: Says("j", judged)],
         )  # fmt: skip
 
 

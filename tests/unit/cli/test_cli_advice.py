@@ -28,6 +28,7 @@ OF_A_ROOM = {
     "recipes": ("build",),
     "selection": ("build", "align"),
     "models": ("build", "align", "evaluate", "score"),
+    "models/checkpoints": ("convert-weights", "evaluate"),
     "engine": ("build", "evaluate"),
     "training": ("align",),
     "benchmarks": ("evaluate", "score"),
@@ -88,7 +89,9 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
     """(verb, the rest of the command) of every `pairsight VERB ...` in a text."""
     joined = re.sub(r"\\\n\s*", " ", text)
     for found in re.finditer(
-        r"(?:(?<=`)|^|(?<=[ ;:(]))pairsight (?P<verb>[a-z]+)(?P<rest>(?:(?!, )[^`;\n\"])*)", joined, re.MULTILINE
+        r"(?:(?<=`)|^|(?<=[ ;:(]))pairsight (?P<verb>[a-z]+(?:-[a-z]+)?)(?P<rest>(?:(?!, )[^`;\n\"])*)",
+        joined,
+        re.MULTILINE,
     ):
         verb, rest = found["verb"], found["rest"]
         if verb == "tiny" and rest.startswith(" serve"):
@@ -134,7 +137,8 @@ def test_every_verb_flag_and_option_named_in_the_sources_exists():
             continue
         every = list(texts(file))
         room = path.partition("/")[0]
-        verbs = OF_A_ROOM.get(path, OF_A_ROOM.get(room, ()))
+        folder = path.rpartition("/")[0]
+        verbs = OF_A_ROOM.get(path, OF_A_ROOM.get(folder, OF_A_ROOM.get(room, ())))
         own = set(every) if "argparse" in file.read_text(encoding="utf-8") else set()
         bad += [f"{path}: {problem}" for text in every for problem in problems(text, verbs, own)]
     assert bad == []

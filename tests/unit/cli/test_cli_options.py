@@ -14,7 +14,8 @@ from pairsight.errors import ConfigError
 from pairsight.pipeline.run import RunConfig
 
 REPEATABLE = {
-    "--set", "--loss", "--sources", "--adapter", "--benchmark", "--benchmark-images", "--plugin", "build --model",
+    "--set", "--loss", "--sources", "evaluate --adapter", "--benchmark", "--benchmark-images", "--plugin",
+    "build --model",
 }  # fmt: skip
 
 

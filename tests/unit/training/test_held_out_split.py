@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pairsight.engine.progress import Progress
 from pairsight.errors import DataError
 from pairsight.records import Completion, Demonstration, ImageRef, Message, Prompt
-from pairsight.training.held_out import split_held_out
+from pairsight.training.data.held_out import split_held_out
 from pairsight.training.trainer import PreferenceTrainer
 
 
@@ -93,7 +93,7 @@ def test_the_trainer_holds_out_by_image(small, tmp_path, monkeypatch):
         seen.append((examples, *split_held_out(examples, fraction, seed)))
         return seen[-1][1:]
 
-    monkeypatch.setattr("pairsight.training.held_out.split_held_out", noted)
+    monkeypatch.setattr("pairsight.training.data.held_out.split_held_out", noted)
     pairs = small.pairs(18)  # three on each image
     pairs[4] = pairs[4].__class__(pairs[4].id, pairs[4].prompt, pairs[4].chosen, (pairs[4].chosen,), "test")  # skipped
     made = {"lora_r": 4, "max_steps": 1, "report_to": (), "images": small.images, "progress": Progress("quiet")}

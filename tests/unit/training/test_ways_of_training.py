@@ -14,7 +14,7 @@ from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError
 from pairsight.images.distort import make_distortion
 from pairsight.records import Demonstration, ImageRef
-from pairsight.training.held_out import split_held_out
+from pairsight.training.data.held_out import split_held_out
 from pairsight.training.trainer import PreferenceTrainer
 
 OPTIONS = {

@@ -50,6 +50,7 @@ class MtBench(JudgedBenchmark):
     title = "MT-Bench"
     published = "its authors publish it at github.com/lm-sys/FastChat (fastchat/llm_judge/data)"
     original_judge = "gpt-4"
+    agreement_column = "score"
     columns = ("first", "first_items", "second", "second_items", "score", "items")
     metrics: ClassVar = {
         "score": mean("score", "items"),

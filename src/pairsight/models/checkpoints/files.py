@@ -182,7 +182,7 @@ def write_weights(
 
 def _pieces(group: Sequence[Planned]) -> Iterator[bytes]:
     """The bytes of a safetensors file."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, str | list[int]]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for one in group:
         start, end = end, end + one.num_bytes

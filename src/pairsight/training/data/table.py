@@ -6,6 +6,7 @@ Shapes: T tokens of a prompt, A axes of positions, R runs of placeholders, L blo
 """
 
 import json
+import logging
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pairsight.errors import DataError
 from pairsight.records import Prompt
 from pairsight.store.encoding import decode, encode
 from pairsight.store.tensors import Column, Tensors, read_tensors, write_columns
@@ -27,6 +29,8 @@ from pairsight.training.tokens import (
     runs,
     symbols_of,
 )
+
+_LOG = logging.getLogger("pairsight.training")
 
 FORMAT = 1
 """Of the file: part of its key, so that one of another version is never read."""
@@ -226,6 +230,24 @@ class TokenTable(Examples):
         self.starts_E = np.concatenate([[0], sequences_E[:-1]])
         self._recent: dict[int, TokenExample] = {}
         self._recent_tokens = 0
+
+    def report(self, num_given: int, max_length: int) -> None:
+        """Log how many examples were skipped and why, and how many completions were cut.
+
+        Args:
+            num_given: of examples.
+            max_length: that completions were cut at.
+
+        Raises:
+            DataError: none is left.
+        """
+        for reason, count in sorted(self.skipped.items()):
+            _LOG.warning("%d of %d examples skipped: %s", count, num_given, reason)
+        if self.cut:
+            _LOG.warning("%d completions cut at max_length %d", self.cut, max_length)
+        if not len(self):
+            why = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
+            raise DataError(f"no example is left to train on: {why}")
 
     @property
     def catalogue(self) -> Catalogue:
