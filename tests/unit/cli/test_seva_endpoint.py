@@ -99,3 +99,49 @@ def test_render_is_for_endpoints(files, capsys):
     assert main([*arguments, "--out", str(files / "x"), "--set", "render=llava-1.5"]) == 1
     (files / "config.json").write_text("{}")
     assert not (files / "x").exists()
+
+
+SHORT = "Answer the question using a single word or phrase."
+CAPTION = "Provide a one-sentence caption for the provided image.\nReference OCR token: "
+
+
+def turns(*questions):
+    roles = (("human", question) for question in questions)
+    return [turn for role, text in roles for turn in ({"from": role, "value": text}, {"from": "gpt", "value": "A"})]
+
+
+def test_rows_like_llava_665k_ask_what_seva_asks(tmp_path):
+    """Two questions a dialogue of two sources, each with its folder; what the server is asked is worked by hand."""
+    rows = [
+        {
+            "id": "a",
+            "image": "ocr_vqa/images/1.png",
+            "conversations": turns(f"<image>\nWho wrote it?\n{SHORT}", "Why?"),
+        },
+        {"id": "b", "image": "textvqa/train_images/2.png", "conversations": turns(f"<image>\n{CAPTION}NOIR, 2013")},
+        {"id": "c", "image": "coco/3.png", "conversations": turns(f"<image>\nIs it red?\n{SHORT}")},
+    ]
+    for folder, name in (("books", "images/1.png"), ("signs", "train_images/2.png")):
+        file = tmp_path / folder / name
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (30, 20), (90, 10, 200)).save(file)
+    (tmp_path / "mix.json").write_text(json.dumps(rows))
+    asked = []
+
+    def respond(body):
+        asked.append(body["messages"][-1]["content"][-1]["text"])
+        return answer(f"answer {len(asked)}")
+
+    with FaultServer(respond=respond) as server:
+        options = ["--sources", "ocr_vqa/", "--sources", "textvqa/",
+                   "--questions-per-dialogue", "2", "--per-source", "8000",
+                   "--images", f"ocr_vqa={tmp_path / 'books'}", "--images", f"textvqa={tmp_path / 'signs'}",
+                   "--set", "strip_short_answer=ocr_vqa/", "--set", "complete_dialogues=true",
+                   "--set", "render={size: 32}"]  # fmt: skip
+        status = main(
+            ["build", "seva", "--model", f"endpoint:m@{server.url}", "--prompts", str(tmp_path / "mix.json"),
+             "--out", str(tmp_path / "run"), "--quiet", *options]
+        )  # fmt: skip
+    assert status == 0
+    by_hand = ["Who wrote it?", "Why?", f"{CAPTION}NOIR, 2013"]
+    assert sorted(asked) == sorted(2 * by_hand), "each of a clean and of a distorted image"
