@@ -80,7 +80,10 @@ class AlignSpec:
             record = BuildRecord.from_plain(folder.config)
             recipe, made, built_with = record.recipe_name, record.recipe, strategy_of_run(folder)
         origin = recipe_class(recipe) if recipe else None
-        defaults = origin.training_of(made or NamedPiece("")) if origin is not None else None
+        defaults = origin.default_training if origin is not None else None
+        views = made.options.get(origin.views_option) if origin is not None and made is not None else 1
+        if defaults is not None and isinstance(views, int) and views > 1:
+            defaults = defaults.model_copy(update={"loss": "multi_negative"})
         strategy = strategy_of(options, built_with)
         if strategy is not None and strategy.makes_demonstrations:
             if not is_sft(rest.setdefault("loss", "sft")):

@@ -14,7 +14,6 @@ from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.protocols import Annotator, Generator, named_for
 from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.records import Candidates, Completion, CompletionRequest, Dropped, ItemError, Prompt
-from pairsight.registry import NamedPiece
 from pairsight.store.blobs import BlobStore
 from pairsight.training.config import TrainingConfig
 
@@ -76,6 +75,9 @@ class Recipe(BaseConfig, ABC):
     """The same for strategies that make demonstrations; None: `default_training`."""
     roles: ClassVar[tuple[str, ...]] = ("annotator", "writer")
     """The models it uses beside those that make completions; another one that is given is refused."""
+    views_option: ClassVar[str] = ""
+    """The option that says how many rejected completions a prompt has at most; "": no option does. With several, a
+    training's default loss is `multi_negative`, with which all count at once (SeVa, 2404.10501, eq. 18)."""
     takes_completions: ClassVar[bool] = False
     """Whether it can start from completions that are there already: `annotate`."""
     models_with_completions: ClassVar[bool] = True
@@ -88,11 +90,6 @@ class Recipe(BaseConfig, ABC):
         for name in ("default_training", "default_sft_training"):
             if isinstance(given := vars(cls).get(name), Mapping):
                 setattr(cls, name, TrainingConfig.parse(given, f"{cls.__name__}.{name}"))
-
-    @classmethod
-    def training_of(cls, made: NamedPiece) -> TrainingConfig:
-        """The defaults of a training on pairs that the recipe made with its options in a run."""
-        return cls.default_training
 
     @abstractmethod
     def candidates(

@@ -27,7 +27,6 @@ from pairsight.models.protocols import Sampling
 from pairsight.recipes.recipe import Gathered, Made, Recipe, RecipeModels, Requests, StageRunner
 from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.records import Candidates, CompletionRequest, Distortion, Dropped, ImageRef, Prompt
-from pairsight.registry import NamedPiece
 from pairsight.seeds import derived_seed
 from pairsight.training.config import TrainingConfig
 
@@ -38,6 +37,7 @@ class SeVa(Recipe):
     name: ClassVar[str] = "seva"
     default_strategy: ClassVar[str] = "clean_over_distorted"
     roles: ClassVar[tuple[str, ...]] = ()
+    views_option: ClassVar[str] = "num_distortions"
     takes_completions: ClassVar[bool] = True
     models_with_completions: ClassVar[bool] = False
     default_training: ClassVar[TrainingConfig] = TrainingConfig(
@@ -129,14 +129,6 @@ class SeVa(Recipe):
                 "null_control needs a temperature above 0: greedy completions of one image are all the same"
             )
         return self
-
-    @classmethod
-    def training_of(cls, made: NamedPiece) -> TrainingConfig:
-        """With several rejected completions a prompt, all count at once: eq. 18 of the paper."""
-        views = made.options.get("num_distortions")
-        if isinstance(views, int) and views > 1:
-            return cls.default_training.model_copy(update={"loss": "multi_negative"})
-        return cls.default_training
 
     def unused(self, *, prompts: bool, completions: bool) -> Mapping[str, tuple[str, ...]]:
         """What acts on distorted images has nothing to act on in the null control; with completions, nothing acts."""

@@ -30,8 +30,8 @@ BESIDE = {
     "score": {"--plugin", "--config", "--set"},
 }
 EVERYDAY = {
-    "build": "model prompts images out annotator writer completions question sources questions-per-dialogue per-source "
-    "limit seed engine workers on-error keep-loaded format",
+    "build": "model prompts images out annotator writer completions distorted question sources questions-per-dialogue "
+    "per-source limit seed engine workers on-error keep-loaded format",
     "align": "model adapter out loss strategy name merge devices learning-rate beta limit seed format",
     "evaluate": "model adapter benchmark images out name export-official parser on-error temperature limit seed engine "
     "workers",

@@ -15,7 +15,7 @@ from pairsight.pipeline.run import RunConfig
 
 REPEATABLE = {
     "--set", "--loss", "--sources", "evaluate --adapter", "--benchmark", "--benchmark-images", "--plugin",
-    "build --model",
+    "build --model", "build --prompts", "build --images", "build --completions", "--distorted", "--distortion",
 }  # fmt: skip
 
 

@@ -99,4 +99,3 @@ def test_several_views_train_with_all_negatives_at_once():
 
     assert (spec(1).loss, spec(3).loss, spec(3, loss="dpo").loss) == ("dpo", "multi_negative", "dpo")
     assert (spec(3).beta, spec(3).lora_r, spec(3).learning_rate) == (0.1, 1024, 2e-6)
-    assert SeVa.training_of(NamedPiece("seva")) is SeVa.default_training
