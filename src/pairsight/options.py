@@ -118,19 +118,19 @@ class BuildOptions(BaseConfig):
     endpoint: Endpoint = EndpointOptions()
     trust_remote_code: bool = Field(False, description="run code that comes with the model; only for models you trust")
 
-    @field_validator("strip_short_answer", mode="before")
+    @field_validator("strip_short_answer", "sources", mode="before")
     @classmethod
     def _as_sources(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return tuple(part.strip() for part in value.split(","))
-
-    @field_validator("strip_short_answer", "sources")
-    @classmethod
-    def _no_empty_source(cls, value: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
-        if not isinstance(value, bool) and any(not source.strip() for source in value):
+        names = value.split(",") if isinstance(value, str) else value
+        if isinstance(names, list | tuple) and not all(str(source).strip() for source in names):
             raise ValueError("an empty source names every row; name a source, e.g. ocr_vqa/")
-        return value
+        return [source.strip() for source in names] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _draws_dialogues(self) -> Self:
+        if self.complete_dialogues and self.per_source is None:
+            raise ValueError("complete_dialogues says how per_source draws: give --per-source as well")
+        return self
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -204,12 +204,12 @@ class SeVa(Recipe):
         """What rendering to 8 bits changes, where noise is rendered: over the first images, in normalised units."""
         if models.blobs is None or self.null_control or all(one.takes_normalised for one in models.generators):
             return {}
-        found = []
-        for prompt in islice((one for one in prompts if one.images), _MEASURED):
-            for request in self.rendered_requests(prompt):
-                for image in request.images or ():
-                    if image.distortion is not None and image.distortion.space == "rendered":
-                        found.append(shift(models.blobs.open(ImageRef(image.sha256)), image.distortion))
+        images = (image for one in prompts for request in self.rendered_requests(one) for image in request.images or ())
+        found = [
+            shift(models.blobs.open(ImageRef(image.sha256)), image.distortion)
+            for image in islice(images, _MEASURED)
+            if image.distortion is not None and image.distortion.space == "rendered"
+        ]
         if not found:
             return {}
         greatest, mean = max(one for one, _ in found), sum(one for _, one in found) / len(found)
@@ -217,7 +217,7 @@ class SeVa(Recipe):
 
 
 _MEASURED = 32
-"""Prompts whose rendered images are measured (ours)."""
+"""Distorted images, of the first prompts, of which those that are rendered are measured (ours)."""
 
 
 def _rendered(image: ImageRef, how: Rendering) -> ImageRef:

@@ -145,6 +145,8 @@ def _facts(build: BuildRecord) -> list[tuple[str, str]]:
     other = {"recipe": build.recipe.name, "strategy": strategy, "num_prompts": build.num_prompts}
     for name in _FACTS:
         value = other[name] if name in other else build.options.get(name)
+        if isinstance(value, Mapping):
+            value = [f"{source}={one}" if source else one for source, one in value.items()]
         if isinstance(value, list):
             value = ", ".join(str(one) for one in value)
         if value not in (None, "", []):

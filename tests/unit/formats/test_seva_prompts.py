@@ -173,3 +173,8 @@ def test_strip_short_answer_is_true_false_or_sources():
     for value in ("", ["ocr_vqa/", " "]):
         with pytest.raises(ConfigError, match="an empty source names every row"):
             parsed(value)
+
+
+def test_complete_dialogues_without_a_number_to_draw_are_refused():
+    with pytest.raises(ConfigError, match="complete_dialogues says how per_source draws"):
+        BuildOptions.parse({"recipe": "seva", "model": "m", "out": "o", "complete_dialogues": True})
