@@ -38,7 +38,7 @@ def completion(text):
 
 def test_a_world_is_its_files(world):
     assert sorted(path.name for path in world.iterdir()) == [
-        "images", "pope.jsonl", "prompts.json", "texts.jsonl", "truth.jsonl", "world.json",
+        "images", "judged", "pope.jsonl", "prompts.json", "texts.jsonl", "truth.jsonl", "world.json",
     ]  # fmt: skip
     assert len(list((world / "images").iterdir())) == 2 * NUM_SCENES
 

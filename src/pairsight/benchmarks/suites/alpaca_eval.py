@@ -21,7 +21,7 @@ from pairsight.benchmarks.metrics import rate
 from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, Role, Sample, SampleImages, Verdicts
 
 _START, _END = "<|im_start|>", "<|im_end|>"
-_OWN_PROMPT = f"""{_START}system
+OWN_PROMPT = f"""{_START}system
 You compare two answers to an instruction.
 {_END}
 {_START}user
@@ -159,7 +159,7 @@ class AlpacaEval(JudgedBenchmark):
         return [answer_files.write_json(folder / "annotations.json", rows)]
 
     def _template(self, path: Path) -> str:
-        return self.wording(self.prompt, path.parent / "alpaca_eval.txt", "", _OWN_PROMPT)
+        return self.wording(self.prompt, path.parent / "alpaca_eval.txt", "", OWN_PROMPT)
 
     def _by_instruction(
         self, file: Path, groups: Sequence[tuple[Sample, ...]], field: str

@@ -20,7 +20,7 @@ from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, 
 _VERDICTS = 5
 """How many verdicts on one answer are read."""
 _AGAIN = "\nPredict the correctness of the answer (digit): "
-_OWN_PROMPT = """Grade an answer to a question about an image by the reference answer. Write one number from 0.0 \
+OWN_PROMPT = """Grade an answer to a question about an image by the reference answer. Write one number from 0.0 \
 (wrong) to 1.0 (right), in steps of 0.1, and nothing else. Where the reference has <AND>, an answer is right only with \
 all of its parts; where it has <OR>, with any one of them.
 
@@ -57,7 +57,7 @@ class MmVet(JudgedBenchmark):
         """
         file = path / "mm-vet.json" if path.is_dir() else path
         usual = file.parent / "mm-vet_evaluator.py"
-        instruction = self.wording(self.script, usual, "prompt", _OWN_PROMPT)
+        instruction = self.wording(self.script, usual, "prompt", OWN_PROMPT)
         for record in self.named_records(file):
             image = record.text("imagename")
             capabilities = tuple(dict.fromkeys(record.texts("capability")))

@@ -19,7 +19,7 @@ from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, 
 
 _NUM_TYPES = 8
 _HALLUCINATES_BELOW = 3
-_OWN_TEMPLATE = """What is in an image: {}.
+OWN_TEMPLATE = """What is in an image: {}.
 
 Question: {}
 
@@ -61,7 +61,7 @@ class MMHal(JudgedBenchmark):
         """
         file = path / "response_template.json" if path.is_dir() else path
         usual = file.parent / "eval_gpt4.py"
-        template = self.wording(self.script, usual, "template", _OWN_TEMPLATE)
+        template = self.wording(self.script, usual, "template", OWN_TEMPLATE)
         for number, record in enumerate(self.records(file, self.document(file))):
             record.id = str(number)
             names = _image_names(record)

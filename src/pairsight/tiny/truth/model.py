@@ -10,6 +10,7 @@ from pairsight.records import ATTRIBUTES
 from pairsight.seeds import derived_seed
 from pairsight.tiny.truth.annotator import Known, WorldTruth, rate
 from pairsight.tiny.truth.asked import Grading, QuestionWriting, SceneWriting, asked_for, true_answer
+from pairsight.tiny.truth.judge import verdict_on
 from pairsight.tiny.world.captions import mentioned_kinds
 from pairsight.tiny.world.picture_texts import MAX_OBJECTS, TOPICS, picture_text
 from pairsight.tiny.world.recognise import Recognised, Recogniser
@@ -26,7 +27,8 @@ class TruthModel:
     """Says what is true of a world's images.
 
     Asked to grade, it follows `tiny.truth.rate`, so that its grades are those of `TruthAnnotator`. Asked to write
-    text-to-image prompts or a question about an image, it words what the world can show. Anything else it takes for a
+    text-to-image prompts or a question about an image, it words what the world can show; asked to judge a benchmark's
+    answers, it follows `verdict_on`. Anything else it takes for a
     question about the image (or the text-only one that `truth.jsonl` holds) and answers it.
 
     Args:
@@ -54,6 +56,9 @@ class TruthModel:
         Raises:
             DataError: a text-only question that the world does not hold.
         """
+        judged = verdict_on(text, lambda question: self._known(question, None).answer)
+        if judged is not None:
+            return judged
         asked = asked_for(text)
         rng = random.Random(derived_seed("truth", seed, text))
         if isinstance(asked, SceneWriting):

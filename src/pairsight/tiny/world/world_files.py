@@ -13,6 +13,7 @@ from pairsight.records import IMAGE_MARK
 from pairsight.store.durable import cannot_write, copy_file, remove_temporaries, write_file
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.truth.annotator import TruthQuestion, Use, write_truth
+from pairsight.tiny.world.judged_files import write_judged
 from pairsight.tiny.world.picture_texts import write_texts
 from pairsight.tiny.world.questions import (
     NEGATIVES,
@@ -64,7 +65,8 @@ def write_world(
     `model/` is a copy of a shipped model; `prompts.json` (LLaVA-style) asks about scenes of the part "align";
     `pope.jsonl` and the benchmark rows of `truth.jsonl` ask about scenes of `part`: other scenes, so that aligning on
     the prompts and evaluating on the rest is honest. No scene of either was trained on. `truth.jsonl` also holds the
-    prompts' truth, for the annotator. `texts.jsonl` are texts to make pictures from, for the recipe synthetic.
+    prompts' truth, for the annotator. `judged/` has small benchmarks that a judge scores. `texts.jsonl` are texts to
+    make pictures from, for the recipe synthetic.
 
     Args:
         out: the folder; made if missing. Writing the same world again changes nothing.
@@ -105,6 +107,7 @@ def _write(folder: Path, world: World) -> None:
     pope = [_pope_row(row) for row in benchmark if row.kind == "existence"]
     (folder / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pope), encoding="utf-8")
     write_truth(folder / "truth.jsonl", [*prompts, *benchmark])
+    write_judged(folder / "judged", benchmark)
 
 
 def prompt_questions(scene: Scene, seed: int, index: int) -> list[Question]:
