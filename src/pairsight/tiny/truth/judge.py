@@ -35,7 +35,7 @@ _ALPACA = _pattern(ALPACA_PROMPT.split("user\n", 1)[1].split("<|im_end|>")[0], "
 
 
 def verdict_on(text: str, truth_of: Callable[[str], str]) -> str | None:
-    """The verdict that a judge's prompt asks for; None where the text is no prompt of a judge.
+    """The verdict that a judge's prompt asks for; None where the text is not a prompt of a judge.
 
     MM-Vet: how alike the answer and the reference are, in tenths. LLaVA-Bench: 1 + 9 times that, for both answers, by
     the context for a description and by the first answer for anything else. MMHal-Bench: 6, less 4 for naming what is
