@@ -152,6 +152,17 @@ def test_the_target_must_be_empty(sharded, tmp_path, capsys):
     assert status == 1 and "is not empty" in err
 
 
+def test_what_a_killed_conversion_left_is_written_again(sharded, tmp_path, capsys):
+    draft = tmp_path / ".nü wörld.draft"
+    draft.mkdir()
+    (draft / "model.safetensors").write_bytes(b"cut")
+    target = tmp_path / "nü wörld"
+    target.mkdir()
+    assert convert(sharded, target, capsys)[0] == 0
+    assert not draft.exists()
+    check_model(target)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_tensors_that_share_memory_are_each_written_and_views_are_cut_out(tmp_path, capsys, zipped):
     shared = torch.arange(12.0).reshape(3, 4)

@@ -16,6 +16,7 @@ from pairsight.models.checkpoints.llava_names import to_original, to_transformer
 from pairsight.models.folders import local_folder, read_model_json
 from pairsight.models.load import quiet
 from pairsight.models.local.named_templates import BEGINNING, TEMPLATES
+from pairsight.store.durable import copy_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,6 +233,8 @@ def write_transformers(
         config.save_pretrained(draft)
         processor.save_pretrained(draft)
         _generation(config).save_pretrained(draft)
+    if (words / "tokenizer.model").is_file():
+        copy_file(words / "tokenizer.model", draft / "tokenizer.model")  # for the way back
     planned = list(renamed.values())
     write_weights(draft, planned)
     return planned
