@@ -36,16 +36,28 @@ OPTIONS: dict[str, Any] = {
     "report_to": (),
     "lora_r": 4,
     "lora_alpha": 8.0,
+    "max_tokens_per_pass": 64,
 }
 FULL = {"tuning": "full", "learning_rate": 2e-4}
 OPEN = {"projector_learning_rate": 1e-4}
+COUPLED = {"beta": 5.0, "max_steps": 3}
+"""For losses with running numbers, which are 0 after the first step and hardly matter at a small beta."""
 NUM_PAIRS = 10
 BATCH = 4
+LONG = 12
+"""How often something is added to a long prompt."""
 
 
 def pairs(images: FileImages, bad: int | None = None, text_only: bool = False) -> list[PreferencePair]:
-    """The examples: the weight of pair `bad` is not a number; every second prompt may be without its image."""
+    """The examples: the weight of pair `bad` is not a number; every second prompt may be without its image.
+
+    Every third prompt is as long as several others, so that processes have other numbers of examples and of passes.
+    """
     made = [pair(images, number) for number in range(NUM_PAIRS)]
+    for number in range(0, NUM_PAIRS, 3):
+        (message,) = made[number].prompt.messages
+        long = replace(message, text=message.text + " Look closely." * LONG)
+        made[number] = replace(made[number], prompt=replace(made[number].prompt, messages=(long,)))
     if bad is not None:
         made[bad] = replace(made[bad], weight=float("nan"))
     if text_only:
@@ -78,6 +90,8 @@ def gradients(replica: Replica) -> dict[str, torch.Tensor]:
 def recorded(out: Path, stop: int | None) -> Iterator[None]:
     """Write the complete gradients of every step to `OUT-gradients-STEP.safetensors`, as they are before clipping.
 
+    The number of passes that counted in each step of a process are added to `OUT-passes-RANK`.
+
     All processes stop together before step `stop`, as if by a kill.
     """
     real = Loop.training_step
@@ -88,6 +102,8 @@ def recorded(out: Path, stop: int | None) -> Iterator[None]:
         loss = real(self, *arguments)
         if self.accelerator.sync_gradients:
             found = gradients(self.replica)
+            with out.with_name(f"{out.name}-passes-{self.replica.world.rank}").open("a") as passes:
+                passes.write(f"{len(self._global_batch.results)}\n")
             if self.replica.world.first:
                 save_file(found, out.with_name(f"{out.name}-gradients-{self.state.global_step}.safetensors"))
         return loss
@@ -103,6 +119,8 @@ def train(folder: Path, out: Path, ranks: int, options: dict[str, Any]) -> Path:
     stop = given.pop("stop", None)
     examples = pairs(images, given.pop("bad", None), given.pop("text_only", False))
     merged = {**OPTIONS, "per_device_train_batch_size": BATCH // ranks, **given}
+    if not merged.get("share_prefixes", True):
+        del merged["max_tokens_per_pass"]
     if merged.get("tuning") == "full":
         merged = {name: value for name, value in merged.items() if not name.startswith("lora")}
     made = PreferenceTrainer(folder / "model", out=out, images=images, progress=Progress("quiet"), **merged)

@@ -16,7 +16,7 @@ from pairsight.training.config import TrainingConfig
 from pairsight.training.families import describe, inner_model
 from pairsight.training.policy import make_policy, open_parts
 from pairsight.training.vision.tower import Features
-from pairsight.training.vision.units import ImageUnits
+from pairsight.training.vision.units import ImageUnits, TextEncoder
 
 CONFIG = TrainingConfig(projector_learning_rate=1e-4, lora_r=2)
 
@@ -35,7 +35,7 @@ def test_the_projector_on_a_kept_tower_is_the_whole(name: str, tmp_path: Path):
     images = FileImages(tmp_path / "images")
     model = load_model(tmp_path / "model", dtype="float32", device="cpu")
     processor = load_processor(tmp_path / "model")
-    units = ImageUnits(processor, images, describe(model).placeholder, 64)
+    units = ImageUnits(TextEncoder(processor, images), describe(model).placeholder, 64)
     for number in range(3):
         units.add(Prompt(str(number), (Message("user", "What?", (images.ref(f"{number}.png"),)),)))
     names = open_parts(model, CONFIG)["projector"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, Generic, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 from pairsight.errors import DataError, one_line
 from pairsight.images.source import WithImages, cache_folder
 from pairsight.records import Candidates, from_json, to_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Record = TypeVar("Record")
 RECORD_SCHEMA = pa.schema([("record", pa.string())])
@@ -64,7 +68,7 @@ def record_texts(records: Iterable[object]) -> Iterator[str]:
 class Part(Records[Record]):
     """Some records of a sequence by number, in the order of the numbers."""
 
-    def __init__(self, records: Sequence[Record], numbers: Sequence[int]) -> None:
+    def __init__(self, records: Sequence[Record], numbers: "Sequence[int] | NDArray[np.int64]") -> None:
         self._records, self._numbers = records, numbers
 
     def __len__(self) -> int:
@@ -72,11 +76,11 @@ class Part(Records[Record]):
 
     def record(self, number: int) -> Record:
         """See `Records`."""
-        return self._records[self._numbers[number]]
+        return self._records[int(self._numbers[number])]
 
     def text(self, number: int) -> str:
         """See `Records`."""
-        records, own = self._records, self._numbers[number]
+        records, own = self._records, int(self._numbers[number])
         return records.text(own) if isinstance(records, Records) else to_json(records[own])
 
 

@@ -148,6 +148,23 @@ def auto_class(folder: Path, trust_remote_code: bool) -> Any:
     return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
+def from_config(model_name: str | Path, dtype: "torch.dtype | None" = None) -> Any:
+    """A model made from its config alone; on the meta device, or with fake tensors, it has no weights.
+
+    Raises:
+        ModelError: the config is missing, or no model can be made from it.
+    """
+    from transformers import AutoConfig
+
+    folder = resolve(model_name)
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(str(folder))
+            return auto_class(folder, trust_remote_code=False).from_config(config, dtype=dtype)
+        except Exception as error:  # noqa: BLE001 - a damaged config fails in as many ways as there are families
+            raise ModelError(f"model {model_name} cannot be made from its config: {one_line(error)}") from None
+
+
 def _with_adapter(model: Any, adapter: Path, model_name: str | Path) -> Any:
     """The model under its adapter, every tensor of which must fit.
 

@@ -73,7 +73,21 @@ class Column:
         self._file.seek(0, 2)
 
 
-def write_columns(path: Path, columns: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
+@dataclass(frozen=True, slots=True)
+class MadeColumn:
+    """An array that is made while it is written, piece by piece.
+
+    Args:
+        dtype, shape: of all.
+        chunks: makes its bytes, in order; called twice.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[bytes]]
+
+
+def write_columns(path: Path, columns: Mapping[str, Column | MadeColumn], metadata: Mapping[str, str]) -> None:
     """Write columns and notes about them, replacing the file in one step; equal content gives equal bytes.
 
     Raises:

@@ -91,6 +91,12 @@ class TrainingConfig(BaseConfig):
     share_prefixes: bool = Field(True, description="compute what sequences share once; false: one sequence at a time")
     check_first_batch: bool = Field(True, description="compare packed log-probs with a separate computation first")
 
+    dataset_num_proc: Annotated[int | None, Option(results=False)] = Field(
+        None,
+        ge=1,
+        description="processes that tokenise, of many examples alone; None: the machine's cores, at most 8",
+    )
+
     eval_fraction: float = Field(0.0, ge=0, lt=1, description="share of the examples, by image, held out to measure on")
     eval_steps: int = Field(20, ge=1, description="optimizer steps between measurements on held-out examples")
     early_stopping_patience: int = Field(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,15 @@ from pairsight.seeds import derived_seed
 from pairsight.store.durable import remove_temporaries
 from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import folder_lock
-from pairsight.training.data.table import FORMAT, Catalogue, TableWriter, TokenTable
+from pairsight.training.data.table import FORMAT, Catalogue, Names, TableWriter, TokenTable
 from pairsight.training.families import Family, counted_positions, prompt_positions
 from pairsight.training.tokens import BlockNumbers, Ints, TokenPrompt, TokenSequence, symbols_of, token_example
-from pairsight.training.vision.units import ImageUnits
+from pairsight.training.vision.units import ImageUnits, TextEncoder
 
 _LOG = logging.getLogger("pairsight.training")
 _RECORDS_TOGETHER = 64
+RECORDS_OF_A_PART = 2048
+"""More records are tokenised in parts, each a file until all are joined: the same parts by any number of processes."""
 _RECENT_PROMPTS = 256
 """Prompts whose tokens are remembered: pairs on one prompt follow each other."""
 
@@ -46,6 +48,7 @@ class Tokeniser:
         images: where the images are.
         cache_mb: memory for pixels and image features.
         catalogue: where prompts and image units are kept; None: in memory.
+        text: of this processor and these images, where there is one already.
     """
 
     def __init__(
@@ -57,12 +60,26 @@ class Tokeniser:
         cache_mb: int,
         *,
         catalogue: Catalogue | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
-        self.units = ImageUnits(processor, images, family.placeholder, cache_mb, catalogue)
+        self.units = ImageUnits(text or TextEncoder(processor, images), family.placeholder, cache_mb, catalogue)
         self._processor, self._model, self._family, self._images = processor, model, family, images
+        self._cache_mb = cache_mb
         self._generation_config = getattr(model, "generation_config", None)
-        self._blocks = BlockNumbers()
+        self._blocks = BlockNumbers(self.units.names.__getitem__)
         self._recent: dict[Hashable, TokenPrompt] = {}
+
+    def into(self, catalogue: Catalogue) -> "Tokeniser":
+        """The same for another catalogue: prompts and units are numbered from 0."""
+        return Tokeniser(
+            self._processor, self._model, self._family, self._images, self._cache_mb, catalogue=catalogue,
+            text=self.units.text,
+        )  # fmt: skip
+
+    @property
+    def names(self) -> Names:
+        """What identifies the units and blocks that were numbered."""
+        return Names(self.units.names, self._blocks.names)
 
     @property
     def ends_completions(self) -> bool:
@@ -190,11 +207,13 @@ class Rules:
 
 
 def prepare(
-    records: Sequence[Record],
+    records: Iterable[Record],
     tokeniser: Tokeniser,
     rules: Rules,
     table: TableWriter,
     advance: Callable[[], None] = lambda: None,
+    *,
+    first: int | None = None,
 ) -> None:
     """Tokenise records into a table.
 
@@ -207,21 +226,17 @@ def prepare(
         rules: what becomes an example.
         table: what is made.
         advance: called once per record.
+        first: the number of the first record, where they are a part of all; None: they are all.
 
     Raises:
         DataError: a prompt too long, ids used twice, or too few contrast images.
     """
-    ids: set[int] = set()
     skipped: Counter[str] = Counter()
     cut = 0
-    for block in _in_blocks(records):
+    for block in _in_blocks(records, first or 0):
         texts = [_texts(record) for _, record in block]
         tokens = iter(tokeniser.completions([one for those in texts for one in those]))
         for (number, record), those in zip(block, texts, strict=True):
-            short = int.from_bytes(hashlib.sha256(record.id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-            if short in ids:
-                raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
-            ids.add(short)
             made = _example(record, [next(tokens) for _ in those], tokeniser, rules, table)
             if isinstance(made, str):
                 skipped[made] += 1
@@ -231,12 +246,23 @@ def prepare(
                 table.add_example(number, example, [prompt.number for prompt in prompts], completions)
                 cut += num_cut
             advance()
-    table.finish(skipped, cut)
+    table.finish(skipped, cut, None if first is None else tokeniser.names)
 
 
-def _in_blocks(records: Iterable[Record]) -> Iterator[list[tuple[int, Record]]]:
+def of_different_ids(records: Iterable[Record]) -> Iterator[Record]:
+    """Records as they come; an id that comes twice is an error."""
+    ids: set[int] = set()
+    for record in records:
+        short = int.from_bytes(hashlib.sha256(record.id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        if short in ids:
+            raise DataError(f"'{record.id}' is the id of two examples; ids must be unique")
+        ids.add(short)
+        yield record
+
+
+def _in_blocks(records: Iterable[Record], first: int) -> Iterator[list[tuple[int, Record]]]:
     """Numbered records, as many at a time as give a tokenizer's threads enough to do."""
-    numbered = iter(enumerate(records))
+    numbered = iter(enumerate(records, first))
     while block := list(islice(numbered, _RECORDS_TOGETHER)):
         yield block
 
@@ -275,37 +301,67 @@ def _example(
     return (prompts, kept, cut) if len(kept) >= rules.min_completions else "identical_or_empty"
 
 
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What tokens are made from besides the records; it travels to other processes.
+
+    Args:
+        model: a folder or hub name.
+        family: of the model.
+        generation_config: the model's, for the tokens that end a completion.
+        images: where the records' images are.
+        rules: what becomes an example.
+    """
+
+    model: str
+    family: Family
+    generation_config: Any
+    images: ImageSource
+    rules: Rules
+
+
+Advance = Callable[[int, int], None]
+"""Is told numbers of records: of those tokenised, and of those that an earlier start tokenised."""
+Many = Callable[[Path, Iterable[Record], int, Tokeniser, Ingredients, Advance], None]
+"""Given file, records, their number, all else, and whom to tell."""
+
+
 def prepared(
     file: Path,
     records: Sequence[Record],
-    tokeniser: Callable[[Catalogue], Tokeniser],
-    family: Family,
-    rules: Rules,
+    tokeniser: Tokeniser,
+    made_from: Ingredients,
     *,
-    advance: Callable[[int, int], None] = lambda done, reused: None,
+    in_parts: Many,
+    advance: Advance = lambda done, reused: None,
 ) -> TokenTable:
     """The examples of records: of a file, if an earlier start made it, else made now.
 
     Args:
         file: named after all that its content depends on; a damaged one is made again.
         records: as in `prepare`.
-        tokeniser: makes one with a catalogue.
-        family: of the model.
-        rules: what becomes an example.
-        advance: called with (records tokenised, records known already).
+        tokeniser: of this process.
+        made_from: all else, so that other processes can make theirs.
+        in_parts: tokenises more than `RECORDS_OF_A_PART` records.
+        advance: is told how far it is.
 
     Raises:
         DataError: as `prepare`.
-        RunError: the disk is full or failed.
+        RunError: the disk is full or failed, or a process was killed.
     """
+    family = made_from.family
     table = _read(file, family)
     if table is None:
         with folder_lock(file.parent):  # another training of this run may be making it
             table = _read(file, family)
             if table is None:
                 remove_temporaries(file.parent, file.name)
-                writer = TableWriter(file, family)
-                prepare(records, tokeniser(writer), rules, writer, lambda: advance(1, 0))
+                checked = of_different_ids(records)
+                if len(records) <= RECORDS_OF_A_PART:
+                    writer = TableWriter(file, family)
+                    prepare(checked, tokeniser.into(writer), made_from.rules, writer, lambda: advance(1, 0))
+                else:
+                    in_parts(file, checked, len(records), tokeniser, made_from, advance)
                 return TokenTable(file, family)
     advance(0, len(records))
     return table
@@ -319,38 +375,6 @@ def _read(file: Path, family: Family) -> TokenTable | None:
     except (OSError, ValueError, LookupError) as error:
         _LOG.warning("%s is not read (%s): its examples are tokenised again", file, one_line(error))
         return None
-
-
-class KeptRecords(Sequence[Record]):
-    """The records that examples were made from, read when they are asked for.
-
-    Args:
-        records: all records.
-        numbers: of those that examples were made from, ascending.
-    """
-
-    def __init__(self, records: Sequence[Record], numbers: Sequence[int] | Ints) -> None:
-        self._records, self._numbers = records, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> "KeptRecords": ...
-    def __getitem__(self, index: int | slice) -> "Record | KeptRecords":
-        if isinstance(index, slice):
-            return KeptRecords(self._records, self._numbers[index])
-        return self._records[int(self._numbers[index])]
-
-    def __iter__(self) -> Iterator[Record]:
-        waiting = iter(self._numbers)
-        wanted = next(waiting, None)
-        for number, record in enumerate(self._records):
-            if number == wanted:
-                yield record
-                wanted = next(waiting, None)
 
 
 def _prompts(record: Record, rules: Rules) -> list[Prompt]:

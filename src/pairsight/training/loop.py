@@ -63,9 +63,10 @@ class Loop(LoopBase):
             for turn in self.replica.turns(self._step.scorer, numbers, last=self.accelerator.sync_gradients):
                 with self.replica.pass_of(turn):
                     if not turn.counts:
-                        self.replica.backward(self._step.scorer.score(model, turn.rows).sums_Q.sum(), turn)
+                        scores = self._step.scorer.score(model, turn.rows, turn.calls)
+                        self.replica.backward(scores.sums_Q.sum(), turn)
                         continue
-                    result = self._step.run(model, turn.rows, self.loss_state, num_prompts, num_tokens)
+                    result = self._step.run(model, turn.rows, self.loss_state, num_prompts, num_tokens, turn.calls)
                     if total.device.type == "cpu":
                         self._step.check([result], self.state.global_step + 1)
                     self.replica.backward(result.total, turn)

@@ -60,8 +60,14 @@ class PreferenceStep:
     objective: Objective
     reference: ReferenceStore | None
 
-    def run(
-        self, packed: nn.Module, rows: Pass, state: Mapping[str, float], num_prompts: float, num_tokens: float
+    def run(  # noqa: PLR0917
+        self,
+        packed: nn.Module,
+        rows: Pass,
+        state: Mapping[str, float],
+        num_prompts: float,
+        num_tokens: float,
+        calls: int = 1,
     ) -> StepResult:
         """Score a pass and compute its part of the loss of `num_prompts` prompts and `num_tokens` chosen tokens.
 
@@ -70,8 +76,9 @@ class PreferenceStep:
             rows: the pass.
             state: running numbers of losses that couple prompts.
             num_prompts, num_tokens: of the full global batch.
+            calls: as in `SequenceScorer.score`.
         """
-        return self.of_scores(self.scorer.score(packed, rows), state, num_prompts, num_tokens)
+        return self.of_scores(self.scorer.score(packed, rows, calls), state, num_prompts, num_tokens)
 
     def of_scores(
         self, scores: Scores, state: Mapping[str, float], num_prompts: float, num_tokens: float

@@ -259,14 +259,21 @@ class SequenceScorer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def score(self, packed: nn.Module, rows: Pass) -> Scores:
-        """Log-probs of a pass's sequences by a `PackedPass` or what wraps it; differentiable where gradients are on."""
+    def calls(self, rows: Pass) -> int:
+        """How often a pass calls the model."""
+        return 1 if self.shares else sum(len(self.examples[number].sequences) for row in rows for number in row)
+
+    def score(self, packed: nn.Module, rows: Pass, calls: int = 1) -> Scores:
+        """Log-probs of a pass's sequences by a `PackedPass` or what wraps it; differentiable where gradients are on.
+        Without shared prefixes the model is called at least `calls` times, if need be without effect."""
         numbers = tuple(number for row in rows for number in row)
         if not self.shares:
             sequences = [s for number in numbers for s in self.examples[number].sequences]
-            sums_Q, tokens_T = packed(sequences)
             lengths = torch.tensor([len(s) - s.prompt_length for s in sequences])
-            return Scores(numbers, sums_Q, tokens_T, torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+            sums_Q, tokens_T = packed(sequences + sequences[:1] * (calls - len(sequences)))
+            own_Q = sums_Q[: len(sequences)] + 0.0 * sums_Q[len(sequences) :].sum()
+            sequence_T = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+            return Scores(numbers, own_Q, tokens_T[: len(sequence_T)], sequence_T)
         packed_rows = [self._row(row) for row in rows]
         packed_rows = packed_rows if self.limits.padded else [join(packed_rows)]
         batch = collate(packed_rows, self.scoring.tokeniser.units.num_tokens, numbers)
@@ -390,9 +397,3 @@ def pass_limits(
         free = free_bytes(model.device) if free is None else free
         row = joined = int((free - _TRAINED_BYTES * num_trained) * _GPU_SHARE)
     return PassLimits(max(_SMALLEST_PASS, row // int(held)), max(_SMALLEST_PASS, joined // int(held)), padded)
-
-
-def times_the_tokens_alone(examples: Examples) -> float:
-    """How many times the tokens are computed when no sequence shares its prefix, by the first hundred examples."""
-    some = examples[:100]
-    return sum(len(s) for example in some for s in example.sequences) / sum(example.num_tokens for example in some)

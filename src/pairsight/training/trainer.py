@@ -25,7 +25,7 @@ from pairsight.training.start import Start
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pairsight.training.data.table import Catalogue, TokenTable
+    from pairsight.training.data.table import TokenTable
     from pairsight.training.objective import Objective
     from pairsight.training.precision import Precision
     from pairsight.training.preference_step import PreferenceStep
@@ -209,9 +209,9 @@ class PreferenceTrainer:
     ) -> None:
         import torch
 
+        from pairsight.formats.record_tables import Part
         from pairsight.models.folders import fingerprint
         from pairsight.models.load import pick_device
-        from pairsight.training.examples import KeptRecords
         from pairsight.training.kernels.layers import fuse_lora
         from pairsight.training.policy import load_base, make_policy, num_trained
         from pairsight.training.precision import Precision
@@ -248,7 +248,7 @@ class PreferenceTrainer:
         )
         if config.check_first_batch:
             scorer.check(policy)
-        kept = KeptRecords(examples, table.records_E)
+        kept = Part(examples, table.records_E)
         outcome = self._run_loop(policy, PreferenceStep(scorer, objective, reference), kept)
         if self._world.first:
             self._write(policy, origin, table, outcome, extra_files)
@@ -342,29 +342,30 @@ class PreferenceTrainer:
         """Tokenise examples, and say how they are scored: the same for a training and for what it will take."""
         from pairsight.models.load import quiet
         from pairsight.models.local.processor import load_processor
-        from pairsight.training.examples import Rules, Tokeniser, prepared
+        from pairsight.training.data.parts import InParts
+        from pairsight.training.examples import Ingredients, Rules, Tokeniser, prepared
         from pairsight.training.families import describe
         from pairsight.training.policy import open_parts
-        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits, times_the_tokens_alone
+        from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
+        from pairsight.training.tokens import times_the_tokens_alone
 
         config, family, processor = self.config, describe(model), load_processor(self.model)
         fail = config.overlong == "fail"
         rules = Rules(config.max_length, fail, objective.min_completions, objective.num_images, objective.contrast)
-
-        def tokeniser(catalogue: "Catalogue") -> Tokeniser:
-            return Tokeniser(processor, model, family, images, config.image_cache_mb, catalogue=catalogue)
-
+        made_from = Ingredients(self.model, family, getattr(model, "generation_config", None), images, rules)
+        tokeniser = Tokeniser(processor, model, family, images, config.image_cache_mb)
         folder = self._run.path if self._run is not None else self.out
         file = folder / "tokens" / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
         with quiet(), self._progress.task("tokenise", len(examples)) as task:
             if not world.first:
                 world.wait()  # the first rank makes the file
             table = prepared(
-                file, examples, tokeniser, family, rules, advance=lambda one, known: task.advance(one, reused=known)
-            )
+                file, examples, tokeniser, made_from, in_parts=InParts(config.dataset_num_proc),
+                advance=lambda done, known: task.advance(done, reused=known),
+            )  # fmt: skip
             if world.first:
                 world.wait()
-        reader = tokeniser(table.catalogue)
+        reader = tokeniser.into(table.catalogue)
         if not reader.ends_completions:
             _LOG.warning("the model names no end-of-sequence token: completions are trained without an end")
         table.report(len(examples), config.max_length)

@@ -99,7 +99,7 @@ def test_units_that_follow_each_other_or_are_cut_by_text_are_as_they_were(tmp_pa
     ids = np.where(unit < 0, np.arange(14) + 7, 32000)
     positions = np.random.default_rng(0).integers(-5, 9000, (3, 15))
     block = np.array([-1, 0, 0, 0, 1, 1, 1, *[-1] * 7])
-    symbols = BlockNumbers().put(symbols_of(ids, unit, index), block)
+    symbols = BlockNumbers(lambda number: b"%d" % number).put(symbols_of(ids, unit, index), block)
     assert symbols[1:4].tolist() == symbols[4:7].tolist(), "equal blocks have equal symbols"
     prompts = [
         TokenPrompt(symbols_of(ids, unit, index), ids, positions, np.full(14, -1), unit, index, 0, key=b"0" * 32),

@@ -35,7 +35,7 @@ _LOG = logging.getLogger("pairsight.training")
 FORMAT = 1
 """Of the file: part of its key, so that one of another version is never read."""
 
-_COLUMNS = {
+COLUMNS = {
     "prompt_text": ("<i4", 0),  # token ids without placeholders
     "prompt_runs": ("<i4", 4),  # of placeholders: first token, count, unit, index in the unit
     "prompt_blocks": ("<i4", 3),  # tokens [start, end), number
@@ -53,7 +53,12 @@ _COLUMNS = {
     "weights": ("<f8", 0),
 }
 """Name of a column -> type and width."""
-_OF_PROMPTS = ("prompt_text", "prompt_runs", "prompt_blocks", "prompt_positions")
+_OF_PARTS = {"unit_names": ("|u1", 16), "block_names": ("|u1", 16)}
+"""Columns of a part's file besides: what identifies units and blocks in other parts too."""
+OF_PROMPTS = ("prompt_text", "prompt_runs", "prompt_blocks", "prompt_positions")
+"""The columns of which `prompt_ends` says where each prompt's rows end."""
+EXAMPLE_ENDS = ("example_prompts", "completion_ends", "ids")
+"""The columns of which `examples` says, in its columns 1 to 3, where each example's rows end."""
 _RECENT_TOKENS = 2**19
 """Tokens of the examples that are held unpacked."""
 
@@ -70,6 +75,13 @@ class Unit(NamedTuple):
     prompt: int
     part: int
     num_tokens: int
+
+
+class Names(NamedTuple):
+    """What identifies image units and blocks, 16 bytes each, by their numbers."""
+
+    unit_names: list[bytes]
+    block_names: list[bytes]
 
 
 class Catalogue:
@@ -118,7 +130,7 @@ class TableWriter(Catalogue):
 
     def __init__(self, path: Path, family: Family) -> None:
         self._path, self._family = path, family
-        self._columns = {name: Column(path.parent, dtype, width) for name, (dtype, width) in _COLUMNS.items()}
+        self._columns = {name: Column(path.parent, dtype, width) for name, (dtype, width) in COLUMNS.items()}
 
     def add_prompt(self, prompt: Prompt) -> int:
         """Number a prompt; its tokens follow by `add_tokens`."""
@@ -150,7 +162,7 @@ class TableWriter(Catalogue):
         )
         columns["prompt_blocks"].append(np.array(blocks, np.int32).reshape(-1, 3))
         columns["prompt_positions"].append(np.frombuffer(_packed(prompt.positions_AT, self._family), np.uint8))
-        columns["prompt_ends"].append([len(columns[name]) for name in _OF_PROMPTS])
+        columns["prompt_ends"].append([len(columns[name]) for name in OF_PROMPTS])
 
     def add_example(self, record: int, example: TokenExample, prompts: list[int], completions: list[Ints]) -> None:
         """Keep an example.
@@ -168,18 +180,27 @@ class TableWriter(Catalogue):
             columns["completion_ends"].append([len(columns["completion_ids"])])
         columns["keys"].append(np.frombuffer(b"".join(s.key for s in example.sequences), np.uint8))
         columns["ids"].append(np.frombuffer(example.id.encode("utf-8", "surrogatepass"), np.uint8))
-        ends = [len(columns[name]) for name in ("example_prompts", "completion_ends", "ids")]
+        ends = [len(columns[name]) for name in EXAMPLE_ENDS]
         columns["examples"].append([record, *ends, example.num_tokens, example.chosen_length, example.first_unit])
         columns["weights"].append([example.weight])
 
-    def finish(self, skipped: Counter[str], cut: int) -> None:
+    def finish(self, skipped: Counter[str], cut: int, names: "Names | None" = None) -> None:
         """Write the file.
+
+        Args:
+            skipped: reason -> number of records left out.
+            cut: completions shortened.
+            names: of units and blocks, where the file is a part of a table.
 
         Raises:
             RunError: the disk is full or failed.
         """
         notes = {"skipped": json.dumps(skipped), "cut": str(cut)}
-        write_columns(self._path, self._columns, notes)
+        columns = dict(self._columns)
+        for name, those in (names._asdict() if names is not None else {}).items():
+            columns[name] = Column(self._path.parent, *_OF_PARTS[name])
+            columns[name].append(np.frombuffer(b"".join(those), np.uint8))
+        write_columns(self._path, columns, notes)
 
 
 def _packed(positions_AT: Ints, family: Family) -> bytes:
@@ -217,7 +238,7 @@ class TokenTable(Examples):
 
     def __init__(self, path: Path, family: Family) -> None:
         tensors, notes = read_tensors(path)
-        if missing := _COLUMNS.keys() - tensors.keys():
+        if missing := COLUMNS.keys() - tensors.keys():
             raise ValueError(f"it has no {min(missing)}")
         self._tensors, self._family = tensors, family
         self.skipped = Counter[str](json.loads(str(notes["skipped"])))
@@ -289,7 +310,7 @@ class TokenTable(Examples):
         tensors = self._tensors
         ends = tensors["prompt_ends"]
         bounds = zip(ends[number - 1].tolist() if number else [0] * 4, ends[number].tolist(), strict=True)
-        text, runs_R4, blocks_L3, packed = (tensors[n][a:b] for n, (a, b) in zip(_OF_PROMPTS, bounds, strict=True))
+        text, runs_R4, blocks_L3, packed = (tensors[n][a:b] for n, (a, b) in zip(OF_PROMPTS, bounds, strict=True))
         count = len(text) + int(runs_R4[:, 1].sum())
         unit_T, index_T, block_T = np.full((3, count), -1, np.int64)
         ids_T = np.full(count, self._family.placeholder or 0, np.int64)

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pairsight.errors import ModelError, one_line
 from pairsight.images.source import ImageSource
-from pairsight.models.folders import resolve
-from pairsight.models.load import auto_class, free_bytes, pick_device, quiet, state_dtype
+from pairsight.models.load import free_bytes, from_config, pick_device, state_dtype
 from pairsight.training.adapter import Origin
 from pairsight.training.batch import pack_row
 from pairsight.training.config import TrainingConfig
@@ -89,15 +87,7 @@ def base_without_weights(name: str, config: TrainingConfig, precision: Precision
     Raises:
         ModelError: the config is missing, or no model can be made from it.
     """
-    from transformers import AutoConfig
-
-    folder = resolve(name)
-    with quiet():
-        try:
-            made_by = AutoConfig.from_pretrained(str(folder))
-            model = auto_class(folder, trust_remote_code=False).from_config(made_by, dtype=precision.weights)
-        except Exception as error:  # noqa: BLE001 - a damaged config fails in as many ways as there are families
-            raise ModelError(f"model {name} cannot be made from its config: {one_line(error)}") from None
+    model = from_config(name, precision.weights)
     exact = float32_parts(config)
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in exact:

@@ -80,11 +80,13 @@ class Turn:
         rows: the pass.
         counts: whether its loss counts; one that does not only takes part in what the ranks do together.
         last: whether gradients are complete after it.
+        calls: how often every rank calls the model in it, at least.
     """
 
     rows: Pass
     counts: bool
     last: bool
+    calls: int = 1
 
 
 class Replica:

@@ -47,7 +47,7 @@ class TextEncoder:
     """
 
     def __init__(self, processor: Any, images: ImageSource) -> None:
-        self._images, self._processor = images, processor
+        self.processor, self.images, self._processor = processor, images, processor
         self._sizes: dict[str, tuple[int, int]] = {}
         self._known = _KnownSizes(getattr(processor, "image_processor", None))
         self._runs: _Runs | None = None
@@ -69,7 +69,7 @@ class TextEncoder:
             DataError, ModelError: as `encode`.
         """
         if self._known.real is None:
-            return encode(self._processor, prompt, self._images)
+            return encode(self._processor, prompt, self.images)
         sizes = tuple(self._size(ref) for ref in prompt.images)
         if not sizes or self._runs is None or not self._known.expects(sizes):
             return self._encode(prompt, sizes)
@@ -93,7 +93,7 @@ class TextEncoder:
         def pictures() -> list[Any]:
             if self._known.expects(sizes):
                 return [Image.new("RGB", (1, 1)) for _ in refs]
-            return [self._images.open(ref) for ref in refs]
+            return [self.images.open(ref) for ref in refs]
 
         encoded = encode_pictures(self._processor, prompt, pictures, as_tensors=False)
         if any(ref.distortion is not None and ref.distortion.space == "normalised" for ref in refs):
@@ -106,7 +106,7 @@ class TextEncoder:
         if name not in self._sizes:
             if len(self._sizes) >= _MOST_SIZES:
                 self._sizes.clear()
-            self._sizes[name] = size_of(self._images, ref)
+            self._sizes[name] = size_of(self.images, ref)
         return self._sizes[name]
 
 
@@ -205,26 +205,21 @@ class ImageUnits:
     """All images of a dataset.
 
     Args:
-        processor: from `load_processor`.
-        images: where the images are.
+        text: encodes prompts, with the model's processor and the images.
         placeholder: the token id of a piece of an image.
         cache_mb: memory for pixels and features; what does not fit is decoded again when needed.
         catalogue: where prompts and units are kept.
+
+    Attributes:
+        names: what identifies each unit that was added, 16 bytes, by its number.
     """
 
     def __init__(
-        self,
-        processor: Any,
-        images: ImageSource,
-        placeholder: int | None,
-        cache_mb: int,
-        catalogue: Catalogue | None = None,
+        self, text: TextEncoder, placeholder: int | None, cache_mb: int, catalogue: Catalogue | None = None
     ) -> None:
-        self._processor = processor
-        self._placeholder = placeholder
-        self._images = images
+        self.text, self._placeholder = text, placeholder
         self.catalogue = catalogue or Catalogue()
-        self._text = TextEncoder(processor, images)
+        self.names: list[bytes] = []
         self._budget = self._room = cache_mb * 2**20
         self._numbers: dict[bytes, int] = {}
         self._pixels: dict[int, Tensors] = {}
@@ -239,7 +234,7 @@ class ImageUnits:
         Returns:
             The prompt's number, the encoded prompt, and per unit its number and the images of the prompt it covers.
         """
-        encoded = self._text.encode(prompt)
+        encoded = self.text.encode(prompt)
         number = self.catalogue.add_prompt(prompt)
         if not encoded.images:
             return number, encoded, []
@@ -319,12 +314,13 @@ class ImageUnits:
         if name not in self._numbers:
             placeholders = sum(encoded.input_ids[start:end].count(self._placeholder or 0) for start, end in spans)
             self._numbers[name] = self.catalogue.add_unit(Unit(prompt, part, placeholders))
+            self.names.append(name)
         return self._numbers[name]
 
     def _tensors(self, number: int) -> Tensors:
         """What the vision tower is given for a unit."""
         unit = self.catalogue.unit(number)
-        encoded = encode(self._processor, self.catalogue.prompt(unit.prompt), self._images)
+        encoded = encode(self.text.processor, self.catalogue.prompt(unit.prompt), self.text.images)
         if unit.part < 0:
             return encoded.tensors
         parts = split_by_image(encoded.tensors, len(encoded.images))
