@@ -115,6 +115,31 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def split(
+    values: Mapping[str, object], own: type[BaseConfig], other: type[BaseConfig], where: str, also: Sequence[str] = ()
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Divide one flat mapping of options between a verb's own class and another's (the recipe's, the trainer's).
+
+    Args:
+        values: option name -> value.
+        own: the verb's options.
+        other: the recipe's or the trainer's class; a name that both have goes to both.
+        where: the verb's name, for errors.
+        also: further known names, to suggest in an error.
+
+    Raises:
+        ConfigError: a name that neither has, with the nearest known one.
+    """
+    mine = {name: value for name, value in values.items() if name in own.model_fields}
+    rest = {name: value for name, value in values.items() if name not in own.model_fields}
+    for name in rest:
+        if name not in other.model_fields:
+            known = [*own.model_fields, *other.model_fields, *also]
+            raise ConfigError(f"{where}: unknown option '{name}'{did_you_mean(name, known)}")
+    shared = {name: values[name] for name in other.model_fields if name in mine}
+    return mine, {**shared, **rest}
+
+
 def option_facts(cls: type[BaseConfig]) -> dict[str, Option]:
     """Every option of a class with what its `Option` says of it, in field order."""
     return {

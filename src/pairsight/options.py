@@ -4,7 +4,7 @@ An option's name is the same on the command line and in a config file. What is n
 whether it is part of a run's identity, ...) is in its `Option`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from pairsight.config import BaseConfig, Option, option_facts
 from pairsight.engine.calls.options import CallOptions
-from pairsight.errors import ConfigError, did_you_mean
+from pairsight.errors import ConfigError
 from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, NamedPiece, is_adapter_name, is_folder_name, recipes
@@ -31,6 +31,11 @@ Calls = Annotated[
     CallOptions, Option(results=False), Field(description="rate limits, retries and budget of calls to endpoints")
 ]
 Endpoint = Annotated[EndpointOptions, Option(identity=False), Field(description="the form of requests to endpoints")]
+ProfileName = Annotated[
+    str | None,
+    Option("--profile", value="NAME|FILE.yaml", identity=False, late=True),
+    Field(description="how images are shown and prompts written: llava-1.5, llava_v1, a YAML file, or none"),
+]
 
 
 class BuildOptions(BaseConfig):
@@ -109,6 +114,10 @@ class BuildOptions(BaseConfig):
     seed: Annotated[int, Option("--seed")] = Field(
         0, ge=0, description="the random seed of sampling, distortion and selection"
     )
+    profile: ProfileName = None
+    load_in_4bit: Annotated[bool | None, Option(identity=False, late=True)] = Field(
+        None, description="keep the language model's linear layers in 4 bits (nf4) while it makes completions"
+    )
     engine: Engine = "local"
     workers: Workers = 1
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error", needs="a file")] = Field(
@@ -147,6 +156,7 @@ class AlignOptions(BaseConfig):
     model: Annotated[str, Option("--model", value="MODEL", identity=False, recorded=False)] = Field(
         description="the model to align: a folder or a hub name"
     )
+    profile: ProfileName = None
     format: Annotated[str | None, Option("--format", late=True)] = Field(
         None, description="how a file of pairs is read: a format's name, or file.py:Class"
     )
@@ -239,6 +249,12 @@ class EvaluateOptions(BaseConfig):
     seed: Annotated[int, Option("--seed")] = Field(
         0, ge=0, description="the random seed of sampled answers and of the bootstrap"
     )
+    profile: Annotated[str | None, Option("--profile", value="NAME|FILE.yaml")] = Field(
+        None, description="how images are shown and prompts written; default: as the adapters were trained"
+    )
+    load_in_4bit: bool = Field(
+        False, description="keep the language model's linear layers in 4 bits (nf4) while it answers"
+    )
     engine: Engine = "local"
     workers: Workers = 1
     on_error: Annotated[Literal["stop", "skip"], Option("--on-error", identity=False)] = Field(
@@ -296,31 +312,6 @@ class ScoreOptions(BaseConfig):
         return self
 
 
-def split(
-    values: Mapping[str, object], own: type[BaseConfig], other: type[BaseConfig], where: str, also: Sequence[str] = ()
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Divide one flat mapping of options between a verb's own class and another's (the recipe's, the trainer's).
-
-    Args:
-        values: option name -> value.
-        own: the verb's options.
-        other: the recipe's or the trainer's class; a name that both have goes to both.
-        where: the verb's name, for errors.
-        also: further known names, to suggest in an error.
-
-    Raises:
-        ConfigError: a name that neither has, with the nearest known one.
-    """
-    mine = {name: value for name, value in values.items() if name in own.model_fields}
-    rest = {name: value for name, value in values.items() if name not in own.model_fields}
-    for name in rest:
-        if name not in other.model_fields:
-            known = [*own.model_fields, *other.model_fields, *also]
-            raise ConfigError(f"{where}: unknown option '{name}'{did_you_mean(name, known)}")
-    shared = {name: values[name] for name in other.model_fields if name in mine}
-    return mine, {**shared, **rest}
-
-
 def recipe_class(name: str) -> "type[Recipe]":
     """The recipe's class, by name or `file.py:Class`."""
     if not name:
@@ -344,6 +335,7 @@ class BuildRecord:
         models: the names of the models that made the completions.
         fingerprints: "model", "annotator" or "writer" -> what identifies each such model.
         num_prompts: prompts given, also those that reading dropped.
+        profile: what the profile says that its completions were made with; None: there was none.
     """
 
     recipe: NamedPiece
@@ -354,6 +346,7 @@ class BuildRecord:
     models: tuple[str, ...]
     fingerprints: Mapping[str, tuple[str, ...]]
     num_prompts: int | None
+    profile: object = None
 
     @classmethod
     def from_plain(cls, content: object) -> Self:
@@ -371,6 +364,7 @@ class BuildRecord:
             models=_texts(plain.get("model")),
             fingerprints={role: _texts(plain.get(f"{role}_fingerprint")) for role in ("model", "annotator", "writer")},
             num_prompts=num_prompts if isinstance(num_prompts, int) else None,
+            profile=plain.get("profile_options"),
         )
 
     @property

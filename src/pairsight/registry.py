@@ -339,6 +339,16 @@ benchmarks = Registry(
     "load(self, path, images) and read(self, sample, answer, *, official)",
     base="pairsight.benchmarks.protocol:Benchmark",
 )
+profiles = Registry(
+    "profile",
+    {
+        "llava-1.5": "pairsight.models.profiles.shipped:LLAVA_1_5",
+        "llava-1.5-images": "pairsight.models.profiles.shipped:LLAVA_1_5_IMAGES",
+        "llava_v1": "pairsight.models.profiles.shipped:LLAVA_V1",
+    },
+    needs=("turns", "pad", "applied_to"),
+    expected="a Profile of pairsight.models.profiles.profile",
+)
 studies = Registry(
     "study",
     {

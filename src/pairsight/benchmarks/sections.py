@@ -20,7 +20,7 @@ _LOG = logging.getLogger("pairsight.benchmarks")
 class EvaluationSettings:
     """The settings, other than models and benchmarks, that decide the figures; `EvaluateOptions` explains them.
 
-    `model` is the base's reference, used to look up published figures.
+    `model` is the base's reference, used to look up published figures; `profile` is the name of what it is used with.
     """
 
     parser: Parser = "official"
@@ -30,6 +30,8 @@ class EvaluationSettings:
     on_error: Literal["stop", "skip"] = "stop"
     num_resamples: int = NUM_RESAMPLES
     model: str = ""
+    profile: str = ""
+    load_in_4bit: bool = False
 
     @property
     def skip_bad(self) -> bool:
@@ -171,6 +173,8 @@ def _generation_settings(loaded: LoadedTask, settings: EvaluationSettings) -> di
         "batch_size": settings.batch_size,
         "temperature": loaded.task.sampling.temperature,
         "max_new_tokens": loaded.task.sampling.max_new_tokens,
+        **({"profile": settings.profile} if settings.profile else {}),
+        **({"load_in_4bit": True} if settings.load_in_4bit else {}),
     }
 
 

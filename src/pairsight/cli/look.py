@@ -1,4 +1,4 @@
-"""`report`, `inspect`, `status`, `retry`, `salvage`: look at a run, retry failures, repair damage."""
+"""`report`, `inspect`, `status`, `retry`, `salvage`, `profile`: look at a run or a profile, retry, repair damage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("status", cls=flags.Command)(status)
     app.command("retry", cls=flags.Command)(retry)
     app.command("salvage", cls=flags.Command)(salvage)
+    app.command("profile", cls=flags.Command)(profile)
 
 
 def report(run: Run, plugin: flags.Plugin = None) -> None:
@@ -112,3 +113,27 @@ def salvage(run: Run) -> None:
         print(
             f"no ledger is damaged, nothing was changed; `pairsight status {run} --verify` checks images and tables too"
         )
+
+
+def profile(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE.yaml]", help="default: list the names")] = None,
+    template: Annotated[bool, typer.Option("--template", help="print its chat template, for a server")] = False,
+) -> None:
+    """Print what a profile of a model family says, as a file that --profile takes."""
+    from pairsight.errors import ConfigError
+    from pairsight.models.profiles.choice import profile_yaml, read_profile
+    from pairsight.registry import profiles
+
+    if name is None:
+        print("\n".join([*profiles.names(), "none"]))
+        return
+    flags.trust(None, name)
+    found = read_profile(name)
+    if found is None:
+        raise ConfigError("profile 'none' is the model as its own folder has it; there is nothing to print")
+    if not template:
+        print(profile_yaml(found), end="")
+    elif found.turns is None:
+        raise ConfigError(f"profile '{found.name}' has no turns: prompts are written by the model's own chat template")
+    else:
+        print(found.turns.template(found.system))

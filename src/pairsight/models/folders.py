@@ -72,12 +72,13 @@ def read_model_json(path: Path) -> dict[str, Any]:
 
 
 PROMPT_SUFFIX_FILE = "inference.json"
-"""Beside a model's or an adapter's weights: the line that must end every question asked of it, SteerLM's scores."""
+"""Beside a model's or an adapter's weights: the line that must end every question asked of it, SteerLM's scores, and
+the profile that it was trained with."""
 _OURS = ("pairsight.json", PROMPT_SUFFIX_FILE)
 
 
 def prompt_suffix_json(line: str) -> bytes:
-    """The content of `PROMPT_SUFFIX_FILE`."""
+    """The content of `PROMPT_SUFFIX_FILE`, to which a training adds its profile."""
     return json.dumps({"prompt_suffix": line}, ensure_ascii=False).encode()
 
 

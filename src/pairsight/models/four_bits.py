@@ -17,6 +17,11 @@ logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
 """peft imports bitsandbytes where it is installed, which then advises on standard error, asked for or not."""
 
 
+def decoder(model: Any) -> Any:
+    """The decoder stack of a model: what is kept in 4 bits for generation, as below adapters in training."""
+    return model.get_decoder()
+
+
 def nf4_config(
     auto: Any, folder: Path, part: Callable[[Any], Any], dtype: "torch.dtype", *, trust_remote_code: bool
 ) -> Any:

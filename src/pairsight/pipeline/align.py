@@ -1,5 +1,6 @@
 """Pairs -> adapter: what `align` does with a run or a dataset."""
 
+import logging
 import random
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from pairsight.config import recorded
+from pairsight.config import recorded, split
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError
-from pairsight.options import AlignOptions, BuildRecord, recipe_class, split
+from pairsight.models.endpoint.model import PREFIX
+from pairsight.models.profiles.profile import Profile
+from pairsight.options import AlignOptions, BuildRecord, recipe_class
+from pairsight.pipeline.models import find_profile
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, select_once, strategy_of_run
 from pairsight.records import Dropped, PreferencePair
 from pairsight.registry import NamedPiece, is_file_name, losses
@@ -24,6 +28,7 @@ from pairsight.training.ranks.launch import launched
 if TYPE_CHECKING:
     from pairsight.training.forecast.forecast import Forecast
 
+_LOG = logging.getLogger("pairsight.align")
 BuiltWith = Strategy | NamedPiece | None
 """The strategy that a run was built with: itself or, read from its `run.yaml`, by name and options."""
 
@@ -74,6 +79,8 @@ class AlignSpec:
         options = AlignOptions.parse(mine, "align")
         if options.name is not None and options.out is not None:
             raise ConfigError("align: --name is a folder's inside the run, and --out names another; give one of them")
+        if options.profile is not None:
+            find_profile(options.profile, ())  # an unknown one is found before anything is read
         run = run_of(options) if recipe is None else None
         if run is not None:
             folder = RunFolder.open(run)
@@ -154,8 +161,9 @@ def forecast_run(spec: AlignSpec, *, memory: float | None = None, quiet: bool = 
     check_model(options.model)
     examples = limited(_examples(spec, candidates), spec)
     progress = Progress("quiet" if quiet else "auto")
+    profile = profile_of_training(options, run)
     trainer = PreferenceTrainer(
-        options.model, out=".", config=spec.training, adapter=options.adapter, progress=progress
+        options.model, out=".", config=spec.training, adapter=options.adapter, profile=profile, progress=progress
     )
     with progress:
         return forecast(trainer, examples, Device.of(memory))
@@ -183,6 +191,7 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
         name=options.name,
         config=spec.training,
         adapter=options.adapter,
+        profile=profile_of_training(options, run),
         progress=progress,
     )
     beside = {"selection.yaml": spec.selection().encode()}
@@ -191,6 +200,31 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
     adapter = trainer.train(examples, beside)
     merged = merged_model(adapter, options.model) if options.merge and launched().rank == 0 else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
+
+
+def profile_of_training(options: AlignOptions, run: Path | None) -> Profile | None:
+    """The profile that the model is trained with: as asked, else as the run's completions were made, else the model's.
+
+    Raises:
+        ConfigError: an unknown or malformed profile.
+        ModelError: the model was itself trained with another profile.
+    """
+    asked: str | Profile | None = options.profile
+    record = None if run is None else BuildRecord.from_plain(RunFolder.open(run).config)
+    built = None if record is None or all(name.startswith(PREFIX) for name in record.models) else record.profile  # theirs pads at most
+    if built is not None:
+        from pairsight.models.profiles.choice import recorded_profile, same
+
+        of_run = recorded_profile(built, str(run))
+        if asked is None:
+            asked = of_run
+            _LOG.info("profile '%s', as %s was built with", of_run.name, run)
+        elif not same(find_profile(asked, ()), of_run):
+            _LOG.warning(
+                "%s was built with profile '%s', and the training uses --profile %s: its prompts and images are others",
+                *(run, of_run.name, asked),
+            )
+    return find_profile(asked, [options.model], [options.adapter] if options.adapter else [])
 
 
 def strategy_of(options: AlignOptions, built_with: BuiltWith) -> Strategy | None:

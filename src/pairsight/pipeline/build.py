@@ -8,15 +8,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, Self
 
-from pairsight.config import option_facts, recorded
+from pairsight.config import option_facts, recorded, split
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
 from pairsight.formats.prompts import PromptSet
 from pairsight.images.source import WithImages
 from pairsight.models.annotation.options import OURS, AnnotationOptions
+from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import Annotator
-from pairsight.options import BuildOptions, recipe_class, split
-from pairsight.pipeline.models import ModelName, check_model_name, check_servers, open_models
+from pairsight.options import BuildOptions, recipe_class
+from pairsight.pipeline.models import ModelName, check_model_name, check_servers, find_profile, open_models
 from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.pipeline.source import Source, read_source
 from pairsight.recipes.recipe import Recipe, RecipeModels
@@ -87,6 +88,8 @@ class BuildSpec:
     recipe: Recipe
     strategy: Strategy
     source: Source
+    profile: Profile | None = None
+    """What the models that make completions are used with."""
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
@@ -102,13 +105,14 @@ class BuildSpec:
         for model_name in [*options.models, options.annotator, options.writer]:
             if model_name is not None:
                 check_model_name(model_name)
+        profile = find_profile(options.profile, options.models)
         check_servers(options.calls, options.to_plain(), recipe.to_plain())
         recipe.check()
         recipe.check_generators(options.models)
         source = read_source(options)
         if not source.given.items and options.writer is None:
             raise DataError("there are no prompts to build from: --prompts FILE")
-        return cls(options, recipe, strategy, source)
+        return cls(options, recipe, strategy, source, profile)
 
     @property
     def num_prompts(self) -> int:
@@ -130,6 +134,8 @@ class BuildSpec:
             plain = {name: plain[name] for name in noted if name in plain} | answers
         elif is_file_name(form := str(plain.get("format", ""))):
             plain["format"] = str(Path(form).resolve())
+        if self.profile is not None:
+            plain["profile_options"] = self.profile.to_plain()
         fingerprints = [generator.fingerprint for generator in models.generators]
         return {
             "recipe": self.recipe.name,
@@ -154,7 +160,7 @@ class BuildSpec:
             own: the recipe's options that name models.
         """
         free = [name for name, option in option_facts(BuildOptions).items() if not option.compared]
-        return (*free, "recipe_file", "strategy_file", *(f"options.{option}" for option in own))
+        return (*free, "profile_options", "recipe_file", "strategy_file", *(f"options.{option}" for option in own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,7 @@ def build(
     writer: ModelName | None = None,
     strategy: str | Strategy | None = None,
     dataset_answers: bool = False,
+    profile: str | Profile | None = None,
     engine: str = "local",
     workers: int = 1,
     update: bool = False,
@@ -204,8 +211,8 @@ def build(
         writer: the model that writes texts, where the recipe needs one.
         strategy: how pairs are chosen; default: the recipe's own.
         dataset_answers: keep the prompts' own answers as completions, for the strategy `sft`.
-        engine: "local", "processes" or "ray".
-        workers: how many workers the engine has.
+        profile: how images are shown and prompts written: a name, a YAML file, "none", or a `Profile`.
+        engine, workers: "local", "processes" or "ray", and how many workers it has.
         update: change the options of an existing run; only what is then missing is computed.
         quiet: show no progress.
 
@@ -221,7 +228,10 @@ def build(
     for model_name in [*model_names, annotator, writer]:
         if isinstance(model_name, (str, Path)):
             check_model_name(model_name)
-    models = open_models(model_names, BlobStore(run), annotator=annotator, annotation=annotation, writer=writer)
+    found = find_profile(profile, model_names)
+    models = open_models(
+        model_names, BlobStore(run), annotator=annotator, annotation=annotation, writer=writer, profile=found
+    )
     with plugins(strategy):
         chosen = strategy if isinstance(strategy, Strategy) else make_strategy(strategy or recipe.default_strategy)
     named = [str(one) for one in model_names]
@@ -229,12 +239,14 @@ def build(
         "recipe": recipe.name, "model": named[0] if len(named) == 1 else named, "out": str(run),
         "annotation": annotation, "dataset_answers": dataset_answers, "engine": engine, "workers": workers,
     }  # fmt: skip
-    read = prompts if isinstance(prompts, PromptSet) else None
-    answers = read.answers if read and dataset_answers else {}
-    source = Source(prompts, read.dropped if read else (), answers)
-    spec = BuildSpec(BuildOptions.parse(values, "build"), recipe, chosen, source)
+    spec = BuildSpec(BuildOptions.parse(values, "build"), recipe, chosen, _given(prompts, dataset_answers), found)
     build_run(spec, models, update=update, quiet=quiet)
     return replace(load_candidates(run), built_with=chosen)
+
+
+def _given(prompts: WithImages[Prompt], with_answers: bool) -> Source:
+    read = prompts if isinstance(prompts, PromptSet) else None
+    return Source(prompts, read.dropped if read else (), read.answers if read and with_answers else {})
 
 
 def build_run(
@@ -265,6 +277,8 @@ def build_run(
             endpoint=options.endpoint,
             annotation=options.annotation,
             trust_remote_code=options.trust_remote_code,
+            profile=spec.profile,
+            load_in_4bit=bool(options.load_in_4bit),
         )
     own = spec.recipe.fingerprints()
     folder = RunFolder.create(options.out, spec.to_plain(models, own), free=spec.free(own), update=update)

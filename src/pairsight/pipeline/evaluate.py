@@ -12,8 +12,16 @@ from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.models.endpoint.messages import EndpointOptions
+from pairsight.models.profiles.profile import Profile
 from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
-from pairsight.pipeline.models import check_model_name, check_servers, is_same_model, model_opener, open_generator
+from pairsight.pipeline.models import (
+    check_model_name,
+    check_servers,
+    find_profile,
+    is_same_model,
+    model_opener,
+    open_generator,
+)
 from pairsight.registry import is_adapter_name, plugins
 from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
@@ -53,12 +61,18 @@ class EvaluateSpec:
                 raise ConfigError(f"benchmark {task.name}: {task.path} does not exist")
         return cls(options, tasks)
 
-    def identity(self) -> "dict[str, Scalar]":
-        """The options that an evaluation is only continued with; its benchmarks hold the others that are compared."""
-        plain, facts = self.options.model_dump(mode="json"), option_facts(EvaluateOptions)
-        return {name: plain[name] for name, option in facts.items() if option.compared and not option.by_benchmark}
+    def identity(self, profile: Profile | None = None) -> "dict[str, Scalar]":
+        """The options that an evaluation is only continued with; its benchmarks hold the others that are compared.
 
-    def settings(self) -> "EvaluationSettings":
+        Args:
+            profile: that all its models are used with.
+        """
+        plain, facts = self.options.model_dump(mode="json"), option_facts(EvaluateOptions)
+        found = {name: plain[name] for name, option in facts.items() if option.compared and not option.by_benchmark}
+        used = None if profile is None else f"{profile.name} {profile.applied_to('')[7:19]}"
+        return {**found, "profile": used, "load_in_4bit": self.options.load_in_4bit or None}  # None as before
+
+    def settings(self, profile: Profile | None = None) -> "EvaluationSettings":
         """What besides models and benchmarks changes the figures."""
         from pairsight.benchmarks.sections import EvaluationSettings
 
@@ -70,6 +84,8 @@ class EvaluateSpec:
             batch_size=options.batch_size,
             on_error=options.on_error,
             model=options.model,
+            profile="" if profile is None else profile.name,
+            load_in_4bit=options.load_in_4bit,
         )
 
 
@@ -236,18 +252,26 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
     options = spec.options
     for adapter in [None, *adapters.values()]:
         check_model_name(options.model, adapter)
+    profile = find_profile(options.profile, [options.model], list(adapters.values()))
     progress = Progress("quiet" if quiet else "auto")
     with open_engine(options.engine, options.workers) as engine, progress:
         return evaluate_models(
             options.model,
             spec.tasks,
-            model_opener(options.model, options.batch_size, options.trust_remote_code, options.endpoint),
+            model_opener(
+                options.model,
+                options.batch_size,
+                options.trust_remote_code,
+                options.endpoint,
+                profile,
+                options.load_in_4bit,
+            ),
             out=out,
             adapters=adapters,
             images=options.images,
             export=options.export_official,
-            settings=spec.settings(),
-            identity=spec.identity(),
+            settings=spec.settings(profile),
+            identity=spec.identity(profile),
             engine=engine,
             progress=progress,
             caller=Caller(options.calls),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ConfigError, DataError, ModelError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.pipeline.models import check_model_name, open_generator
+from pairsight.pipeline.models import check_model_name, find_profile, open_generator
 from pairsight.records import IMAGE_MARK, CompletionRequest, ImageRef, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -130,19 +130,29 @@ def _model_class() -> type:
             adapter: an adapter's folder.
             batch_size: how many requests are answered together; 8 for anything that is not a number.
             seed: of sampled answers.
+            profile, load_in_4bit: as the options of `evaluate`.
         """
 
         is_simple = True
 
         def __init__(
-            self, pretrained: str, adapter: str | None = None, batch_size: int | str = 1, seed: int = 0
+            self,
+            pretrained: str,
+            adapter: str | None = None,
+            batch_size: int | str = 1,
+            seed: int = 0,
+            *,
+            profile: str | None = None,
+            load_in_4bit: bool = False,
         ) -> None:
             super().__init__()
             check_model_name(pretrained, adapter)
             self._size = max(1, int(batch_size)) if str(batch_size).isdigit() else 8
             self._seed = seed
             self._images = HeldImages()
-            self._generator = open_generator(pretrained, self._images, adapter=adapter, batch_size=self._size)
+            use: Any = {"profile": find_profile(profile, [pretrained], [adapter] if adapter else [])}
+            use |= {"batch_size": self._size, "load_in_4bit": load_in_4bit}
+            self._generator = open_generator(pretrained, self._images, adapter=adapter, **use)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """One answer per request, in order."""

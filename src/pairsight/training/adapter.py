@@ -1,5 +1,6 @@
 """The folder that a training writes: weights that plain `peft` or `transformers` load, and how they were made."""
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pairsight.models.folders import (
     read_model_json,
     resolve,
 )
+from pairsight.models.profiles.profile import Profile
 from pairsight.store.durable import (
     copy_file,
     damaged_file,
@@ -58,6 +60,7 @@ class Origin:
         num_examples: before any are skipped.
         training: all its options.
         devices: how many train together.
+        profile: that the model is used with.
         adapter: the adapter that it goes on from, as the user named it; "" for none.
         adapter_fingerprint: that adapter's identity.
     """
@@ -68,14 +71,19 @@ class Origin:
     num_examples: int
     training: TrainingConfig
     devices: int = 1
+    profile: Profile | None = None
     adapter: str = ""
     adapter_fingerprint: str = ""
 
+    def as_used(self, fingerprint: str) -> str:
+        """A model's fingerprint together with the profile: what tokens and reference log-probs belong to."""
+        return fingerprint if self.profile is None else self.profile.applied_to(fingerprint)
+
     def to_plain(self) -> dict[str, Any]:
         """The content of `align.yaml`."""
-        return {name: value for name, value in asdict(self).items() if value != ""} | {
-            "training": self.training.to_plain()
-        }
+        plain = {name: value for name, value in asdict(self).items() if value != "" and name != "profile"}
+        said = {} if self.profile is None else {"profile": self.profile.to_plain()}
+        return plain | {"training": self.training.to_plain(), **said}
 
     def start_notes(self) -> dict[str, str]:
         """What `pairsight.json` says of the adapter that it went on from; nothing without one."""
@@ -148,6 +156,9 @@ def write_adapter(
         policy.save_pretrained(folder, state_dict=state)
     if not adapter:
         copy_base_files(origin.model, folder)
+    if origin.profile is not None:
+        said = json.loads(extra_files.get(PROMPT_SUFFIX_FILE, b"{}")) | {"profile": origin.profile.to_plain()}
+        extra_files = {**extra_files, PROMPT_SUFFIX_FILE: json.dumps(said, ensure_ascii=False).encode()}
     for name, content in extra_files.items():
         write_file(folder / name, content)
     about = {
@@ -294,7 +305,9 @@ def model_card(
     title = f"# {origin.model}, aligned with {' + '.join(config.loss_names)}"
     four = "trained above the base's language model in 4 bits; merging and evaluating use the base's full weights"
     went_on = f"went on from the adapter `{origin.adapter}` ({origin.adapter_fingerprint})"
+    shown = "" if origin.profile is None else f"images and prompts as profile '{origin.profile.name}' has them"
     notes = [*notes, *([four] if config.load_in_4bit else []), *([went_on] if origin.adapter else [])]
+    notes += [shown] if shown else []
     warnings = "".join(f"- {note}\n" for note in notes) + "\n" if notes else ""
     return f"{head}\n{title}\n\nBase: `{origin.model}` ({origin.base_fingerprint}).\n\n{warnings}{load}{body}"
 
@@ -355,6 +368,8 @@ def _differences(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         for name in ("base_fingerprint", "data_sha256", "adapter_fingerprint")
         if here.get(name) != wanted.get(name)
     ]
+    if here.get("profile") != wanted.get("profile"):
+        found.append("another profile")
     old, new = here.get("training", {}), wanted["training"]
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
     if (before := here.get("devices", 1)) != wanted["devices"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, TrainingError, one_line
 from pairsight.images.source import FileImages, ImageSource, WithImages
+from pairsight.models.profiles.profile import Profile
 from pairsight.records import Demonstration, PreferencePair
 from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, plugins
 from pairsight.store.durable import write_file, written_by_a_library
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     Outcome = tuple[TrainingSummary, int | None, dict[str, Tensor] | None]
 
 _LOG = logging.getLogger("pairsight.training")
-
 _TOO_LITTLE_MEMORY = (
     "the device has too little memory for this training ({}): set bf16=true, a smaller lora_r or max_length, leave "
     "projector and vision tower frozen, or use a smaller model or a larger device"
@@ -52,6 +52,7 @@ class PreferenceTrainer:
         out: the adapter's folder, if it is not in a run.
         images: where the examples' images are, if the examples do not say: a source, or a folder.
         name: the training's name inside the run; default: its losses.
+        profile: how images are shown and prompts written; the adapter's folder notes it.
         defaults: a recipe's `default_training`, or options by name; the model's preset and `options` come before it.
         config: all options, used as they are, instead of `loss`, `defaults` and `options`.
         adapter: an adapter's folder: the training goes on from it, with its rank, scale and layers.
@@ -72,6 +73,7 @@ class PreferenceTrainer:
         out: str | Path | None = None,
         images: ImageSource | str | Path | None = None,
         name: str | None = None,
+        profile: Profile | None = None,
         defaults: TrainingConfig | Mapping[str, object] | None = None,
         config: TrainingConfig | None = None,
         adapter: str | Path | None = None,
@@ -108,7 +110,7 @@ class PreferenceTrainer:
         if not is_adapter_name(self._name):
             raise ConfigError(f"a training cannot be named {self._name!r:.80}: {ALLOWED_IN_A_NAME}, and not '{BASE}'")
         self.out = self._run.align(self._name) if self._run is not None and out is None else Path(out or "")
-        self._images = images
+        self._images, self._profile = images, profile
         self._progress = progress or Progress("auto")
 
     def train(
@@ -146,10 +148,9 @@ class PreferenceTrainer:
         digest = hashlib.sha256()
         for text in record_texts(examples):
             digest.update(text.encode())
-        devices = self._launch.size
         started = {} if self._start is None else self._start.named()
-        base = fingerprint(self.model)
-        origin = Origin(self.model, base, digest.hexdigest(), len(examples), self.config, devices, **started)
+        base, size, profile = fingerprint(self.model), self._launch.size, self._profile
+        origin = Origin(self.model, base, digest.hexdigest(), len(examples), self.config, size, profile, **started)
         extra_files = dict(extra_files or {})
         with ExitStack() as stack:
             self._world = stack.enter_context(self._ranks())
@@ -234,11 +235,11 @@ class PreferenceTrainer:
         )
         reference, asked = None, objective.needs_reference
         if asked and (start is None or config.reference == "base"):
-            reference = keep(model, origin.base_fingerprint)
+            reference = keep(model, origin.as_used(origin.base_fingerprint))
         policy = make_policy(model, config, start)
         fuse_lora(policy)
         if asked and reference is None:
-            reference = keep(policy, fingerprint(self.model, origin.adapter))
+            reference = keep(policy, origin.as_used(fingerprint(self.model, origin.adapter)))
         scorer.limits = pass_limits(
             policy,
             config.max_tokens_per_pass,
@@ -349,13 +350,14 @@ class PreferenceTrainer:
         from pairsight.training.scorer import Scoring, SequenceScorer, pass_limits
         from pairsight.training.tokens import times_the_tokens_alone
 
-        config, family, processor = self.config, describe(model), load_processor(self.model)
+        config, family, processor = self.config, describe(model), load_processor(self.model, profile=self._profile)
         fail = config.overlong == "fail"
         rules = Rules(config.max_length, fail, objective.min_completions, objective.num_images, objective.contrast)
         made_from = Ingredients(self.model, family, getattr(model, "generation_config", None), images, rules)
         tokeniser = Tokeniser(processor, model, family, images, config.image_cache_mb)
         folder = self._run.path if self._run is not None else self.out
-        file = folder / "tokens" / rules.file_name(family, origin.base_fingerprint, origin.data_sha256)
+        base = origin.as_used(origin.base_fingerprint)
+        file = folder / "tokens" / rules.file_name(family, base, origin.data_sha256)
         with quiet(), self._progress.task("tokenise", len(examples)) as task:
             if not world.first:
                 world.wait()  # the first rank makes the file
@@ -388,10 +390,8 @@ class PreferenceTrainer:
 
     def image_source(self, examples: "Sequence[PreferencePair | Demonstration]") -> ImageSource:
         """Where the examples' images are."""
-        if isinstance(self._images, (str, Path)):
-            return FileImages(self._images)
         if self._images is not None:
-            return self._images
+            return FileImages(self._images) if isinstance(self._images, str | Path) else self._images
         if isinstance(examples, WithImages):
             return examples.images
         if self._run is not None:

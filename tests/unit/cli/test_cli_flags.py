@@ -31,10 +31,10 @@ BESIDE = {
 }
 EVERYDAY = {
     "build": "model prompts images out annotator writer completions distorted question sources questions-per-dialogue "
-    "per-source limit seed engine workers on-error keep-loaded format",
-    "align": "model adapter out loss strategy name merge devices learning-rate beta limit seed format",
+    "per-source limit seed engine workers on-error keep-loaded format profile",
+    "align": "model adapter out loss strategy name merge devices learning-rate beta limit seed format profile",
     "evaluate": "model adapter benchmark images out name export-official parser on-error temperature limit seed engine "
-    "workers",
+    "workers profile",
     "score": "answers out benchmark model parser seed",
 }
 """The flags, written out by hand."""

@@ -15,6 +15,7 @@ from pairsight.cli.main import main
 from pairsight.config import option_facts
 from pairsight.errors import RunError
 from pairsight.models.folders import fingerprint
+from pairsight.models.profiles.choice import read_profile
 from pairsight.options import EvaluateOptions
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 from pairsight.registry import plugins
@@ -133,6 +134,8 @@ OTHER: dict[str, tuple[bool, object]] = {
     "batch_size": (False, 2),
     "limit": (True, 3),
     "seed": (True, 5),
+    "profile": (True, "llava_v1"),
+    "load_in_4bit": (True, True),
     "engine": (False, "processes"),
     "workers": (False, 2),
     "on_error": (False, "skip"),
@@ -153,13 +156,16 @@ def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_
     pope = f"{own}:Own"
     assert evaluate(run, world, benchmark=pope) == 0
     noted = (run / "evaluate" / "held-out" / "run.yaml").read_bytes()
-    assert list(yaml.safe_load(noted)) == ["kind", "model", "benchmarks", "images", "limit", "seed"]
+    assert list(yaml.safe_load(noted)) == [
+        "kind", "model", "benchmarks", "images", "limit", "seed", "profile", "load_in_4bit",
+    ]  # fmt: skip
 
     def passed(*args: object, **options: object) -> None:
         raise PassedError
 
     monkeypatch.setattr("pairsight.benchmarks.evaluate.read_tasks", passed)
     monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args: None)
+    monkeypatch.setattr("pairsight.pipeline.evaluate.find_profile", lambda asked, *_: asked and read_profile(asked))
     assert OTHER.keys() == EvaluateOptions.model_fields.keys()
     facts = option_facts(EvaluateOptions)
     for name, (refused, value) in OTHER.items():

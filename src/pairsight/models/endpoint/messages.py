@@ -10,6 +10,7 @@ from pairsight.config import BaseConfig
 from pairsight.engine.calls.answers import LONGEST_ENDING, read_json
 from pairsight.errors import DataError, one_line
 from pairsight.images.source import ImageSource
+from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import completion_id
 from pairsight.records import IMAGE_MARK, Completion, CompletionRequest, ImageRef, ItemError, Message, Prompt
 
@@ -40,13 +41,16 @@ CHARACTERS_PER_TOKEN = 3
 """For estimates before sending only, on the high side (ours); the server's own count replaces them."""
 
 
-def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions) -> tuple[list[dict[str, object]], int]:
+def chat_messages(
+    prompt: Prompt, images: ImageSource, options: EndpointOptions, profile: Profile | None = None
+) -> tuple[list[dict[str, object]], int]:
     """The messages, and about how many tokens they are.
 
     Args:
         prompt: its images go where its marks are, or before the text.
         images: where they are.
         options: largest side and format of images.
+        profile: how images are shown.
 
     Raises:
         DataError: an image is missing, or its distortion acts on normalised pixels, so that it is not a picture.
@@ -57,7 +61,7 @@ def chat_messages(prompt: Prompt, images: ImageSource, options: EndpointOptions)
         content: str | list[dict[str, object]] = message.text
         num_tokens += len(message.text) // CHARACTERS_PER_TOKEN + 8
         if message.images:
-            pictures = [shown_image(images, ref, options.max_image_side) for ref in message.images]
+            pictures = [shown_image(images, ref, options.max_image_side, profile) for ref in message.images]
             num_tokens += sum(picture.width * picture.height // PIXELS_PER_TOKEN + 85 for picture in pictures)
             kinds = ["png" if _is_rendered(ref) else options.image_format for ref in message.images]
             content = _parts(message, [data_url(*one) for one in zip(pictures, kinds, strict=True)])
@@ -69,8 +73,9 @@ def _is_rendered(ref: ImageRef) -> bool:
     return ref.distortion is not None and ref.distortion.space == "rendered"
 
 
-def shown_image(images: ImageSource, ref: ImageRef, max_side: int | None) -> "Image":
-    """The image as it is sent: distorted if it is meant to be, no side longer than `max_side`.
+def shown_image(images: ImageSource, ref: ImageRef, max_side: int | None, profile: Profile | None = None) -> "Image":
+    """The image as it is sent: distorted if it is meant to be, padded if a profile says so, and no side longer than
+    `max_side`.
 
     A rendered distortion is sent in its own size and as PNG, whatever the options: resizing or JPEG would change its
     noise.
@@ -82,6 +87,8 @@ def shown_image(images: ImageSource, ref: ImageRef, max_side: int | None) -> "Im
             reason="normalised_distortion",
         )
     picture = images.open(ref)
+    if profile is not None:
+        picture = profile.shown(picture)
     if max_side is not None and max(picture.size) > max_side and not _is_rendered(ref):
         scale = max_side / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -19,6 +19,7 @@ from pairsight.engine.stage import Call, Json, Request
 from pairsight.errors import ConfigError
 from pairsight.images.source import ImageSource
 from pairsight.models.endpoint.messages import EndpointOptions, chat_messages, completion_of
+from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import COMPLETION, Generator, Question, Sampling, request_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.store.encoding import shared_part
@@ -77,6 +78,21 @@ def endpoint_fingerprint(model_name: str, options: EndpointOptions | None = None
     return f"{plain}#{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
+def _refuse_for_a_server(model_name: str, profile: Profile) -> None:
+    """ConfigError for a profile that says what only a server does: write prompts as tokens, know a mean colour."""
+    if profile.turns is not None:
+        raise ConfigError(
+            f"{model_name}: profile '{profile.name}' says how prompts are written and tokenised, which a server does "
+            f"itself: start it with the chat template of `pairsight profile {profile.name} --template`, and use a "
+            "profile here that pads images alone, such as llava-1.5-images"
+        )
+    if profile.pad != "none" and profile.pad_colour == "mean":
+        raise ConfigError(
+            f"{model_name}: profile '{profile.name}' pads with the mean colour of an image processor, which is the "
+            "server's: write pad_colour as [red, green, blue]"
+        )
+
+
 class EndpointModel(Generator):
     """A model behind an endpoint: a `Generator` whose stages become paid calls.
 
@@ -84,19 +100,33 @@ class EndpointModel(Generator):
         model_name: `endpoint:NAME@URL`.
         images: where the prompts' images are.
         options: what differs between servers.
+        profile: how images are shown; how the prompt is written is the server's.
+
+    Raises:
+        ConfigError: a profile that says more than can be done here.
     """
 
     takes_normalised = False
 
-    def __init__(self, model_name: str, images: ImageSource, options: EndpointOptions | None = None) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        images: ImageSource,
+        options: EndpointOptions | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self.name, self.url = parse_endpoint(model_name)
         self.images = images
         self.options = options or EndpointOptions()
+        self.profile = profile
+        if profile is not None:
+            _refuse_for_a_server(model_name, profile)
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the model: see `endpoint_fingerprint`."""
-        return endpoint_fingerprint(f"{PREFIX}{self.name}@{self.url}", self.options)
+        """What identifies the model: see `endpoint_fingerprint`, and the profile."""
+        found = endpoint_fingerprint(f"{PREFIX}{self.name}@{self.url}", self.options)
+        return found if self.profile is None else f"{found}+{self.profile.applied_to(found)[7:19]}"
 
     @property
     def is_structured(self) -> bool:
@@ -118,8 +148,9 @@ class EndpointModel(Generator):
         Raises:
             DataError: an image that is missing or cannot be shown.
         """
-        options = self.options
-        messages, prompt_tokens = chat_messages(seen_prompt(asked), self.images, options)
+        options, profile = self.options, self.profile
+        prompt = seen_prompt(asked) if profile is None else profile.asked(seen_prompt(asked))
+        messages, prompt_tokens = chat_messages(prompt, self.images, options, profile)
         body: dict[str, object] = {
             "model": self.name,
             "messages": messages,
@@ -135,6 +166,8 @@ class EndpointModel(Generator):
         if schema is not None and self.is_structured:
             wanted = {"name": "answer", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        if profile is not None and profile.stop:
+            body["stop"] = list(profile.stop)
         body |= options.extra_body
         body = {name: value for name, value in body.items() if value is not None}
         return Request(self.url, body, prompt_tokens, sampling.max_new_tokens)

@@ -1,13 +1,34 @@
 """A prompt in a model's own words: its chat template, with images where the prompt's marks say."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pairsight.errors import DataError, ModelError, one_line
+from pairsight.models.profiles.profile import Profile
 from pairsight.records import IMAGE_MARK, Message, Prompt
 
 _PROBE = "pairsight probe"
+_PROFILES: WeakKeyDictionary[Any, Profile] = WeakKeyDictionary()
+
+
+def give_profile(processor: Any, profile: Profile) -> None:
+    """Let a loaded processor be used with a profile."""
+    _PROFILES[processor] = profile
+
+
+def profile_of(processor: Any) -> Profile | None:
+    """The profile that a processor is used with."""
+    return _PROFILES.get(processor)
+
+
+def copy_processor(processor: Any) -> Any:
+    """A shallow copy of a processor, used with the same profile."""
+    made = copy(processor)
+    if processor in _PROFILES:
+        _PROFILES[made] = _PROFILES[processor]
+    return made
 
 
 def chat_text(processor: Any, prompt: Prompt) -> str:
@@ -37,14 +58,18 @@ def template_messages(processor: Any, prompt: Prompt) -> list[dict[str, object]]
 
 
 def turn_end(processor: Any, stop_ids: tuple[int, ...]) -> int | None:
-    """The stop token that the chat template writes after a model's turn; None when it writes none of `stop_ids`."""
-    content: Any = [{"type": "text", "text": _PROBE}] if _takes_parts(processor) else _PROBE
-    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
-    try:
-        text = _render(processor, chat_template(processor), turns, add_generation_prompt=False)
-    except ModelError:
-        return None
-    after = text.rpartition(_PROBE)[2]
+    """The stop token that a profile or the chat template writes after a model's turn; None where they write none."""
+    profile = profile_of(processor)
+    if profile is not None and profile.turns is not None:
+        after = profile.turns.after_assistant
+    else:
+        content: Any = [{"type": "text", "text": _PROBE}] if _takes_parts(processor) else _PROBE
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+        try:
+            text = _render(processor, chat_template(processor), turns, add_generation_prompt=False)
+        except ModelError:
+            return None
+        after = text.rpartition(_PROBE)[2]
     ids = tokenizer_of(processor)(after, add_special_tokens=False)["input_ids"]
     return next((token for token in ids if token in stop_ids), None)
 

@@ -11,6 +11,7 @@ from pairsight.errors import DataError, ModelError
 from pairsight.images.source import ImageSource
 from pairsight.models.folders import fingerprint
 from pairsight.models.load import quiet, release_memory
+from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import Generator, Sampling, completion_id, prompt_key, seen_prompt
 from pairsight.records import Completion, CompletionRequest, ItemError, Prompt
 
@@ -30,6 +31,8 @@ class LocalVLM(Generator):
         dtype: default: bfloat16 on a GPU, float32 on a CPU.
         device: default: the GPU where there is one.
         prompt_suffix: a line that ends every prompt, on a line of its own; "" for none. See `read_prompt_suffix`.
+        profile: how images are shown and prompts written; None: as the model's folder has it.
+        load_in_4bit: keep the language model's linear layers in 4 bits (nf4).
     """
 
     gives_logps: ClassVar[bool] = True
@@ -45,6 +48,8 @@ class LocalVLM(Generator):
         device: str | None = None,
         trust_remote_code: bool = False,
         prompt_suffix: str = "",
+        profile: Profile | None = None,
+        load_in_4bit: bool = False,
     ) -> None:
         self.model_name = str(model_name)
         self.images = images
@@ -54,16 +59,22 @@ class LocalVLM(Generator):
         self.device = device
         self.trust_remote_code = trust_remote_code
         self.prompt_suffix = prompt_suffix
+        self.profile = profile
+        self.load_in_4bit = load_in_4bit
         self._fingerprint: str | None = None
         self._model: Any = None
         self._processor: Any = None
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the folder's contents and the adapter's, together with the line that ends every prompt."""
+        """The hash of the folder's contents and the adapter's, of the prompts' last line, the profile and 4 bits."""
         if self._fingerprint is None:
-            weights = fingerprint(self.model_name, self.adapter)
-            self._fingerprint = _with_line(weights, self.prompt_suffix) if self.prompt_suffix else weights
+            found = fingerprint(self.model_name, self.adapter)
+            if self.prompt_suffix:
+                found = _with(found, self.prompt_suffix)
+            if self.profile is not None:
+                found = self.profile.applied_to(found)
+            self._fingerprint = _with(found, {"load_in_4bit": True}) if self.load_in_4bit else found
         return self._fingerprint
 
     def asked(self, prompt: Prompt) -> Prompt:
@@ -77,16 +88,18 @@ class LocalVLM(Generator):
 
     def loaded_copy(self) -> tuple[Any, Any]:
         """A processor and a model of its own for whoever asks, beside those that `generate` uses."""
+        from pairsight.models.four_bits import decoder
         from pairsight.models.load import load_model
         from pairsight.models.local.processor import load_processor
 
-        processor = load_processor(self.model_name, self.trust_remote_code)
+        processor = load_processor(self.model_name, self.trust_remote_code, self.profile)
         model = load_model(
             self.model_name,
             adapter=self.adapter,
             dtype=self.dtype,
             device=self.device,
             trust_remote_code=self.trust_remote_code,
+            in_4_bits=decoder if self.load_in_4bit else None,
         )
         return processor, model
 
@@ -184,8 +197,8 @@ class LocalVLM(Generator):
         return {**self.__dict__, "_model": None, "_processor": None}
 
 
-def _with_line(weights: str, line: str) -> str:
-    return "sha256:" + hashlib.sha256(json.dumps([weights, line]).encode()).hexdigest()
+def _with(found: str, more: object) -> str:
+    return "sha256:" + hashlib.sha256(json.dumps([found, more]).encode()).hexdigest()
 
 
 def _failed(error: DataError | ModelError) -> ItemError:

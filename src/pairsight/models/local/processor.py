@@ -15,7 +15,17 @@ from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
 from pairsight.models.folders import is_text_only, read_model_json, resolve
 from pairsight.models.load import quiet
-from pairsight.models.local.chat import chat_template, chat_text, template_messages, tokenizer_of, turn_end
+from pairsight.models.local.chat import (
+    chat_template,
+    chat_text,
+    give_profile,
+    profile_of,
+    template_messages,
+    tokenizer_of,
+    turn_end,
+)
+from pairsight.models.local.written import written_inputs
+from pairsight.models.profiles.profile import Profile
 from pairsight.records import IMAGE_MARK, ImageRef, Prompt
 
 if TYPE_CHECKING:
@@ -48,8 +58,8 @@ class EncodedPrompt:
     image_spans: tuple[tuple[int, int], ...]
 
 
-def load_processor(model_name: str | Path, trust_remote_code: bool = False) -> Any:
-    """The processor of a model (its tokenizer, for a text-only model), padding on the left.
+def load_processor(model_name: str | Path, trust_remote_code: bool = False, profile: Profile | None = None) -> Any:
+    """The processor of a model (its tokenizer, for a text-only model), padding on the left, used with a profile.
 
     Works without torchvision: families that also take video are loaded without that part.
 
@@ -70,7 +80,10 @@ def load_processor(model_name: str | Path, trust_remote_code: bool = False) -> A
     tokenizer.padding_side = "left"
     # Families that want token types ask for them themselves; others' forward would be given a stranger.
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    chat_template(processor)
+    if profile is not None:
+        give_profile(processor, profile)
+    if profile is None or profile.turns is None:
+        chat_template(processor)
     return processor
 
 
@@ -111,13 +124,34 @@ def encode_pictures(
     """
     if (refs := prompt.images) and tokenizer_of(processor) is processor:
         raise DataError(f"prompt '{prompt.id}' has {len(refs)} images but the model is text-only", reason="text_only")
-    inputs = _inputs(processor, prompt, pictures(), {"return_tensors": "pt"} if as_tensors else {})
+    shown, form = pictures(), {"return_tensors": "pt"} if as_tensors else {}
+    control = _control_token(tokenizer_of(processor), prompt)
+    if (profile := profile_of(processor)) is not None:
+        prompt, shown = profile.asked(prompt), [_shown(processor, profile, picture) for picture in shown]
+    if profile is not None and profile.turns is not None:
+        inputs = written_inputs(processor, profile, prompt, shown, control=control, form=form)
+    else:
+        inputs = _inputs(processor, prompt, shown, control, form)
     ids = _listed(inputs.pop("input_ids")[0])
     replacements = inputs.get("text_replacement_offsets")
     token_inputs = {name: _listed(inputs.pop(name)[0]) for name in _PER_TOKEN if name in inputs}
     tensors = {name: value for name, value in inputs.items() if name not in _NOT_INPUTS}
     spans = _image_spans(processor, prompt, ids, replacements[0] if replacements else None)
     return EncodedPrompt(ids, tensors, token_inputs, refs, spans)
+
+
+def _shown(processor: Any, profile: Profile, picture: "Image") -> "Image":
+    """A picture as a profile shows it, made small by Pillow on every machine alike, as in its authors' time.
+
+    With torchvision, an image processor would resize by rules of its own. One pixel, which is where only the size
+    counts, is left to it.
+    """
+    pictures = processor.image_processor
+    square = profile.shown(picture, pictures.image_mean)
+    if profile.pad == "none" or square.width == 1 or not pictures.do_resize:
+        return square
+    side = pictures.size.get("shortest_edge") or pictures.size.get("height")
+    return square.resize((side, side), pictures.resample) if side else square
 
 
 def _listed(values: Any) -> list[int]:
@@ -145,13 +179,15 @@ def completions_ids(
 
 
 def stop_ids(processor: Any, generation_config: Any) -> tuple[int, ...]:
-    """The tokens that end a completion: the generation config's, else the tokenizer's end-of-sequence."""
+    """The tokens that end a completion: the generation config's, else the tokenizer's end-of-sequence; a profile's."""
+    tokenizer, profile = tokenizer_of(processor), profile_of(processor)
     written = getattr(generation_config, "eos_token_id", None)
     if written is None:
-        written = tokenizer_of(processor).eos_token_id
-    if written is None:
-        return ()
-    return tuple(int(token) for token in (written if isinstance(written, Sequence) else [written]))
+        written = tokenizer.eos_token_id
+    ends = [] if written is None else [int(one) for one in (written if isinstance(written, Sequence) else [written])]
+    known = {} if profile is None else tokenizer.added_tokens_encoder
+    more = () if profile is None else (known[stop] for stop in profile.stop if stop in known)
+    return tuple(dict.fromkeys([*ends, *more]))
 
 
 _TURN_ENDS: WeakKeyDictionary[Any, dict[tuple[int, ...], int | None]] = WeakKeyDictionary()
@@ -168,10 +204,11 @@ def _turn_end_id(processor: Any, stops: tuple[int, ...]) -> int | None:
     return known[stops]
 
 
-def _inputs(processor: Any, prompt: Prompt, pictures: "list[Image]", form: Mapping[str, str]) -> dict[str, Any]:
-    """The processor's output, one row, as tensors if `form` says so."""
+def _inputs(
+    processor: Any, prompt: Prompt, pictures: "list[Image]", control: str | None, form: Mapping[str, str]
+) -> dict[str, Any]:
+    """The processor's output, one row, as tensors if `form` says so; `control` is a control token that stays text."""
     tokenizer = tokenizer_of(processor)
-    control = _control_token(tokenizer, prompt)
     if control is not None:
         return _inputs_of_hostile_text(processor, prompt, pictures, control)
     text = chat_text(processor, prompt)

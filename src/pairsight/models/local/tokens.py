@@ -6,7 +6,7 @@ Legend: R rows (completions being written), V vocabulary.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pairsight.models.local.chat import tokenizer_of
+from pairsight.models.local.chat import profile_of, tokenizer_of
 from pairsight.models.local.processor import stop_ids
 from pairsight.models.protocols import Sampling
 
@@ -124,11 +124,14 @@ def stop_rules(model: Any, processor: Any) -> StopRules:
     config = model.generation_config
     stops = stop_ids(processor, config)
     pad = tokenizer_of(processor).pad_token_id
-    strings = config.stop_strings or ()
+    strings, profile = config.stop_strings or (), profile_of(processor)
+    strings = (strings,) if isinstance(strings, str) else tuple(strings)
+    if profile is not None:
+        strings += tuple(stop for stop in profile.stop if stop not in tokenizer_of(processor).added_tokens_encoder)
     unknown = tuple(name for name, off in _NOT_OURS.items() if getattr(config, name, off) not in (off, None, [], False))
     return StopRules(
         stop_ids=stops,
-        stop_strings=(strings,) if isinstance(strings, str) else tuple(strings),
+        stop_strings=strings,
         context=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
         repetition_penalty=float(config.repetition_penalty or 1.0),
         pad_id=int(pad) if pad is not None else (stops[0] if stops else 0),

@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from pairsight.images.source import ImageSource, size_of
-from pairsight.models.local.chat import tokenizer_of
+from pairsight.models.local.chat import copy_processor, tokenizer_of
 from pairsight.models.local.processor import EncodedPrompt, encode, encode_pictures, rows_of_images
 from pairsight.records import ImageRef, Prompt
 from pairsight.store.encoding import encode as encode_record
@@ -52,7 +51,7 @@ class TextEncoder:
         self._known = _KnownSizes(getattr(processor, "image_processor", None))
         self._runs: _Runs | None = None
         if self._known.real is not None:
-            self._processor = copy(processor)
+            self._processor = copy_processor(processor)
             self._processor.image_processor = self._known
             tokenizer = tokenizer_of(processor)
             placeholder = getattr(tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)

@@ -1,0 +1,1 @@
+"""Named profiles: how the authors of a model family show it images and write its prompts."""
