@@ -211,7 +211,9 @@ def profile_of_training(options: AlignOptions, run: Path | None) -> Profile | No
     """
     asked: str | Profile | None = options.profile
     record = None if run is None else BuildRecord.from_plain(RunFolder.open(run).config)
-    built = None if record is None or all(name.startswith(PREFIX) for name in record.models) else record.profile  # theirs pads at most
+    built = (
+        None if record is None or all(name.startswith(PREFIX) for name in record.models) else record.profile
+    )  # theirs pads at most
     if built is not None:
         from pairsight.models.profiles.choice import recorded_profile, same
 
