@@ -34,8 +34,8 @@ EVERYDAY = {
     "per-source limit seed engine workers on-error keep-loaded format profile",
     "align": "model adapter out loss strategy name merge devices learning-rate beta limit seed format profile",
     "evaluate": "model adapter benchmark images out name export-official parser on-error temperature limit seed engine "
-    "workers profile",
-    "score": "answers out benchmark model parser seed",
+    "workers profile judge",
+    "score": "answers out benchmark model parser seed judge verdicts",
 }
 """The flags, written out by hand."""
 
