@@ -1,8 +1,9 @@
 """What a dry run says of memory and arithmetic, beside what trainings take: `python bench/forecast.py [CASE ...]`.
 
-Each case trains in a process of its own on the CPU. Its memory is the process's peak less what it held when the model
-was loaded: until the adapters are made, for the reference, and from then on, for the training. The forecast is made
-before, from the model's config and the same pairs. Operations are compared with the formulas of `flops.py`.
+Each case trains in a process of its own on the CPU, to its end. Its memory is the process's peak, as the system counts
+it, less what it held when the model was loaded: until the adapters are made, for the reference, and from then on, for
+the training. The forecast is made before, from the model's config and the same pairs, without the base's weights, too.
+Operations are compared with the formulas of `flops.py`. A row is a line of the table in `docs/devices.md`.
 """
 
 import argparse
@@ -34,17 +35,18 @@ class Case:
 
 
 PLAIN: dict[str, object] = {"lora_r": 16, "lora_alpha": 32.0, "learning_rate": 1e-5, "bf16": False}
-SMALL = Shape(2048, hidden=384, layers=8, heads=6, mlp=1024, vision_hidden=192, vision_layers=4)
+WIDE = Shape(4096, layers=4, pixels=224, vision_layers=3)
+SMALL = Shape(2048, hidden=384, layers=8, heads=6, mlp=1024, pixels=224, vision_hidden=192, vision_layers=3)
 CASES = {
-    "plain": Case(Shape(4096), options=PLAIN),
-    "checkpointing": Case(Shape(4096), options=PLAIN | {"gradient_checkpointing": True}),
-    "bf16": Case(Shape(4096), options=PLAIN | {"bf16": True}),
-    "bf16 checkpointing": Case(Shape(4096), options=PLAIN | {"bf16": True, "gradient_checkpointing": True}),
-    "full": Case(Shape(4096), options={"tuning": "full", "learning_rate": 1e-5, "bf16": False}),
-    "projector": Case(Shape(4096), options=PLAIN | {"projector_learning_rate": 1e-5}),
+    "plain": Case(WIDE, options=PLAIN),
+    "checkpointing": Case(WIDE, options=PLAIN | {"gradient_checkpointing": True}),
+    "bf16": Case(WIDE, options=PLAIN | {"bf16": True}),
+    "bf16 checkpointing": Case(WIDE, options=PLAIN | {"bf16": True, "gradient_checkpointing": True}),
+    "full": Case(WIDE, options={"tuning": "full", "learning_rate": 1e-5, "bf16": False}),
+    "projector": Case(WIDE, options=PLAIN | {"projector_learning_rate": 1e-5}),
     "deep": Case(SMALL, 16, PLAIN),
     "deep, large passes": Case(SMALL, 16, PLAIN | {"max_tokens_per_pass": 4096}),
-    "vocabulary": Case(Shape(32000, layers=4), 12, PLAIN),
+    "vocabulary": Case(Shape(32000, layers=2, pixels=224, vision_layers=3), 12, PLAIN),
 }
 TRAINING = {"per_device_train_batch_size": 4, "min_steps_per_epoch": 0, "report_to": (), "save_steps": 10**9}
 
@@ -57,12 +59,14 @@ def main() -> None:
     if given.measure is not None:
         print(json.dumps(measure(CASES[given.cases[0]], given.measure)))
         return
+    print("| case | phase | forecast MiB | measured MiB | ratio | operations by forecast / formula |")
+    print("|---|---|---|---|---|---|")
     for name in given.cases or CASES:
         print(compare(name), flush=True)
 
 
 def compare(name: str) -> str:
-    """A case's lines: bytes of each phase by forecast and measured, and their ratio; the same for operations."""
+    """A case's rows: bytes of each phase by forecast and measured, and their ratio; the same for operations."""
     with tempfile.TemporaryDirectory(prefix="pairsight-forecast-") as folder:
         case, world = CASES[name], Path(folder)
         build_model(world / "model", case.shape)
@@ -71,13 +75,12 @@ def compare(name: str) -> str:
         command = [sys.executable, __file__, name, "--measure", folder]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ALLOCATOR})
         measured = json.loads(done.stdout)
-    lines = [name]
+    rows = []
     for phase in ("reference", "training"):
         ratio = found[phase] / measured[phase]
-        lines.append(f"  {phase}: forecast {found[phase]:.0f} MiB, measured {measured[phase]:.0f}, ratio {ratio:.2f}")
-    lines.append(f"  operations: forecast {found['flops']:.3g}, by formula {found['formula']:.3g}")
-    lines.append(f"  parts of the training: {found['parts']}")
-    return "\n".join(lines)
+        of_all = f"{found['flops'] / found['formula']:.2f}" if phase == "training" else ""
+        rows.append(f"| {name} | {phase} | {found[phase]:.0f} | {measured[phase]:.0f} | {ratio:.2f} | {of_all} |")
+    return "\n".join(rows)
 
 
 def predicted(case: Case, world: Path, items: list[Item]) -> dict[str, object]:
@@ -97,7 +100,6 @@ def predicted(case: Case, world: Path, items: list[Item]) -> dict[str, object]:
         "training": (found.training.peak - weights) / MIB,
         "flops": found.flops,
         "formula": flops.training(case.shape, items, 1),
-        "parts": {part: round(size / MIB) for part, size in found.training.memory.items()},
     }
 
 

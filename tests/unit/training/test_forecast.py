@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from pairsight.cli.main import main
 from pairsight.engine.progress import Progress
 from pairsight.formats.trl import pair_batches
+from pairsight.training.batch import PassLimits
 from pairsight.training.config import TrainingConfig
 from pairsight.training.forecast.fake import FakeRun, LiveBytes
 from pairsight.training.forecast.fake_training import Device, FakeTraining
@@ -97,6 +98,21 @@ def test_a_step_without_values_holds_as_much_as_a_real_one(small, tmp_path: Path
         scorer.score(scorer.packed(policy), rows).sums_Q.sum().backward()
     measured = sum(counting.bytes.peak.values()) - held
     assert predicted == pytest.approx(measured, rel=0.05)
+
+
+def test_passes_of_the_reference_are_as_large_with_gradient_checkpointing(small, tmp_path: Path):
+    """As in a training, where only the policy's passes may be larger."""
+
+    def limits(**options: object) -> tuple[PassLimits, PassLimits]:
+        trainer = PreferenceTrainer(small.model, out=tmp_path, images=small.images, **LORA, **options)
+        fake = FakeTraining(trainer, small.pairs(1), small.images, ENDLESS)
+        before = fake.scorer.limits
+        fake.make_policy(0)
+        return before, fake.scorer.limits
+
+    plain, checkpointed = limits(), limits(gradient_checkpointing=True)
+    assert plain[0] == plain[1] == checkpointed[0]
+    assert checkpointed[1].row > plain[1].row
 
 
 def test_a_forecast_counts_what_its_training_takes(small, tmp_path: Path):

@@ -140,7 +140,7 @@ class FakeTraining:
         self._seen: set[int] = set()
         self._row_tokens: dict[tuple[int, ...], int] = {}
         self._in_4_bits = _linear_weights(self.model) if self.config.load_in_4bit else []
-        self._limit(0)
+        self._limit(0, checkpointing=False)  # those of the reference's passes, which keep nothing anyway
         self.tower = self._count_tower()
 
     def make_policy(self, feature_bytes: int) -> None:
@@ -153,7 +153,7 @@ class FakeTraining:
                 self.run.bytes.move(parameter, "trained")
                 parameter.register_post_accumulate_grad_hook(self._mark_gradient)
         self.model.train()
-        self._limit(feature_bytes)
+        self._limit(feature_bytes, checkpointing=self.config.gradient_checkpointing)
 
     @property
     def num_trained(self) -> int:
@@ -181,6 +181,10 @@ class FakeTraining:
     def tower_flops_per_token(self) -> float:
         """Operations of the vision tower, once an image, for each placeholder token; 0 where passes count them."""
         return self.tower.flops / self._seen_tokens if self._kept else 0.0
+
+    def tower_beside_trained(self) -> Counted:
+        """What the vision tower takes on the first images, beside what is trained now."""
+        return Counted(self.tower.flops, self.tower.peak + Counter({"trained": self.run.bytes.now["trained"]}))
 
     def num_tokens(self, rows: Pass) -> int:
         """Tokens of a pass, padding included."""
@@ -254,7 +258,7 @@ class FakeTraining:
     def _mark_gradient(self, parameter: Any) -> None:
         self.run.bytes.move(parameter.grad, "gradients")
 
-    def _limit(self, feature_bytes: int) -> None:
+    def _limit(self, feature_bytes: int, *, checkpointing: bool) -> None:
         now = self.run.bytes.now
         held = now["weights"] + now["trained"] + feature_bytes - self.saved_in_4_bits
         free = self.device.usable - held if self.device.on_gpu else None
@@ -263,6 +267,6 @@ class FakeTraining:
             self.config.max_tokens_per_pass,
             self.precision,
             num_trained=self.num_trained,
-            checkpointing=self.config.gradient_checkpointing,
+            checkpointing=checkpointing,
             free=free,
         )

@@ -141,7 +141,10 @@ def forecast(trainer: PreferenceTrainer, records: Sequence[Record], device: Devi
         def peak(config: TrainingConfig) -> int:
             changed = copy(trainer)
             changed.config = config
-            return _Plan(changed, records, plan.largest, device).forecast(operations=False).peak
+            least = _Plan(changed, records, plan.largest, device).forecast(operations=False).peak
+            if least > device.usable:
+                return least
+            return _Plan(changed, records, _chosen(records, config), device).forecast().peak  # as if it had been given
 
         tokens = found.tokens.most, found.training.most_tokens
         return replace(found, advice=first_that_fits(trainer.config, device.usable, tokens, peak))
@@ -227,7 +230,7 @@ class _Plan:
         if run.objective.needs_reference:
             passes = [rows for part in _chunks(self._chosen.together, _TOGETHER) for rows in run.scorer.passes(part)]
             share = self._count / len(self._chosen.together)
-            reference = self._phase(passes, run.forward, share, self._features, 0, operations)
+            reference = self._phase(passes, run.forward, share, self._features, 0, operations, tower=True)
         run.make_policy(self._features)
         batches = _chunks(self._chosen.first, config.per_device_train_batch_size)
         planned = [run.scorer.passes(batch) for batch in batches]
@@ -242,7 +245,10 @@ class _Plan:
             steps, epochs = config.max_steps, config.max_steps * config.global_batch / self._trained
         optimizer = run.optimizer_bytes if steps > 1 else 0
         share = self._trained / len(self._chosen.first)
-        training = self._phase(passes, partial(run.step, first=alone), share, self._features, optimizer, operations)
+        tower_again = reference is None or self._again > 0
+        training = self._phase(
+            passes, partial(run.step, first=alone), share, self._features, optimizer, operations, tower=tower_again
+        )
         tower = run.tower_flops_per_token * self._image_tokens * (1 + self._again * epochs)
         return Forecast(
             examples=self._num_records,
@@ -267,6 +273,8 @@ class _Plan:
         cache: int,
         optimizer: int,
         operations: bool,
+        *,
+        tower: bool,
     ) -> Phase:
         """All passes of a phase, by some that are measured.
 
@@ -277,6 +285,7 @@ class _Plan:
             cache: bytes of the features of all images that are kept.
             optimizer: bytes of the optimizer's state.
             operations: whether operations are counted, of several passes.
+            tower: whether images go through a frozen vision tower in this phase.
         """
         run = self._run
         sizes = np.array([run.num_tokens(rows) for rows in passes])
@@ -289,6 +298,8 @@ class _Plan:
         most = run.num_tokens(longest) if longest else 0
         if most > sizes.max():
             counted.append(measure(longest))
+        if tower and run.tower.flops:
+            counted.append(run.tower_beside_trained())
         held = max((one.peak for one in counted), key=lambda peak: sum(peak.values()))
         memory = Counter({_NAMES[part]: held[part] for part in _NAMES})
         memory["weights"] -= run.saved_in_4_bits
