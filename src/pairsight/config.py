@@ -31,7 +31,8 @@ class Option:
         results: another value can give another result; what cannot is not part of the identity either.
         recorded: the run's record (`run.yaml`, `selection.yaml`) notes it under its own name.
         late: it is newer than the record: noted only where it is not the default, so that older runs are the same.
-        needs: the option without which it would do nothing; "a file": one of prompts or completions, which it is for.
+        needs: the option without which it would do nothing; "a file": one of prompts or completions, which it is for;
+            "a dataset": one that is named instead of a run.
         by_benchmark: it is noted and compared as a part of each benchmark, to which others can be added.
     """
 

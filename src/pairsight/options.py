@@ -4,18 +4,16 @@ An option's name is the same on the command line and in a config file. What is n
 whether it is part of a run's identity, ...) is in its `Option`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pairsight.config import BaseConfig, Option, option_facts
+from pairsight.config import BaseConfig, Option
 from pairsight.engine.calls.options import CallOptions
 from pairsight.errors import ConfigError
 from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.endpoint.messages import EndpointOptions
-from pairsight.registry import ALLOWED_IN_A_NAME, BASE, NamedPiece, is_adapter_name, is_folder_name, recipes
+from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, is_folder_name, recipes
 
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
@@ -151,14 +149,26 @@ class AlignOptions(BaseConfig):
     """The options of `align`, apart from the trainer's own."""
 
     data: Annotated[str, Option(argument="RUN|DATASET", path=True, identity=False)] = Field(
-        description="a run folder, or preference pairs"
+        description="a run folder, or a dataset: a file, a folder, or OWNER/NAME on the hub"
     )
     model: Annotated[str, Option("--model", value="MODEL", identity=False, recorded=False)] = Field(
         description="the model to align: a folder or a hub name"
     )
     profile: ProfileName = None
-    format: Annotated[str | None, Option("--format", late=True)] = Field(
-        None, description="how a file of pairs is read: a format's name, or file.py:Class"
+    format: Annotated[str | None, Option("--format", late=True, needs="a dataset")] = Field(
+        None, description="how a dataset is read: a format's name, or file.py:Class; default: it is found out"
+    )
+    images: Annotated[str | None, Option("--images", identity=False, path=True, late=True, needs="a dataset")] = Field(
+        None, description="the folder that a dataset's image names refer to; default: the dataset's own"
+    )
+    columns: Annotated[str | None, Option("--columns", value="NAME=COLUMN,…", late=True, needs="a dataset")] = Field(
+        None, description="what a dataset calls its columns: prompt=question,chosen=a,rejected=b,image=img"
+    )
+    on_error: Annotated[Literal["stop", "skip"] | None, Option("--on-error", late=True, needs="a dataset")] = Field(
+        None, description="a dataset's bad rows: stop (default), or skip and count them"
+    )
+    allow_download: Annotated[bool, Option("--allow-download", identity=False, recorded=False, needs="a dataset")] = (
+        Field(False, description="fetch a dataset from the hub, and images at web addresses")
     )
     adapter: Annotated[str | None, Option("--adapter", value="DIR", path=True, identity=False, late=True)] = Field(
         None, description="go on from this adapter, with its rank and scale, instead of from the model alone"
@@ -320,69 +330,3 @@ def recipe_class(name: str) -> "type[Recipe]":
         )
     found: type[Recipe] = recipes.get(name)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRecord:
-    """The content of a build's `run.yaml`; what is missing or in an unknown form is empty or None.
-
-    Attributes:
-        recipe: its name and its own options; the name is "" if it is missing.
-        recipe_file: the `file.py:Class` that the recipe comes from; "" for ours.
-        strategy: how pairs were chosen.
-        strategy_file: the `file.py:Class` that the strategy comes from; "" for ours.
-        options: those of `BuildOptions` that are recorded under their own names, as plain values.
-        models: the names of the models that made the completions.
-        fingerprints: "model", "annotator" or "writer" -> what identifies each such model.
-        num_prompts: prompts given, also those that reading dropped.
-        profile: what the profile says that its completions were made with; None: there was none.
-    """
-
-    recipe: NamedPiece
-    recipe_file: str
-    strategy: NamedPiece | None
-    strategy_file: str
-    options: Mapping[str, object]
-    models: tuple[str, ...]
-    fingerprints: Mapping[str, tuple[str, ...]]
-    num_prompts: int | None
-    profile: object = None
-
-    @classmethod
-    def from_plain(cls, content: object) -> Self:
-        """The record in the content of a `run.yaml`."""
-        plain = _mapping(content)
-        strategy, num_prompts = _mapping(plain.get("strategy")), plain.get("num_prompts")
-        name, own = strategy.get("name"), {key: value for key, value in strategy.items() if key != "name"}
-        noted = [option for option, facts in option_facts(BuildOptions).items() if facts.recorded]
-        return cls(
-            recipe=NamedPiece(str(plain.get("recipe") or ""), _mapping(plain.get("options"))),
-            recipe_file=str(plain.get("recipe_file") or ""),
-            strategy=NamedPiece(name, own) if isinstance(name, str) else None,
-            strategy_file=str(plain.get("strategy_file") or ""),
-            options={option: plain[option] for option in noted if option in plain},
-            models=_texts(plain.get("model")),
-            fingerprints={role: _texts(plain.get(f"{role}_fingerprint")) for role in ("model", "annotator", "writer")},
-            num_prompts=num_prompts if isinstance(num_prompts, int) else None,
-            profile=plain.get("profile_options"),
-        )
-
-    @property
-    def recipe_name(self) -> str:
-        """The recipe as the verbs take it: its name or `file.py:Class`; "" if it is missing."""
-        return self.recipe_file or self.recipe.name
-
-    @property
-    def built_with(self) -> NamedPiece | None:
-        """The strategy as the verbs take it: its name or `file.py:Class`, and its options; None if it is missing."""
-        if self.strategy is None:
-            return None
-        return NamedPiece(self.strategy_file or self.strategy.name, self.strategy.options)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return {str(name): one for name, one in value.items()} if isinstance(value, Mapping) else {}
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),) if value else ()

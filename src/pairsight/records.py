@@ -94,7 +94,8 @@ class CompletionRequest:
 class Completion:
     """What a model said. `images` is None when it saw the prompt's own images.
 
-    `derived_from` is None for what a recipe's models drew, else where it comes from: "annotator" or "dataset".
+    `derived_from` is None for what a recipe's models drew, else where it comes from: "annotator" or "dataset". A
+    rejected completion that a dataset gives on other images is trained on these; one that was drawn is not.
     """
 
     id: str

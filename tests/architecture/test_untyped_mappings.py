@@ -20,12 +20,13 @@ EDGES = {
         "engine/ray.py", "pipeline/lmms_eval.py", "training/vision", "training/policy.py",
     ),
     "options as a user gives them, in flags, a config or Python": (
-        "cli", "options.py", "registry.py", "pipeline/run.py", "pipeline/evaluate.py", "studies/strategies.py",
+        "cli", "options.py", "build_record.py", "registry.py", "pipeline/run.py", "pipeline/evaluate.py",
+        "studies/strategies.py",
         "benchmarks/tasks.py", "benchmarks/score.py", "training/objective.py", "training/trainer.py",
     ),
 }  # fmt: skip
 """Reason -> the files and folders of src/pairsight that may have mappings of anything outside `BOTH_WAYS`."""
-MOST = 214
+MOST = 249
 """Mappings of anything in all of src/pairsight; a later issue raises it only with a line in docs/decisions/0012."""
 
 

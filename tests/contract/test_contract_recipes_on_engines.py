@@ -8,8 +8,8 @@ import torch
 import yaml
 
 import tiny_pipelines
+from pairsight.build_record import BuildRecord
 from pairsight.cli.main import main
-from pairsight.options import BuildRecord
 from pairsight.store.run_folder import RunFolder
 from pairsight.tiny.models.shipped import shipped_model
 from pairsight.tiny.truth.server import TruthServer

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pairsight.cli import flags
+from pairsight.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 
@@ -29,7 +30,21 @@ def report(run: Run, plugin: flags.Plugin = None) -> None:
 
 
 def inspect(
-    data: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="a run folder, or preference pairs")],
+    data: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="a run folder, or a dataset as for align")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="the folder that a dataset's image names refer to")
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="how a dataset is read; default: found out")] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="a dataset's columns: prompt=question,chosen=a,rejected=b,image=img")
+    ] = None,
+    on_error: Annotated[
+        str | None, typer.Option("--on-error", help="a dataset's bad rows: skip and count them (default), or stop")
+    ] = None,
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="fetch a dataset from the hub, and images at web addresses")
+    ] = False,
+    plugin: flags.Plugin = None,
     benchmark_images: Annotated[
         list[Path] | None,
         typer.Option("--benchmark-images", help="warn about images that a benchmark also has; repeatable"),
@@ -39,10 +54,21 @@ def inspect(
     from pairsight.inspection.inspect import describe, inspect_run
     from pairsight.reporting.inspection_page import write_inspection
 
+    flags.trust(plugin, format)
     folders = tuple(benchmark_images or ())
+    reading = None
+    if any((images, format, columns, on_error, allow_download)):
+        from pairsight.formats.datasets.reading import Reading
+
+        if on_error not in (None, "skip", "stop"):
+            raise ConfigError(f"--on-error must be skip or stop, found '{on_error}'")
+        where = None if images is None else str(images)
+        reading = Reading(where, format, columns, "stop" if on_error == "stop" else "skip", allow_download)
     if not (data / "run.yaml").is_file():
-        print(describe(inspect_run(data, folders)))
+        print(describe(inspect_run(data, folders, reading)))
         return
+    if reading is not None:
+        raise ConfigError(f"{data} is a run: leave out what says how a dataset is read")
     page = data / "inspection.html"
     print(describe(write_inspection(data, page, folders)))
     print(page)

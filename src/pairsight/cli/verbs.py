@@ -65,7 +65,7 @@ def align(
         from pairsight.cli.show import print_forecast
         from pairsight.pipeline.align import AlignSpec, forecast_run
 
-        found = forecast_run(AlignSpec.parse(values), memory=memory, quiet=quiet)
+        found = forecast_run(AlignSpec.parse(values), memory=memory, quiet=quiet, say=print)
         print_forecast(found, rate)
         return 0 if found.fits else DOES_NOT_FIT
     _refuse_of_dry_runs(memory, rate)
@@ -78,14 +78,16 @@ def align(
         from pairsight.training.ranks.joined import joined
 
         with joined(launch) as world:
-            aligned = align_run(AlignSpec.parse(values), quiet=quiet or not world.first)
+            aligned = align_run(
+                AlignSpec.parse(values), quiet=quiet or not world.first, say=print if world.first else _silent
+            )
             if world.first:
                 print_align(aligned)
         return 0
     spec = AlignSpec.parse(values)
     if spec.options.devices > 1:
         return start(spec.options.devices, flags.WORDS)
-    print_align(align_run(spec, quiet=quiet))
+    print_align(align_run(spec, quiet=quiet, say=print))
     return 0
 
 
@@ -94,6 +96,10 @@ def _refuse_of_dry_runs(memory: float | None, rate: float | None) -> None:
     for flag, given in (("--memory", memory), ("--rate", rate)):
         if given is not None:
             raise ConfigError(f"{flag} says what a dry run is for: add --dry-run, or leave {flag} out")
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing: another process says it."""
 
 
 def evaluate(values: Values, quiet: flags.Quiet = False) -> int:

@@ -26,6 +26,8 @@ GIVEN = "given"
 """The annotator of preferences that came with the data, and the strategy of such pairs."""
 _IMAGES = ("images", "image")
 """The columns that images are read from: a list of them, or a single one, as TRL has it."""
+_OURS = {"id", "pair_id", "record"}
+"""Columns that only our own tables have."""
 _NO_IMAGES = ("id", "prompt", "chosen", "rejected")
 _BUFFER = 1 << 20
 """Bytes read at once of a column, which may be all of a large file."""
@@ -68,6 +70,15 @@ def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImage
     return WithImages(pairs, source)
 
 
+def holds_our_pairs(path: Path) -> bool:
+    """Whether a file or folder holds pairs that Pairsight wrote, with their records."""
+    try:
+        files = pair_files(path)
+        return all(set(pq.read_schema(file).names) >= _OURS for file in files)
+    except (DataError, pa.ArrowException, OSError, ValueError):
+        return False
+
+
 def _is_our_own(file: Path) -> bool:
     """Whether a table holds our records, a thousand rows together as we write them; DataError for no table of pairs."""
     with _parquet(file) as table:
@@ -76,7 +87,7 @@ def _is_our_own(file: Path) -> bool:
             wanted = ", ".join(f"'{name}'" for name in missing)
             raise DataError(f"{file} is not a table of pairs: it has no column {wanted}", "missing_field")
         most = max((footer.row_group(index).num_rows for index in range(footer.num_row_groups)), default=0)
-        return {"id", "pair_id", "record"} <= set(known) and most <= MOST_TOGETHER
+        return set(known) >= _OURS and most <= MOST_TOGETHER
 
 
 def _converted(files: Sequence[Path], source: ImageSource) -> Iterator[PreferencePair]:

@@ -207,6 +207,10 @@ class FileImages:
         cache.flush()
         return {name: self._known(name, one) if isinstance(one, str) else one for name, one in found.items()}
 
+    def knows(self, ref: ImageRef) -> bool:
+        """Whether this image was asked for."""
+        return ref.sha256 in self._names
+
     def name(self, ref: ImageRef) -> str:
         """The name by which this image was asked for; DataError when it was not."""
         if ref.sha256 not in self._names:

@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pairsight.build_record import BuildRecord
 from pairsight.config import read_yaml
-from pairsight.errors import DataError, RunError
+from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.tables import num_words
 from pairsight.images.source import ImageSource
 from pairsight.inspection.measures import CompletionFacts, Rated, facts_of_pair
 from pairsight.inspection.roles import Roles, read_roles
-from pairsight.options import BuildRecord
 from pairsight.records import Candidates, PreferencePair
+
+if TYPE_CHECKING:
+    from pairsight.formats.datasets.reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +35,61 @@ class Dataset:
     num_demonstrations: int = 0
     images: ImageSource | None = None
     roles: Roles = field(default_factory=lambda: Roles({}))
+    format: str = ""
+    """What the format of a dataset is, and how it was known."""
 
 
-def read_dataset(path: Path) -> Dataset:
-    """Read a run folder, or a Parquet file (or folder) of pairs; records are read when they are asked for.
+def read_dataset(path: Path, reading: "Reading | None" = None) -> Dataset:
+    """Read a run folder, or a dataset of any known format; records are made when they are asked for.
+
+    Args:
+        path: the run, a file, a folder, or OWNER/NAME on the hub.
+        reading: how a dataset is read; only for a dataset that Pairsight did not write.
 
     Raises:
         RunError: a run that is not built yet, or whose sealed tables are damaged.
-        DataError: no pairs there, or rows that cannot be read.
+        DataError: no dataset there, of no known format, or rows that cannot be read.
+        ConfigError: a `reading` for a run or for pairs that Pairsight wrote.
     """
-    if (path / "run.yaml").is_file():
-        return _read_run(path)
-    from pairsight.formats.pairs import read_pairs
+    from pairsight.formats.pairs import holds_our_pairs, read_pairs
 
+    is_run = (path / "run.yaml").is_file()
+    if not is_run and not holds_our_pairs(path):
+        return _read_foreign(path, reading)
+    if reading is not None:
+        raise ConfigError(f"{path} was written by Pairsight: leave out what says how a dataset is read")
+    if is_run:
+        return _read_run(path)
     pairs = read_pairs(path)
     together = ByPrompt(pairs)
     return Dataset(path.name, pairs, together, num_prompts=together.num_prompts, images=pairs.images)
+
+
+def _read_foreign(path: Path, reading: "Reading | None") -> Dataset:
+    """What others published: pairs, candidates with scores, or demonstrations; bad rows are counted."""
+    from pairsight.formats.datasets.reading import Reading, read_records
+
+    records = read_records(path, reading or Reading(on_error="skip"))
+    pairs: Sequence[PreferencePair] = records.items if records.gives == "pairs" else ()
+    rated: Iterable[Rated] = ()
+    num_prompts = num_completions = len(records) if records.gives != "pairs" else 0
+    if records.gives == "pairs":
+        together = ByPrompt(pairs)
+        rated, num_prompts = together, together.num_prompts
+    elif records.gives == "candidates":
+        rated = OfCandidates(records.items)
+        num_completions = sum(len(one.completions) for one in records)
+    return Dataset(
+        path.name,
+        pairs,
+        rated,
+        dropped=dict(Counter(f"{one.reason} ({one.stage})" for one in records.dropped).most_common()),
+        num_prompts=num_prompts,
+        num_completions=num_completions,
+        num_demonstrations=len(records) if records.gives == "demonstrations" else 0,
+        images=records.images,
+        format=records.why,
+    )
 
 
 def _read_run(run: Path) -> Dataset:
@@ -100,6 +143,18 @@ class Unrated:
 
     def __iter__(self) -> Iterator[Rated]:
         return (Rated(pairs=(pair,)) for pair in self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class OfCandidates:
+    """Candidates from which nothing is chosen yet: completions and what annotators said of them."""
+
+    candidates: Sequence[Candidates]
+
+    def __iter__(self) -> Iterator[Rated]:
+        for one in self.candidates:
+            facts = tuple(CompletionFacts(c.id, c.prompt_id, num_words(c.text)) for c in one.completions)
+            yield Rated(facts, one.annotations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Inspection:
     repetition: Repetition
     roles: Roles
     contamination: tuple[Contamination, ...] = ()
+    format: str = ""
 
 
 _DRIFT = 0.1
@@ -43,7 +44,8 @@ _UNEVEN = 0.01
 
 def describe(inspection: Inspection) -> str:
     """The full inspection as plain text, one finding per line."""
-    parts = [inspection.name, f"  {counts_in_words(inspection.counts)}"]
+    parts = [inspection.name, *([f"  {inspection.format}"] if inspection.format else [])]
+    parts.append(f"  {counts_in_words(inspection.counts)}")
     for title, sentences in topics(inspection).items():
         parts += [title, *(f"  {sentence}" for sentence in sentences)]
     return "\n".join(parts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pairsight.inspection.agreement import AgreementMeter
 from pairsight.inspection.dataset import Dataset, read_dataset
@@ -10,21 +10,25 @@ from pairsight.inspection.describe import Inspection, describe
 from pairsight.inspection.duplicates import RepetitionMeter, find_contamination
 from pairsight.inspection.measures import BiasMeter, CorrelationMeter, LengthMeter, MarginMeter, Meter
 
+if TYPE_CHECKING:
+    from pairsight.formats.datasets.reading import Reading
+
 __all__ = ["Inspection", "describe", "inspect_dataset", "inspect_run"]
 
 
-def inspect_run(path: Path, benchmark_images: Sequence[Path] = ()) -> Inspection:
-    """Inspect a run folder or a preference dataset.
+def inspect_run(path: Path, benchmark_images: Sequence[Path] = (), reading: "Reading | None" = None) -> Inspection:
+    """Inspect a run folder or a dataset.
 
     Args:
-        path: a run folder, or a Parquet file of pairs (a folder of them).
+        path: a run folder, or a dataset: a file, a folder, or OWNER/NAME on the hub.
         benchmark_images: folders of benchmarks' images that the data should not contain.
+        reading: how a dataset is read; default: its format is found out and bad rows are counted.
 
     Raises:
         RunError: a run folder that is damaged.
-        DataError: no dataset there, or rows that cannot be read.
+        DataError: no dataset there, of no known format, or rows that cannot be read.
     """
-    return inspect_dataset(read_dataset(path), benchmark_images)
+    return inspect_dataset(read_dataset(path, reading), benchmark_images)
 
 
 def inspect_dataset(dataset: Dataset, benchmark_images: Sequence[Path] = ()) -> Inspection:
@@ -65,4 +69,5 @@ def inspect_dataset(dataset: Dataset, benchmark_images: Sequence[Path] = ()) -> 
         repetition=repeated,
         roles=dataset.roles,
         contamination=tuple(contamination),
+        format=dataset.format,
     )

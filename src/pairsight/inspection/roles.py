@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairsight.benchmarks.results_file import read_results
+from pairsight.build_record import BuildRecord
 from pairsight.errors import DataError
-from pairsight.options import BuildRecord
 
 
 @dataclass(frozen=True, slots=True)

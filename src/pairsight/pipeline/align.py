@@ -3,19 +3,21 @@
 import logging
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from pairsight.config import recorded, split
+from pairsight.build_record import BuildRecord
+from pairsight.config import option_facts, recorded, split
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.models.endpoint.model import PREFIX
 from pairsight.models.profiles.profile import Profile
-from pairsight.options import AlignOptions, BuildRecord, recipe_class
+from pairsight.options import AlignOptions, recipe_class
+from pairsight.pipeline.dataset import examples_of, kind_of, left_out
 from pairsight.pipeline.models import find_profile
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, select_once, strategy_of_run
 from pairsight.records import Dropped, PreferencePair
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pairsight.training.forecast.forecast import Forecast
 
 _LOG = logging.getLogger("pairsight.align")
+Say = Callable[[str], None]
 BuiltWith = Strategy | NamedPiece | None
 """The strategy that a run was built with: itself or, read from its `run.yaml`, by name and options."""
 
@@ -81,11 +84,16 @@ class AlignSpec:
             raise ConfigError("align: --name is a folder's inside the run, and --out names another; give one of them")
         if options.profile is not None:
             find_profile(options.profile, ())  # an unknown one is found before anything is read
-        run = run_of(options) if recipe is None else None
-        if run is not None:
+        run = run_of(options)
+        if recipe is None and run is not None:
             folder = RunFolder.open(run)
             record = BuildRecord.from_plain(folder.config)
             recipe, made, built_with = record.recipe_name, record.recipe, strategy_of_run(folder)
+        elif recipe is None:
+            kind = kind_of(options)
+            built_with = kind.strategy if kind.gives == "candidates" else None
+            if kind.gives == "demonstrations" and not is_sft(rest.setdefault("loss", "sft")):
+                raise ConfigError(f"{options.data} holds demonstrations, for --loss sft; found {rest['loss']}")
         origin = recipe_class(recipe) if recipe else None
         defaults = origin.default_training if origin is not None else None
         views = made.options.get(origin.views_option) if origin is not None and made is not None else 1
@@ -106,11 +114,7 @@ class AlignSpec:
             start = Start.read(options.adapter, options.model)
         training = training_config(rest, options.model, defaults, start)
         refuse_unused(rest, training, start is not None)
-        if options.merge and training.tuning == "full":
-            raise ConfigError("merge: tuning=full trains a full model and no adapter to merge; leave --merge out")
-        for loss in training.loss_names:
-            if is_file_name(loss):
-                losses.get(loss)  # here a file that only a config names is refused; the trainer trusts what it is given
+        _check(training, options)
         return cls(options, training, strategy)
 
     def selection(self) -> str:
@@ -123,8 +127,17 @@ class AlignSpec:
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def align_run(spec: AlignSpec, *, quiet: bool = False) -> Aligned:
-    """Train on a run's candidates, or on a dataset of pairs, as the spec says.
+def _check(training: TrainingConfig, options: AlignOptions) -> None:
+    """Refuse a merge of nothing, and a loss in a file that only a config names: the trainer trusts what it is given."""
+    if options.merge and training.tuning == "full":
+        raise ConfigError("merge: tuning=full trains a full model and no adapter to merge; leave --merge out")
+    for loss in training.loss_names:
+        if is_file_name(loss):
+            losses.get(loss)
+
+
+def align_run(spec: AlignSpec, *, quiet: bool = False, say: Say = lambda sentence: None) -> Aligned:
+    """Train on a run's candidates, or on a dataset, as the spec says; `say` is told what a dataset holds.
 
     Raises:
         PairsightError: data or a model that cannot be used, or a folder of another training.
@@ -135,16 +148,19 @@ def align_run(spec: AlignSpec, *, quiet: bool = False) -> Aligned:
     run = run_of(spec.options)
     candidates = None if run is None else load_candidates(run)
     check_model(spec.options.model)
-    return align(limited(_examples(spec, candidates), spec), spec, run, quiet=quiet)
+    return align(limited(_examples(spec, candidates, say), spec), spec, run, quiet=quiet)
 
 
-def forecast_run(spec: AlignSpec, *, memory: float | None = None, quiet: bool = False) -> "Forecast":
+def forecast_run(
+    spec: AlignSpec, *, memory: float | None = None, quiet: bool = False, say: Say = lambda sentence: None
+) -> "Forecast":
     """What `align_run` would take, found without reading any weights; nothing is written.
 
     Args:
         spec: of the training.
         memory: GiB of a GPU that it is planned for; None: the device that is here, as it is now.
         quiet: no progress display.
+        say: is told what a dataset holds.
 
     Raises:
         PairsightError: data or a model that cannot be used.
@@ -159,7 +175,7 @@ def forecast_run(spec: AlignSpec, *, memory: float | None = None, quiet: bool = 
         raise ConfigError("--dry-run is for one device; leave --devices out")
     candidates = None if run is None else load_candidates(run)
     check_model(options.model)
-    examples = limited(_examples(spec, candidates), spec)
+    examples = limited(_examples(spec, candidates, say), spec)
     progress = Progress("quiet" if quiet else "auto")
     profile = profile_of_training(options, run)
     trainer = PreferenceTrainer(
@@ -197,6 +213,8 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
     beside = {"selection.yaml": spec.selection().encode()}
     if suffix := spec.strategy.inference_suffix() if spec.strategy is not None else "":
         beside[PROMPT_SUFFIX_FILE] = prompt_suffix_json(suffix)
+    if run is None:
+        beside |= left_out(examples)
     adapter = trainer.train(examples, beside)
     merged = merged_model(adapter, options.model) if options.merge and launched().rank == 0 else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
@@ -302,26 +320,17 @@ def _kept(items: Sequence[Any], options: AlignOptions) -> Iterator[Any]:
             yield kept
 
 
-def _examples(spec: AlignSpec, candidates: CandidateSet | None) -> Examples:
+def _examples(spec: AlignSpec, candidates: CandidateSet | None, say: Say) -> Examples:
     options = spec.options
-    if candidates is not None:
-        if options.format is not None:
-            raise ConfigError(f"--format is for a file of pairs, and {options.data} is a run; leave --format out")
-        strategy = spec.strategy or candidates.strategy
-        return select(candidates)[0] if strategy is None else select_once(candidates, strategy)
-    from pairsight.formats.pairs import read_pairs
-
-    if options.strategy is not None or options.strategy_options:
-        raise DataError(
-            f"--strategy chooses from a run's candidates, and {options.data} already holds chosen pairs; leave "
-            "--strategy out"
-        )
-    if options.format is not None:
-        from pairsight.formats.completions import read_given_pairs
-        from pairsight.formats.prompts import make_format
-
-        return read_given_pairs(options.data, make_format(options.format))
-    return read_pairs(options.data)
+    if candidates is None:
+        return examples_of(options, spec.strategy, say)
+    facts = option_facts(AlignOptions)
+    for name in options.given():
+        if facts[name].needs == "a dataset":
+            flag = facts[name].flag
+            raise ConfigError(f"{flag} says how a dataset is read, and {options.data} is a run; leave {flag} out")
+    strategy = spec.strategy or candidates.strategy
+    return select(candidates)[0] if strategy is None else select_once(candidates, strategy)
 
 
 def run_of(options: AlignOptions) -> Path | None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pairsight.benchmarks.results import DataCounts, Results, Section, System
 from pairsight.benchmarks.results_file import merged, results_at, write_results
+from pairsight.build_record import BuildRecord
 from pairsight.config import option_facts
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, PairsightError, RunError
 from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.profiles.profile import Profile
-from pairsight.options import BuildRecord, EvaluateOptions, ScoreOptions
+from pairsight.options import EvaluateOptions, ScoreOptions
 from pairsight.pipeline.models import (
     check_model_name,
     check_servers,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairsight import selection
+from pairsight.build_record import BuildRecord
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.formats.tables import ROWS_PER_BATCH
 from pairsight.images.source import WithImages
-from pairsight.options import BuildRecord
 from pairsight.records import Candidates, Demonstration, Dropped, PreferencePair
 from pairsight.registry import NamedPiece, plugins, strategies
 from pairsight.selection.strategy import Selection, Strategy, choices, choose, make_strategy

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pairsight.build_record import BuildRecord
 from pairsight.config import option_facts, plain_defaults
 from pairsight.errors import PairsightError
-from pairsight.options import AlignOptions, BuildOptions, BuildRecord
+from pairsight.options import AlignOptions, BuildOptions
 from pairsight.registry import NamedPiece, Registry, is_file_name, recipes, strategies
 from pairsight.reporting.page import visible
 from pairsight.training.config import OF_ADAPTERS, PRESETS, TrainingConfig

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pairsight.bounded import MOST_YAML_BYTES, load_yaml, read_json, text_start
+from pairsight.build_record import BuildRecord
 from pairsight.errors import PairsightError
 from pairsight.inspection.dataset import Dataset, Unrated, read_dataset
 from pairsight.inspection.describe import Inspection, lengths_in_words
 from pairsight.inspection.figures import Section, sections
 from pairsight.inspection.inspect import inspect_dataset
 from pairsight.inspection.measures import LengthMeter
-from pairsight.options import BuildRecord
 from pairsight.reporting.gallery import (
     Curve,
     PairCard,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from pairsight.build_record import BuildRecord
 from pairsight.errors import ConfigError, DataError
 from pairsight.models.scorers.names import scorer_kind, sees_images
-from pairsight.options import BuildRecord
 from pairsight.pipeline.select import load_candidates
 from pairsight.records import Candidates
 from pairsight.store.run_folder import RunFolder

@@ -27,10 +27,22 @@ from pairsight.store.encoding import encode as encode_record
 from pairsight.store.lock import folder_lock
 from pairsight.training.data.table import FORMAT, Catalogue, Names, TableWriter, TokenTable
 from pairsight.training.families import Family, counted_positions, prompt_positions
-from pairsight.training.tokens import BlockNumbers, Ints, TokenPrompt, TokenSequence, symbols_of, token_example
+from pairsight.training.tokens import (
+    BlockNumbers,
+    Ints,
+    TokenPrompt,
+    TokenSequence,
+    blocks_of,
+    content_key,
+    symbols_of,
+    token_example,
+    units_of,
+)
 from pairsight.training.vision.units import ImageUnits, TextEncoder
 
 _LOG = logging.getLogger("pairsight.training")
+GIVEN_ON = "dataset"
+"""`derived_from` of a completion that is trained on its own images, as the dataset gives it on these."""
 _RECORDS_TOGETHER = 64
 RECORDS_OF_A_PART = 2048
 """More records are tokenised in parts, each a file until all are joined: the same parts by any number of processes."""
@@ -102,8 +114,8 @@ class Tokeniser:
     def _prompt(self, prompt: Prompt) -> TokenPrompt:
         number, encoded, parts = self.units.add(prompt)
         ids = np.array(encoded.input_ids, np.int64)
-        unit, index = _units(encoded, parts, ids, self._family.placeholder)
-        block = _blocks(encoded.token_inputs.get("token_type_ids"), self._family)
+        unit, index = units_of(encoded, parts, ids, self._family.placeholder)
+        block = blocks_of(encoded.token_inputs.get("token_type_ids"), self._family)
         block = np.full(len(ids), -1, np.int64) if block is None else block
         return TokenPrompt(
             symbols_T=self._blocks.put(symbols_of(ids, unit, index), block),
@@ -113,7 +125,7 @@ class Tokeniser:
             unit_T=unit,
             unit_index_T=index,
             number=number,
-            key=_content_key(encoded),
+            key=content_key(encoded),
         )
 
     def completions(self, completions: Sequence[Completion]) -> list[Ints]:
@@ -146,36 +158,6 @@ class Tokeniser:
             extra[name] = torch.tensor(values)
         found = prompt_positions(self._model, self._family, torch.tensor(encoded.input_ids), extra)
         return counted_positions(self._family, len(encoded.input_ids) + 1) if found is None else found.numpy()
-
-
-def _units(
-    encoded: EncodedPrompt, parts: Sequence[tuple[int, list[int]]], ids: Ints, placeholder: int | None
-) -> tuple[Ints, Ints]:
-    """For each token, the image unit of which it is a placeholder and its index among the unit's placeholders."""
-    unit, index = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
-    for number, covered in parts:
-        where = np.concatenate([np.arange(*encoded.image_spans[image]) for image in covered])
-        where = where[ids[where] == placeholder]
-        unit[where], index[where] = number, np.arange(len(where))
-    return unit, index
-
-
-def _blocks(token_types: list[int] | None, family: Family) -> Ints | None:
-    """Numbers of the bidirectional blocks: runs of image tokens, or the full prompt."""
-    if token_types is None or family.bidirectional == "none":
-        return None
-    types = np.array(token_types, np.int64)
-    if family.bidirectional == "prompt":
-        return np.where(types == 0, 0, -1)
-    image = types == 1
-    starts = image & ~np.concatenate([[False], image[:-1]])
-    return np.where(image, np.cumsum(starts) - 1, -1)
-
-
-def _content_key(encoded: EncodedPrompt) -> bytes:
-    images = [encode_record(ref) for ref in encoded.images]
-    content = json.dumps([encoded.input_ids, images, encoded.image_spans])
-    return hashlib.sha256(content.encode()).digest()
 
 
 Record = PreferencePair | Demonstration
@@ -237,14 +219,15 @@ def prepare(
         texts = [_texts(record) for _, record in block]
         tokens = iter(tokeniser.completions([one for those in texts for one in those]))
         for (number, record), those in zip(block, texts, strict=True):
-            made = _example(record, [next(tokens) for _ in those], tokeniser, rules, table)
+            made = _example(record, [(one, next(tokens)) for one in those], tokeniser, rules, table)
             if isinstance(made, str):
                 skipped[made] += 1
             else:
-                prompts, completions, num_cut = made
-                example = token_example(record.id, prompts, completions, record.weight)
-                table.add_example(number, example, [prompt.number for prompt in prompts], completions)
-                cut += num_cut
+                example = token_example(record.id, made.prompts, made.completions, record.weight, made.given_on)
+                own = [prompt.number for prompt in made.prompts]
+                others = {k: prompt.number for k, prompt in made.given_on.items()}
+                table.add_example(number, example, own, made.completions, others)
+                cut += made.num_cut
             advance()
     table.finish(skipped, cut, None if first is None else tokeniser.names)
 
@@ -276,18 +259,38 @@ def _texts(record: Record) -> list[Completion]:
     return completions if completions[0].text.strip() else []
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A record's prompts, its own first, its completions as kept, those given on other images, and how many are cut."""
+
+    prompts: list[TokenPrompt]
+    completions: list[Ints]
+    given_on: dict[int, TokenPrompt]
+    num_cut: int
+
+
 def _example(
-    record: Record, completions: list[Ints], tokeniser: Tokeniser, rules: Rules, table: TableWriter
-) -> tuple[list[TokenPrompt], list[Ints], int] | str:
-    """A record's prompts, its own first, its completions as kept and how many were cut; or why it is skipped."""
+    record: Record, completions: list[tuple[Completion, Ints]], tokeniser: Tokeniser, rules: Rules, table: TableWriter
+) -> _Made | str:
+    """What a record becomes, or why it is skipped.
+
+    Training sees the prompt's own images with all but what a dataset gives on others (see `GIVEN_ON`).
+    """
     if not completions:
         return "empty_chosen"
     if rules.num_images > 1 and not record.prompt.images:
         return "no_image_to_contrast"
     prompts = [tokeniser.prompt(prompt) for prompt in _prompts(record, rules)]
-    for prompt in prompts:
-        table.add_tokens(prompt)
-    room = rules.max_length - max(len(prompt) for prompt in prompts)
+    others = [
+        tokeniser.prompt(record.prompt.with_images(one.images))
+        if one.images is not None and one.derived_from == GIVEN_ON
+        else None
+        for one, _ in completions
+    ]
+    for prompt in (*prompts, *others):
+        if prompt is not None:
+            table.add_tokens(prompt)
+    room = rules.max_length - max(len(prompt) for prompt in (*prompts, *others) if prompt is not None)
     if room < 1:
         if rules.fail_on_overlong:
             raise DataError(
@@ -295,10 +298,14 @@ def _example(
                 "raise max_length, or set overlong=skip"
             )
         return "overlong_prompt"
-    kept = [completions[0][:room]]
-    kept += [short for ids in completions[1:] if not np.array_equal(short := ids[:room], kept[0])]
-    cut = sum(len(ids) > room for ids in completions)
-    return (prompts, kept, cut) if len(kept) >= rules.min_completions else "identical_or_empty"
+    kept, given_on = [completions[0][1][:room]], dict[int, TokenPrompt]()
+    for (_, ids), other in zip(completions[1:], others[1:], strict=True):
+        if other is not None:
+            given_on[len(kept)] = other
+        if other is not None or not np.array_equal(ids[:room], kept[0]):
+            kept.append(ids[:room])
+    cut = sum(len(ids) > room for _, ids in completions)
+    return _Made(prompts, kept, given_on, cut) if len(kept) >= rules.min_completions else "identical_or_empty"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,19 @@ Shapes: T tokens of a sequence, A axes of positions, E examples, Q sequences of 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pairsight.models.local.processor import EncodedPrompt
+from pairsight.store.encoding import encode as encode_record
+from pairsight.training.families import Family
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -160,6 +166,8 @@ class TokenPrompt:
 class TokenExample:
     """An example in tokens: K completions under the prompt's own images, then the chosen one under contrast images.
 
+    A rejected completion that a dataset gives on other images is under those.
+
     Args:
         id: the pair's or demonstration's id.
         sequences: K + N − 1 sequences; number 0 is the chosen completion under the prompt's own images.
@@ -202,11 +210,20 @@ class TokenExample:
         return len(self.sequences[0]) - self.sequences[0].prompt_length
 
 
-def token_example(id: str, prompts: list[TokenPrompt], completions: list[Ints], weight: float) -> TokenExample:
-    """An example of the prompt under N image sets, its own first, and K completions, the chosen first."""
+def token_example(
+    id: str,
+    prompts: list[TokenPrompt],
+    completions: list[Ints],
+    weight: float,
+    given_on: Mapping[int, TokenPrompt] = MappingProxyType({}),
+) -> TokenExample:
+    """An example of the prompt under N image sets, its own first, and K completions, the chosen first.
+
+    `given_on` has the prompt of a completion that a dataset gives on other images, by the completion's number.
+    """
     own, *contrast = prompts
     sequences = (
-        *(own.with_completion(ids) for ids in completions),
+        *(given_on.get(number, own).with_completion(ids) for number, ids in enumerate(completions)),
         *(other.with_completion(completions[0]) for other in contrast),
     )
     return TokenExample(id, sequences, len(completions), weight, merged_length([s.symbols_T for s in sequences]))
@@ -324,3 +341,34 @@ def times_the_tokens_alone(examples: Examples) -> float:
     """How many times the tokens are computed when no sequence shares its prefix, by the first hundred examples."""
     some = examples[:100]
     return sum(len(s) for example in some for s in example.sequences) / sum(example.num_tokens for example in some)
+
+
+def units_of(
+    encoded: EncodedPrompt, parts: Sequence[tuple[int, list[int]]], ids: Ints, placeholder: int | None
+) -> tuple[Ints, Ints]:
+    """For each token, the image unit of which it is a placeholder and its index among the unit's placeholders."""
+    unit, index = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+    for number, covered in parts:
+        where = np.concatenate([np.arange(*encoded.image_spans[image]) for image in covered])
+        where = where[ids[where] == placeholder]
+        unit[where], index[where] = number, np.arange(len(where))
+    return unit, index
+
+
+def blocks_of(token_types: list[int] | None, family: Family) -> Ints | None:
+    """Numbers of the bidirectional blocks: runs of image tokens, or the full prompt."""
+    if token_types is None or family.bidirectional == "none":
+        return None
+    types = np.array(token_types, np.int64)
+    if family.bidirectional == "prompt":
+        return np.where(types == 0, 0, -1)
+    image = types == 1
+    starts = image & ~np.concatenate([[False], image[:-1]])
+    return np.where(image, np.cumsum(starts) - 1, -1)
+
+
+def content_key(encoded: EncodedPrompt) -> bytes:
+    """SHA-256 of what determines a prompt's tokens and images."""
+    images = [encode_record(ref) for ref in encoded.images]
+    content = json.dumps([encoded.input_ids, images, encoded.image_spans])
+    return hashlib.sha256(content.encode()).digest()

@@ -158,7 +158,7 @@ def test_the_check_itself_finds_what_is_wrong():
     assert problems("use `align --merged` then", ()) == ["--merged of align"]
     assert problems("`pairsight improve RUN`", ()) == ["pairsight improve"]
     assert problems("next: pairsight align X --set betta=1; pairsight report X", ()) == ["--set betta of align"]
-    assert problems("go on with --on-error skip", ("align",)) == ["--on-error of align"]
+    assert problems("go on with --on-error skip", ("score",)) == ["--on-error of score"]
     assert problems("`python -m pairsight.tiny.train --out DIR --sized`", ()) == ["--sized of tiny.train"]
     assert problems("`pairsight build seva \\\n  --model m --set noise_step=3`", ()) == []
 

@@ -135,7 +135,7 @@ def test_a_part_missing_from_a_runs_config_is_named(capsys, tmp_path: Path):
 )
 def test_several_losses_are_all_trained(monkeypatch, tmp_path: Path, given):
     seen = []
-    monkeypatch.setattr("pairsight.pipeline.align.align_run", lambda spec, quiet: seen.append(spec))
+    monkeypatch.setattr("pairsight.pipeline.align.align_run", lambda spec, quiet, say: seen.append(spec))
     monkeypatch.setattr("pairsight.cli.show.print_align", lambda aligned: None)
     assert main(["align", "d.parquet", "--model", "m", "--out", str(tmp_path), *given]) == 0
     assert seen[0].training.loss_names == ("dpo", "sft")

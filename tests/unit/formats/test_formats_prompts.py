@@ -195,7 +195,7 @@ def test_line_and_row_of_a_bad_row(folder):
         ("[]", "no rows"),
         ('[{"question": "a"}', r"line 1: not JSON at column 19: Expecting ',' or '\]'"),
         ('[{"id": "a",\n"conversations": }]', "line 2: not JSON at column 18"),
-        ('[{"question": "a"}] x', "line 1: not JSON at column 20: Extra data"),
+        ('[{"question": "a"}] x', "line 1: not JSON at column 21: Extra data"),
         ('[{"question": "a"},]', "line 1: not JSON at column 20"),
         ('{"id": "a",\n', "line 1: not JSON at column 12"),
         ('[{"caption": "a"}]', "rows need 'conversations' or 'question' or 'prompt' or 'text', found 'caption'"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pairsight.build_record import BuildRecord
 from pairsight.inspection.agreement import AgreementMeter
 from pairsight.inspection.dataset import Dataset
 from pairsight.inspection.describe import agreement_in_words, bias_in_words, describe
@@ -19,7 +20,6 @@ from pairsight.inspection.measures import (
     totals,
 )
 from pairsight.inspection.roles import read_roles, roles_in_words
-from pairsight.options import BuildRecord
 from pairsight.records import Annotation, Completion, Message, PreferencePair, Prompt
 
 

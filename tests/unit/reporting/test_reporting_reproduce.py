@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pairsight.build_record import BuildRecord
 from pairsight.config import with_settings
-from pairsight.options import BuildOptions, BuildRecord
+from pairsight.options import BuildOptions
 from pairsight.pipeline.align import AlignSpec
 from pairsight.recipes.seva import SeVa
 from pairsight.reporting.reproduce import TrainingRecord, align_command, build_command

@@ -88,6 +88,8 @@ class JoinedParts:
         before = {column: lengths[index] for column, lengths in self._before.items()}
         if name in _COUNTS:
             rows = rows + before[_COUNTS[name]]
+        elif name == "given_on":
+            rows = rows + np.array([before["examples"], 0, before["record_ends"]])
         elif name == "units":
             rows = rows[self._are_new[index]] + np.array([before["record_ends"], 0, 0])
         elif name in ("prompt_runs", "prompt_blocks"):

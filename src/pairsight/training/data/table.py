@@ -9,7 +9,9 @@ import json
 import logging
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +51,7 @@ COLUMNS = {
     "keys": ("|u1", 32),  # of sequences
     "ids": ("|u1", 0),  # of examples, UTF-8
     "example_prompts": ("<i4", 0),  # numbers: of the own one, then of those with contrast images
+    "given_on": ("<i4", 3),  # example, number of a completion, and of the prompt with the images it is given on
     "examples": ("<i8", 7),  # record, ends of prompts, completions and ids, merged tokens, chosen length, first unit
     "weights": ("<f8", 0),
 }
@@ -164,7 +167,14 @@ class TableWriter(Catalogue):
         columns["prompt_positions"].append(np.frombuffer(_packed(prompt.positions_AT, self._family), np.uint8))
         columns["prompt_ends"].append([len(columns[name]) for name in OF_PROMPTS])
 
-    def add_example(self, record: int, example: TokenExample, prompts: list[int], completions: list[Ints]) -> None:
+    def add_example(
+        self,
+        record: int,
+        example: TokenExample,
+        prompts: list[int],
+        completions: list[Ints],
+        given_on: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         """Keep an example.
 
         Args:
@@ -172,8 +182,11 @@ class TableWriter(Catalogue):
             example: what `token_example` made of the rest.
             prompts: numbers, of the own one first.
             completions: token ids, of the chosen one first.
+            given_on: number of a completion -> of the prompt with the other images that a dataset gives it on.
         """
         columns = self._columns
+        for completion, prompt in given_on.items():
+            columns["given_on"].append(np.array([[len(columns["examples"]), completion, prompt]], np.int32))
         columns["example_prompts"].append(prompts)
         for ids in completions:
             columns["completion_ids"].append(ids)
@@ -238,7 +251,8 @@ class TokenTable(Examples):
 
     def __init__(self, path: Path, family: Family) -> None:
         tensors, notes = read_tensors(path)
-        if missing := COLUMNS.keys() - tensors.keys():
+        self._given_on = tensors.get("given_on", np.zeros((0, 3), np.int32))  # absent in older files
+        if missing := COLUMNS.keys() - tensors.keys() - {"given_on"}:
             raise ValueError(f"it has no {min(missing)}")
         self._tensors, self._family = tensors, family
         self.skipped = Counter[str](json.loads(str(notes["skipped"])))
@@ -292,13 +306,16 @@ class TokenTable(Examples):
         begins = tensors["examples"][number - 1, 1:4].tolist() if number else [0, 0, 0]
         (first_prompt, first_completion, first_letter), (last_prompt, last_completion, last_letter) = begins, ends
         prompts = [self._prompt(n) for n in tensors["example_prompts"][first_prompt:last_prompt].tolist()]
+        first, last = np.searchsorted(self._given_on[:, 0], [number, number + 1])
+        given_on = {k: self._prompt(prompt) for _, k, prompt in self._given_on[first:last].tolist()}
         bounds = tensors["completion_ends"][first_completion:last_completion].tolist()
         begin = int(tensors["completion_ends"][first_completion - 1]) if first_completion else 0
         completions = [
             tensors["completion_ids"][a:b].astype(np.int64) for a, b in zip([begin, *bounds[:-1]], bounds, strict=True)
         ]
         start = int(self.starts_E[number])
-        cells = [*((prompts[0], ids) for ids in completions), *((other, completions[0]) for other in prompts[1:])]
+        own = ((given_on.get(k, prompts[0]), ids) for k, ids in enumerate(completions))
+        cells = [*own, *((other, completions[0]) for other in prompts[1:])]
         sequences = tuple(
             prompt.with_completion(ids, self.keys_QB[start + index].tobytes())
             for index, (prompt, ids) in enumerate(cells)
