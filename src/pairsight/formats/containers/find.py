@@ -77,8 +77,8 @@ def find(name: str, *, allow_download: bool = False) -> Found:
             f"{name} does not exist: a run, a file or folder of rows, or OWNER/NAME on the hub", "missing_file"
         )
     if here.is_dir():
-        return _of_folder(here, here.name, chosen)
-    return _of_index(here, chosen) or Found(here.name, (Part(here),), here.parent)
+        return _of_folder(here, str(here), chosen)
+    return _of_index(here, chosen) or Found(str(here), (Part(here),), here.parent)
 
 
 def _of_folder(folder: Path, name: str, chosen: str) -> Found:
@@ -181,7 +181,7 @@ def _of_meta(file: Path, entries: Mapping[str, Mapping[str, object]]) -> Found:
         if one.get("repeat_time", 1) != 1:
             _LOG.warning("%s '%s': every row is read once, not %s times", file, name, one.get("repeat_time"))
         parts.append(Part(annotation, str(one["root"]).strip("/")))
-    return Found(file.name, tuple(parts), bases[0])
+    return Found(str(file), tuple(parts), bases[0])
 
 
 def _of_llama_factory(file: Path, entries: Mapping[str, Mapping[str, object]], chosen: str) -> Found:

@@ -117,7 +117,7 @@ def asked(turns: Sequence[Turn], location: str) -> tuple[Turn, ...]:
     if not turns or turns[-1].role != "user":
         who = turns[-1].role if turns else "nobody"
         raise DataError(f"{location}: the last message before the completions is from {who}, not the user", "no_turns")
-    if not turns[-1].text.replace(IMAGE_MARK, "").strip() and IMAGE_MARK not in turns[-1].text:
+    if not turns[-1].text.replace(IMAGE_MARK, "").strip():
         raise DataError(f"{location}: the question is empty", "empty_question")
     return tuple(turns)
 
