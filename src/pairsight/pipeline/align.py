@@ -17,7 +17,7 @@ from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.models.endpoint.model import PREFIX
 from pairsight.models.profiles.profile import Profile
 from pairsight.options import AlignOptions, recipe_class
-from pairsight.pipeline.dataset import examples_of, kind_of, left_out
+from pairsight.pipeline.dataset import examples_of, kind_of, left_out, reference_in_words
 from pairsight.pipeline.models import find_profile
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, select_once, strategy_of_run
 from pairsight.records import Dropped, PreferencePair
@@ -148,7 +148,11 @@ def align_run(spec: AlignSpec, *, quiet: bool = False, say: Say = lambda sentenc
     run = run_of(spec.options)
     candidates = None if run is None else load_candidates(run)
     check_model(spec.options.model)
-    return align(limited(_examples(spec, candidates, say), spec), spec, run, quiet=quiet)
+    examples = limited(_examples(spec, candidates, say), spec)
+    aligned = align(examples, spec, run, quiet=quiet)
+    if run is None and (sentence := reference_in_words(examples, aligned.adapter)):
+        say(sentence)
+    return aligned
 
 
 def forecast_run(

@@ -112,6 +112,13 @@ def left_out(examples: Examples) -> dict[str, bytes]:
     return {"dropped.jsonl": "".join(f"{line}\n" for line in lines).encode()} if lines else {}
 
 
+def reference_in_words(examples: Examples, out: Path) -> str:
+    """How the log-probs of a dataset's own reference differ from ours; "" where it has none."""
+    from pairsight.training.given_reference import compared
+
+    return compared(out, examples.references) if isinstance(examples, DatasetRecords) else ""
+
+
 def _is_of_prompts(options: AlignOptions) -> bool:
     """Whether the user names a format of prompts with completions, such as one of their own."""
     return options.format is not None and named(options.format) is None

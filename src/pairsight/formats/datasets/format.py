@@ -69,6 +69,15 @@ class GivenLogps:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenReference:
+    """What a dataset's own reference says of a pair's chosen and rejected completion; None where it says nothing."""
+
+    pair_id: str
+    chosen: GivenLogps | None
+    rejected: GivenLogps | None
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row: what is asked and what was said.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pairsight.errors import DataError
 from pairsight.formats.containers.find import Found, find
 from pairsight.formats.datasets.detect import Detected, chosen, detect
-from pairsight.formats.datasets.format import Example, Gives, all_pictures
+from pairsight.formats.datasets.format import Example, GivenReference, Gives, all_pictures
 from pairsight.formats.datasets.pictures import RowImages
 from pairsight.formats.datasets.records import records_of
 from pairsight.formats.datasets.turns import other_media
@@ -62,6 +62,7 @@ class DatasetRecords(WithImages[Any]):
         why: what the format is, and how it was known.
         strategy: what chooses from candidates where the user names none.
         dropped: what was left out and why.
+        references: log-probs of pairs under the dataset's own reference, where it has them.
         num_rows: rows that were read.
         renumbered: how many rows have an id that an earlier one has, and were numbered.
     """
@@ -70,6 +71,7 @@ class DatasetRecords(WithImages[Any]):
     why: str = ""
     strategy: NamedPiece | None = None
     dropped: Sequence[Dropped] = ()
+    references: Sequence[GivenReference] = ()
     num_rows: int = 0
     renumbered: int = 0
 
@@ -101,16 +103,27 @@ def read_records(name: str | Path, reading: Reading = Reading()) -> DatasetRecor
     images = RowImages(Path(reading.images) if reading.images is not None else found.images, reading.allow_download)
     reader = _Reader(found, detected, images, gives, reading.on_error)
     records: Spool[Any] = Spool(_KINDS[gives])
-    left_out = Spool(Dropped)
+    left_out, references = Spool(Dropped), Spool(GivenReference)
     for made in reader.records():
-        (left_out if isinstance(made, Dropped) else records).add(made)
+        if isinstance(made, GivenReference):
+            references.add(made)
+        else:
+            (left_out if isinstance(made, Dropped) else records).add(made)
     table, dropped = records.table(), left_out.table()
     if not table:
         first = f", {len(dropped)} left out; the first: {dropped[0].detail}" if dropped else ""
         raise DataError(f"{name} ({format.title}): nothing is left{first}", "empty_file")
     return DatasetRecords(
-        table, images, gives, detected.why, format.strategy, dropped, reader.num_rows, reader.renumbered
-    )  # fmt: skip
+        table,
+        images,
+        gives,
+        detected.why,
+        format.strategy,
+        dropped,
+        references.table(),
+        reader.num_rows,
+        reader.renumbered,
+    )
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pairsight.errors import DataError
-from pairsight.formats.datasets.format import Example, Gives, Picture, RowCompletion, Turn
+from pairsight.formats.datasets.format import Example, GivenReference, Gives, Picture, RowCompletion, Turn
 from pairsight.formats.pairs import GIVEN
 from pairsight.records import (
     IMAGE_MARK,
@@ -19,7 +19,7 @@ from pairsight.records import (
     Prompt,
 )
 
-Made = PreferencePair | Candidates | Demonstration | Dropped
+Made = PreferencePair | Candidates | Demonstration | Dropped | GivenReference
 Refs = Mapping[Picture, ImageRef]
 _Given = tuple[RowCompletion, Completion]
 
@@ -57,6 +57,14 @@ def records_of(example: Example, gives: Gives, refs: Refs, annotator: str) -> It
         yield replace(empty[0], item_id=example.id) if empty else found
     else:
         yield from (*empty, found)
+        yield from _reference(example, found)
+
+
+def _reference(example: Example, found: PreferencePair | Candidates) -> Iterator[GivenReference]:
+    """The log-probs that the row itself has of a pair on one rejected completion."""
+    logps = [one.logps for one in example.completions]
+    if isinstance(found, PreferencePair) and len(logps) == 2 and any(one is not None for one in logps):
+        yield GivenReference(found.id, *logps)
 
 
 def dropped(example: Example, reason: str, what: str, name: str = "") -> Dropped:

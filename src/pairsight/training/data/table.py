@@ -9,7 +9,7 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -368,3 +368,14 @@ class _TableCatalogue(Catalogue):
     def num_unit_tokens(self) -> int:
         """Placeholders of all units."""
         return self._num_unit_tokens
+
+
+def keys_by_id(path: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """Each example's id and the keys of its sequences, of a file of examples; ValueError or OSError for another one."""
+    tensors, _ = read_tensors(path)
+    prompt_end = completion_end = letter_end = start = 0
+    for _, prompts, completions, letters, *_ in tensors["examples"].tolist():
+        count = (prompts - prompt_end) + (completions - completion_end) - 1
+        name = tensors["ids"][letter_end:letters].tobytes().decode("utf-8", "surrogatepass")
+        yield name, [tensors["keys"][start + index].tobytes() for index in range(count)]
+        prompt_end, completion_end, letter_end, start = prompts, completions, letters, start + count

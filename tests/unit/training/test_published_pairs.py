@@ -1,4 +1,7 @@
-"""A rejected completion that a dataset gives on other images is trained on these; checked with plain transformers."""
+"""Pairs as others publish them, trained: other images of the rejected completion, log-probs of another reference.
+
+What is expected is computed with plain transformers.
+"""
 
 import json
 from dataclasses import replace
@@ -11,6 +14,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 import preference_pairs
+from pairsight.cli.main import main
 from pairsight.formats.datasets.reading import read_records
 from pairsight.models.local.processor import load_processor
 from pairsight.records import PreferencePair
@@ -36,7 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain_sum(folder: Path, image: str, text: str) -> float:
-    """The log-prob of a completion on an image, by the model's own forward pass."""
+    return sum(plain_logps(folder, image, text))
+
+
+def plain_logps(folder: Path, image: str, text: str) -> list[float]:
+    """The log-probs of a completion's tokens on an image, by the model's own forward pass."""
     processor = load_processor(folder / "model")
     model = LlavaForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32)
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
@@ -47,7 +55,8 @@ def plain_sum(folder: Path, image: str, text: str) -> float:
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=inputs["pixel_values"]).logits
     logps = logits[0, -len(said) - 1 : -1].log_softmax(-1)
-    return float(logps[torch.arange(len(said)), torch.tensor(said)].sum())
+    found: list[float] = logps[torch.arange(len(said)), torch.tensor(said)].tolist()
+    return found
 
 
 def reference_sums(out: Path) -> list[float]:
@@ -82,3 +91,35 @@ def test_each_completion_is_scored_on_its_own_image(folder: Path, tmp_path: Path
         "what a model drew on another image is trained on the prompt's"
     )
     assert not np.allclose(got, wanted[:2], atol=1e-3)
+
+
+def test_log_probs_that_a_dataset_brings_are_compared_with_ours(folder: Path, tmp_path: Path, capsys):
+    rows = []
+    for number, shift in ((0, 0.0), (1, 0.0), (2, 0.0)):
+        row = {"id": f"x{number}", "image": f"{number}.png", "question": {"from": "human", "value": "What is it?"}}
+        for name, side, text in (("chosen", "win", TEXTS[0]), ("rejected", "rej", TEXTS[1])):
+            logps = [one + shift for one in plain_logps(folder, f"{number}.png", text)]
+            row |= {name: {"from": "gpt", "value": text}, f"ref_{side}_logp": sum(logps),
+                    f"ref_{side}_avg_logp": sum(logps) / len(logps), f"ref_{side}_per_token_logp": logps}  # fmt: skip
+        rows.append(row)
+    file = tmp_path / "rows.json"
+    arguments = ["align", str(file), "--images", str(folder / "images"), "--model", str(folder / "model"), "--quiet",
+                 "--set", "max_steps=1", "--set", "lora_r=2", "--set", "lora_alpha=4"]  # fmt: skip
+    file.write_text(json.dumps(rows))
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert "mllm-dpo: columns question{from, value}, chosen{from, value}, rejected{from, value}, id, image" in said
+    assert "over 6 completions" in said and "it is the same reference" in said, said
+
+    for row in rows:
+        row["ref_win_logp"] -= 3.0
+        row["ref_win_avg_logp"] -= 0.5
+        row["ref_win_per_token_logp"].append(-1.0)
+    file.write_text(json.dumps(rows))
+    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "sums by +1.5 on average, +3 at most over 6 completions; means a token by +0.25 on average, +0.5 at most"
+        in said
+    )
+    assert "3 completions have another number of tokens: another model, template or processor" in said
