@@ -90,9 +90,8 @@ class AlignSpec:
             record = BuildRecord.from_plain(folder.config)
             recipe, made, built_with = record.recipe_name, record.recipe, strategy_of_run(folder)
         elif recipe is None:
-            kind = kind_of(options)
-            built_with = kind.strategy if kind.gives == "candidates" else None
-            if kind.gives == "demonstrations" and not is_sft(rest.setdefault("loss", "sft")):
+            gives, built_with = kind_of(options)
+            if gives == "demonstrations" and not is_sft(rest.setdefault("loss", "sft")):
                 raise ConfigError(f"{options.data} holds demonstrations, for --loss sft; found {rest['loss']}")
         origin = recipe_class(recipe) if recipe else None
         defaults = origin.default_training if origin is not None else None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,32 +25,24 @@ _MOST_LISTED = 10_000
 """Lines of a list of what was left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a dataset gives, and the strategy that chooses from its candidates by default."""
-
-    gives: Gives
-    strategy: NamedPiece | None = None
-
-
-def kind_of(options: AlignOptions) -> Kind:
-    """What a dataset gives, by its first rows.
+def kind_of(options: AlignOptions) -> tuple[Gives, NamedPiece | None]:
+    """What a dataset gives, by its first rows, and the strategy that chooses from its candidates by default.
 
     Raises:
         DataError, ConfigError: as `read_records`.
     """
     if holds_our_pairs(Path(options.data)) or _is_of_prompts(options):
-        return Kind("pairs")
+        return "pairs", None
     try:
         found = find(options.data, allow_download=options.allow_download)
     except DataError as error:
         if error.reason == "missing_file":  # the reading says so, after the options are checked
-            return Kind("pairs")
+            return "pairs", None
         raise
     named_by_user = options.format is not None or options.columns is not None
     detected = chosen(found, options.format, options.columns) if named_by_user else detect(found)
     gives = detected.format.gives
-    return Kind("candidates" if gives == "pairs" and options.strategy is not None else gives, detected.format.strategy)
+    return "candidates" if gives == "pairs" and options.strategy is not None else gives, detected.format.strategy
 
 
 def examples_of(options: AlignOptions, strategy: Strategy | None, say: Callable[[str], None]) -> Examples:
@@ -114,7 +106,7 @@ def left_out(examples: Examples) -> dict[str, bytes]:
 
 def reference_in_words(examples: Examples, out: Path) -> str:
     """How the log-probs of a dataset's own reference differ from ours; "" where it has none."""
-    from pairsight.training.given_reference import compared
+    from pairsight.training.data.given_reference import compared
 
     return compared(out, examples.references) if isinstance(examples, DatasetRecords) else ""
 
