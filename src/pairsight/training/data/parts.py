@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -25,6 +26,7 @@ _PARTS_A_PROCESS = 3
 """With fewer parts for each, a process takes longer to start than it saves (ours)."""
 
 
+@dataclass(frozen=True, slots=True)
 class InParts:
     """Tokenises many records into a table's file: what `prepared` is given for them.
 
@@ -32,8 +34,7 @@ class InParts:
         processes: at most this many, and at most one for each part; None: by cores and records.
     """
 
-    def __init__(self, processes: int | None) -> None:
-        self._processes = processes
+    processes: int | None
 
     def __call__(  # noqa: PLR0917
         self,
@@ -52,7 +53,7 @@ class InParts:
         left = sum(min(RECORDS_OF_A_PART, count - number * RECORDS_OF_A_PART) for number in missing)
         advance(0, count - left)
         blocks = _blocks(records, set(missing))
-        workers = _workers(self._processes, len(missing), made_from)
+        workers = _workers(self.processes, len(missing), made_from)
         if workers == 1:
             for number, first, block in blocks:
                 write_part(parts[number], first, block, tokeniser, made_from, lambda: advance(1, 0))
