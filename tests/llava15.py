@@ -64,7 +64,8 @@ def build(folder: Path) -> Path:
     """Write the model's folder, with a processor and a chat template as HF publishes them: centre crop, no system."""
     torch.manual_seed(3)
     words = tokenizer()
-    layers = text_config(VOCABULARY, max_position_embeddings=2048, num_hidden_layers=2)
+    wide = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}  # in blocks of 64, as 4 bits are kept
+    layers = text_config(VOCABULARY, max_position_embeddings=2048, num_hidden_layers=2, **wide)
     config = LlavaConfig(
         text_config={"model_type": "llama", **layers},
         vision_config={"model_type": "clip_vision_model", **vision_config(projection_dim=HIDDEN)},
@@ -82,6 +83,10 @@ def build(folder: Path) -> Path:
     )
     with quiet():
         model = LlavaForConditionalGeneration(config)
+        with torch.no_grad():  # it says words that its tokenizer has, other ones of other images
+            for parameter in model.parameters():
+                parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
+            model.lm_head.weight[:262] = model.lm_head.weight[len(words) :] = 0
         model.generation_config.eos_token_id = 2
         model.generation_config.pad_token_id = 0
         model.generation_config.bos_token_id = 1

@@ -235,7 +235,7 @@ class EvaluateOptions(BaseConfig):
         "held-out", description="the evaluation's name inside the run"
     )
     benchmark_options: Annotated[dict[str, dict[str, Any]], Option(by_benchmark=True)] = Field(
-        {}, description="benchmark name -> its own options"
+        {}, description="benchmark name -> its own options, and temperature, prompt_suffix, max_new_tokens"
     )
     export_official: Annotated[str | None, Option("--export-official", path=True, results=False)] = Field(
         None, description="also write what the official scripts and servers accept"

@@ -7,10 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from pairsight.benchmarks.files.official import sha256_of
 from pairsight.benchmarks.protocol import Benchmark, Sample
 from pairsight.benchmarks.scoring import check_unique
-from pairsight.errors import ConfigError, DataError
+from pairsight.config import BaseConfig
+from pairsight.errors import ConfigError, DataError, did_you_mean
 from pairsight.images.load import open_image
 from pairsight.images.source import FileImages, ImageSource
 from pairsight.models.protocols import Sampling
@@ -126,11 +129,19 @@ def _extension(data: bytes) -> str:
     return next((extension for start, extension in kinds.items() if data.startswith(start)), ".jpg")
 
 
+class AskingOptions(BaseConfig):
+    """How questions are asked: options of every benchmark beside its own; what is not given is the benchmark's."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="of the answers; 0 is greedy")
+    prompt_suffix: str | None = Field(None, description="text added to the end of each question; empty for none")
+    max_new_tokens: int | None = Field(None, ge=1, description="the longest answer in tokens")
+
+
 @dataclass(frozen=True, slots=True)
 class BenchmarkTask:
     """One benchmark to run: its name in the results, its file or folder, and overrides of its settings.
 
-    `temperature` and `prompt_suffix` None: the benchmark's; `images` None: the evaluation's folder.
+    `temperature`, `prompt_suffix` and `max_new_tokens` None: the benchmark's; `images` None: the evaluation's folder.
     """
 
     name: str
@@ -139,12 +150,13 @@ class BenchmarkTask:
     temperature: float | None = None
     prompt_suffix: str | None = None
     images: Path | None = None
+    max_new_tokens: int | None = None
 
     @property
     def sampling(self) -> Sampling:
         """How answers are generated."""
-        sampling = self.benchmark.sampling
-        return sampling if self.temperature is None else sampling.model_copy(update={"temperature": self.temperature})
+        asked = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        return self.benchmark.sampling.model_copy(update={name: one for name, one in asked.items() if one is not None})
 
     def answered_by(self, sample: Sample) -> Sampling | None:
         """How a sample is answered: those for which this is equal share one stage; None: options are ranked by
@@ -213,8 +225,8 @@ def make_tasks(
 
     Args:
         benchmarks: a registered name or `file.py:Class` -> the official file or folder.
-        options: name -> the benchmark's own options.
-        temperature: overrides that of all benchmarks.
+        options: name -> the benchmark's own options, and those of `AskingOptions`.
+        temperature: overrides that of all benchmarks whose options do not say it.
         prompt_suffix: overrides that of all benchmarks.
 
     Raises:
@@ -222,13 +234,44 @@ def make_tasks(
     """
     for name in options or {}:
         if name not in benchmarks:
-            raise ConfigError(f"benchmark_options: '{name}' is not one of the benchmarks ({', '.join(benchmarks)})")
+            raise ConfigError(
+                f"benchmark_options: '{name}' is not one of the benchmarks{did_you_mean(name, list(benchmarks))}"
+            )
     tasks = []
     for name, path in benchmarks.items():
-        benchmark = make_benchmark(name, (options or {}).get(name))
-        task_name = benchmark.name if ".py:" in name else name
-        tasks.append(BenchmarkTask(task_name, benchmark, Path(path), temperature, prompt_suffix))
+        asked, own = _asked(name, (options or {}).get(name) or {})
+        benchmark = make_benchmark(name, own)
+        if benchmark.ranks_options and (unused := [one for one in asked.given() if one != "prompt_suffix"]):
+            raise ConfigError(f"benchmark {name}: {unused[0]} changes nothing, its options are ranked by likelihood")
+        tasks.append(
+            BenchmarkTask(
+                benchmark.name if ".py:" in name else name,
+                benchmark,
+                Path(path),
+                temperature if asked.temperature is None else asked.temperature,
+                prompt_suffix if asked.prompt_suffix is None else asked.prompt_suffix,
+                max_new_tokens=asked.max_new_tokens,
+            )
+        )
     return tuple(tasks)
+
+
+def _asked(name: str, options: Mapping[str, object]) -> tuple[AskingOptions, Mapping[str, object]]:
+    """A benchmark's options divided: how it is asked, and its own.
+
+    Raises:
+        ConfigError: an option that it does not have, with the nearest known one, or a value out of range.
+    """
+    fields, own_fields = AskingOptions.model_fields, registered.get(name).model_fields
+    for option in options:
+        if option not in fields and option not in own_fields:
+            known = [*own_fields, *fields]
+            raise ConfigError(f"benchmark {name}: unknown option '{option}'{did_you_mean(option, known)}")
+    asked = {option: value for option, value in options.items() if option in fields and option not in own_fields}
+    if asked.get("prompt_suffix", "") is None:  # `prompt_suffix=` is YAML for nothing
+        asked["prompt_suffix"] = ""
+    own = {option: value for option, value in options.items() if option not in asked}
+    return AskingOptions.parse(asked, f"benchmark {name}"), own
 
 
 def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTask, NamedImages]:

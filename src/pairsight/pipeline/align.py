@@ -232,9 +232,8 @@ def profile_of_training(options: AlignOptions, run: Path | None) -> Profile | No
     """
     asked: str | Profile | None = options.profile
     record = None if run is None else BuildRecord.from_plain(RunFolder.open(run).config)
-    built = (
-        None if record is None or all(name.startswith(PREFIX) for name in record.models) else record.profile
-    )  # theirs pads at most
+    here = record is not None and not all(name.startswith(PREFIX) for name in record.models)
+    built = record.profile if record is not None and here else None  # an endpoint's profile pads at most
     if built is not None:
         from pairsight.models.profiles.choice import recorded_profile, same
 

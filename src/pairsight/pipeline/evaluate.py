@@ -52,6 +52,11 @@ class EvaluateSpec:
         """
         from pairsight.benchmarks.tasks import make_tasks
 
+        named = values.get("benchmarks")
+        for name in values.keys() - EvaluateOptions.model_fields.keys():
+            if isinstance(named, Mapping) and name in named:
+                own = f"--set benchmark_options.{name}.OPTION=VALUE"
+                raise ConfigError(f"evaluate: options of the benchmark {name} are given as {own}")
         options = EvaluateOptions.parse(values, "evaluate")
         if options.out is not None and "name" in options.given():
             raise ConfigError("evaluate: --name is a folder's inside the run, --out names another; give one of them")

@@ -13,7 +13,8 @@ from pairsight.benchmarks.sections import EvaluationSettings
 from pairsight.benchmarks.tasks import make_tasks
 from pairsight.errors import ConfigError, DataError, RunError
 from pairsight.models.protocols import Generator
-from pairsight.records import Completion, ItemError
+from pairsight.pipeline.evaluate import EvaluateSpec
+from pairsight.records import Completion, ItemError, Message, Prompt
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -182,8 +183,33 @@ def test_bad_requests_are_refused(world):
         run(world, adapters=("base",))
     with pytest.raises(ConfigError, match="at least one benchmark"):
         evaluate_models("m", (), Rule, out=world / "o")
-    with pytest.raises(ConfigError, match=r"benchmark_options: 'mme' is not one of the benchmarks \(pope\)"):
+    with pytest.raises(ConfigError, match="benchmark_options: 'mme' is not one of the benchmarks; "):
         make_tasks({"pope": "x"}, {"mme": {}})
+
+
+def test_a_benchmark_is_asked_as_its_own_options_say():
+    options = {"pope": {"prompt_suffix": None, "max_new_tokens": 512, "temperature": 0.2}, "mme": {"temperature": 0}}
+    pope, mme, gqa = make_tasks({"pope": "x", "mme": "y", "gqa": "z"}, options, temperature=0.7)
+    question = Prompt("q", (Message("user", "Is it red?"),))
+    assert pope.with_suffix(question) == question, "an empty value is no suffix"
+    assert mme.with_suffix(question).messages[0].text.endswith("single word or phrase.")
+    asked = [(task.sampling.temperature, task.sampling.max_new_tokens) for task in (pope, mme, gqa)]
+    assert asked == [(0.2, 512), (0.0, 128), (0.7, 128)]
+    for wrong, words in (
+        ({"pope": {"sufix": ""}}, "benchmark pope: unknown option 'sufix'; did you mean 'prompt_suffix'"),
+        ({"pope": {"max_new_token": 3}}, "did you mean 'max_new_tokens'"),
+        ({"pope": {"max_new_tokens": 0}}, "benchmark pope: option 'max_new_tokens'"),
+        ({"pope": {"temperature": -1}}, "benchmark pope: option 'temperature'"),
+        ({"pope": {"prompt_suffix": 7}}, "benchmark pope: option 'prompt_suffix'"),
+        ({"popo": {}}, "'popo' is not one of the benchmarks"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_tasks({"pope": "x"}, wrong)
+    with pytest.raises(ConfigError, match="temperature changes nothing, its options are ranked by likelihood"):
+        make_tasks({"seed_bench_likelihood": "x"}, {"seed_bench_likelihood": {"temperature": 0.2}})
+    values = {"model": "m", "benchmarks": {"pope": "x"}, "pope": {"prompt_suffix": ""}, "out": "o"}
+    with pytest.raises(ConfigError, match=r"--set benchmark_options\.pope\.OPTION=VALUE"):
+        EvaluateSpec.parse(values)
 
 
 def test_results_merge_by_name(tmp_path):
