@@ -239,8 +239,12 @@ def make_tasks(
             )
     tasks = []
     for name, path in benchmarks.items():
-        asked, own = _asked(name, (options or {}).get(name) or {})
-        benchmark = make_benchmark(name, own)
+        given = (options or {}).get(name) or {}
+        asked = _asked(name, given)
+        own = registered.get(name).model_fields
+        benchmark = make_benchmark(
+            name, {one: given[one] for one in given if one in own or one not in AskingOptions.model_fields}
+        )
         if benchmark.ranks_options and (unused := [one for one in asked.given() if one != "prompt_suffix"]):
             raise ConfigError(f"benchmark {name}: {unused[0]} changes nothing, its options are ranked by likelihood")
         tasks.append(
@@ -256,8 +260,8 @@ def make_tasks(
     return tuple(tasks)
 
 
-def _asked(name: str, options: Mapping[str, object]) -> tuple[AskingOptions, Mapping[str, object]]:
-    """A benchmark's options divided: how it is asked, and its own.
+def _asked(name: str, options: Mapping[str, object]) -> AskingOptions:
+    """How a benchmark is asked, by its options.
 
     Raises:
         ConfigError: an option that it does not have, with the nearest known one, or a value out of range.
@@ -270,8 +274,7 @@ def _asked(name: str, options: Mapping[str, object]) -> tuple[AskingOptions, Map
     asked = {option: value for option, value in options.items() if option in fields and option not in own_fields}
     if asked.get("prompt_suffix", "") is None:  # `prompt_suffix=` is YAML for nothing
         asked["prompt_suffix"] = ""
-    own = {option: value for option, value in options.items() if option not in asked}
-    return AskingOptions.parse(asked, f"benchmark {name}"), own
+    return AskingOptions.parse(asked, f"benchmark {name}")
 
 
 def load_named(task: BenchmarkTask, limit: int | None = None) -> tuple[LoadedTask, NamedImages]:
