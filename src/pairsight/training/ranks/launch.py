@@ -71,9 +71,6 @@ class Launch:
         in_bits = {"load_in_4bit=true": config.load_in_4bit, f"optim={config.optim}": "8bit" in config.optim}
         if way != "ddp" and (alone := [option for option, is_set in in_bits.items() if is_set]):
             raise ConfigError(f"parallel={way} divides what {alone[0]} keeps in fewer bits; use parallel=ddp")
-        opened = (config.projector_learning_rate, config.vision_learning_rate) != (None, None)
-        if way == "zero3" and (opened or config.tuning == "full"):
-            raise ConfigError("parallel=zero3 trains adapters alone; for weights trained in full use parallel=fsdp2")
         return way
 
     def refuse_other_count(self, devices: int) -> None:

@@ -2,8 +2,9 @@
 
 By DeepSpeed, which gathers each module's own weights while it runs: the fast layers and adapters, which read those of
 others, are not used in ZeRO-3. Frozen weights outside the decoder layers are kept from DeepSpeed: an image is encoded
-by the rank that needs it, alone. So ZeRO-3 trains adapters alone: others would be gathered as often as a rank has
-images.
+by the rank that needs it, alone. What is trained outside the layers (projector, tower, embeddings, head) stays complete
+while a step's passes run, as images and chunks of tokens call it, which ranks have different numbers of; its gradients
+and moments are divided.
 """
 
 import os
@@ -54,6 +55,8 @@ class Zero(OneOfSeveral):
         parameters = [list(group["params"]) for group in groups]
         inner = torch.optim.AdamW(groups, lr=rate)
         layers = list(getattr(language_model(self.policy), "layers", ()))
+        inside = {id(p) for layer in layers for p in layer.parameters()}
+        outside = [p for group in parameters for p in group if id(p) not in inside]
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_clipping": self._max_grad_norm,
@@ -73,8 +76,11 @@ class Zero(OneOfSeveral):
         def managed() -> AbstractContextManager[None]:
             return _without(self.packed, layers) if self._stage == 3 else nullcontext()
 
-        with managed():
+        apart = self._stage == 3 and bool(outside)
+        with managed(), _without_hooks(_around(self.packed, layers) if apart else []):
             engine, *_ = deepspeed.initialize(model=self.packed, optimizer=inner, config=config)
+        if apart:
+            _keep_complete(engine.optimizer, outside)
         self._engine = self.module = engine
         return _Steps(engine, inner, parameters, managed, stage=self._stage, keep=self.world.first)
 
@@ -122,6 +128,8 @@ class Zero(OneOfSeveral):
             _set_part(self._engine.optimizer, parameter, value, None)
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0) if self._stage == 3 else nullcontext():
             parameter.data.copy_(value)
+        if self._stage == 3:
+            _gather([parameter])
 
     def state(self) -> dict[str, Tensor] | None:
         """All weights that are trained or complete on this rank, by name; only the first rank keeps them."""
@@ -227,6 +235,43 @@ class _Steps(torch.optim.Optimizer):
         if self._stage == 2:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _around(packed: PackedPass, layers: list[nn.Module]) -> list[nn.Module]:
+    """The modules of a policy outside of its decoder layers."""
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    return [module for module in packed.modules() if id(module) not in inside and module is not packed]
+
+
+@contextmanager
+def _without_hooks(modules: list[nn.Module]) -> Iterator[None]:
+    """Remove hooks that some modules are given inside.
+
+    DeepSpeed's would gather what the modules hold, ahead of time by the order in which they were called before; and
+    these are called as often as a rank has images, or chunks of tokens to predict.
+    """
+    found = [hooks for module in modules for hooks in (module._forward_pre_hooks, module._forward_hooks)]
+    before = [set(hooks) for hooks in found]
+    yield
+    for hooks, known in zip(found, before, strict=True):
+        for number in set(hooks) - known:
+            del hooks[number]
+
+
+def _keep_complete(zero: Any, parameters: list[Any]) -> None:
+    """Let every rank hold some parameters complete between steps, so that nothing gathers them when they are used."""
+    for parameter in parameters:
+        if not parameter.ds_persist:
+            parameter.ds_persist = True
+            zero.persistent_parameters.append(parameter)
+    _gather(zero.persistent_parameters)
+
+
+def _gather(parameters: list[Any]) -> None:
+    """Make those parameters complete that are kept so."""
+    kept = [parameter for parameter in parameters if parameter.ds_persist]
+    if kept:
+        kept[0].all_gather(kept)
 
 
 def _stand_aside(policy: nn.Module) -> None:
