@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-long check bench bench-peers bench-quick bench-scoring bench-engines bench-streaming bench-gpu cuda-walk docs browser clean
+.PHONY: setup demo test test-long check peers bench bench-peers bench-quick bench-scoring bench-engines bench-streaming bench-gpu cuda-walk docs browser clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,15 @@ bench-peers: $(VENV)/.dev      ## the same beside ms-swift, which needs an envir
 	@test -x .venv-swift/bin/swift || { $(PYTHON) -m venv .venv-swift && .venv-swift/bin/python -m pip install --quiet \
 	 --disable-pip-version-check 'ms-swift==4.6.*' 'transformers==5.19.*' $$(grep '^torch==' constraints.txt); }
 	$(BIN)/python bench/run.py --swift .venv-swift/bin/python
+
+peers: $(VENV)/.dev            ## ms-swift and LLaMA-Factory, each in an environment of its own, train on what convert writes
+	@test -x .venv-swift/bin/swift || { $(PYTHON) -m venv .venv-swift && .venv-swift/bin/python -m pip install --quiet \
+	 --disable-pip-version-check 'ms-swift==4.6.*' 'transformers==5.19.*' $$(grep '^torch==' constraints.txt); }
+	@test -f .venv-llamafactory/.made || { $(PYTHON) -m venv .venv-llamafactory && .venv-llamafactory/bin/python -m pip \
+	 install --quiet --disable-pip-version-check 'llamafactory==0.9.5' 'transformers==5.6.0' 'trl==0.24.0' \
+	 $$(grep '^torch==' constraints.txt) && .venv-llamafactory/bin/python tests/peers/without_sound.py \
+	 && touch .venv-llamafactory/.made; }
+	$(BIN)/python tests/peers/read_by_peers.py --ms-swift .venv-swift --llama-factory .venv-llamafactory
 
 bench-quick: $(VENV)/.dev      ## every row once and smaller, in under ten minutes, printed only
 	$(BIN)/python bench/run.py --quick

@@ -367,6 +367,7 @@ formats = Registry(
         "question_list": "pairsight.formats.question_list:QuestionList",
         "folder": "pairsight.formats.folder:Folder",
         "completions": "pairsight.formats.completions:CompletionRows",
+        "pairsight": "pairsight.formats.datasets.own:OwnPairs",
         "columns": "pairsight.formats.datasets.columns:Columns",
         "columns-sft": "pairsight.formats.datasets.columns:ColumnsDemonstrations",
         "rlaif-v": "pairsight.formats.datasets.rlaif:RlaifV",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pairsight.benchmarks.results import Metric, Metrics, Results, Section
     from pairsight.pipeline.align import Aligned
     from pairsight.pipeline.build import Built
+    from pairsight.pipeline.convert import Converted
     from pairsight.store.attempts import Spent
     from pairsight.store.status import RunStatus
     from pairsight.store.verify import Verification
@@ -54,6 +55,15 @@ def _to_align(model_name: str) -> str:
     base = base_of_adapter(model_name)
     merged = Path(model_name) / "merged"
     return model_name if base is None else str(merged) if (merged / "config.json").is_file() else base
+
+
+def print_converted(converted: "Converted") -> None:
+    """What was written, and how the layout's own tool takes it."""
+    rows = f" as {converted.num_rows:,} rows" if converted.num_rows != converted.num_records else ""
+    files = f", {converted.num_files:,} images beside them" if converted.num_files else ""
+    print(f"{converted.target}: {converted.num_records:,} {converted.gives}{rows}{files}")
+    if converted.next_step:
+        print(f"next: {converted.next_step}")
 
 
 def print_align(aligned: "Aligned") -> None:

@@ -1,4 +1,4 @@
-"""The verbs that do the work: `build`, `align`, `evaluate`, `score`, `run` and `study`."""
+"""The verbs that do the work: `build`, `align`, `evaluate`, `score`, `convert`, `run` and `study`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     flags.add_verb(app, align, f"{options}:AlignOptions", "pairsight.training.config:TrainingConfig")
     flags.add_verb(app, evaluate, f"{options}:EvaluateOptions")
     flags.add_verb(app, score, f"{options}:ScoreOptions")
+    flags.add_verb(app, convert, "pairsight.pipeline.conversion_options:ConvertOptions")
     app.command("run", cls=flags.Command)(run)
     app.command("study", cls=flags.Command)(study)
 
@@ -120,6 +121,14 @@ def score(values: Values) -> int:
     results = score_run(ScoreSpec.parse(values))
     print_scores(results)
     return PARTLY_FAILED if lacks_answers(results) else 0
+
+
+def convert(values: Values) -> None:
+    """Write a dataset, or a run's pairs, in the layout of another tool; says first what that layout cannot hold."""
+    from pairsight.cli.show import print_converted
+    from pairsight.pipeline.convert import ConvertSpec, convert_run
+
+    print_converted(convert_run(ConvertSpec.parse(values)))
 
 
 def run(

@@ -18,14 +18,15 @@ MESSAGES = pa.list_(
 )
 """A message list as chat templates take it; an image part has no text."""
 
-IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-"""Image files as `datasets` keeps them."""
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""An image file as `datasets` keeps it."""
+IMAGES = pa.list_(IMAGE)
 
 ROWS_PER_BATCH = 256
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:
-    """The schema with `datasets`' own description of it, in which a column of type `IMAGES` is a list of Image."""
+    """The schema with `datasets`' own description of it, in which an `IMAGE` is an Image."""
     features = {field.name: _feature(field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
@@ -43,8 +44,8 @@ def in_batches(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> Itera
 
 
 def _feature(kind: pa.DataType) -> dict[str, object]:
-    if kind == IMAGES:
-        return {"feature": {"_type": "Image"}, "_type": "List"}
+    if kind == IMAGE:
+        return {"_type": "Image"}
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
     if pa.types.is_struct(kind):

@@ -76,6 +76,22 @@ def upright_size(data: bytes, name: str) -> tuple[int, int] | None:
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
+_SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
+
+
+def image_suffix(data: bytes, name: str) -> str:
+    """The suffix that a file with these bytes should have, such as ".png"; DataError where they are not an image."""
+    with _pillow_quiet():
+        format = str(_open_header(data, name).format)
+    return _SUFFIX.get(format, f".{format.lower()}")
+
+
+def media_type(name: str) -> str:
+    """The media type of an image's file, by its suffix, such as "image/png"."""
+    suffix = name.rpartition(".")[2].lower()
+    return "image/" + {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+
+
 def read_bytes(path: Path, name: str = "") -> bytes:
     """The bytes of an image file; DataError when it is missing, a folder or unreadable."""
     try:

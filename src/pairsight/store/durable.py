@@ -15,7 +15,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 """A disk that is full, broken or read-only: not a fault of the program, so no traceback."""
 
 
+MANY = 1_000
+"""Files of a folder above which the kernel is asked once to bring all to disk: a call for each would take minutes."""
 _LONGEST_NAME = 255
 """Bytes of a file's name: what file systems allow."""
 
@@ -77,8 +79,12 @@ def publish_folder(draft: Path, folder: Path) -> None:
         folder: its name from now on; an empty folder of that name is replaced.
     """
     try:
-        for path in sorted(draft.rglob("*")):
-            sync_folder(path) if path.is_dir() else sync_file(path)
+        paths = list(islice(draft.rglob("*"), MANY + 1))
+        if len(paths) > MANY:
+            os.sync()
+        else:
+            for path in sorted(paths):
+                sync_folder(path) if path.is_dir() else sync_file(path)
         sync_folder(draft)
         replace(draft, folder)
         sync_folder(folder.parent)

@@ -7,9 +7,11 @@ of the examples, checks them and makes records. So a format is short, and `write
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pairsight.errors import DataError
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.dialogue import Dialogue, Question, RowFormat, source_of
 from pairsight.formats.rows import Row
 from pairsight.records import IMAGE_MARK, Dropped
@@ -17,6 +19,8 @@ from pairsight.registry import NamedPiece
 
 Gives = Literal["pairs", "candidates", "demonstrations"]
 Plain = dict[str, object]
+WEIGHT = "weight"
+"""The column, in any format, of what a pair's or a demonstration's loss is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Example:
         images: of the turns, in the order of the marks.
         completions: the chosen one first in a pair, the last assistant turn alone in a demonstration.
         source: which dataset the row came from, where it says so.
+        weight: what its loss is multiplied by; every format has it in the column `weight`, outside of `example`.
     """
 
     id: str
@@ -96,6 +101,7 @@ class Example:
     images: tuple[Picture, ...]
     completions: tuple[RowCompletion, ...]
     source: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,12 @@ class Format(RowFormat):
     """What chooses from candidates where the user names no strategy."""
     numbers_ids: ClassVar[bool] = True
     """Whether ids that the published files use more than once are numbered; else the second use is an error."""
+    containers: ClassVar[tuple[Container, ...]] = ("jsonl", "json")
+    """The kinds of files that it is written in; the first is what its own tools expect."""
+    keeps_records: ClassVar[bool] = False
+    """Whether its table is our own, with the records themselves."""
+    embeds_in_text: ClassVar[bool] = False
+    """Whether a text row can hold an image itself, as a data URI."""
     groups: ClassVar[bool] = False
     """Whether following rows with the same turns and images are one example."""
 
@@ -142,6 +154,14 @@ class Format(RowFormat):
         Pictures are written as they are: `{"bytes", "path"}` or the name.
         """
         raise DataError(f"{self.title} cannot be written, because no writer for it exists; it is only read", "format")
+
+    def beside(self, file: str) -> Mapping[str, str]:
+        """Further files that its tools need beside the file of rows called `file`: name -> content; here, none."""
+        return {}
+
+    def next_step(self, target: Path, file: str) -> str:
+        """What to type to use the rows in `target / file` with its own tool; "": there is nothing to say."""
+        return ""
 
     def dialogue(self, row: Row) -> Dialogue:
         """What a row asks, for `build`: its first question; DataError where it is left out or its image has no name."""

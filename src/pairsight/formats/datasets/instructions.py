@@ -8,6 +8,7 @@ image by its number, of which the file is NUMBER.jpg.
 from typing import ClassVar
 
 from pairsight.errors import DataError
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.datasets.format import (
     Example,
     Format,
@@ -32,6 +33,7 @@ class LlavaDemonstrations(Format):
     gives: ClassVar[Gives] = "demonstrations"
     columns: ClassVar[tuple[str, ...]] = ("conversations",)
     known: ClassVar[tuple[str, ...]] = ("id", "question_id", "image", "images", "model")
+    containers: ClassVar[tuple[Container, ...]] = ("json", "jsonl")
 
     def detect(self, head: Head) -> bool:
         """Whether the conversations end with an answer and nothing is chosen or rejected."""
@@ -98,10 +100,6 @@ class LrvInstruct(Format):
             (RowCompletion(row.text("answer")),),
             row.optional_text("task"),
         )
-
-    def write(self, example: Example) -> tuple[Plain, ...]:
-        """It is only read."""
-        raise cannot(example, self.title, "its image_id is the number of a Visual Genome image; write llava instead")
 
 
 def _demonstration(row: Row, identity: str, pictures: tuple[Picture, ...]) -> Example:

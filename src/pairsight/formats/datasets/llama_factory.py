@@ -3,12 +3,16 @@
 What a `dataset_info.json` calls columns and roles is applied before (`detect.py`). Source: LLaMA-Factory's data/README.
 """
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.datasets.format import Example, Format, Plain, RowCompletion, Turn, location_of
 from pairsight.formats.datasets.turns import asked, llava_pictures, spoken, turns_of
-from pairsight.formats.datasets.written import conversation, name_or_bytes, pair_of
+from pairsight.formats.datasets.written import cannot, conversation, name_or_bytes, pair_of
 from pairsight.formats.rows import Row
 
 
@@ -18,6 +22,7 @@ class LlamaFactory(Format):
     title: ClassVar[str] = "LLaMA-Factory, ShareGPT ranking"
     columns: ClassVar[tuple[str, ...]] = ("conversations", "chosen", "rejected")
     known: ClassVar[tuple[str, ...]] = ("id", "images", "image", "system", "tools", "videos", "audios")
+    containers: ClassVar[tuple[Container, ...]] = ("jsonl", "json", "parquet")
 
     def example(self, row: Row) -> Example:
         """One pair; DataError where the conversation does not end with a question."""
@@ -30,6 +35,7 @@ class LlamaFactory(Format):
         """A row for each rejected completion."""
         chosen, rejected = pair_of(example, self.title)
         turns = conversation(example, None)
+        self._check_order(example)
         system = str(turns.pop(0)["value"]) if turns[0]["from"] == "system" else ""
         shared: Plain = {
             "id": example.id,
@@ -37,8 +43,30 @@ class LlamaFactory(Format):
             "chosen": {"from": "gpt", "value": chosen.text},
             "images": [name_or_bytes(picture) for picture in example.images],
         }
-        shared |= {"system": system} if system else {}
+        shared |= {"system": system}
         return tuple(shared | {"rejected": {"from": "gpt", "value": one.text}} for one in rejected)
+
+    def _check_order(self, example: Example) -> None:
+        """DataError where LLaMA-Factory would skip the row: user and assistant must take turns, from the user's on."""
+        roles = [turn.role for turn in example.turns]
+        asked = roles[1:] if roles[0] == "system" else roles
+        if asked != ["user", "assistant"] * (len(asked) // 2) + ["user"]:
+            raise cannot(example, self.title, f"user and assistant must take turns, and these are {', '.join(roles)}")
+
+    def beside(self, file: str) -> Mapping[str, str]:
+        """The list in which LLaMA-Factory looks for datasets, where this one is called `pairs`."""
+        columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
+        entry = {
+            "file_name": file,
+            "formatting": "sharegpt",
+            "ranking": True,
+            "columns": columns | {"system": "system"},
+        }
+        return {"dataset_info.json": json.dumps({"pairs": entry}, indent=2) + "\n"}
+
+    def next_step(self, target: Path, file: str) -> str:
+        """How LLaMA-Factory takes it."""
+        return f"llamafactory-cli train CONFIG.yaml, with stage: dpo, dataset_dir: {target.resolve()}, dataset: pairs"
 
 
 class LlamaFactoryAlpaca(Format):

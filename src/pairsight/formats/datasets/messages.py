@@ -4,10 +4,23 @@ Source: ms-swift's "Custom dataset" (`rejected_response`, `rejected_messages`, `
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.datasets.format import Example, Format, Gives, Head, Picture, RowCompletion, Turn, location_of
+from pairsight.formats.containers.sinks import Container
+from pairsight.formats.datasets import layouts
+from pairsight.formats.datasets.format import (
+    Example,
+    Format,
+    Gives,
+    Head,
+    Picture,
+    Plain,
+    RowCompletion,
+    Turn,
+    location_of,
+)
 from pairsight.formats.datasets.turns import asked, llava_pictures, pictures_of, turns_of
 from pairsight.formats.rows import Row
 
@@ -30,6 +43,7 @@ class MsSwift(Format):
         "tools",
         "objects",
     )
+    containers: ClassVar[tuple[Container, ...]] = ("jsonl", "json", "parquet")
 
     def detect(self, head: Head) -> bool:
         """Whether something is rejected."""
@@ -61,6 +75,15 @@ class MsSwift(Format):
             ),
         )
 
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """A row for each rejected completion."""
+        return layouts.ms_swift(example, self.title)
+
+    def next_step(self, target: Path, file: str) -> str:
+        """How ms-swift takes it: it looks for relative names of images in `ROOT_IMAGE_DIR`."""
+        folder = target.resolve()
+        return f"ROOT_IMAGE_DIR={folder} swift rlhf --rlhf_type dpo --dataset {folder / file} --model MODEL"
+
 
 class Messages(Format):
     """Conversations to imitate: each assistant message is a demonstration on what was said before it."""
@@ -69,6 +92,7 @@ class Messages(Format):
     gives: ClassVar[Gives] = "demonstrations"
     columns: ClassVar[tuple[str, ...]] = ("messages",)
     known: ClassVar[tuple[str, ...]] = ("id", "images", "image", "videos", "audios", "tools")
+    embeds_in_text: ClassVar[bool] = True
 
     def detect(self, head: Head) -> bool:
         """Whether nothing is rejected."""
@@ -82,6 +106,10 @@ class Messages(Format):
         turns, pictures = _conversation(row, "messages", location)
         last = _last(turns, location)
         return Example(identity, location, asked(turns[:-1], location), pictures, (RowCompletion(last),))
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """One conversation."""
+        return layouts.openai_messages(example, self.title)
 
 
 def _conversation(row: Row, name: str, location: str) -> tuple[tuple[Turn, ...], tuple[Picture, ...]]:

@@ -8,6 +8,7 @@ are empty: these are counted and left out.
 from typing import ClassVar
 
 from pairsight.errors import DataError
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.datasets.format import Example, Format, Plain, RowCompletion, location_of
 from pairsight.formats.datasets.turns import asked, llava_pictures, llava_turns, turns_of
 from pairsight.formats.datasets.written import conversation, one_image, pair_of
@@ -20,6 +21,7 @@ class Povid(Format):
     title: ClassVar[str] = "POVID / PDS-DPO"
     columns: ClassVar[tuple[str, ...]] = ("conversations", "rejected_conversations")
     known: ClassVar[tuple[str, ...]] = ("id", "image", "images")
+    containers: ClassVar[tuple[Container, ...]] = ("json", "jsonl")
 
     def example(self, row: Row) -> Example:
         """One pair; DataError where the two conversations differ before the end."""

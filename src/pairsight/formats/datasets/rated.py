@@ -9,7 +9,9 @@ import math
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.datasets.format import Example, Format, Gives, Head, RowCompletion, Turn, location_of
+from pairsight.formats.containers.sinks import Container
+from pairsight.formats.datasets import layouts
+from pairsight.formats.datasets.format import Example, Format, Gives, Head, Plain, RowCompletion, Turn, location_of
 from pairsight.formats.datasets.turns import asked, llava_pictures, pictures_of, with_leading_mark
 from pairsight.formats.rows import Row
 from pairsight.records import ATTRIBUTES
@@ -28,6 +30,7 @@ class UltraFeedback(Format):
         "id", "source", "models", "correct_answers", "incorrect_answers", "image", "images",
     )  # fmt: skip
     strategy: ClassVar[NamedPiece | None] = NamedPiece("best_over_worst", {"column": "overall_score"})
+    containers: ClassVar[tuple[Container, ...]] = ("jsonl", "json", "parquet", "save_to_disk")
 
     def detect(self, head: Head) -> bool:
         """Whether the completions are annotated."""
@@ -42,6 +45,10 @@ class UltraFeedback(Format):
         return Example(
             identity, location, turns, llava_pictures(row, location), completions, row.optional_text("source")
         )
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """One row."""
+        return layouts.ultrafeedback(example, self.title)
 
 
 class VlFeedback(Format):
@@ -59,6 +66,7 @@ class VlFeedback(Format):
             "rejected": "lowest",
         },
     )
+    containers: ClassVar[tuple[Container, ...]] = ("parquet", "save_to_disk", "jsonl", "json")
 
     def detect(self, head: Head) -> bool:
         """Whether the completions are annotated."""
@@ -73,6 +81,10 @@ class VlFeedback(Format):
         images = held or pictures_of(row.values.get("img_path"), f"{location}: 'img_path'")
         return Example(identity, location, turns, images, rated_completions(row, location))
 
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """One row."""
+        return layouts.vlfeedback(example, self.title)
+
 
 class HelpSteer(Format):
     """`prompt`, one `response` a row and five scores from 0 to 4; following rows of one prompt are its completions."""
@@ -83,6 +95,7 @@ class HelpSteer(Format):
     known: ClassVar[tuple[str, ...]] = ("id", "image", "images")
     groups: ClassVar[bool] = True
     strategy: ClassVar[NamedPiece | None] = NamedPiece("preference_rule")
+    containers: ClassVar[tuple[Container, ...]] = ("jsonl", "json", "csv", "parquet", "save_to_disk")
 
     def example(self, row: Row) -> Example:
         """One completion with its scores; DataError where a score is not a number."""
@@ -95,6 +108,10 @@ class HelpSteer(Format):
         turns = asked((Turn("user", row.text("prompt")),), location)
         one = RowCompletion(row.text("response"), scores=given)
         return Example(identity, location, turns, llava_pictures(row, location), (one,))
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """A row for each completion."""
+        return layouts.helpsteer(example, self.title)
 
 
 def rated_completions(row: Row, location: str) -> tuple[RowCompletion, ...]:

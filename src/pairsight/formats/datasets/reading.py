@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pairsight.errors import DataError
 from pairsight.formats.containers.find import Found, find
 from pairsight.formats.datasets.detect import Detected, chosen, detect
-from pairsight.formats.datasets.format import Example, GivenReference, Gives, all_pictures
+from pairsight.formats.datasets.format import WEIGHT, Example, GivenReference, Gives, all_pictures
 from pairsight.formats.datasets.pictures import RowImages
 from pairsight.formats.datasets.records import records_of
 from pairsight.formats.datasets.turns import other_media
@@ -65,6 +65,7 @@ class DatasetRecords(WithImages[Any]):
         references: log-probs of pairs under the dataset's own reference, where it has them.
         num_rows: rows that were read.
         renumbered: how many rows have an id that an earlier one has, and were numbered.
+        weighted: how many rows have a weight other than 1.
     """
 
     gives: Gives = "pairs"
@@ -74,6 +75,7 @@ class DatasetRecords(WithImages[Any]):
     references: Sequence[GivenReference] = ()
     num_rows: int = 0
     renumbered: int = 0
+    weighted: int = 0
 
     def sentences(self) -> list[str]:
         """What to know about the reading: the format, the numbers, and what was left out with an example of each."""
@@ -85,6 +87,8 @@ class DatasetRecords(WithImages[Any]):
         said += [f"left out, {reason}: {count:,}; the first: {first[reason]}" for reason, count in counts.most_common()]
         if self.renumbered:
             said.append(f"{self.renumbered:,} rows have an id that an earlier row has: they are called ID#2, ID#3, …")
+        if self.weighted:
+            said.append(f"{self.weighted:,} rows have a '{WEIGHT}' other than 1, by which their loss is multiplied")
         return said
 
 
@@ -123,6 +127,7 @@ def read_records(name: str | Path, reading: Reading = Reading()) -> DatasetRecor
         references.table(),
         reader.num_rows,
         reader.renumbered,
+        reader.weighted,
     )
 
 
@@ -140,6 +145,7 @@ class _Reader:
     on_error: str
     num_rows: int = 0
     renumbered: int = 0
+    weighted: int = 0
     ids: set[int] = field(default_factory=set)
     used_again: Counter[str] = field(default_factory=Counter)
 
@@ -181,11 +187,27 @@ class _Reader:
                 known = names(row)
                 one = other_media(known) or format.example(known)
                 if isinstance(one, Example):
+                    one = self._weighted(one, known)
                     _check_unread(known, one, read)
                     one = other_media(known, one.images) or one
             except DataError as error:
                 one = self._bad(error)
             yield part.root, one
+
+    def _weighted(self, example: Example, row: Row) -> Example:
+        """The example with its row's `weight`, where it has one; DataError for one that is not a positive number."""
+        given = row.values.get(WEIGHT)
+        if given in (None, ""):
+            return example
+        try:
+            weight = float(given) if isinstance(given, str | int | float) and not isinstance(given, bool) else 0.0
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            message = f"{example.location}: '{WEIGHT}' must be a positive number, found {given!r:.40}"
+            raise DataError(f"{message}; call the column something else if it is not a weight of the loss", "weight")
+        self.weighted += weight != 1
+        return replace(example, weight=weight)
 
     def _unique(self, example: Example) -> Example:
         """The example, with a number after an id that an earlier one has; DataError where that is not to be."""

@@ -107,7 +107,7 @@ def _pair(example: Example, prompt: Prompt, made: Sequence[_Given], annotator: s
     notes = tuple(
         note for one, completion in made if completion.id in kept for note in _scores(one, completion, annotator)
     )
-    return PreferencePair(example.id, prompt, chosen[0], others, GIVEN, notes)
+    return PreferencePair(example.id, prompt, chosen[0], others, GIVEN, notes, weight=example.weight)
 
 
 def _candidates(example: Example, prompt: Prompt, made: Sequence[_Given], annotator: str) -> Candidates | Dropped:
@@ -140,4 +140,4 @@ def _demonstrations(example: Example, messages: Sequence[Message]) -> Iterator[D
         else:
             prompt = Prompt(name, tuple(said[:index]), example.source)
             completion = Completion(f"{name}:0", name, said[index].text, "", last.model, 0, 0, derived_from="dataset")
-            yield Demonstration(name, prompt, completion, "dataset")
+            yield Demonstration(name, prompt, completion, "dataset", example.weight)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pairsight.bounded import unique
 from pairsight.errors import DataError, one_line
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.datasets.format import Example, Format, Head, Plain, RowCompletion, Turn, location_of
 from pairsight.formats.datasets.turns import asked, pictures_of, spoken, with_leading_mark
 from pairsight.formats.datasets.written import one_question, plain_picture
@@ -21,6 +22,7 @@ class RlaifV(Format):
     title: ClassVar[str] = "RLAIF-V"
     columns: ClassVar[tuple[str, ...]] = ("question", "chosen", "rejected", "image", "ds_name")
     known: ClassVar[tuple[str, ...]] = ("origin_dataset", "origin_split", "idx", "image_path")
+    containers: ClassVar[tuple[Container, ...]] = ("parquet", "save_to_disk")
 
     def example(self, row: Row) -> Example:
         """One pair; DataError where a text is missing."""
@@ -46,6 +48,7 @@ class RlhfV(Format):
     title: ClassVar[str] = "RLHF-V"
     columns: ClassVar[tuple[str, ...]] = ("text", "image")
     known: ClassVar[tuple[str, ...]] = ("ds_name", "origin_dataset", "origin_split", "idx", "image_path")
+    containers: ClassVar[tuple[Container, ...]] = ("parquet", "save_to_disk")
 
     def detect(self, head: Head) -> bool:
         """Whether the first text is such an object."""
@@ -61,6 +64,15 @@ class RlhfV(Format):
         if not isinstance(texts, dict):
             raise DataError(f"{row.location}: 'text' must be a JSON object, found {texts!r:.40}", "bad_json")
         return _pair(row, Row(f"{row.location} 'text'", row.number, texts))
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """A row for each rejected completion."""
+        question, image, rejected = one_question(example, self.title)
+        texts = {"question": question, "chosen": example.completions[0].text}
+        shared: Plain = {"image": plain_picture(image), "origin_dataset": example.source, "idx": example.id}
+        return tuple(
+            shared | {"text": json.dumps(texts | {"rejected": one.text}, ensure_ascii=False)} for one in rejected
+        )
 
 
 def _pair(row: Row, texts: Row) -> Example:

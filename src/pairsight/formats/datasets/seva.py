@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+from pairsight.formats.containers.sinks import Container
 from pairsight.formats.datasets.format import Example, Format, Picture, Plain, RowCompletion, Turn, location_of
 from pairsight.formats.datasets.turns import asked, with_leading_mark
 from pairsight.formats.datasets.written import named, one_question
@@ -15,6 +16,7 @@ class SevaPairs(Format):
     title: ClassVar[str] = "SeVa"
     columns: ClassVar[tuple[str, ...]] = ("question", "chosen", "reject", "image_id")
     known: ClassVar[tuple[str, ...]] = ("id", "question_id")
+    containers: ClassVar[tuple[Container, ...]] = ("json", "jsonl", "csv")
 
     def example(self, row: Row) -> Example:
         """One pair; DataError where a text is missing."""

@@ -3,10 +3,23 @@
 Source: "Dataset formats" in TRL's documentation: explicit prompt, implicit prompt, and vision datasets with `images`.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 from pairsight.errors import DataError
-from pairsight.formats.datasets.format import Example, Format, Gives, Head, Picture, RowCompletion, Turn, location_of
+from pairsight.formats.containers.sinks import Container
+from pairsight.formats.datasets import layouts
+from pairsight.formats.datasets.format import (
+    Example,
+    Format,
+    Gives,
+    Head,
+    Picture,
+    Plain,
+    RowCompletion,
+    Turn,
+    location_of,
+)
 from pairsight.formats.datasets.turns import asked, llava_pictures, turns_of
 from pairsight.formats.rows import Row
 
@@ -26,6 +39,7 @@ class Trl(Format):
         "messages",
     )
     numbers_ids: ClassVar[bool] = False
+    containers: ClassVar[tuple[Container, ...]] = ("parquet", "save_to_disk", "jsonl")
 
     def example(self, row: Row) -> Example:
         """One pair; DataError where the completions are not one message after the prompt."""
@@ -36,6 +50,14 @@ class Trl(Format):
         return _pair(
             row, identity, (prompt, _after(prompt, chosen, location), _after(prompt, rejected, location)), inside
         )
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """A row for each rejected completion."""
+        return layouts.trl_pair(example, self.title)
+
+    def next_step(self, target: Path, file: str) -> str:
+        """How `datasets` loads it."""
+        return f"{_loaded(target, file)} for trl.DPOTrainer"
 
 
 class TrlImplicit(Format):
@@ -72,6 +94,7 @@ class TrlDemonstrations(Format):
     gives: ClassVar[Gives] = "demonstrations"
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     known: ClassVar[tuple[str, ...]] = ("id", "image", "images")
+    containers: ClassVar[tuple[Container, ...]] = ("parquet", "save_to_disk", "jsonl")
     numbers_ids: ClassVar[bool] = False
 
     def example(self, row: Row) -> Example:
@@ -82,6 +105,21 @@ class TrlDemonstrations(Format):
         (said,) = _after(prompt, conversational(row, "completion", "assistant", location)[0], location)
         pictures = llava_pictures(row, location) or inside
         return Example(identity, location, asked(prompt, location), pictures, (RowCompletion(said.text),))
+
+    def write(self, example: Example) -> tuple[Plain, ...]:
+        """One row."""
+        return layouts.trl_demonstration(example, self.title)
+
+    def next_step(self, target: Path, file: str) -> str:
+        """How `datasets` loads it."""
+        return f"{_loaded(target, file)} for trl.SFTTrainer"
+
+
+def _loaded(target: Path, file: str) -> str:
+    if file.endswith("save_to_disk"):
+        return f"datasets.load_from_disk('{target}')"
+    kind = "json" if file.endswith(".jsonl") else "parquet"
+    return f"datasets.load_dataset('{kind}', data_files='{target / file}', split='train')"
 
 
 def conversational(row: Row, name: str, role: str, location: str) -> tuple[tuple[Turn, ...], tuple[Picture, ...]]:
