@@ -82,8 +82,7 @@ class AlignSpec:
         options = AlignOptions.parse(mine, "align")
         if options.name is not None and options.out is not None:
             raise ConfigError("align: --name is a folder's inside the run, and --out names another; give one of them")
-        if options.profile is not None:
-            find_profile(options.profile, ())  # an unknown one is found before anything is read
+        _check_profile(options)
         run = run_of(options)
         if recipe is None and run is not None:
             folder = RunFolder.open(run)
@@ -124,6 +123,12 @@ class AlignSpec:
             name = str(Path(named).resolve()) if is_file_name(named) else self.strategy.name
             plain |= {"strategy": name, "strategy_options": self.strategy.to_plain()}
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _check_profile(options: AlignOptions) -> None:
+    """Find an unknown profile before anything is read."""
+    if options.profile is not None:
+        find_profile(options.profile, ())
 
 
 def _check(training: TrainingConfig, options: AlignOptions) -> None:
