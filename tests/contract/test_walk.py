@@ -14,7 +14,7 @@ import pytest
 from pairsight.tiny.world.world_files import write_world
 
 ROOT = Path(__file__).parents[2]
-MOST_FILES = {"build": 60, "align": 60, "evaluate": 57}
+MOST_FILES = {"build": 60, "align": 61, "evaluate": 57}
 """A later issue raises a bound only with a line in docs/decisions/0011-a-way-that-can-be-walked.md."""
 
 Way = list[tuple[str, str]]

@@ -57,3 +57,13 @@ def test_rlhf_v_keeps_its_texts_as_json(tmp_path: Path):
     assert "\n" not in str(caught.value)
     found = read_records(tmp_path / "b.parquet", Reading(on_error="skip"))
     assert (len(found), [one.reason for one in found.dropped]) == (1, ["bad_json"])
+
+
+def test_several_pairs_on_one_prompt_are_candidates_where_a_strategy_chooses(tmp_path: Path):
+    rows = [rlaif(), rlaif(chosen="A red thing.", rejected="A cat."), rlaif(question="Else?")]
+    first, second = read_records(parquet(tmp_path / "a.parquet", rows), Reading(as_candidates=True))
+    preferred = {one.completion_id: one.scores["preference"] for one in first.annotations}
+    assert [(one.text, preferred[one.id]) for one in first.completions] == [
+        ("A red square.", 1.0), ("A dog.", 0.0), ("A red thing.", 1.0), ("A cat.", 0.0)
+    ]  # fmt: skip
+    assert len(second.completions) == 2

@@ -151,7 +151,9 @@ class _Reader:
 
     def records(self) -> Iterator[Any]:
         """Each record and each thing left out, in the order of the rows."""
-        examples = self._grouped() if self.detected.format.groups else self._examples()
+        format = self.detected.format
+        together = format.groups or self.gives != format.gives  # pairs on one prompt, from which a strategy chooses
+        examples = self._grouped() if together else self._examples()
         while block := list(islice(examples, _TOGETHER)):
             kept = [(root, one) for root, one in block if isinstance(one, Example)]
             refs = self.images.refs((root, picture) for root, one in kept for picture in all_pictures(one))
