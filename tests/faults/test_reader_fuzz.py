@@ -12,6 +12,7 @@ from PIL import Image
 
 from made_tables import pairs_table
 from pairsight.errors import DataError
+from pairsight.formats.answer_files import read_answer_files
 from pairsight.formats.completions import read_completions
 from pairsight.formats.pairs import read_pairs
 from pairsight.formats.prompts import read_prompts
@@ -80,6 +81,26 @@ def test_prompts(folder, changes, on_error, lines):
 def test_completions(folder, changes, on_error):
     (folder / "c.jsonl").write_bytes(damaged("\n".join(map(json.dumps, GIVEN)).encode(), changes))
     one_line(read_completions, folder / "c.jsonl", on_error=on_error)
+
+
+LISTED = [{"image": "a.png", "text": "What is “this”?"}, {"image": "a.png", "text": "Why?"}]
+ANSWERED = [{"question": "What?", "answer": f"{text}</s>", "image_id": "a.png"} for text in ("A dot.", "A cat.")]
+
+
+@many
+@given(edits, st.sampled_from(["stop", "skip"]))
+def test_question_lists(folder, changes, on_error):
+    (folder / "q.jsonl").write_bytes(damaged("\n".join(map(json.dumps, LISTED)).encode(), changes))
+    one_line(read_prompts, folder / "q.jsonl", on_error=on_error)
+
+
+@many
+@given(edits, edits, st.sampled_from(["stop", "skip"]))
+def test_answer_files(folder, changes, others, on_error):
+    text = "\n".join(map(json.dumps, ANSWERED)).encode()
+    (folder / "clean.jsonl").write_bytes(damaged(text, changes))
+    (folder / "noisy.jsonl").write_bytes(damaged(text, others))
+    one_line(read_answer_files, str(folder / "clean.jsonl"), [str(folder / "noisy.jsonl")], on_error=on_error)
 
 
 @many

@@ -7,14 +7,18 @@ Source: ours.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image as Pillow
 from pydantic import Field, field_validator
 
+from pairsight.bounded import as_object, read_json
 from pairsight.config import BaseConfig
+from pairsight.errors import ConfigError
 from pairsight.images.distort import (
     CLIP_MEAN,
     CLIP_STD,
@@ -64,6 +68,55 @@ RENDERINGS: Mapping[str, Rendering] = MappingProxyType(
     }
 )
 """Family -> how its processor's square is made. Qwen's take any size: 448 is a multiple of their 28 and 32 pixels."""
+
+
+_TILES = ("crop_to_patches", "do_image_splitting", "do_pan_and_scan", "image_grid_pinpoints")
+"""Options of processors that cut a picture into tiles, or enlarge it first."""
+_OF_ANY_SIZE = 448
+
+
+def rendering_for(folder: Path) -> Rendering:
+    """How the processor in a model's folder makes its square, by its `processor_config.json` or the like.
+
+    Raises:
+        ConfigError: no such file, one without a square, or a processor that cuts pictures into tiles.
+    """
+    plain: Mapping[str, object] = {}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        with suppress(OSError, ValueError):
+            read = as_object(read_json(folder / name))
+            plain = as_object(read.get("image_processor", read)) or plain
+    if tiles := [name for name in _TILES if plain.get(name)]:
+        raise ConfigError(
+            f"render={folder}: its processor cuts pictures into tiles ({tiles[0]}); if it leaves one of a size as it "
+            "is, say size, fit, mean and std"
+        )
+    if "merge_size" in plain:
+        side = _number(plain.get("patch_size")) * _number(plain["merge_size"])
+        square = side * max(1, round(_OF_ANY_SIZE / side)) if side else 0
+        fit = "stretch"
+    elif plain.get("do_center_crop"):
+        square, fit = _side(plain.get("crop_size")), "crop"
+    else:
+        square, fit = _side(plain.get("size")), "stretch"
+    if plain.get("do_pad") and fit != "stretch":
+        fit = "pad"
+    if not square:
+        raise ConfigError(f"render={folder} has no image processor with a square size: say size, fit, mean, std")
+    usual = {"mean": plain.get("image_mean"), "std": plain.get("image_std")}
+    return Rendering.parse({"size": square, "fit": fit, **{name: one for name, one in usual.items() if one}}, "render")
+
+
+def _side(size: object) -> int:
+    """The side of a square size, a number or height and width; 0 for another."""
+    if not isinstance(size, Mapping):
+        return _number(size)
+    sides = {_number(size.get(name)) for name in ("height", "width")}
+    return sides.pop() if len(sides) == 1 else 0
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def rendered(distortion: Distortion, rendering: Rendering) -> Distortion:

@@ -14,6 +14,7 @@ Deviations: the distortion follows from each prompt's id and a seed (the authors
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from pairsight.config import Option
 from pairsight.errors import ConfigError
 from pairsight.images.distort import distortion_names, is_seeded, make_distortion
-from pairsight.images.rendering import RENDERINGS, Rendering, rendered, shift
+from pairsight.images.rendering import RENDERINGS, Rendering, rendered, rendering_for, shift
 from pairsight.models.endpoint.model import is_endpoint
 from pairsight.models.protocols import Sampling
 from pairsight.recipes.recipe import Gathered, Made, Recipe, RecipeModels, Requests, StageRunner
@@ -68,8 +69,8 @@ class SeVa(Recipe):
     )
     render: Annotated[Rendering | None, Option(late=True)] = Field(
         None,
-        description="the square that an endpoint's processor makes, at which noise is drawn: a family's name, or size, "
-        "fit, mean and std; default: LLaVA-1.5's",
+        description="the square that an endpoint's processor makes, at which noise is drawn: a family's name, the "
+        "folder of its processor, or size, fit, mean and std; default: LLaVA-1.5's",
     )
     seed: int = Field(0, ge=0, description="the seed of distortions and of sampled completions")
 
@@ -97,9 +98,12 @@ class SeVa(Recipe):
     def _of_a_family(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        if value not in RENDERINGS:
-            raise ValueError(f"must be one of {', '.join(RENDERINGS)}, or a mapping of size, fit, mean and std")
-        return RENDERINGS[value]
+        if value in RENDERINGS:
+            return RENDERINGS[value]
+        if Path(value).is_dir():
+            return rendering_for(Path(value))
+        known = ", ".join(RENDERINGS)
+        raise ValueError(f"must be one of {known}, a model's folder, or a mapping of size, fit, mean and std")
 
     @property
     def distortions(self) -> tuple[str, ...]:

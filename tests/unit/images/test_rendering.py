@@ -8,7 +8,7 @@ from transformers import CLIPImageProcessor
 
 from pairsight.errors import ConfigError
 from pairsight.images.distort import CLIP_MEAN, CLIP_STD, before_processor, make_distortion
-from pairsight.images.rendering import RENDERINGS, Rendering, render, rendered, rendering_of, shift
+from pairsight.images.rendering import RENDERINGS, Rendering, render, rendered, rendering_for, rendering_of, shift
 
 SIGNAL, NOISE = 0.46701, 0.88425
 """√ᾱ and √(1 − ᾱ) at step 800."""
@@ -84,3 +84,28 @@ def test_compositions_come_one_after_the_other():
     for name in ("diffusion+random_flip", "random_flip+random_flip", "diffusion:50x", "moco_v2:5", "diffusion:1000"):
         with pytest.raises(ConfigError):
             make_distortion(name)
+
+
+def test_a_model_s_folder_says_its_square(tmp_path):
+    from transformers import Gemma3ImageProcessor, Qwen2VLImageProcessor, SiglipImageProcessor
+
+    square = {"height": 336, "width": 336}
+    makers = {
+        "clip": (CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=square), Rendering()),
+        "siglip": (SiglipImageProcessor(size={"height": 448, "width": 448}), RENDERINGS["paligemma-448"]),
+        "gemma": (Gemma3ImageProcessor(size={"height": 896, "width": 896}), RENDERINGS["gemma-3"]),
+        "qwen": (Qwen2VLImageProcessor(), RENDERINGS["qwen2-vl"]),
+    }
+    for name, (processor, expected) in makers.items():
+        processor.save_pretrained(tmp_path / name)
+        assert rendering_for(tmp_path / name) == expected, name
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "tiles/preprocessor_config.json").write_text(
+        '{"size": {"height": 4, "width": 4}, "crop_to_patches": true}'
+    )
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/preprocessor_config.json").write_text('{"do_center_crop": true, "size": 336, "crop_size": 336}')
+    assert rendering_for(tmp_path / "old") == Rendering()
+    for folder, message in (("tiles", "cuts pictures into tiles"), (".", "has no image processor with a square size")):
+        with pytest.raises(ConfigError, match=message):
+            rendering_for(tmp_path / folder)
