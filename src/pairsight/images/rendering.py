@@ -81,7 +81,7 @@ def rendering_for(folder: Path) -> Rendering:
     Raises:
         ConfigError: no such file, one without a square, or a processor that cuts pictures into tiles.
     """
-    plain: Mapping[str, object] = {}
+    plain = as_object({})
     for name in ("processor_config.json", "preprocessor_config.json"):
         with suppress(OSError, ValueError):
             read = as_object(read_json(folder / name))
