@@ -18,6 +18,9 @@ from pairsight.registry import ALLOWED_IN_A_NAME, BASE, is_adapter_name, is_fold
 if TYPE_CHECKING:
     from pairsight.recipes.recipe import Recipe
 
+ANNOTATION_FILE = "annotation.yaml"
+"""In a run's folder: its option `annotation`, where that is not the default, as `annotation: FILE` takes it."""
+
 # Options that several verbs share.
 Engine = Annotated[
     Literal["local", "processes", "ray"],

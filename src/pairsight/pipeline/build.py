@@ -8,6 +8,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, Self
 
+import yaml
+
 from pairsight.config import option_facts, recorded, split
 from pairsight.engine.progress import Progress
 from pairsight.errors import ConfigError, DataError
@@ -16,7 +18,7 @@ from pairsight.images.source import WithImages
 from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import Annotator
-from pairsight.options import BuildOptions, recipe_class
+from pairsight.options import ANNOTATION_FILE, BuildOptions, recipe_class
 from pairsight.pipeline.models import ModelName, check_model_name, check_servers, find_profile, open_models
 from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.pipeline.source import Source, read_source
@@ -283,6 +285,9 @@ def build_run(
     own = spec.recipe.fingerprints()
     folder = RunFolder.create(options.out, spec.to_plain(models, own), free=spec.free(own), update=update)
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
+        if options.annotation != OURS:  # long texts, for the command that makes the run again
+            own = yaml.safe_dump(options.annotation.to_plain(), sort_keys=False, allow_unicode=True)
+            write_file(folder.path / ANNOTATION_FILE, own.encode())
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)

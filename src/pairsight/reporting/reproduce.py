@@ -9,7 +9,7 @@ from typing import Any, Self
 from pairsight.build_record import BuildRecord
 from pairsight.config import option_facts, plain_defaults
 from pairsight.errors import PairsightError
-from pairsight.options import AlignOptions, BuildOptions
+from pairsight.options import ANNOTATION_FILE, AlignOptions, BuildOptions
 from pairsight.registry import NamedPiece, Registry, is_file_name, recipes, strategies
 from pairsight.reporting.page import visible
 from pairsight.training.config import OF_ADAPTERS, PRESETS, TrainingConfig
@@ -67,6 +67,9 @@ def build_command(run: Path, record: BuildRecord) -> list[str]:
         if facts[name].flag:
             words += _flag(facts[name].flag, value)
     settings = [(name, value) for name, value in reading if not facts[name].flag]
+    if (run / ANNOTATION_FILE).is_file():
+        file = f"{run.name}/{ANNOTATION_FILE}"
+        settings = [(name, file if name == "annotation" else value) for name, value in settings]
     settings += [(name, value) for name, value in options if name not in BuildOptions.model_fields]
     for name, value in dict([*settings, *_strategy(record.built_with)]).items():
         words += ["--set", f"{name}={_yaml(value)}"]

@@ -1,5 +1,6 @@
 """The shipped configs: complete, commented, with the papers' values, and a dry run that needs nothing but them."""
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -42,6 +43,11 @@ TABLES = {
         "lora_r": 128, "lora_alpha": 256, "warmup_ratio": 0.03, "max_length": 5012, "projector_learning_rate": None,
         "num_inference_steps": 28, "guidance_scales": (5.0, 7.0, 9.0, 11.0), "loss": "dpo",
     },
+}  # fmt: skip
+
+PARAMETERS = {  # of the published safetensors
+    "llava-1.5-7b": 7_063_427_072, "qwen2.5-vl-7b": 8_292_166_656, "qwen3-vl-8b": 8_767_123_696,
+    "internvl3-8b": 7_944_373_760, "gemma-3-4b": 4_300_079_472, "smolvlm2-2.2b": 2_246_784_880,
 }  # fmt: skip
 
 
@@ -154,17 +160,84 @@ def refuse(*_):
     raise AssertionError("a dry run asks no network")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "pds-dpo-7b" else pytest.mark.long) for n in NAMES])
+def small_shape(folder):
+    """LLaVA-1.5's shape with two layers and narrow ones, so that a forecast takes a second."""
+    shape = json.loads((SHAPES / "llava-1.5-7b.json").read_text())
+    narrow = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape["config.json"]["text_config"] |= {**narrow, "num_key_value_heads": 4}
+    shape["config.json"]["vision_config"] |= narrow
+    (folder / "small.json").write_text(json.dumps(shape))
+    return folder / "small.json"
+
+
+def dry_run_of(name, monkeypatch, capsys, *settings):
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["run", name, "--dry-run", *words]) == 0
+    said = capsys.readouterr().out
+    for part in ("all figures below are estimates", "assumed: ", "memory in the training", "it fits into", "cost"):
+        assert part in said
+    memory = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["estimate"]["gpu_memory"]
+    assert f"a GPU of {memory} GiB" in said
+    return said
+
+
+def test_a_dry_run_multiplies_what_it_counts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    settings = (
+        "align.lora_r=4",
+        "align.lora_alpha=8",
+        "align.per_device_train_batch_size=2",
+        "align.num_train_epochs=3",
+    )
+    said = dry_run_of("seva-7b", monkeypatch, capsys, f"shape={small_shape(tmp_path)}", *settings)
+    # 8,000 pairs, each twice, in batches of 2 x 8, three times
+    assert "8000 examples, from 4 of them, each 2 times an epoch, 3 epochs, 3000 steps" in said
+    assert "32000 completions" in said
+    # a question of 60 words and the role, 576 of the image; two completions of 100 words, each with its end
+    assert re.search(r"prompt 6[34]\d, of these image 576; completions 202", said)
+    weights = {"trained": 4 * 4 * 2 * (4 * 128 + 3 * 160)}  # float32, rank 4, two layers, seven linear layers
+    trained = weights["trained"] + 4 * (64 * 64 + 64 + 64 * 64 + 64)  # and the projector
+    assert f"trained weights {trained / 2**30:.3g} GiB" in said
+    assert f"optimizer {2 * trained / 2**30:.3g} GiB" in said
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_needs_nothing_but_the_package(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert main(["run", name, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "all figures below are estimates" in said
-    assert "assumed: " in said
-    assert "memory in the training" in said
-    assert "it fits into" in said
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    assert f"a GPU of {config['estimate']['gpu_memory']} GiB" in said
+    dry_run_of(name, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("shape", "parameters"), PARAMETERS.items())
+def test_a_shape_has_as_many_parameters_as_the_published_weights(shape, parameters):
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.for_model(**json.loads((SHAPES / f"{shape}.json").read_text())["config.json"])
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_bad_shapes_and_assumptions_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    (tmp_path / "shape.json").write_text('{"config.json": {}}')
+    assert main(["run", "seva-7b", "--dry-run", "--set", "shape=shape.json"]) == 0
+    assert "memory: no forecast, shape shape.json holds no model's shape" in capsys.readouterr().out
+    assert main(["run", "seva-7b", "--dry-run", "--set", "shape=llava"]) == 0
+    assert "no forecast, there is no shipped config 'llava'" in capsys.readouterr().out
+    for setting, said in (
+        ("estimate.kept=2", "estimate.kept"),
+        ("estimate.kepd=0.5", "unknown option 'estimate.kepd'"),
+    ):
+        assert main(["run", "seva-7b", "--dry-run", "--set", setting]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["run", "seva-7b", "--rate", "3"]) == 1
+    assert "--rate says what a dry run is for" in capsys.readouterr().err

@@ -4,9 +4,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pairsight.build_record import BuildRecord
 from pairsight.config import with_settings
+from pairsight.models.annotation.options import AnnotationOptions
 from pairsight.options import BuildOptions
 from pairsight.pipeline.align import AlignSpec
 from pairsight.recipes.seva import SeVa
@@ -128,3 +130,15 @@ def test_an_unknown_recipe_or_a_hostile_value_is_no_error():
     assert align_lines("r", "dpo", {"model": "m", "training": {"beta": 0.3}}, "gone") == [
         "pairsight align r --model m --name dpo --set beta=0.3"
     ]
+
+
+def test_long_guides_are_told_by_their_file_in_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = AnnotationOptions(guide="Grade it.\n" * 400, shuffle=False)
+    config = {"recipe": "feedback", "model": "m", "prompts": "p.json", "annotation": own.to_plain()}
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "annotation.yaml").write_text(yaml.safe_dump(own.to_plain()))
+    (command,) = build_lines("r", config)
+    given = settings(shlex.split(command))
+    assert given == {"annotation": "r/annotation.yaml"}
+    assert BuildOptions.parse({"recipe": "feedback", "model": "m", "out": "r", **given}).annotation == own
