@@ -286,8 +286,8 @@ def build_run(
     folder = RunFolder.create(options.out, spec.to_plain(models, own), free=spec.free(own), update=update)
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
         if options.annotation != OURS:  # long texts, for the command that makes the run again
-            own = yaml.safe_dump(options.annotation.to_plain(), sort_keys=False, allow_unicode=True)
-            write_file(folder.path / ANNOTATION_FILE, own.encode())
+            asked: str = yaml.safe_dump(options.annotation.to_plain(), sort_keys=False, allow_unicode=True)
+            write_file(folder.path / ANNOTATION_FILE, asked.encode())
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
