@@ -14,6 +14,7 @@ from pairsight.models.folders import local_folder
 from pairsight.options import BuildOptions, EvaluateOptions
 from pairsight.pipeline.align import AlignSpec
 from pairsight.pipeline.build import BuildChoice
+from pairsight.pipeline.models import find_profile
 from pairsight.pipeline.run import SHAPES, RunConfig, find_config
 from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.registry import NamedPiece
@@ -194,8 +195,10 @@ def _forecast(
     examples = Made(num_examples, assumed.question_tokens, assumed.completion_tokens, rejected)
     images = BlankImages(assumed.image_width, assumed.image_height)
     device = Device.of(memory or assumed.gpu_memory)
+    named = align.options.profile or config.options_of("build").get("profile")
+    profile = None if named is None else find_profile(named, ())
     with folder_of(align.options.model, shape) as folder:
-        return forecast_made(folder, align.training, examples, images, device)
+        return forecast_made(folder, align.training, examples, images, device, profile=profile)
 
 
 def _estimate(work: Work, options: BuildOptions, assumed: Assumed, image: int | None) -> Estimate:

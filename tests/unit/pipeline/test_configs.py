@@ -196,8 +196,10 @@ def test_a_dry_run_multiplies_what_it_counts(tmp_path, monkeypatch, capsys):
     # 8,000 pairs, each twice, in batches of 2 x 8, three times
     assert "8000 examples, from 4 of them, each 2 times an epoch, 3 epochs, 3000 steps" in said
     assert "32000 completions" in said
-    # a question of 60 words and the role, 576 of the image; two completions of 100 words, each with its end
-    assert re.search(r"prompt 6[34]\d, of these image 576; completions 202", said)
+    # the image's 576, a question of 60 words, and of vicuna_v1 23 words, two roles and the beginning of all; two
+    # completions of 100 words, each with its end
+    assert "prompt 662, of these image 576; completions 202; together, shared ones once, 864" in said
+    assert f"images {8000 * 576 * 64 * 2 / 2**30:.3g} GiB" in said  # features in bfloat16, of all images
     weights = {"trained": 4 * 4 * 2 * (4 * 128 + 3 * 160)}  # float32, rank 4, two layers, seven linear layers
     trained = weights["trained"] + 4 * (64 * 64 + 64 + 64 * 64 + 64)  # and the projector
     assert f"trained weights {trained / 2**30:.3g} GiB" in said

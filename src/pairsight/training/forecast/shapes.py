@@ -22,6 +22,7 @@ from pairsight.records import Completion, Demonstration, ImageRef, Message, Pref
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pairsight.models.profiles.profile import Profile
     from pairsight.training.config import TrainingConfig
     from pairsight.training.examples import Record
     from pairsight.training.forecast.fake_training import Device
@@ -208,7 +209,13 @@ _COUNTED = 4
 
 
 def forecast_made(
-    folder: Path, config: "TrainingConfig", examples: Made, images: BlankImages, device: "Device"
+    folder: Path,
+    config: "TrainingConfig",
+    examples: Made,
+    images: BlankImages,
+    device: "Device",
+    *,
+    profile: "Profile | None" = None,
 ) -> "Forecast":
     """What a training on made examples takes on a device; no weights are read.
 
@@ -221,6 +228,7 @@ def forecast_made(
         examples: of assumed sizes.
         images: of an assumed size.
         device: that it is planned for.
+        profile: how images are shown and prompts written.
 
     Raises:
         PairsightError: a model that no forecast can be made of.
@@ -232,7 +240,8 @@ def forecast_made(
     batch = config.for_examples(int(examples.size * (1 - config.eval_fraction) * config.repeat))
     count = min(examples.size, max(_COUNTED, batch.per_device_train_batch_size))
     alone = batch.model_copy(update={"max_steps": 2})  # moments of the optimizer are held from the second step on
-    trainer = PreferenceTrainer(folder, out=".", images=images, config=alone, progress=Progress("quiet"))
+    quiet = Progress("quiet")
+    trainer = PreferenceTrainer(folder, out=".", images=images, config=alone, profile=profile, progress=quiet)
     try:
         return _multiplied(forecast(trainer, replace(examples, size=count), device), examples.size, batch)
     except PairsightError:
