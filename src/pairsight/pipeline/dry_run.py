@@ -119,7 +119,8 @@ def dry_run(config: RunConfig, *, memory: float | None = None) -> DryRun:
     if config.evaluate is not None and config.align is None and not config.evaluate.get("adapters"):
         raise ConfigError("evaluate needs an align part, or adapters of its own, to compare with the base")
     asked = tuple(_asked(config)) if config.evaluate is not None else ()
-    roles = Roles(options.models, options.annotator or "", options.writer or "", options.annotation)
+    models = () if options.completions is not None else options.models  # nothing is generated where they are given
+    roles = Roles(models, options.annotator or "", options.writer or "", options.annotation)
     work = recipe.work(roles, assumed, num_prompts)
     texts = num_prompts or max((one.count for one in work if one.unit == "questions"), default=0)
     num_examples = assumed.num_examples or max(1, round(texts * assumed.kept))

@@ -171,8 +171,8 @@ class SeVa(Recipe):
         """A completion of the clean image and of each distorted one."""
         count = num_prompts * (1 + self.num_distortions)
         longest = min(assumed.completion_tokens, self.max_new_tokens)
-        name = next(iter(roles.models), "")
-        return (Work("generate", name, "completions", count, 1, assumed.question_tokens, longest),)
+        question = assumed.question_tokens
+        return tuple(Work("generate", name, "completions", count, 1, question, longest) for name in roles.models)
 
     def requests(self, prompt: Prompt) -> Iterator[CompletionRequest]:
         """The clean request, then those with distorted images (clean ones in the null control)."""

@@ -248,7 +248,7 @@ def forecast_made(
         raise
     except Exception as error:  # noqa: BLE001 - code of a family that needs values fails in ways of its own
         kind = type(error).__name__
-        raise ModelError(f"this model does not run on tensors without values: {kind} {one_line(error, 120)}") from None
+        raise ModelError(f"counting on tensors without values fails with {kind}: {one_line(error, 120)}") from None
 
 
 def _multiplied(found: "Forecast", count: int, config: "TrainingConfig") -> "Forecast":
