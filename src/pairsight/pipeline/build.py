@@ -285,9 +285,7 @@ def build_run(
     own = spec.recipe.fingerprints()
     folder = RunFolder.create(options.out, spec.to_plain(models, own), free=spec.free(own), update=update)
     with folder.lock("build"), folder.log(), Progress("quiet" if quiet else "auto") as progress:
-        if options.annotation != OURS:  # long texts, for the command that makes the run again
-            asked: str = yaml.safe_dump(options.annotation.to_plain(), sort_keys=False, allow_unicode=True)
-            write_file(folder.path / ANNOTATION_FILE, asked.encode())
+        _keep_annotation(folder, options.annotation)
         _keep_images(folder, source, progress)
         with folder.ledger() as ledger, open_engine(options.engine, options.workers) as engine:
             _forget_lost_images(ledger, folder.blobs)
@@ -322,6 +320,13 @@ def _measured(folder: RunFolder, spec: BuildSpec, models: RecipeModels) -> Mappi
         write_file(folder.path / "measured.json", json.dumps(measured, indent=2).encode())
         _LOG.info("measured: %s", json.dumps(measured))
     return measured
+
+
+def _keep_annotation(folder: RunFolder, annotation: AnnotationOptions) -> None:
+    """Write the options of annotation to a file of their own, where they are not ours: a guide is a long text."""
+    if annotation != OURS:
+        asked: str = yaml.safe_dump(annotation.to_plain(), sort_keys=False, allow_unicode=True)
+        write_file(folder.path / ANNOTATION_FILE, asked.encode())
 
 
 def _keep_images(folder: RunFolder, source: Source, progress: Progress) -> None:

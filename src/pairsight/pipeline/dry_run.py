@@ -18,6 +18,7 @@ from pairsight.pipeline.models import find_profile
 from pairsight.pipeline.run import SHAPES, RunConfig, find_config
 from pairsight.recipes.workload import Assumed, Roles, Work
 from pairsight.registry import NamedPiece
+from pairsight.training.ranks.launch import launched
 
 if TYPE_CHECKING:
     from pairsight.training.forecast.forecast import Forecast
@@ -116,6 +117,8 @@ def dry_run(config: RunConfig, *, memory: float | None = None) -> DryRun:
     align = (
         None if config.align is None else AlignSpec.parse(config.options_of("align"), options.recipe, strategy, made)
     )
+    if align is not None:
+        launched().refuse_other_count(align.options.devices)
     if config.evaluate is not None and config.align is None and not config.evaluate.get("adapters"):
         raise ConfigError("evaluate needs an align part, or adapters of its own, to compare with the base")
     asked = tuple(_asked(config)) if config.evaluate is not None else ()

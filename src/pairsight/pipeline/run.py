@@ -15,6 +15,7 @@ from pairsight.pipeline.build import BuildSpec, Built, build_run
 from pairsight.pipeline.evaluate import EvaluateSpec, evaluate_run
 from pairsight.recipes.workload import Assumed
 from pairsight.registry import NamedPiece
+from pairsight.training.ranks.launch import launched
 
 CONFIGS = Path(str(files("pairsight") / "configs"))
 """The configs that ship with the package: NAME.yaml, and sizes of models in shapes/NAME.json."""
@@ -105,6 +106,7 @@ def plan(config: RunConfig) -> str:
     lines = [f"build: {build.recipe.name}, {len(build.source.given)} prompts, strategy {build.strategy.name}"]
     if config.align is not None:
         align = config.align_spec(build)
+        launched().refuse_other_count(align.options.devices)  # now, not after hours of building
         training = align.training
         name = align.options.name or training.training_name
         times = f", each example {training.repeat} times an epoch" if training.repeat > 1 else ""

@@ -199,7 +199,8 @@ def test_a_dry_run_multiplies_what_it_counts(tmp_path, monkeypatch, capsys):
     # the image's 576, a question of 60 words, and of vicuna_v1 23 words, two roles and the beginning of all; two
     # completions of 100 words, each with its end
     assert "prompt 662, of these image 576; completions 202; together, shared ones once, 864" in said
-    assert f"images {8000 * 576 * 64 * 2 / 2**30:.3g} GiB" in said  # features in bfloat16, of all images
+    features = re.search(r"memory in the training: .* images ([\d.]+) GiB", said)
+    assert float(features[1]) == pytest.approx(8000 * 576 * 64 * 2 / 2**30, rel=0.01)  # in bfloat16, of all images
     weights = {"trained": 4 * 4 * 2 * (4 * 128 + 3 * 160)}  # float32, rank 4, two layers, seven linear layers
     trained = weights["trained"] + 4 * (64 * 64 + 64 + 64 * 64 + 64)  # and the projector
     assert f"trained weights {trained / 2**30:.3g} GiB" in said
@@ -241,5 +242,7 @@ def test_bad_shapes_and_assumptions_are_said(tmp_path, monkeypatch, capsys):
     ):
         assert main(["run", "seva-7b", "--dry-run", "--set", setting]) == 1
         assert said in capsys.readouterr().err
+    assert main(["run", "seva-7b", "--dry-run", "--set", "align.devices=8"]) == 1
+    assert "devices is 8, and this is the only process" in capsys.readouterr().err
     assert main(["run", "seva-7b", "--rate", "3"]) == 1
     assert "--rate says what a dry run is for" in capsys.readouterr().err
