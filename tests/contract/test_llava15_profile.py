@@ -23,7 +23,7 @@ from pairsight.images.source import FileImages
 from pairsight.models.local.local_vlm import LocalVLM
 from pairsight.models.profiles.shipped import LLAVA_1_5, LLAVA_V1
 from pairsight.models.protocols import Sampling
-from pairsight.records import Completion, CompletionRequest, ImageRef, Message, PreferencePair, Prompt
+from pairsight.records import Completion, CompletionRequest, ImageRef, ItemError, Message, PreferencePair, Prompt
 from pairsight.training.trainer import PreferenceTrainer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -234,3 +234,15 @@ def test_noise_acts_on_the_padded_and_normalised_pixels(small: Small, entered: E
     model.generate([asked], Sampling(max_new_tokens=1))
     clean = torch.from_numpy(published_pixels(small.pictures[small.wide]))
     assert np.abs(entered.pixels[0] - apply_normalised(clean, noise).numpy()).max() < 1e-5
+
+
+def test_what_cannot_be_written_is_an_error_of_its_own_item(small: Small):
+    model = LocalVLM(small.model, small.images, profile=LLAVA_1_5)
+    twice = prompt(small, "twice", small.wide, "<image> and <image>")
+    said = Message("user", "a</s>b <image>?")
+    turns = Prompt("turns", (said, Message("assistant", "x"), Message("user", "y")))
+    requests = [CompletionRequest(one) for one in (twice, turns, Prompt("once", (said,)))]
+    first, second, third = model.generate(requests, Sampling(max_new_tokens=1))
+    assert isinstance(first, ItemError) and first.reason == "image_marks" and "'twice'" in first.detail
+    assert isinstance(second, ItemError) and second.reason == "control_token" and "'turns'" in second.detail
+    assert isinstance(third, Completion), "in one turn, a control token stays text"

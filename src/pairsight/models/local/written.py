@@ -38,7 +38,10 @@ def written_inputs(
     """
     assert profile.turns is not None
     tokenizer = tokenizer_of(processor)
-    pieces = profile.turns.pieces(prompt.messages, profile.system)
+    try:
+        pieces = profile.turns.pieces(prompt.messages, profile.system)
+    except DataError as error:
+        raise DataError(f"prompt '{prompt.id}': {error}", error.reason) from None
     if control is not None and any(_writes_control(tokenizer, piece) for piece in pieces):
         raise DataError(
             f"prompt '{prompt.id}' contains '{control}', a control token of this model, and turns that the profile "
