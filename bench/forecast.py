@@ -3,7 +3,7 @@
 Each case trains in a process of its own on the CPU, to its end. Its memory is the process's peak, as the system counts
 it, less what it held when the model was loaded: until the adapters are made, for the reference, and from then on, for
 the training. The forecast is made before, from the model's config and the same pairs, without the base's weights, too.
-Operations are compared with the formulas of `flops.py`. A row is a line of the table in `docs/devices.md`.
+Operations are compared with the formulas of `flops.py`. A row is a line of the table in `docs/scaling.md`.
 """
 
 import argparse
@@ -48,7 +48,13 @@ CASES = {
     "deep, large passes": Case(SMALL, 16, PLAIN | {"max_tokens_per_pass": 4096}),
     "vocabulary": Case(Shape(32000, layers=2, pixels=224, vision_layers=3), 12, PLAIN),
 }
-TRAINING = {"per_device_train_batch_size": 4, "min_steps_per_epoch": 0, "report_to": (), "save_steps": 10**9}
+TRAINING = {
+    "per_device_train_batch_size": 4,
+    "min_steps_per_epoch": 0,
+    "num_train_epochs": 2,  # so that each batch is also met beside the optimizer's state
+    "report_to": (),
+    "save_steps": 10**9,
+}
 
 
 def main() -> None:
@@ -99,7 +105,7 @@ def predicted(case: Case, world: Path, items: list[Item]) -> dict[str, object]:
         "reference": (found.reference.peak - found.reference.memory["weights"]) / MIB,
         "training": (found.training.peak - weights) / MIB,
         "flops": found.flops,
-        "formula": flops.training(case.shape, items, 1),
+        "formula": flops.training(case.shape, items, 2),
     }
 
 
