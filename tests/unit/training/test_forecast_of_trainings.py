@@ -24,12 +24,13 @@ CASES = {
     "bf16": LORA | {"bf16": True},
     "accumulated": LORA | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3},
     "full": {"tuning": "full", "learning_rate": 1e-5},
+    "full, several passes a step": {"tuning": "full", "learning_rate": 1e-5, "max_tokens_per_pass": 160},
     "checkpointing": LORA | {"gradient_checkpointing": True},
     "projector": LORA | {"projector_learning_rate": 1e-4},
     "tower": LORA | {"vision_learning_rate": 1e-5},
 }
 
-IN_CI = ("accumulated", "full")
+IN_CI = ("accumulated", "full, several passes a step")
 
 
 class Counting(TorchDispatchMode):

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -237,8 +236,8 @@ class _Plan:
         sizes = [max(map(run.num_tokens, passes)) for passes in planned]
         largest = tuple(batches[int(np.argmax(sizes))])
         self.largest = Chosen(largest, largest, self._chosen.longest).numbered(self._record_numbers)
-        alone = config.gradient_accumulation_steps == 1 and max(map(len, planned)) == 1
         passes = [rows for batch in planned for rows in batch]
+        later = [rows for batch in planned for rows in batch[1:]] if config.gradient_accumulation_steps == 1 else passes
         steps = math.ceil(self._trained / config.global_batch * config.num_train_epochs)
         epochs = config.num_train_epochs
         if config.max_steps > 0:
@@ -246,8 +245,19 @@ class _Plan:
         optimizer = run.optimizer_bytes if steps > 1 else 0
         share = self._trained / len(self._chosen.first)
         tower_again = reference is None or self._again > 0
+
+        def step(rows: Pass) -> Counted:
+            return run.step(rows, first=rows not in later and (not later or rows in passes))
+
         training = self._phase(
-            passes, partial(run.step, first=alone), share, self._features, optimizer, operations, tower=tower_again
+            passes,
+            step,
+            share,
+            self._features,
+            optimizer,
+            operations,
+            tower=tower_again,
+            others=[] if later is passes else later,
         )
         tower = run.tower_flops_per_token * self._image_tokens * (1 + self._again * epochs)
         return Forecast(
@@ -275,6 +285,7 @@ class _Plan:
         operations: bool,
         *,
         tower: bool,
+        others: Sequence[Pass] = (),
     ) -> Phase:
         """All passes of a phase, by some that are measured.
 
@@ -286,6 +297,7 @@ class _Plan:
             optimizer: bytes of the optimizer's state.
             operations: whether operations are counted, of several passes.
             tower: whether images go through a frozen vision tower in this phase.
+            others: those of the passes of which the largest is measured, too: they find gradients of passes before.
         """
         run = self._run
         sizes = np.array([run.num_tokens(rows) for rows in passes])
@@ -298,6 +310,8 @@ class _Plan:
         most = run.num_tokens(longest) if longest else 0
         if most > sizes.max():
             counted.append(measure(longest))
+        if others:
+            counted.append(measure(max(others, key=run.num_tokens)))
         if tower and run.tower.flops:
             counted.append(run.tower_beside_trained())
         held = max((one.peak for one in counted), key=lambda peak: sum(peak.values()))
