@@ -50,8 +50,17 @@ def written(gives: str) -> list[str]:
 
 PAIRS = written("pairs")
 
+HARD = [
+    "one\ntwo\n\nthree",
+    "a\r\nb",
+    "\u2028é\x85ü",
+    '["a", {"b": 1}]',
+    '"quoted", \\n and \\',
+    "\U0001f600,\tط",
+    "\x00\x7f",
+]
 texts = (
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+    st.one_of(st.sampled_from(HARD), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
     .map(str.strip)
     .filter(lambda text: bool(text) and IMAGE_MARK not in text)
 )

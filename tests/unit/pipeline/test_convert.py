@@ -102,9 +102,11 @@ def test_images_beside_the_rows_are_named_by_content(run: Path, tmp_path: Path, 
     assert converted(run, tmp_path / "out", "--to", "ms-swift", "--images-as", how) == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 7
-    for row in rows:
+    assert [row["rejected_response"] for row in rows] == ["A.", "B.", "C.", "D\n\u2028.", "É.", "F.", "G."]
+    for row, number in zip(rows, (0, 1, 2, 2, 2, 3, 4), strict=True):
         (name,) = row["images"]
         file = tmp_path / "out" / name
+        assert file.read_bytes() == png(number)
         assert hashlib.sha256(file.read_bytes()).hexdigest() == file.stem
         assert (file.suffix, file.stat().st_nlink) == (".png", 2 if how == "link" else 1)
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 5
