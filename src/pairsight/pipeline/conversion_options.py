@@ -17,7 +17,7 @@ class ConvertOptions(BaseConfig):
         description="where to write: a folder, or a file where images are embedded"
     )
     to: Annotated[str, Option("--to", value="FORMAT", required=True)] = Field(
-        description="the layout to write, e.g. trl, llama-factory, ms-swift, povid, seva, rlaif-v, llava-instruct, openai"
+        description="the layout, e.g. trl, llama-factory, ms-swift, povid, seva, rlaif-v, llava-instruct, openai"
     )
     container: Annotated[Literal["jsonl", "json", "csv", "parquet", "save_to_disk"] | None, Option("--container")] = (
         Field(None, description="jsonl, json, csv, parquet or save_to_disk; default: what the layout's tools expect")
