@@ -37,6 +37,11 @@ ProfileName = Annotated[
     Option("--profile", value="NAME|FILE.yaml", identity=False, late=True),
     Field(description="how images are shown and prompts written: llava-1.5, llava_v1, a YAML file, or none"),
 ]
+ChatTemplate = Annotated[
+    str | None,
+    Option("--chat-template", value="NAME|FILE", identity=False, late=True),
+    Field(description="for a model whose folder has no chat template: vicuna_v1, llama-2, plain, or a file of Jinja"),
+]
 
 
 class BuildOptions(BaseConfig):
@@ -116,6 +121,7 @@ class BuildOptions(BaseConfig):
         0, ge=0, description="the random seed of sampling, distortion and selection"
     )
     profile: ProfileName = None
+    chat_template: ChatTemplate = None
     load_in_4bit: Annotated[bool | None, Option(identity=False, late=True)] = Field(
         None, description="keep the language model's linear layers in 4 bits (nf4) while it makes completions"
     )
@@ -158,6 +164,7 @@ class AlignOptions(BaseConfig):
         description="the model to align: a folder or a hub name"
     )
     profile: ProfileName = None
+    chat_template: ChatTemplate = None
     format: Annotated[str | None, Option("--format", late=True, needs="a dataset")] = Field(
         None, description="how a dataset is read: a format's name, or file.py:Class; default: it is found out"
     )
@@ -265,6 +272,7 @@ class EvaluateOptions(BaseConfig):
     profile: Annotated[str | None, Option("--profile", value="NAME|FILE.yaml")] = Field(
         None, description="how images are shown and prompts written; default: as the adapters were trained"
     )
+    chat_template: ChatTemplate = None
     load_in_4bit: bool = Field(
         False, description="keep the language model's linear layers in 4 bits (nf4) while it answers"
     )

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from pairsight.bounded import read_json, read_tensors_header
 from pairsight.errors import ModelError, one_line
 from pairsight.images.source import SETTLED_NS, cache_folder
+from pairsight.models.pickled import PICKLES, convert_command
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SNAPSHOT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
@@ -203,26 +203,20 @@ def _keep(note: Path, values: dict[str, object]) -> None:
         pass  # without a cache the next run hashes again
 
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-"""Suffixes of weights that are pickles."""
-
-
-def convert_command(source: str | Path, to: str = "safetensors") -> str:
-    """The command that converts a folder, or one pickled file, and runs none of its code."""
-    path = Path(source)
-    name = f"{path.name if path.is_dir() else path.stem}-{to}"
-    return f"pairsight convert-weights {shlex.quote(str(path))} {shlex.quote(str(path.parent / name))}"
-
-
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
-def check_model(model_name: str | Path, adapter: str | Path | None = None) -> None:
+def check_model(model_name: str | Path, adapter: str | Path | None = None, *, template: bool = True) -> None:
     """Refuse a folder that cannot be a model, without loading it; a hub name is not looked up here.
 
     Looked at: `config.json`, safetensors weights (complete, by their headers), processor and tokenizer files, the chat
     template, and whether an adapter is one and belongs to this base.
+
+    Args:
+        model_name: a folder, or a hub name.
+        adapter: an adapter's folder.
+        template: whether the folder must have a chat template.
 
     Raises:
         ModelError: what is missing or wrong, and how to fix it.
@@ -232,6 +226,8 @@ def check_model(model_name: str | Path, adapter: str | Path | None = None) -> No
         _check_config(folder)
         _check_weights(folder)
         _check_words(folder)
+        if template:
+            check_template(folder)
     if adapter is not None:
         check_adapter(adapter, model_name)
 
@@ -360,7 +356,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def _check_words(folder: Path) -> None:
-    """The processor, the tokenizer and the chat template."""
+    """The processor and the tokenizer."""
     if _reads_images(read_model_json(folder / "config.json")) and not _has_processor(folder):
         raise ModelError(
             f"model {folder} has no processor ({' or '.join(_PROCESSOR_FILES)}): copy it from the model it was made "
@@ -371,13 +367,23 @@ def _check_words(folder: Path) -> None:
             f"model {folder} has no tokenizer (tokenizer.json): copy it from the model it was made from, or save it "
             "there with tokenizer.save_pretrained"
         )
-    if not _has_template(folder):
+
+
+def check_template(folder: Path) -> None:
+    """Refuse a folder without a chat template.
+
+    Raises:
+        ModelError: it says how one is given.
+    """
+    if not has_template(folder):
         raise ModelError(
-            f"model {folder} has no chat template: put the file chat_template.jinja of its family into the folder"
+            f"model {folder} has no chat template: put the file chat_template.jinja of its family into the folder, or "
+            "give --chat-template NAME (vicuna_v1, llama-2, plain) or FILE"
         )
 
 
-def _has_template(folder: Path) -> bool:
+def has_template(folder: Path) -> bool:
+    """Whether a folder has a chat template."""
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     if (folder / "additional_chat_templates").is_dir():

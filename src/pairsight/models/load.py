@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pairsight.errors import MissingExtraError, ModelError, one_line
-from pairsight.models.folders import (
-    PICKLES,
-    check_adapter,
-    check_model,
-    convert_command,
-    local_folder,
-    read_model_json,
-    resolve,
-)
+from pairsight.models.folders import check_adapter, check_model, local_folder, read_model_json, resolve
 from pairsight.models.four_bits import nf4_config
+from pairsight.models.pickled import PICKLES, convert_command
 from pairsight.models.protocols import Model
 
 if TYPE_CHECKING:
@@ -49,7 +42,7 @@ def load_model(
         MissingExtraError: 4 bits, without bitsandbytes.
         ModelError: the folder lacks something, its weights do not fit its config, or the adapter is another model's.
     """
-    check_model(model_name)
+    check_model(model_name, template=False)
     folder = resolve(model_name)
     chosen = pick_device(device)
     options: dict[str, object] = {"dtype": pick_dtype(dtype, chosen), "trust_remote_code": trust_remote_code}

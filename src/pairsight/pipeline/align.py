@@ -18,7 +18,7 @@ from pairsight.models.endpoint.model import PREFIX
 from pairsight.models.profiles.profile import Profile
 from pairsight.options import AlignOptions, recipe_class
 from pairsight.pipeline.dataset import examples_of, kind_of, left_out, reference_in_words
-from pairsight.pipeline.models import find_profile
+from pairsight.pipeline.models import asked_profile, find_profile
 from pairsight.pipeline.select import CandidateSet, Examples, load_candidates, select, select_once, strategy_of_run
 from pairsight.records import Dropped, PreferencePair
 from pairsight.registry import NamedPiece, is_file_name, losses
@@ -82,7 +82,7 @@ class AlignSpec:
         options = AlignOptions.parse(mine, "align")
         if options.name is not None and options.out is not None:
             raise ConfigError("align: --name is a folder's inside the run, and --out names another; give one of them")
-        _check_profile(options)
+        asked_profile(options.profile, options.chat_template)  # an unknown one is found before anything is read
         run = run_of(options)
         if recipe is None and run is not None:
             folder = RunFolder.open(run)
@@ -125,12 +125,6 @@ class AlignSpec:
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _check_profile(options: AlignOptions) -> None:
-    """Find an unknown profile before anything is read."""
-    if options.profile is not None:
-        find_profile(options.profile, ())
-
-
 def _check(training: TrainingConfig, options: AlignOptions) -> None:
     """Refuse a merge of nothing, and a loss in a file that only a config names: the trainer trusts what it is given."""
     if options.merge and training.tuning == "full":
@@ -151,7 +145,7 @@ def align_run(spec: AlignSpec, *, quiet: bool = False, say: Say = lambda sentenc
     launched().refuse_other_count(spec.options.devices)
     run = run_of(spec.options)
     candidates = None if run is None else load_candidates(run)
-    check_model(spec.options.model)
+    check_model(spec.options.model, template=False)  # see `find_profile`
     examples = limited(_examples(spec, candidates, say), spec)
     aligned = align(examples, spec, run, quiet=quiet)
     if run is None and (sentence := reference_in_words(examples, aligned.adapter)):
@@ -182,7 +176,7 @@ def forecast_run(
     if options.devices > 1:
         raise ConfigError("--dry-run is for one device; leave --devices out")
     candidates = None if run is None else load_candidates(run)
-    check_model(options.model)
+    check_model(options.model, template=False)
     examples = limited(_examples(spec, candidates, say), spec)
     progress = Progress("quiet" if quiet else "auto")
     profile = profile_of_training(options, run)
@@ -199,7 +193,7 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
     Where the strategy has a line that must end every question, it is written into the adapter's folder and the merged
     model's, and is added to the questions wherever these models answer.
     """
-    from pairsight.models.folders import PROMPT_SUFFIX_FILE, prompt_suffix_json
+    from pairsight.models.folders import PROMPT_SUFFIX_FILE, prompt_suffix_json, read_prompt_suffix
     from pairsight.training.adapter import merged_model
     from pairsight.training.trainer import PreferenceTrainer
 
@@ -223,6 +217,9 @@ def align(examples: Examples, spec: AlignSpec, run: Path | None, *, quiet: bool 
         beside[PROMPT_SUFFIX_FILE] = prompt_suffix_json(suffix)
     if run is None:
         beside |= left_out(examples)
+    if options.adapter is not None and (line := read_prompt_suffix(options.adapter)) not in ("", suffix):
+        text = "%s was trained with '%s' at the end of every question, which this training leaves out"
+        _LOG.warning(text, options.adapter, line)
     adapter = trainer.train(examples, beside)
     merged = merged_model(adapter, options.model) if options.merge and launched().rank == 0 else None
     return Aligned(adapter, merged, len(examples), TrainingSummary.read(adapter))
@@ -235,7 +232,7 @@ def profile_of_training(options: AlignOptions, run: Path | None) -> Profile | No
         ConfigError: an unknown or malformed profile.
         ModelError: the model was itself trained with another profile.
     """
-    asked: str | Profile | None = options.profile
+    asked = asked_profile(options.profile, options.chat_template)
     record = None if run is None else BuildRecord.from_plain(RunFolder.open(run).config)
     here = record is not None and not all(name.startswith(PREFIX) for name in record.models)
     built = record.profile if record is not None and here else None  # an endpoint's profile pads at most
@@ -249,7 +246,7 @@ def profile_of_training(options: AlignOptions, run: Path | None) -> Profile | No
         elif not same(find_profile(asked, ()), of_run):
             _LOG.warning(
                 "%s was built with profile '%s', and the training uses --profile %s: its prompts and images are others",
-                *(run, of_run.name, asked),
+                *(run, of_run.name, asked if isinstance(asked, str) else asked.name),
             )
     return find_profile(asked, [options.model], [options.adapter] if options.adapter else [])
 

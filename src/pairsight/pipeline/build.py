@@ -19,7 +19,14 @@ from pairsight.models.annotation.options import OURS, AnnotationOptions
 from pairsight.models.profiles.profile import Profile
 from pairsight.models.protocols import Annotator
 from pairsight.options import ANNOTATION_FILE, BuildOptions, recipe_class
-from pairsight.pipeline.models import ModelName, check_model_name, check_servers, find_profile, open_models
+from pairsight.pipeline.models import (
+    ModelName,
+    asked_profile,
+    check_model_name,
+    check_servers,
+    find_profile,
+    open_models,
+)
 from pairsight.pipeline.select import CandidateSet, load_candidates, seal_build
 from pairsight.pipeline.source import Source, read_source
 from pairsight.recipes.recipe import Recipe, RecipeModels
@@ -104,10 +111,11 @@ class BuildSpec:
         """
         choice = BuildChoice.parse(values)
         options, recipe, strategy = choice.options, choice.recipe, choice.strategy
-        for model_name in [*options.models, options.annotator, options.writer]:
-            if model_name is not None:
-                check_model_name(model_name)
-        profile = find_profile(options.profile, options.models)
+        for model_name in options.models:
+            check_model_name(model_name, template=False)
+        for asked in filter(None, (options.annotator, options.writer)):
+            check_model_name(asked)
+        profile = find_profile(asked_profile(options.profile, options.chat_template), options.models)
         check_servers(options.calls, options.to_plain(), recipe.to_plain())
         recipe.check()
         recipe.check_generators(options.models)
@@ -229,7 +237,7 @@ def build(
     model_names = [model] if isinstance(model, (str, Path)) else list(model)
     for model_name in [*model_names, annotator, writer]:
         if isinstance(model_name, (str, Path)):
-            check_model_name(model_name)
+            check_model_name(model_name, template=model_name not in model_names)
     found = find_profile(profile, model_names)
     models = open_models(
         model_names, BlobStore(run), annotator=annotator, annotation=annotation, writer=writer, profile=found

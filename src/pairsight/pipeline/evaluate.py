@@ -16,6 +16,7 @@ from pairsight.models.endpoint.messages import EndpointOptions
 from pairsight.models.profiles.profile import Profile
 from pairsight.options import EvaluateOptions, ScoreOptions
 from pairsight.pipeline.models import (
+    asked_profile,
     check_model_name,
     check_servers,
     find_profile,
@@ -219,7 +220,7 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
         ModelError: the base cannot be used.
         RunError: no training can be evaluated.
     """
-    check_model_name(model)
+    check_model_name(model, template=False)
     found, left_out = {}, []
     for folder in sorted(path for path in (run.path / "align").glob("[!.]*") if path.is_dir()):
         try:
@@ -227,7 +228,7 @@ def run_adapters(run: RunFolder, model: str) -> dict[str, str]:
                 raise RunError(_unfinished(folder))
             if not is_adapter_name(folder.name):
                 raise RunError("a name may have only letters, digits, . _ + -; give it as --adapter NAME=DIR")
-            check_model_name(model, folder)
+            check_model_name(model, folder, template=False)
         except PairsightError as error:
             left_out.append(f"{folder} is left out: {error}")
         else:
@@ -257,8 +258,10 @@ def _evaluate(spec: EvaluateSpec, adapters: Mapping[str, str], out: Path, quiet:
 
     options = spec.options
     for adapter in [None, *adapters.values()]:
-        check_model_name(options.model, adapter)
-    profile = find_profile(options.profile, [options.model], list(adapters.values()))
+        check_model_name(options.model, adapter, template=False)
+    profile = find_profile(
+        asked_profile(options.profile, options.chat_template), [options.model], list(adapters.values())
+    )
     progress = Progress("quiet" if quiet else "auto")
     with open_engine(options.engine, options.workers) as engine, progress:
         return evaluate_models(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.errors import ConfigError, DataError, ModelError
 from pairsight.models.protocols import Generator, Sampling
-from pairsight.pipeline.models import check_model_name, find_profile, open_generator
+from pairsight.pipeline.models import asked_profile, check_model_name, find_profile, open_generator
 from pairsight.records import IMAGE_MARK, CompletionRequest, ImageRef, ItemError, Message, Prompt
 from pairsight.seeds import derived_seed
 
@@ -130,7 +130,7 @@ def _model_class() -> type:
             adapter: an adapter's folder.
             batch_size: how many requests are answered together; 8 for anything that is not a number.
             seed: of sampled answers.
-            profile, load_in_4bit: as the options of `evaluate`.
+            profile, chat_template, load_in_4bit: as the options of `evaluate`.
         """
 
         is_simple = True
@@ -143,15 +143,15 @@ def _model_class() -> type:
             seed: int = 0,
             *,
             profile: str | None = None,
+            chat_template: str | None = None,
             load_in_4bit: bool = False,
         ) -> None:
             super().__init__()
-            check_model_name(pretrained, adapter)
+            check_model_name(pretrained, adapter, template=False)
             self._size = max(1, int(batch_size)) if str(batch_size).isdigit() else 8
-            self._seed = seed
-            self._images = HeldImages()
-            use: Any = {"profile": find_profile(profile, [pretrained], [adapter] if adapter else [])}
-            use |= {"batch_size": self._size, "load_in_4bit": load_in_4bit}
+            self._seed, self._images = seed, HeldImages()
+            found = find_profile(asked_profile(profile, chat_template), [pretrained], [adapter] if adapter else [])
+            use: Any = {"profile": found, "batch_size": self._size, "load_in_4bit": load_in_4bit}
             self._generator = open_generator(pretrained, self._images, adapter=adapter, **use)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:

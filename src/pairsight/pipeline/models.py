@@ -16,7 +16,9 @@ from pairsight.models.folders import (
     PROMPT_SUFFIX_FILE,
     base_of_adapter,
     check_model,
+    check_template,
     fingerprint,
+    has_template,
     is_full_model,
     local_folder,
     read_model_json,
@@ -34,12 +36,13 @@ ModelName = str | Path
 _LOG = logging.getLogger("pairsight.models")
 
 
-def check_model_name(model_name: ModelName, adapter: ModelName | None = None) -> None:
+def check_model_name(model_name: ModelName, adapter: ModelName | None = None, *, template: bool = True) -> None:
     """Refuse a model that cannot work, without loading or calling anything.
 
     Args:
         model_name: the model.
         adapter: what is compared with it: an adapter's folder, or that of a full model trained from it.
+        template: whether it must have a chat template; without, `find_profile` checks that it has one or is given one.
 
     Raises:
         ModelError: a folder that is not a model, an aligned model of another base, or an adapter on top of another.
@@ -47,10 +50,10 @@ def check_model_name(model_name: ModelName, adapter: ModelName | None = None) ->
     """
     if not is_endpoint(model_name):
         if adapter is not None and is_full_model(adapter):
-            _check_full(model_name, adapter)
+            _check_full(model_name, adapter, template)
             return
         base, layers = _with_base(model_name, adapter)
-        check_model(base, layers)
+        check_model(base, layers, template=template)
         return
     parse_endpoint(str(model_name))
     if adapter is not None:
@@ -69,9 +72,9 @@ def is_same_model(one: ModelName, other: ModelName) -> bool:
         return False
 
 
-def _check_full(base: ModelName, model: ModelName) -> None:
-    check_model_name(base)
-    check_model(model)
+def _check_full(base: ModelName, model: ModelName, template: bool) -> None:
+    check_model_name(base, template=template)
+    check_model(model, template=template)
     noted = trained_from(model)
     if noted and local_folder(base) is not None and fingerprint(base) != noted:
         raise ModelError(f"model {model} was trained from another model than {base}: give that as --model")
@@ -136,9 +139,39 @@ def find_profile(
     if asked is not None or any(note for _, note in notes):
         from pairsight.models.profiles.choice import choose_profile
 
-        return choose_profile(asked, notes)
-    _warn_without_profile(models)
-    return None
+        profile = choose_profile(asked, notes)
+    else:
+        profile = None
+        _warn_without_profile(models)
+    _check_templates(models, profile, given=asked is not None)
+    return profile
+
+
+def asked_profile(profile: str | None, chat_template: str | None) -> str | Profile | None:
+    """What `--profile` and `--chat-template` ask for together; either may be None.
+
+    Raises:
+        ConfigError: as `read_profile` and `with_chat_template`.
+    """
+    if profile is None and chat_template is None:
+        return None
+    from pairsight.models.profiles.choice import read_profile, with_chat_template
+
+    if chat_template is not None:
+        return with_chat_template(profile, chat_template)
+    read_profile(str(profile))  # an unknown one is found before anything is read
+    return profile
+
+
+def _check_templates(models: Sequence[ModelName], profile: Profile | None, given: bool) -> None:
+    """Check that each model has a chat template or is given one, and that one is not given in vain."""
+    folders = [local_folder(base_of_adapter(name) or name) for name in models if not is_endpoint(name)]
+    lacking = [folder for folder in folders if folder is not None and not has_template(folder)]
+    if profile is None or not profile.writes_prompts:
+        for folder in lacking:
+            check_template(folder)
+    elif given and profile.chat_template and models and not lacking and None not in folders:
+        raise ConfigError(f"--chat-template changes nothing, {models[0]} has a chat template of its own; leave it out")
 
 
 def _profile_notes(model_names: Iterable[ModelName]) -> list[tuple[Path, object]]:

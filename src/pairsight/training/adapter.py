@@ -345,7 +345,7 @@ def _merged_damage(folder: Path) -> str:
     if (folder / MARK).exists():
         return _damage(folder)
     try:
-        check_model(folder)
+        check_model(folder, template=False)
     except ModelError as error:
         return str(error)
     return ""

@@ -161,6 +161,7 @@ def test_an_adapter_is_used_as_it_was_trained(tmp_path: Path):
     one, plain = trained(tmp_path / "one", LLAVA_1_5), trained(tmp_path / "plain", None)
     unknown = tmp_path / "unknown"
     unknown.mkdir()
+    write(unknown / "chat_template.jinja", "{{ messages }}")
     assert find_profile(None, [unknown], [one]) == LLAVA_1_5
     assert find_profile(None, [unknown], [plain]) is None
     assert find_profile("llava_v1", [unknown]) == LLAVA_V1, "published models say nothing, and go with any"
@@ -216,6 +217,7 @@ def test_llava_1_5_is_recognised_by_its_config(tmp_path: Path, said: str, is_one
 
 def test_a_warning_where_nothing_says_how_llava_1_5_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "config.json").write_text(config(vocab_size=32064))
+    write(tmp_path / "chat_template.jinja", "{{ messages }}")
     for asked, models, warned in (
         (None, [tmp_path], True),
         (None, ["llava-hf/llava-1.5-7b-hf"], True),

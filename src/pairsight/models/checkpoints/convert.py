@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pairsight.errors import ModelError, RunError
 from pairsight.models.checkpoints.files import WeightFiles, weight_files, write_weights
-from pairsight.models.folders import NO_PART, PICKLES, read_model_json
+from pairsight.models.folders import NO_PART, read_model_json
+from pairsight.models.pickled import PICKLES
 from pairsight.store.durable import copy_file, make_folder, publish_folder
 from pairsight.store.lock import exclusive_lock
 

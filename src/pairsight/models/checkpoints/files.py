@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pairsight.errors import ModelError, one_line
 from pairsight.models.checkpoints.pickles import read_pickle
-from pairsight.models.folders import PICKLES, check_tensors, read_model_json
+from pairsight.models.folders import check_tensors, read_model_json
+from pairsight.models.pickled import PICKLES
 from pairsight.store.durable import write_file, write_pieces
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pairsight.engine.stage import Json, Resources
 from pairsight.errors import MissingExtraError, ModelError, one_line
-from pairsight.models.folders import PICKLES, convert_command, fingerprint, local_folder, read_model_json
+from pairsight.models.folders import fingerprint, local_folder, read_model_json
 from pairsight.models.load import load_or_reuse, pick_device, quiet, release_memory
+from pairsight.models.pickled import PICKLES, convert_command
 from pairsight.models.protocols import ImageGenerator
 from pairsight.records import ImageCandidate, ItemError
 from pairsight.store.blobs import BlobStore

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from pairsight.errors import DataError, ModelError, one_line
 from pairsight.images.source import ImageSource
-from pairsight.models.folders import is_text_only, read_model_json, resolve
+from pairsight.models.folders import has_template, is_text_only, read_model_json, resolve
 from pairsight.models.load import quiet
 from pairsight.models.local.chat import (
     chat_template,
@@ -82,6 +82,8 @@ def load_processor(model_name: str | Path, trust_remote_code: bool = False, prof
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if profile is not None:
         give_profile(processor, profile)
+    if profile is not None and profile.chat_template and not has_template(folder):
+        tokenizer.chat_template = profile.chat_template
     if profile is None or profile.turns is None:
         chat_template(processor)
     return processor

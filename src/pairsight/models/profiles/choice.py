@@ -8,6 +8,7 @@ import yaml
 
 from pairsight.config import read_yaml
 from pairsight.errors import ConfigError, ModelError
+from pairsight.models.local.named_templates import named_template
 from pairsight.models.profiles.profile import Profile
 from pairsight.registry import profiles
 
@@ -27,6 +28,27 @@ def read_profile(named: str | Path) -> Profile | None:
         return Profile.parse({"name": Path(named).stem, **read_yaml(named)}, f"profile {named}")
     found: Profile = profiles.get(str(named))
     return found
+
+
+def with_chat_template(named: str | Path | None, chat_template: str) -> Profile:
+    """A profile, or none, together with a chat template for models whose folder has none.
+
+    Args:
+        named: as `read_profile` takes it; None: no profile.
+        chat_template: a name, or a file of Jinja.
+
+    Raises:
+        ConfigError: an unknown one of either, or a profile that writes prompts itself.
+    """
+    profile = None if named is None else read_profile(named)
+    text = named_template(chat_template)
+    if profile is None:
+        return Profile.parse({"name": Path(chat_template).stem[:80], "chat_template": text}, "--chat-template")
+    if profile.writes_prompts:
+        raise ConfigError(
+            f"--chat-template changes nothing, profile '{profile.name}' writes prompts itself; leave it out"
+        )
+    return Profile.parse({**profile.to_plain(), "chat_template": text}, f"profile {profile.name}")
 
 
 def choose_profile(asked: str | Path | Profile | None, notes: Iterable[tuple[Path, object]]) -> Profile | None:

@@ -133,6 +133,7 @@ class Profile(BaseConfig):
     )
     suffix: str = Field("", description="text that ends the last message, unless it ends so already")
     stop: tuple[str, ...] = Field((), description="texts that end a completion, beside the model's own end")
+    chat_template: str = Field("", description="a chat template in Jinja, for a model whose folder has none")
 
     @field_validator("stop")
     @classmethod
@@ -152,8 +153,10 @@ class Profile(BaseConfig):
     def _says_something(self) -> Self:
         if self.pad_colour != "mean" and self.pad == "none":
             raise ValueError("pad_colour changes nothing without pad: square")
+        if self.chat_template and self.turns is not None:
+            raise ValueError("chat_template changes nothing beside turns, which say how prompts are written")
         if self.content() == "{}":
-            raise ValueError("it says nothing: give system, turns, pad, suffix or stop")
+            raise ValueError("it says nothing: give system, turns, pad, suffix, stop or chat_template")
         return self
 
     def content(self) -> str:
@@ -162,6 +165,11 @@ class Profile(BaseConfig):
         usual = {name: to_jsonable_python(field.default) for name, field in Profile.model_fields.items()}
         said = {name: value for name, value in plain if name != "name" and value != usual[name]}
         return json.dumps(said, sort_keys=True)
+
+    @property
+    def writes_prompts(self) -> bool:
+        """Whether a model needs no chat template of its own."""
+        return self.turns is not None or bool(self.chat_template)
 
     def applied_to(self, fingerprint: str) -> str:
         """The fingerprint of a model that is used with this profile."""
