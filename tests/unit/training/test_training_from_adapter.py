@@ -142,6 +142,22 @@ def test_a_projector_that_the_adapter_lacks_can_be_trained_from_the_base(small, 
     load_model(small.model, adapter=out)
 
 
+@pytest.mark.long
+def test_a_tower_that_the_adapter_holds_starts_too_and_stays(small, tmp_path):
+    """Its features differ from the base's, so none of either is used for the other."""
+    first = train(small, tmp_path / "a", lora_r=2, learning_rate=1e-2, vision_learning_rate=1e-2, max_steps=3)
+    out = train(small, tmp_path / "b", adapter=first, reference="base")
+    with torch.no_grad():
+        expected = dpo(log_ratios(plain(small, first), small), log_ratios(plain(small), small))
+    assert steps(out)[0]["loss"] == pytest.approx(float(expected), abs=2e-5)
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, out))
+    towers = [name for name in before if "vision_tower" in name]
+    assert len(towers) > 10
+    assert all(torch.equal(before[name], after[name]) for name in towers)
+    again = train(small, tmp_path / "c", adapter=first)
+    assert steps(again)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
 class Stopped(Exception):  # noqa: N818
     """Simulates a kill: our code must not catch it."""
 
