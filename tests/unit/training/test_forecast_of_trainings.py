@@ -94,11 +94,8 @@ def test_a_complete_training_holds_what_its_forecast_says(small, tmp_path: Path,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("share", "options"),
-    [(0.35, LORA), (0.12, LORA | {"lora_r": 64}), (0.3, {"tuning": "full", "learning_rate": 1e-5})],
-)
-def test_what_is_said_to_make_a_training_fit_does(small, tmp_path: Path, share: float, options: dict):
+@pytest.mark.parametrize("options", [LORA, LORA | {"lora_r": 64}, {"tuning": "full", "learning_rate": 1e-5}])
+def test_what_is_said_to_make_a_training_fit_does(small, tmp_path: Path, options: dict):
     """Tried as a user would: given as options, with the same data, on the same device."""
 
     def dry_run(memory: float, **changed: object) -> Forecast:
@@ -106,7 +103,9 @@ def test_what_is_said_to_make_a_training_fit_does(small, tmp_path: Path, share: 
         trainer = PreferenceTrainer(small.model, out=tmp_path, images=small.images, progress=Progress("quiet"), **given)
         return forecast(trainer, small.pairs(12), Device(on_gpu=True, memory=int(memory)))
 
-    memory = share * dry_run(2**40).peak
+    memory = (
+        0.95 * dry_run(2**40, max_tokens_per_pass=64).peak / 0.92
+    )  # for passes of one example each, not quite enough
     found = dry_run(memory)
     assert not found.fits
     assert found.advice is not None
