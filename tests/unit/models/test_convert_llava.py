@@ -380,7 +380,9 @@ def test_what_is_not_a_llava_1_5_is_refused_in_one_line(world, tmp_path, capsys)
     refused("is not in the layout of LLaVA's authors", None, "--to", "transformers", source=folder / "hf")
     refused("the authors' code loads it by name", None, "--to", "llava", source=folder / "hf")
     refused("is not a LLaVA-1.5 of transformers", None, "--to", "llava", source=folder / "clip")
-    assert main(["align", clip, "--model", str(folder / "llava-tiny"), "--out", str(tmp_path / "x")]) == 1
+    pope = f"pope={folder / 'clip' / 'config.json'}"
+    evaluate = ["evaluate", "--model", str(folder / "llava-tiny"), "--benchmark", pope, "--out", str(tmp_path / "x")]
+    assert main(evaluate) == 1
     err = capsys.readouterr().err
     assert f"pairsight convert-weights {folder / 'llava-tiny'} {folder / 'llava-tiny'}-transformers" in err, err
 
