@@ -146,6 +146,11 @@ def test_a_study(folder):
         assert float(mean) == pytest.approx(sum(words) / len(words))
 
 
+def test_a_profile(folder, capsys):
+    follow("A profile", folder)
+    assert yaml.safe_load(capsys.readouterr().out)["system"] == "Answer in one sentence."
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
     """The page's pieces as pip would install its package: modules, and a dist-info folder with their entry points."""
@@ -177,7 +182,8 @@ def test_a_package(installed, tmp_path, caplog, capsys):
     for group, points in installed.items():
         for name, target in points.items():
             piece = TABLES[group.removeprefix("pairsight.")].get(name)
-            assert f"{piece.__module__}:{piece.__name__}" == target
+            module, attribute = target.split(":")
+            assert piece is getattr(sys.modules[module], attribute)
 
     logps = torch.zeros(1, 1, 2)
     inputs = LossInputs(logps, logps, torch.ones(1, 2), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1))

@@ -136,6 +136,8 @@ OTHER: dict[str, tuple[bool, object]] = {
     "seed": (True, 5),
     "profile": (True, "llava_v1"),
     "load_in_4bit": (True, True),
+    "judge": (False, "."),
+    "second_judge": (False, "another"),
     "engine": (False, "processes"),
     "workers": (False, 2),
     "on_error": (False, "skip"),
@@ -164,6 +166,7 @@ def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_
         raise PassedError
 
     monkeypatch.setattr("pairsight.benchmarks.evaluate.read_tasks", passed)
+    monkeypatch.setattr("pairsight.benchmarks.evaluate.check_judge", lambda *args: None)
     monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args: None)
     monkeypatch.setattr("pairsight.pipeline.evaluate.find_profile", lambda asked, *_: asked and read_profile(asked))
     assert OTHER.keys() == EvaluateOptions.model_fields.keys()
@@ -174,6 +177,8 @@ def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_
         given |= {} if value is None else {name: value}
         if name == "workers":
             given["engine"] = "processes"
+        if name == "second_judge":
+            given["judge"] = "."
         if name == "benchmarks":
             given[name] = {pope: str(world / "popular.jsonl")}
         if name == "benchmark_options":

@@ -53,7 +53,7 @@ def test_what_may_differ_when_a_build_or_a_training_is_resumed():
         "format", "distorted", "profile", "load_in_4bit",
     }  # fmt: skip
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
-    assert free == {"parallel", "save_steps", "save_total_limit", "logging_steps", "report_to"}
+    assert free == {"parallel", "save_steps", "save_total_limit", "logging_steps", "report_to", "dataset_num_proc"}
 
 
 @pytest.mark.parametrize(
