@@ -24,6 +24,8 @@ WISHED_FOR = {"--part"}
 """Named in docs/scaling.md as what does not exist yet."""
 OF_A_ROOM = {
     "formats": ("build", "align", "inspect"),
+    "formats/containers": ("build", "align", "inspect", "convert"),
+    "formats/writing": ("convert",),
     "images": ("build", "evaluate"),
     "recipes": ("build",),
     "selection": ("build", "align"),
@@ -101,7 +103,7 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 def problems(text: str, verbs: tuple[str, ...], own: set[str] = frozenset()) -> list[str]:
     """What a text names that does not exist for these verbs; `own` are flags of the file's own parser."""
-    text = re.sub(r"(?:lmms-eval|pip|mypy|vllm serve|sglang\.launch_server) [^`\n]*", "", text)
+    text = re.sub(r"(?:lmms-eval|pip|mypy|swift rlhf|vllm serve|sglang\.launch_server) [^`\n]*", "", text)
     text = re.sub(r"(?:torchrun|accelerate launch) [^`\n]*?-m pairsight ", "pairsight ", text)
     text = re.sub(rf"`({'|'.join(FLAGS)}) (?=[^`]*--)", r"`pairsight \1 ", text)  # `align --model X`, for short
     found = []

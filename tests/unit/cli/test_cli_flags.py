@@ -33,7 +33,7 @@ EVERYDAY = {
     "build": "model prompts images out annotator writer completions distorted question sources questions-per-dialogue "
     "per-source limit seed engine workers on-error keep-loaded format profile chat-template",
     "align": "model adapter out loss strategy name merge devices learning-rate beta limit seed format profile "
-    "chat-template",
+    "chat-template columns images on-error allow-download",
     "evaluate": "model adapter benchmark images out name export-official parser on-error temperature limit seed engine "
     "workers profile chat-template judge",
     "score": "answers out benchmark model parser seed judge verdicts",

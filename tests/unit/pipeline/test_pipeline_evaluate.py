@@ -135,6 +135,7 @@ OTHER: dict[str, tuple[bool, object]] = {
     "limit": (True, 3),
     "seed": (True, 5),
     "profile": (True, "llava_v1"),
+    "chat_template": (False, None),
     "load_in_4bit": (True, True),
     "judge": (False, "."),
     "second_judge": (False, "another"),
@@ -168,7 +169,9 @@ def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_
     monkeypatch.setattr("pairsight.benchmarks.evaluate.read_tasks", passed)
     monkeypatch.setattr("pairsight.benchmarks.evaluate.check_judge", lambda *args: None)
     monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args: None)
-    monkeypatch.setattr("pairsight.pipeline.evaluate.find_profile", lambda asked, *_: asked and read_profile(asked))
+    monkeypatch.setattr(
+        "pairsight.pipeline.evaluate.find_profile", lambda asked, *_, **__: asked and read_profile(asked)
+    )
     assert OTHER.keys() == EvaluateOptions.model_fields.keys()
     facts = option_facts(EvaluateOptions)
     for name, (refused, value) in OTHER.items():
