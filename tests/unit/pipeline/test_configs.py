@@ -80,6 +80,8 @@ def test_whose_answers_the_feedback_configs_train_on():
     assert read("seva-7b").options_of("build")["model"] == read("seva-7b").model
     assert len(read("pds-dpo-7b").options_of("build")["model"]) == 4
     assert len(read("pds-dpo-7b").options_of("build")["topics"]) == 10
+    for name in ("seva-7b", "seva-13b"):  # the authors ask POPE's questions as they are
+        assert read(name).evaluate["benchmark_options"] == {"pope": {"prompt_suffix": "", "max_new_tokens": 512}}
 
 
 @pytest.mark.parametrize("name", PAPERS)
