@@ -168,7 +168,7 @@ def test_an_evaluation_is_continued_only_with_what_its_options_say_and_this_for_
 
     monkeypatch.setattr("pairsight.benchmarks.evaluate.read_tasks", passed)
     monkeypatch.setattr("pairsight.benchmarks.evaluate.check_judge", lambda *args: None)
-    monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args: None)
+    monkeypatch.setattr("pairsight.pipeline.evaluate.check_model_name", lambda *args, **options: None)
     monkeypatch.setattr(
         "pairsight.pipeline.evaluate.find_profile", lambda asked, *_, **__: asked and read_profile(asked)
     )
