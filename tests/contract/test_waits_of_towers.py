@@ -28,7 +28,7 @@ from pairsight.training.config import TrainingConfig
 from pairsight.training.families import describe, inner_model
 from pairsight.training.forecast.fake_training import Device, base_without_weights
 from pairsight.training.policy import open_parts
-from pairsight.training.vision.units import ImageUnits
+from pairsight.training.vision.units import ImageUnits, TextEncoder
 
 BY_GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 IN_TRANSFORMERS = {"idefics3": 7, "smolvlm": 7}
@@ -43,7 +43,8 @@ def image_units(model: Any, folder: Path) -> ImageUnits:
     for number, size in enumerate(SIZES):
         Image.fromarray(pixels.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / f"images/{number}.png")
     images = FileImages(folder / "images")
-    units = ImageUnits(load_processor(folder / "model"), images, describe(model).placeholder, 64)
+    text = TextEncoder(load_processor(folder / "model"), images)
+    units = ImageUnits(text, describe(model).placeholder, 64)
     for number in range(len(SIZES)):
         units.add(Prompt(str(number), (Message("user", "What?", (images.ref(f"{number}.png"),)),)))
     return units
