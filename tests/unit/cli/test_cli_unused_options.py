@@ -48,11 +48,20 @@ def test_given_completions_are_not_sampled(tmp_path: Path, own: dict[str, object
 @pytest.mark.parametrize(
     ("given", "refused"),
     [
-        ({"prompts": True}, {"topics", "scenes_per_topic"}),
-        ({"instruction": "What is it?"}, {"instruction_input"}),
+        ({"prompts": True}, {"topics", "scenes_per_topic", "scene_prompt"}),
+        ({"instruction": "What is it?"}, {"instruction_input", "instruction_prompt"}),
         (
             {"prompts": True, "instruction": "What is it?"},
-            {"topics", "scenes_per_topic", "instruction_input", "writer_temperature", "writer"},
+            {
+                "topics",
+                "scenes_per_topic",
+                "scene_prompt",
+                "instruction_input",
+                "instruction_prompt",
+                "writer",
+                "writer_temperature",
+                "writer_max_new_tokens",
+            },
         ),
         ({}, set()),
     ],

@@ -50,7 +50,7 @@ def test_what_may_differ_when_a_build_or_a_training_is_resumed():
     free = {name for name, option in option_facts(BuildOptions).items() if option.recorded and not option.compared}
     assert free == {
         "model", "prompts", "completions", "images", "annotator", "writer", "engine", "workers", "calls", "endpoint",
-        "format", "distorted", "profile", "load_in_4bit",
+        "format", "distorted", "profile", "load_in_4bit", "chat_template",
     }  # fmt: skip
     free = {name for name, option in option_facts(TrainingConfig).items() if not option.compared}
     assert free == {"parallel", "save_steps", "save_total_limit", "logging_steps", "report_to", "dataset_num_proc"}
