@@ -304,7 +304,7 @@ def test_above_4_bits_the_policy_is_plain_peft_on_bitsandbytes(name: str, tmp_pa
         assert_equal(policy.outcome(0), truth, projector, significant(truth))
 
 
-FAST = ("llava", "qwen2_5_vl")
+FAST = ("qwen2_5_vl",)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

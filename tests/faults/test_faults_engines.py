@@ -35,7 +35,9 @@ def wait_until(true: object) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("engine", ["local", "processes", pytest.param("ray", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "engine", ["processes", *(pytest.param(one, marks=pytest.mark.long) for one in ("local", "ray"))]
+)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_driver_takes_its_workers_along_and_the_run_goes_on(
     tmp_path: Path, engine: str, how: signal.Signals

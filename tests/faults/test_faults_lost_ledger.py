@@ -180,7 +180,7 @@ def salvaged_in_child(folder: Path, point: int | None) -> int:
     return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("damage", ["deleted", "cut to 50%"])
+@pytest.mark.parametrize("damage", ["deleted", pytest.param("cut to 50%", marks=pytest.mark.long)])
 def test_a_salvage_that_is_killed_can_be_repeated(
     tmp_path: Path, complete: Path, server: FaultServer, damage: str
 ) -> None:

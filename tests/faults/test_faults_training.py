@@ -40,7 +40,7 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory):
     return of
 
 
-SHORT = {"lora and projector", "full", "mpo"}
+SHORT = {"lora and projector", "full"}
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ class InThisProcess:
         return ""
 
 
+@pytest.mark.long
 def test_tiny_runs_every_section_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(card, "DEVICE", "cpu")
     monkeypatch.setattr(gpu, "Child", InThisProcess)

@@ -94,6 +94,7 @@ def test_what_is_spooled_comes_back_and_leaves_no_file(tmp_path):
     assert list(record_texts(Part(records, drawn))) == list(record_texts(Part(table, drawn)))
 
 
+@pytest.mark.long
 def test_one_record_is_alive_at_a_time(images):
     ref, before = images.ref("a.png"), alive(PreferencePair)
     table = spooled(PreferencePair, (pair(k, ref) for k in range(3_000)))

@@ -101,6 +101,7 @@ def test_few_candidates_and_pairs_are_alive_while_it_is_chosen(run):
     assert before < Counting.most <= before + 3
 
 
+@pytest.mark.long
 def test_what_was_chosen_is_kept_for_the_same_candidates_and_options_only(run):
     candidates = load_candidates(run)
     first = list(select_once(candidates, PreferenceRule()))

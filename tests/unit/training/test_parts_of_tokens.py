@@ -176,7 +176,9 @@ def test_a_lost_worker_is_an_error_and_what_is_finished_is_kept(data: Data, tmp_
     (tmp_path / "a" / "t.parts" / min(kept)).write_bytes(b"damaged")
     seen = Seen()
     data.prepared(file, 1, advance=seen)
-    assert (seen.done, seen.reused) == (COUNT - PART * (len(kept) - 1), PART * (len(kept) - 1))
+    assert seen.done + seen.reused == COUNT
+    assert seen.reused >= PART * (len(kept) - 1)  # more where the other worker, a thread here, was in the middle of one
+    assert seen.done >= PART
     data.prepared(tmp_path / "b" / "t.safetensors", 1)
     assert file.read_bytes() == (tmp_path / "b" / "t.safetensors").read_bytes()
 

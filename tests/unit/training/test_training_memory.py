@@ -78,9 +78,9 @@ def test_one_example_that_does_not_fit_into_memory_is_reported(small, tmp_path: 
     "place",
     [
         "pairsight.models.load.load_model",
-        "pairsight.training.policy.make_policy",
-        "pairsight.training.scorer.separate_logits",
-        "torch.nn.utils.clip_grad_norm_",
+        pytest.param("pairsight.training.policy.make_policy", marks=pytest.mark.long),
+        pytest.param("pairsight.training.scorer.separate_logits", marks=pytest.mark.long),
+        pytest.param("torch.nn.utils.clip_grad_norm_", marks=pytest.mark.long),
         "torch.optim.AdamW.step",
     ],
 )
@@ -127,11 +127,11 @@ def test_reference_and_held_out_passes_out_of_memory_are_taken_again(small, tmp_
     failed = []
     real = SequenceScorer.score
 
-    def score(self, packed, rows):
+    def score(self, packed, rows, *calls):
         if not torch.is_grad_enabled() and sum(len(row) for row in rows) > 1:
             failed.append("policy" if hasattr(packed.policy, "peft_config") else "reference")
             raise torch.OutOfMemoryError("no memory left")
-        return real(self, packed, rows)
+        return real(self, packed, rows, *calls)
 
     monkeypatch.setattr(SequenceScorer, "score", score)
     _, lines = train(small, tmp_path / "b", **options)
@@ -184,8 +184,8 @@ def test_a_training_frees_its_memory(small, tmp_path: Path, monkeypatch):
     made, alive = [], []
     make_policy, release_memory = policy_module.make_policy, load_module.release_memory
 
-    def make(model, config):
-        policy = make_policy(model, config)
+    def make(*given, **options):
+        policy = make_policy(*given, **options)
         made.extend(weakref.ref(p) for p in policy.parameters())
         return policy
 

@@ -69,7 +69,9 @@ def test_contrast_images_may_come_with_the_pairs(small, tmp_path: Path):
     assert own[-1]["loss"] != made[-1]["loss"]
 
 
-@pytest.mark.parametrize("loss", ["kto", "mpo", "simpo", "orpo", "ipo"])
+@pytest.mark.parametrize(
+    "loss", ["kto", "mpo", "orpo", *(pytest.param(one, marks=pytest.mark.long) for one in ("simpo", "ipo"))]
+)
 def test_losses_with_a_state_or_without_a_reference_train(small, tmp_path: Path, loss: str):
     _, steps = train(small, tmp_path / loss, small.pairs(6), loss=loss)
     assert steps[-1]["loss"] < steps[0]["loss"]
