@@ -330,6 +330,9 @@ class ScoreOptions(BaseConfig):
     def _has_one_source_of_verdicts(self) -> Self:
         if self.verdicts is not None and self.judge is not None:
             raise ValueError("give --judge or --verdicts, not both")
+        unused = [name for name in ("calls", "endpoint") if name in self.model_fields_set and self.judge is None]
+        if unused:
+            raise ValueError(f"{unused[0]} changes nothing without a --judge that is asked")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pairsight.benchmarks.answering import answer_all
 from pairsight.benchmarks.files.tables import write_answers, write_scores
-from pairsight.benchmarks.judging import check_judge, graded, judge_all
+from pairsight.benchmarks.judging import Answers, OpenJudge, check_judge, graded, judge_all
 from pairsight.benchmarks.protocol import Benchmark
 from pairsight.benchmarks.published import Scalar
 from pairsight.benchmarks.results import Results, Section, System
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 OpenModel = Callable[[str | None, ImageSource], Generator]
 """(the adapter's folder or None, images) -> the model that answers."""
-OpenJudge = Callable[[ImageSource], Generator]
-"""images -> the model that judges."""
-Answers = Sequence[Sequence[Sequence[Answer]]]
-"""One model's answers: by benchmark, group and sample."""
 Rules = Mapping[str, Sequence[Benchmark]]
 """Model -> the rule by which its answers to each benchmark are scored."""
 

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -30,8 +29,6 @@ class JudgedBenchmark(Benchmark):
 
     agreement_column: ClassVar[str] = ""
     """The column in which two judges are compared; "": the first."""
-    judge_sees_images: ClassVar[bool] = False
-    """Whether the judge is shown the sample's images."""
 
     _verdicts: Verdicts = PrivateAttr(default_factory=dict)
     _judge: str = PrivateAttr("")
@@ -88,15 +85,12 @@ class JudgedBenchmark(Benchmark):
 
         Args:
             sample: the sample that it is about.
-            parts: the messages as role and text; empty ones are left out, and the last one shows the sample's images
-                where the judge sees them.
+            parts: the messages as role and text; empty ones are left out.
             temperature: how warm the judge answers.
             max_new_tokens: its longest verdict.
             run: which grading it belongs to.
         """
         messages = [Message(role, text.replace(IMAGE_MARK, "[image]")) for role, text in parts if text]
-        if self.judge_sees_images:
-            messages[-1] = replace(messages[-1], images=sample.prompt.images)
         sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
         return JudgeQuestion(sample.id, Prompt(sample.id, tuple(messages), source="judge"), sampling, run)
 

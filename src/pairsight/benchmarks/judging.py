@@ -12,6 +12,7 @@ from pairsight.benchmarks.scoring import Answer
 from pairsight.benchmarks.tasks import BenchmarkTask, LoadedTask
 from pairsight.engine.runner import Runner
 from pairsight.errors import ConfigError
+from pairsight.images.source import ImageSource
 from pairsight.models.protocols import Generator
 from pairsight.records import Completion, CompletionRequest, ItemError
 from pairsight.seeds import derived_seed
@@ -19,10 +20,11 @@ from pairsight.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from pairsight.engine.calls.calls import Caller
-    from pairsight.images.source import ImageSource
 
 Answers = Sequence[Sequence[Sequence[Answer]]]
 """One model's answers: by benchmark, group and sample."""
+OpenJudge = Callable[[ImageSource], Generator]
+"""images -> the model that judges."""
 
 
 def check_judge(tasks: Sequence[BenchmarkTask], is_given: bool) -> None:
@@ -94,7 +96,7 @@ class Judging:
     """
 
     file: Path | None = None
-    open_judge: "Callable[[ImageSource], Generator] | None" = None
+    open_judge: OpenJudge | None = None
     caller: "Caller | None" = None
 
     def check(self, task: BenchmarkTask) -> None:

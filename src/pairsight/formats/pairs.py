@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pairsight.errors import DataError, one_line
+from pairsight.errors import DataError
+from pairsight.formats.containers.tables import open_parquet
 from pairsight.formats.image_columns import HOW, holds_image, is_no_file
 from pairsight.formats.record_tables import MOST_TOGETHER, RecordTable, spooled
 from pairsight.formats.rows import Row
@@ -29,8 +29,6 @@ _IMAGES = ("images", "image")
 _OURS = {"id", "pair_id", "record"}
 """Columns that only our own tables have."""
 _NO_IMAGES = ("id", "prompt", "chosen", "rejected")
-_BUFFER = 1 << 20
-"""Bytes read at once of a column, which may be all of a large file."""
 
 
 def read_pairs(path: str | Path, images: ImageSource | None = None) -> WithImages[PreferencePair]:
@@ -81,7 +79,7 @@ def holds_our_pairs(path: Path) -> bool:
 
 def _is_our_own(file: Path) -> bool:
     """Whether a table holds our records, a thousand rows together as we write them; DataError for no table of pairs."""
-    with _parquet(file) as table:
+    with open_parquet(file) as table:
         known, footer = table.schema_arrow.names, table.metadata
         if missing := sorted({"prompt", "chosen", "rejected"} - set(known)):
             wanted = ", ".join(f"'{name}'" for name in missing)
@@ -94,7 +92,7 @@ def _converted(files: Sequence[Path], source: ImageSource) -> Iterator[Preferenc
     """The pairs of tables that others wrote."""
     count = 0
     for file in files:
-        with _parquet(file) as table:
+        with open_parquet(file) as table:
             known = table.schema_arrow.names
         unpacked = isinstance(source, UnpackedImages)
         if not unpacked and "record" not in known and (read := [name for name in _IMAGES if name in known]):
@@ -134,21 +132,9 @@ def pair_files(path: Path) -> list[Path]:
     raise DataError(f"{path} {what}: a run folder or a Parquet file of pairs is needed", "missing_file")
 
 
-@contextmanager
-def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, open; DataError for another file."""
-    try:
-        with pq.ParquetFile(file, buffer_size=_BUFFER) as table:
-            yield table
-    except DataError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # damaged bytes raise any of these
-        raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}", "bad_parquet") from None
-
-
 def _rows(file: Path, names: Sequence[str]) -> Iterator[Row]:
     """The rows of a table, those of the columns that it has; a few are in memory at once."""
-    with _parquet(file) as table:
+    with open_parquet(file) as table:
         columns = [name for name in names if name in table.schema_arrow.names]
         number, said = 0, set[str]()
         for batch in table.iter_batches(batch_size=256, columns=columns):

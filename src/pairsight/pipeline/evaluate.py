@@ -29,7 +29,7 @@ from pairsight.store.lock import folder_lock
 from pairsight.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from pairsight.benchmarks.evaluate import OpenJudge
+    from pairsight.benchmarks.judging import OpenJudge
     from pairsight.benchmarks.published import Scalar
     from pairsight.benchmarks.sections import EvaluationSettings
     from pairsight.benchmarks.tasks import BenchmarkTask

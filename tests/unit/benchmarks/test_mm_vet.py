@@ -169,3 +169,10 @@ def test_answers_made_elsewhere_are_judged_once(world, monkeypatch):
         )
         assert results.sections[0].metrics["score"].base == pytest.approx(0.5)
         assert len(judge.asked) == asked
+
+
+@pytest.mark.parametrize("option", ["calls.budget=3", "endpoint.image_format=png"])
+def test_options_of_calls_without_a_judge_are_refused(world, capsys, option):
+    command = ["score", "--benchmark", f"mm_vet={world}", "--answers", "a.json", "--verdicts", "v.json"]
+    assert main([*command, "--out", str(world / "out"), "--set", option]) == 1
+    assert f"{option.partition('.')[0]} changes nothing without a --judge that is asked" in capsys.readouterr().err

@@ -172,3 +172,11 @@ def test_unknown_and_unsure_columns_list_the_formats_and_the_flags(folder: Path)
         read_records(both)
     with pytest.raises(ConfigError, match="unknown format 'rlaif'; did you mean 'rlaif-v'"):
         read_records(both, Reading(format="rlaif"))
+
+
+def test_margins_that_no_loss_reads_are_said(tmp_path: Path):
+    messages = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "good"}]
+    row = {"messages": messages, "rejected_response": "bad"}
+    file = tmp_path / "swift.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in ({**row, "margin": 0.5}, {**row, "margin": None}, row)))
+    assert "1 rows have a 'margin', which no loss reads" in read_records(file).sentences()

@@ -1,4 +1,4 @@
-"""The files that MM-Vet's script writes: answers, grades, and its figures by capability and by combination."""
+"""The files that MM-Vet's script writes: grades, and its figures by capability and by combination."""
 
 import csv
 import io
@@ -71,11 +71,6 @@ def _table(path: Path, model: str, figures: Figures) -> Path:
     csv.writer(text, lineterminator="\n").writerows([["", *figures], [model, *figures.values()]])
     write_file(path, text.getvalue().encode())
     return path
-
-
-def write_texts(path: Path, texts: Mapping[str, str]) -> Path:
-    """Write answers as `{id: text}`; returns the path."""
-    return write_json(path, dict(texts))
 
 
 def write_grades(

@@ -136,7 +136,7 @@ class AlpacaEval(JudgedBenchmark):
         return [answer_files.write_json(folder / "outputs.json", rows)]
 
     def read_verdict_file(self, file: Path, groups: Sequence[tuple[Sample, ...]]) -> tuple[Verdicts, str]:
-        """Read the package's annotations; one without a raw verdict has its preference as verdict."""
+        """Read the package's annotations; those without a raw verdict are left out."""
         texts = dict(self.joined(self._by_instruction(file, groups, "raw_completion"), file, groups))
         return {sample_id: (JudgeVerdict(text),) for sample_id, text in texts.items() if text}, ""
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from pairsight.benchmarks.files import mm_vet_grades as grade_files
+from pairsight.benchmarks.files.answers import write_json
 from pairsight.benchmarks.judged import JudgedBenchmark
 from pairsight.benchmarks.metrics import mean
 from pairsight.benchmarks.protocol import JudgeQuestion, JudgeVerdict, Reading, Sample, SampleImages, Verdicts
@@ -111,7 +112,7 @@ class MmVet(JudgedBenchmark):
     ) -> list[Path]:
         """Write `{id: text}` to `answers.json`."""
         texts = {sample.id: answers[sample.id] for (sample,) in groups if sample.id in answers}
-        return [grade_files.write_texts(folder / "answers.json", texts)]
+        return [write_json(folder / "answers.json", texts)]
 
     def read_verdict_file(self, file: Path, groups: Sequence[tuple[Sample, ...]]) -> tuple[Verdicts, str]:
         """Read the script's file of grades: `{id: {model: [], content: [], score: []}}`, a list entry a run."""

@@ -50,8 +50,7 @@ class RowCompletion:
         scores: attribute -> score.
         critique: the annotator's reasons.
         images: other images than the prompt's that it is given on; None: the prompt's own.
-        logps: the log-probability of each of its tokens (nats) under the dataset's own reference model; or of all
-            together, as one number; None: the row has none.
+        logps: its log-probabilities under the dataset's own reference model; None: the row has none.
     """
 
     text: str

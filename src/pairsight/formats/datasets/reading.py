@@ -66,6 +66,7 @@ class DatasetRecords(WithImages[Any]):
         num_rows: rows that were read.
         renumbered: how many rows have an id that an earlier one has, and were numbered.
         weighted: how many rows have a weight other than 1.
+        margins: how many rows have a margin, which no loss reads.
     """
 
     gives: Gives = "pairs"
@@ -76,6 +77,7 @@ class DatasetRecords(WithImages[Any]):
     num_rows: int = 0
     renumbered: int = 0
     weighted: int = 0
+    margins: int = 0
 
     def sentences(self) -> list[str]:
         """What to know about the reading: the format, the numbers, and what was left out with an example of each."""
@@ -89,6 +91,8 @@ class DatasetRecords(WithImages[Any]):
             said.append(f"{self.renumbered:,} rows have an id that an earlier row has: they are called ID#2, ID#3, …")
         if self.weighted:
             said.append(f"{self.weighted:,} rows have a '{WEIGHT}' other than 1, by which their loss is multiplied")
+        if self.margins:
+            said.append(f"{self.margins:,} rows have a 'margin', which no loss reads")
         return said
 
 
@@ -128,6 +132,7 @@ def read_records(name: str | Path, reading: Reading = Reading()) -> DatasetRecor
         reader.num_rows,
         reader.renumbered,
         reader.weighted,
+        reader.margins,
     )
 
 
@@ -146,6 +151,7 @@ class _Reader:
     num_rows: int = 0
     renumbered: int = 0
     weighted: int = 0
+    margins: int = 0
     ids: set[int] = field(default_factory=set)
     used_again: Counter[str] = field(default_factory=Counter)
 
@@ -190,6 +196,7 @@ class _Reader:
                 one = other_media(known) or format.example(known)
                 if isinstance(one, Example):
                     one = self._weighted(one, known)
+                    self.margins += known.values.get("margin") is not None
                     _check_unread(known, one, read)
                     one = other_media(known, one.images) or one
             except DataError as error:
